@@ -1,0 +1,472 @@
+//! What can go wrong: one enum per public operation, and the reasons for which a connection ends.
+
+use std::{error::Error, fmt, io, net::SocketAddr, time::Duration};
+
+use crate::id::MessageType;
+
+/// A way in which bytes fail to be a frame.
+///
+/// Each variant carries the offending value, and the limit it broke where there is one. The
+/// position is the caller's to tell: a decoder reports the error of the frame it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// The length field is smaller than the bytes that every frame has, or than those that the
+    /// frame's flags ask for.
+    TooShort {
+        /// The length field.
+        length: u32,
+        /// The smallest legal value for a frame with these flags.
+        limit: u32,
+    },
+    /// The length field is larger than any legal frame, or than a frame with these flags.
+    TooLong {
+        /// The length field.
+        length: u32,
+        /// The largest legal value.
+        limit: u32,
+    },
+    /// The version byte is not 1.
+    BadVersion {
+        /// The version byte.
+        version: u8,
+    },
+    /// The flags byte has a bit that version 1 does not define, or the correlation bit on a
+    /// protocol message.
+    BadFlags {
+        /// The flags byte.
+        flags: u8,
+        /// The bits that were allowed.
+        allowed: u8,
+    },
+    /// The CRC-32C trailer does not match the frame.
+    BadChecksum {
+        /// The checksum in the trailer.
+        received: u32,
+        /// The checksum of the bytes that came.
+        computed: u32,
+    },
+}
+
+impl fmt::Display for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooShort { length, limit } => {
+                write!(f, "frame length {length} is below the minimum of {limit}")
+            }
+            Self::TooLong { length, limit } => {
+                write!(f, "frame length {length} is above the limit of {limit}")
+            }
+            Self::BadVersion { version } => write!(f, "frame version {version} is not 1"),
+            Self::BadFlags { flags, allowed } => {
+                write!(f, "frame flags {flags:#04x} have bits outside of {allowed:#04x}")
+            }
+            Self::BadChecksum { received, computed } => {
+                write!(f, "frame checksum {received:#010x} is not the computed {computed:#010x}")
+            }
+        }
+    }
+}
+
+impl Error for FrameError {}
+
+macro_rules! close_reasons {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $text:literal;)*) => {
+        /// Why a connection ended.
+        ///
+        /// The reasons up to 0xFF are those of the wire, which a BYE carries in either direction;
+        /// from 0x100 on are those that only this side knows. Each has a counter of its own, and
+        /// the sum of the counters is the number of connections that closed.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        #[repr(u16)]
+        pub enum CloseReason {
+            $($(#[$doc])* $name = $code,)*
+        }
+
+        impl CloseReason {
+            /// Every reason, in the order of their codes.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The reason as one lower-case word, as metrics and reports show it.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+close_reasons! {
+    /// The service stops.
+    Shutdown = 1, "shutdown";
+    /// The application closed the connection.
+    AppClosed = 2, "app_closed";
+    /// A length field below its minimum.
+    FrameTooShort = 3, "frame_too_short";
+    /// A length field above its limit.
+    FrameTooLong = 4, "frame_too_long";
+    /// A version byte other than 1.
+    BadVersion = 5, "bad_version";
+    /// Undefined flags.
+    BadFlags = 6, "bad_flags";
+    /// A checksum that does not match.
+    BadChecksum = 7, "bad_checksum";
+    /// An unknown or malformed protocol message, or one that may not come now.
+    BadProtocolMessage = 8, "bad_protocol_message";
+    /// HELLO is required and another frame came first.
+    HelloRequired = 9, "hello_required";
+    /// The HELLO names another network or protocol version.
+    HelloMismatch = 10, "hello_mismatch";
+    /// The token is wrong.
+    AuthFailed = 11, "auth_failed";
+    /// No whole frame in time after connecting.
+    FirstFrameTimeout = 12, "first_frame_timeout";
+    /// A frame did not become whole in time.
+    FrameTimeout = 13, "frame_timeout";
+    /// No byte in either direction for the configured time.
+    IdleTimeout = 14, "idle_timeout";
+    /// No answer to heartbeats.
+    HeartbeatTimeout = 15, "heartbeat_timeout";
+    /// The peer did not take its data: no progress for the write stall time.
+    SlowPeer = 16, "slow_peer";
+    /// The service has all the peers it may have.
+    TooManyPeers = 17, "too_many_peers";
+    /// The peer's address has all the connections it may have.
+    TooManyPerAddress = 18, "too_many_per_address";
+    /// The application refused the connection.
+    Denied = 19, "denied";
+    /// The service's byte budget is used up.
+    Budget = 20, "budget";
+    /// Another connection of the same node exists.
+    DuplicateNode = 21, "duplicate_node";
+    /// Too many cheap messages.
+    Flood = 22, "flood";
+    /// A defect on this side.
+    Internal = 23, "internal";
+    /// The peer closed in order: its FIN came at a frame boundary, and its answers were flushed.
+    PeerClosed = 0x100, "peer_closed";
+    /// The peer said BYE.
+    PeerBye = 0x101, "peer_bye";
+    /// The peer's FIN came inside a frame; the part of it was counted and not delivered.
+    EofInFrame = 0x102, "eof_in_frame";
+    /// The connection was reset.
+    Reset = 0x103, "reset";
+    /// Another error of the operating system; also its TCP timeouts.
+    Io = 0x104, "io";
+}
+
+impl CloseReason {
+    /// Number of reasons.
+    pub(crate) const COUNT: usize = Self::ALL.len();
+
+    /// The code that a BYE carries for this reason; `None` for those that only this side knows.
+    #[must_use]
+    pub const fn wire_code(self) -> Option<u16> {
+        let code = self as u16;
+        if code < 0x100 { Some(code) } else { None }
+    }
+
+    /// The reason of a code that came in a BYE; `None` for a code that this version does not know.
+    #[must_use]
+    pub fn from_wire_code(code: u16) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| reason.wire_code() == Some(code))
+    }
+
+    /// Position in [`ALL`](Self::ALL), for tables of counters.
+    pub(crate) fn ordinal(self) -> usize {
+        // The list is sorted by code, which the tests check.
+        Self::ALL.partition_point(|reason| *reason < self)
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl From<FrameError> for CloseReason {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::TooShort { .. } => Self::FrameTooShort,
+            FrameError::TooLong { .. } => Self::FrameTooLong,
+            FrameError::BadVersion { .. } => Self::BadVersion,
+            FrameError::BadFlags { .. } => Self::BadFlags,
+            FrameError::BadChecksum { .. } => Self::BadChecksum,
+        }
+    }
+}
+
+/// A value of a [`Config`](crate::Config) that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A number is outside of its range.
+    OutOfRange {
+        /// The setting, as the configuration file spells it.
+        setting: &'static str,
+        /// The value given, in the setting's unit.
+        value: u64,
+        /// The smallest value allowed.
+        min: u64,
+        /// The largest value allowed.
+        max: u64,
+        /// The unit of all three.
+        unit: &'static str,
+    },
+    /// Two settings contradict each other: the first has to be at most the second.
+    Exceeds {
+        /// The setting that is too large.
+        setting: &'static str,
+        /// Its value.
+        value: u64,
+        /// The setting that bounds it.
+        bound: &'static str,
+        /// The bound's value.
+        limit: u64,
+        /// The unit of both.
+        unit: &'static str,
+    },
+    /// There is no address to listen on.
+    NoListener,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfRange { setting, value, min, max, unit } => {
+                write!(f, "{setting} is {value} {unit}, allowed are {min} to {max}")
+            }
+            Self::Exceeds { setting, value, bound, limit, unit } => {
+                write!(f, "{setting} is {value} {unit}, above {bound} of {limit} {unit}")
+            }
+            Self::NoListener => f.write_str("listen names no address"),
+        }
+    }
+}
+
+impl Error for ConfigError {}
+
+/// Why [`NetService::start`](crate::NetService::start) failed. Nothing is left running.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The service was started before.
+    AlreadyStarted,
+    /// An address could not be listened on.
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The poller or its waker could not be made.
+    Poller(io::Error),
+    /// A thread could not be spawned.
+    Thread(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AlreadyStarted => f.write_str("the service was already started"),
+            Self::Listen { addr, source } => write!(f, "cannot listen on {addr}: {source}"),
+            Self::Poller(source) => write!(f, "cannot create the poller: {source}"),
+            Self::Thread(source) => write!(f, "cannot start a thread: {source}"),
+        }
+    }
+}
+
+impl Error for StartError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::AlreadyStarted => None,
+            Self::Listen { source, .. } | Self::Poller(source) | Self::Thread(source) => {
+                Some(source)
+            }
+        }
+    }
+}
+
+/// Why a message was not accepted for sending. Nothing of it was queued.
+///
+/// The variants never overlap: only after [`Full`](Self::Full) can trying again help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The outbox of the peer, or the service's byte budget, has no room for the message now.
+    Full,
+    /// The payload is longer than the peer may be sent.
+    TooLarge {
+        /// Bytes of the payload.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The type belongs to the protocol itself.
+    ReservedType(MessageType),
+    /// No such connection: it closed, or it never was.
+    NotConnected,
+    /// The connection is about to close and takes no further messages.
+    Closing,
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str("no room in the outbox of the peer"),
+            Self::TooLarge { size, limit } => {
+                write!(f, "payload of {size} bytes is above the limit of {limit}")
+            }
+            Self::ReservedType(message_type) => {
+                write!(f, "type {:#06x} belongs to the protocol", message_type.0)
+            }
+            Self::NotConnected => f.write_str("peer is not connected"),
+            Self::Closing => f.write_str("connection is closing"),
+        }
+    }
+}
+
+impl Error for SendError {}
+
+/// Why [`NetService::subscribe`](crate::NetService::subscribe) failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// The types asked for are none, or all belong to the protocol.
+    NoTypes,
+    /// A bound of the queue is outside of its range.
+    OutOfRange {
+        /// Which bound: `messages` or `bytes`.
+        setting: &'static str,
+        /// The value given.
+        value: usize,
+        /// The largest value allowed; the smallest is 1.
+        max: usize,
+    },
+    /// The service has as many subscribers as it may have.
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+    /// The service has stopped or failed.
+    Stopped,
+}
+
+impl fmt::Display for SubscribeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoTypes => f.write_str("no application type to subscribe to"),
+            Self::OutOfRange { setting, value, max } => {
+                write!(f, "{setting} of the subscriber is {value}, allowed are 1 to {max}")
+            }
+            Self::TooMany { limit } => write!(f, "all {limit} subscribers are taken"),
+            Self::Stopped => f.write_str("the service has stopped"),
+        }
+    }
+}
+
+impl Error for SubscribeError {}
+
+/// The service stopped and everything that it had for the subscriber was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecvError;
+
+impl fmt::Display for RecvError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the service has stopped and the queue is empty")
+    }
+}
+
+impl Error for RecvError {}
+
+/// Why nothing was taken without waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TryRecvError {
+    /// Nothing is there now.
+    Empty,
+    /// As [`RecvError`].
+    Disconnected,
+}
+
+impl fmt::Display for TryRecvError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("the queue is empty"),
+            Self::Disconnected => RecvError.fmt(f),
+        }
+    }
+}
+
+impl Error for TryRecvError {}
+
+/// Why nothing was taken within the time given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecvTimeoutError {
+    /// The time is over.
+    Timeout,
+    /// As [`RecvError`].
+    Disconnected,
+}
+
+impl fmt::Display for RecvTimeoutError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout => f.write_str("nothing came in time"),
+            Self::Disconnected => RecvError.fmt(f),
+        }
+    }
+}
+
+impl Error for RecvTimeoutError {}
+
+/// A thread of the service ended by a defect; all connections were closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceFailure {
+    /// The thread that failed.
+    pub thread: &'static str,
+    /// What it said: the panic's message, or the system's error.
+    pub message: String,
+    /// When, since the service was made.
+    pub after: Duration,
+}
+
+impl fmt::Display for ServiceFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "thread {} failed after {:?}: {}", self.thread, self.after, self.message)
+    }
+}
+
+impl Error for ServiceFailure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn close_reasons_are_sorted_and_round_trip() {
+        assert!(CloseReason::ALL.windows(2).all(|pair| pair[0] < pair[1]));
+        for (position, reason) in CloseReason::ALL.iter().enumerate() {
+            assert_eq!(reason.ordinal(), position);
+            if let Some(code) = reason.wire_code() {
+                assert_eq!(CloseReason::from_wire_code(code), Some(*reason));
+            }
+        }
+        assert_eq!(CloseReason::Internal.wire_code(), Some(23));
+        assert_eq!(CloseReason::Reset.wire_code(), None);
+        assert_eq!(CloseReason::from_wire_code(0), None);
+        assert_eq!(CloseReason::from_wire_code(24), None);
+    }
+
+    #[test]
+    fn errors_name_value_and_limit() {
+        let error = FrameError::TooLong { length: 0x4745_5420, limit: 1_048_592 };
+        assert_eq!(
+            error.to_string(),
+            "frame length 1195725856 is above the limit of 1048592"
+        );
+    }
+}

@@ -1,0 +1,8 @@
+//! nebnet (work in progress)
+pub mod wheel;
+mod clock;
+mod error;
+mod id;
+mod limits;
+pub use error::*;
+pub use id::*;

@@ -1,0 +1,166 @@
+//! Every bound and default of the crate, with the unit in the name.
+//!
+//! A value here is either fixed by the wire format, or a default that [`Config`](crate::Config)
+//! can change within the range given beside it. Relations that the code relies on are proved at
+//! compile time at the end of the file.
+
+// ----- wire format ---------------------------------------------------------------------------
+
+/// Bytes of the length field. They are not counted by the length itself.
+pub(crate) const LENGTH_SIZE: usize = 4;
+/// Bytes from the start of a frame to the end of its version byte.
+pub(crate) const HEADER_SIZE: usize = 8;
+/// Bytes of the correlation field, present when its flag is set.
+pub(crate) const CORRELATION_SIZE: usize = 8;
+/// Bytes of the CRC-32C trailer, present when its flag is set.
+pub(crate) const CHECKSUM_SIZE: usize = 4;
+/// The smallest legal value of the length field: type, flags and version.
+pub(crate) const LENGTH_MIN: u32 = 4;
+/// What the length field may exceed the payload by: type, flags, version, correlation, checksum.
+pub(crate) const LENGTH_OVERHEAD_MAX: u32 = 16;
+/// Most bytes that a frame adds to its payload.
+pub(crate) const FRAME_OVERHEAD_MAX: usize = LENGTH_SIZE + LENGTH_OVERHEAD_MAX as usize;
+/// The length field's bound for a peer that has to say HELLO and has not yet.
+pub(crate) const LENGTH_BEFORE_HELLO_MAX: u32 = 4096;
+/// Longest payload of a PING, and so of the PONG that answers it.
+pub(crate) const PING_SIZE_MAX: usize = 64;
+
+/// Default for the longest payload.
+pub(crate) const PAYLOAD_SIZE_MAX_DEFAULT: u32 = 1 << 20;
+/// The longest payload that a configuration may ask for.
+pub(crate) const PAYLOAD_SIZE_MAX_CEILING: u32 = 256 << 20;
+
+// ----- peers ---------------------------------------------------------------------------------
+
+/// Default for the number of peers.
+pub(crate) const PEERS_MAX_DEFAULT: usize = 10_000;
+/// An index in a [`PeerId`](crate::PeerId) has 24 bits; the highest part is kept for refusals.
+pub(crate) const PEERS_MAX_CEILING: usize = (1 << 24) - 1024;
+/// Slots beyond the peer limit in which a refused peer is told why before it is closed.
+pub(crate) const REFUSED_PEERS_MAX: usize = 64;
+/// Descriptors that are not peers: standard streams, listeners, poller, waker, the embedder's.
+pub(crate) const DESCRIPTORS_RESERVED: usize = 64;
+/// Length of the queue of connections that the kernel completed and we did not accept yet.
+pub(crate) const LISTEN_BACKLOG: i32 = 4096;
+/// Listeners of one service.
+pub(crate) const LISTENERS_MAX: usize = 64;
+/// Rows kept about peers that closed.
+pub(crate) const CLOSED_ROWS_MAX: usize = 1024;
+
+// ----- work per turn -------------------------------------------------------------------------
+
+/// Bytes read from one peer before the others get their turn.
+pub(crate) const READ_PER_TURN_BYTES: usize = 256 << 10;
+/// Bytes written to one peer before the others get their turn.
+pub(crate) const WRITE_PER_TURN_BYTES: usize = 256 << 10;
+/// Connections accepted from one listener in a turn.
+pub(crate) const ACCEPTS_PER_TURN: usize = 64;
+/// Timers fired in a turn.
+pub(crate) const TIMERS_PER_TURN: usize = 4096;
+/// Commands taken in a turn.
+pub(crate) const COMMANDS_PER_TURN: usize = 4096;
+/// Readiness events taken from the kernel in one call.
+pub(crate) const EVENTS_PER_POLL: usize = 1024;
+/// Slices given to one vectored write; the kernel takes 1,024 at the most.
+pub(crate) const SLICES_PER_WRITE: usize = 64;
+
+// ----- memory --------------------------------------------------------------------------------
+
+/// Size of the block that a read goes into.
+pub(crate) const BLOCK_SIZE: usize = 64 << 10;
+/// Storage classes for what a read brought; the last one is the block itself.
+pub(crate) const BLOCK_CLASSES: [usize; 3] = [512, 4096, BLOCK_SIZE];
+/// Blocks of each class kept for the next read when nobody holds them.
+pub(crate) const BLOCKS_KEPT: [usize; 3] = [1024, 256, 64];
+/// First storage of a frame that does not fit a block; it doubles as bytes arrive.
+pub(crate) const LARGE_FRAME_START_BYTES: usize = 2 * BLOCK_SIZE;
+/// A payload up to this size is copied behind its header; a larger owned one is queued as it is.
+pub(crate) const PAYLOAD_COPIED_MAX: usize = 4096;
+/// A `Message` of at most this payload owns a copy; a larger one shares the block it came in.
+pub(crate) const MESSAGE_COPIED_MAX: usize = 1024;
+/// Default byte budget of a service.
+pub(crate) const MEMORY_BUDGET_DEFAULT: usize = 256 << 20;
+/// Smallest byte budget: a block in flight each way, and something to queue.
+pub(crate) const MEMORY_BUDGET_MIN: usize = 1 << 20;
+/// A slot leases bytes from the service's budget in steps of this size.
+pub(crate) const BUDGET_LEASE_BYTES: usize = 16 << 10;
+
+// ----- queues --------------------------------------------------------------------------------
+
+/// Default bound of the dispatch queue in messages.
+pub(crate) const DISPATCH_MESSAGES_MAX_DEFAULT: usize = 65_536;
+/// Default bound of the dispatch queue in bytes.
+pub(crate) const DISPATCH_BYTES_MAX_DEFAULT: usize = 64 << 20;
+/// Default bound of a subscriber's queue in messages.
+pub(crate) const SUBSCRIBER_MESSAGES_MAX_DEFAULT: usize = 8192;
+/// Default bound of a subscriber's queue in bytes.
+pub(crate) const SUBSCRIBER_BYTES_MAX_DEFAULT: usize = 16 << 20;
+/// The most messages that a queue may be asked to hold; its array is allocated up front.
+pub(crate) const QUEUE_MESSAGES_MAX_CEILING: usize = 1 << 22;
+/// Subscribers of one service.
+pub(crate) const SUBSCRIBERS_MAX: usize = 4096;
+/// Default hard limit of an outbox, and of a peer's credit, in bytes.
+pub(crate) const OUTBOX_BYTES_MAX_DEFAULT: usize = 4 << 20;
+/// Default hard limit of an outbox, and of a peer's credit, in messages.
+pub(crate) const OUTBOX_MESSAGES_MAX_DEFAULT: usize = 65_536;
+/// Smallest hard limit of an outbox in bytes: one block.
+pub(crate) const OUTBOX_BYTES_MIN: usize = BLOCK_SIZE;
+/// Control commands (stop, rows of peers) that wait for the loop.
+pub(crate) const COMMANDS_MAX: usize = 1024;
+/// Message types with a counter of their own; the rest share one.
+pub(crate) const TYPE_COUNTERS_MAX: usize = 1024;
+
+// ----- times, in milliseconds ----------------------------------------------------------------
+
+/// Deadline for the first whole frame of a peer that connected to us.
+pub(crate) const FIRST_FRAME_TIMEOUT_MS: u64 = 5_000;
+/// Deadline for a whole frame, from its first byte.
+pub(crate) const FRAME_TIMEOUT_MS: u64 = 10_000;
+/// How long a peer may take none of the bytes that wait for it.
+pub(crate) const WRITE_STALL_TIMEOUT_MS: u64 = 10_000;
+/// TCP_USER_TIMEOUT of every connection.
+pub(crate) const TCP_USER_TIMEOUT_MS: u64 = 30_000;
+/// Keepalive: silence before the first probe, and between probes, in seconds; number of probes.
+pub(crate) const KEEPALIVE_IDLE_S: u64 = 60;
+pub(crate) const KEEPALIVE_INTERVAL_S: u64 = 15;
+pub(crate) const KEEPALIVE_PROBES: u32 = 4;
+/// Period of the metrics tick.
+pub(crate) const METRICS_TICK_MS: u64 = 1_000;
+/// Flush and linger of an orderly close after an error, a timeout or a refusal.
+pub(crate) const LINGER_MS: u64 = 500;
+/// Input discarded while a closed connection lingers.
+pub(crate) const LINGER_BYTES_MAX: usize = 64 << 10;
+/// After a peer's FIN: quiet time between its last answer and our FIN.
+pub(crate) const HALF_CLOSE_GRACE_MS: u64 = 250;
+/// Accept back-off after the system ran out of something: first pause, and the longest.
+pub(crate) const ACCEPT_BACKOFF_MIN_MS: u64 = 10;
+pub(crate) const ACCEPT_BACKOFF_MAX_MS: u64 = 1_000;
+/// Default time to drain at a stop.
+pub(crate) const DRAIN_MS: u64 = 5_000;
+/// The longest timeout that a configuration may ask for: 365 days.
+pub(crate) const TIMEOUT_MS_CEILING: u64 = 365 * 24 * 3600 * 1000;
+
+// ----- logs ----------------------------------------------------------------------------------
+
+/// One line per cause and subject in this time.
+pub(crate) const LOG_INTERVAL_MS: u64 = 10_000;
+/// Subjects with a line of their own; the rest share one.
+pub(crate) const LOG_SUBJECTS_MAX: usize = 1024;
+/// Bytes of a peer that a log line shows, as hex.
+pub(crate) const LOG_PEER_BYTES_MAX: usize = 32;
+
+const _: () = {
+    assert!(HEADER_SIZE == LENGTH_SIZE + LENGTH_MIN as usize);
+    assert!(LENGTH_OVERHEAD_MAX as usize == LENGTH_MIN as usize + CORRELATION_SIZE + CHECKSUM_SIZE);
+    // The length is compared as u32, so the largest legal one must not wrap.
+    assert!(PAYLOAD_SIZE_MAX_CEILING < u32::MAX - LENGTH_OVERHEAD_MAX);
+    assert!(PAYLOAD_SIZE_MAX_DEFAULT <= PAYLOAD_SIZE_MAX_CEILING);
+    // A block holds the largest frame of a peer that has not said HELLO, and a whole PING.
+    assert!(LENGTH_BEFORE_HELLO_MAX as usize + LENGTH_SIZE <= BLOCK_SIZE);
+    assert!(PING_SIZE_MAX < LENGTH_BEFORE_HELLO_MAX as usize);
+    assert!(PEERS_MAX_CEILING + REFUSED_PEERS_MAX < 1 << 24);
+    assert!(BLOCK_CLASSES[0] < BLOCK_CLASSES[1] && BLOCK_CLASSES[1] < BLOCK_CLASSES[2]);
+    assert!(BLOCK_CLASSES[2] == BLOCK_SIZE && READ_PER_TURN_BYTES >= BLOCK_SIZE);
+    assert!(OUTBOX_BYTES_MAX_DEFAULT <= MEMORY_BUDGET_DEFAULT);
+    assert!(SLICES_PER_WRITE <= 1024);
+};
