@@ -1,4 +1,5 @@
 //! nebnet (work in progress)
+pub mod frame;
 pub mod wheel;
 mod clock;
 mod error;

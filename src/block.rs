@@ -1,0 +1,463 @@
+//! Received bytes on their way to subscribers.
+//!
+//! A [`Block`] holds the whole frames of one read from one peer. It is shared by reference count: one
+//! for the way to the dispatcher, one per delivery to a subscriber, none per message. When the last
+//! reference goes, the peer gets its credit back and the service's budget the bytes; the storage then
+//! waits in the loop's pool for the next read.
+//!
+//! Reads go into one block of 64 KiB. What they bring is copied into storage of the next smaller
+//! class if it fits one, so that a message of ten bytes that somebody keeps does not pin 64 KiB; a
+//! larger read gives the block away as it is. There is no index of frames: a walk over headers that
+//! were judged once is as fast as reading an index, and nothing has to be written for it.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Instant,
+};
+
+use bytes::Bytes;
+
+use crate::{
+    frame::{Frame, WholeFrames},
+    id::{MessageType, PeerId},
+    ledger::Traffic,
+    limits::{BLOCK_CLASSES, BLOCK_SIZE, BLOCKS_KEPT, MESSAGE_COPIED_MAX},
+    slots::Slots,
+};
+
+/// The whole frames of one read.
+pub(crate) struct Block {
+    /// [`BlockRef`]s that exist; the pool's own reference is not among them.
+    holders: AtomicU32,
+    bytes: Vec<u8>,
+    head: BlockHead,
+    slots: Arc<Slots>,
+}
+
+/// What is known of a block's frames without looking at them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BlockHead {
+    pub(crate) peer: PeerId,
+    pub(crate) received: Instant,
+    /// Application frames.
+    pub(crate) frames: u32,
+    /// The type of all application frames, if they share one.
+    pub(crate) message_type: Option<MessageType>,
+    /// Whether frames of the protocol lie between them.
+    pub(crate) has_protocol: bool,
+    /// What the peer's credit gets back.
+    pub(crate) credit: Traffic,
+}
+
+/// One of the references that keep a block from being used again.
+pub(crate) struct BlockRef(Arc<Block>);
+
+impl BlockRef {
+    fn new(block: Arc<Block>) -> Self {
+        block.holders.fetch_add(1, Ordering::Relaxed);
+        Self(block)
+    }
+
+    pub(crate) fn head(&self) -> &BlockHead {
+        &self.0.head
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0.bytes
+    }
+
+    /// Bytes of memory that the block keeps in use.
+    pub(crate) fn charge(&self) -> usize {
+        self.0.charge()
+    }
+
+    /// What the block holds: application messages, and bytes of all frames.
+    pub(crate) fn traffic(&self) -> Traffic {
+        Traffic::new(u64::from(self.0.head.frames), self.0.bytes.len() as u64)
+    }
+}
+
+impl Clone for BlockRef {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.0))
+    }
+}
+
+impl Drop for BlockRef {
+    fn drop(&mut self) {
+        // Release, so that whoever uses the storage next comes after our last look at it.
+        if self.0.holders.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let block = &*self.0;
+            block.slots.release(block.head.peer, block.head.credit, block.charge());
+        }
+    }
+}
+
+impl fmt::Debug for BlockRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlockRef")
+            .field("head", &self.0.head)
+            .field("bytes", &self.0.bytes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Block {
+    fn charge(&self) -> usize {
+        self.bytes.capacity()
+    }
+}
+
+/// The loop's store of blocks that nobody holds.
+///
+/// The pool keeps a reference to the blocks that it gave away and finds out by looking whether they
+/// came back; so giving one back costs its last holder nothing. The worst memory that it keeps in
+/// use without need is the sum of `BLOCKS_KEPT * BLOCK_CLASSES`, about 5.5 MiB.
+pub(crate) struct BlockPool {
+    slots: Arc<Slots>,
+    /// Per class, the longest out first.
+    classes: [VecDeque<Arc<Block>>; 3],
+    /// What the next read goes into.
+    spare: Vec<Vec<u8>>,
+}
+
+impl BlockPool {
+    pub(crate) fn new(slots: Arc<Slots>) -> Self {
+        Self { slots, classes: Default::default(), spare: Vec::new() }
+    }
+
+    /// An empty buffer of one block, to read into.
+    pub(crate) fn take_buffer(&mut self) -> Vec<u8> {
+        if let Some(buffer) = self.spare.pop() {
+            return buffer;
+        }
+        match self.reclaim(2) {
+            Some(mut block) => match Arc::get_mut(&mut block) {
+                Some(block) => {
+                    let mut bytes = std::mem::take(&mut block.bytes);
+                    bytes.clear();
+                    bytes
+                }
+                None => Vec::with_capacity(BLOCK_SIZE),
+            },
+            None => Vec::with_capacity(BLOCK_SIZE),
+        }
+    }
+
+    /// Takes back a buffer that nothing was made of.
+    pub(crate) fn put_buffer(&mut self, mut buffer: Vec<u8>) {
+        if self.spare.len() < 2 && buffer.capacity() == BLOCK_SIZE {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+
+    /// Makes a block of the first `size` bytes of `buffer`: a copy in right-sized storage, or of the
+    /// buffer itself, which is then left empty.
+    pub(crate) fn make(&mut self, buffer: &mut Vec<u8>, size: usize, head: BlockHead) -> BlockRef {
+        let class = BLOCK_CLASSES.iter().position(|class| size <= *class);
+        let block = match class {
+            Some(class) if class + 1 < BLOCK_CLASSES.len() => {
+                self.make_copy(class, &buffer[..size], head)
+            }
+            Some(class) => {
+                buffer.truncate(size);
+                let bytes = std::mem::take(buffer);
+                let block = self.wrap(bytes, head);
+                if block.bytes.capacity() == BLOCK_SIZE {
+                    self.keep(class, &block);
+                }
+                block
+            }
+            // Storage of a frame that is larger than a block is not used again.
+            None => {
+                buffer.truncate(size);
+                self.wrap(std::mem::take(buffer), head)
+            }
+        };
+        self.slots.ledger.budget.charge(block.charge());
+        BlockRef::new(block)
+    }
+
+    /// Lets go of the blocks of a class that are kept for nothing, half of them at a time.
+    pub(crate) fn trim(&mut self) {
+        for class in &mut self.classes {
+            let idle = class.iter().filter(|block| is_free(block)).count();
+            let mut excess = idle / 2;
+            class.retain(|block| {
+                let drop = excess > 0 && is_free(block);
+                excess -= usize::from(drop);
+                !drop
+            });
+        }
+    }
+
+    fn make_copy(&mut self, class: usize, bytes: &[u8], head: BlockHead) -> Arc<Block> {
+        if let Some(mut shared) = self.reclaim(class) {
+            if let Some(block) = Arc::get_mut(&mut shared) {
+                block.bytes.clear();
+                block.bytes.extend_from_slice(bytes);
+                block.head = head;
+                self.keep(class, &shared);
+                return shared;
+            }
+        }
+        let mut storage = Vec::with_capacity(BLOCK_CLASSES[class]);
+        storage.extend_from_slice(bytes);
+        let block = self.wrap(storage, head);
+        self.keep(class, &block);
+        block
+    }
+
+    fn wrap(&self, bytes: Vec<u8>, head: BlockHead) -> Arc<Block> {
+        let slots = Arc::clone(&self.slots);
+        Arc::new(Block { holders: AtomicU32::new(0), bytes, head, slots })
+    }
+
+    fn keep(&mut self, class: usize, block: &Arc<Block>) {
+        if self.classes[class].len() < BLOCKS_KEPT[class] {
+            self.classes[class].push_back(Arc::clone(block));
+        }
+    }
+
+    /// A block that came back. The longest out is asked first; one that is kept for long goes to
+    /// the end of the line, so that it does not hide the others.
+    fn reclaim(&mut self, class: usize) -> Option<Arc<Block>> {
+        let line = &mut self.classes[class];
+        for _ in 0..2 {
+            let block = line.pop_front()?;
+            if is_free(&block) {
+                return Some(block);
+            }
+            line.push_back(block);
+        }
+        None
+    }
+}
+
+fn is_free(block: &Arc<Block>) -> bool {
+    block.holders.load(Ordering::Acquire) == 0
+}
+
+impl fmt::Debug for BlockPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kept: Vec<usize> = self.classes.iter().map(VecDeque::len).collect();
+        f.debug_struct("BlockPool").field("kept", &kept).finish_non_exhaustive()
+    }
+}
+
+/// A message, borrowed from the batch it came in.
+#[derive(Clone, Copy)]
+pub struct MessageRef<'a> {
+    block: &'a BlockRef,
+    frame: Frame<'a>,
+}
+
+impl<'a> MessageRef<'a> {
+    pub(crate) fn new(block: &'a BlockRef, frame: Frame<'a>) -> Self {
+        Self { block, frame }
+    }
+
+    /// Who sent it.
+    #[must_use]
+    pub fn peer(&self) -> PeerId {
+        self.block.head().peer
+    }
+
+    /// Its type.
+    #[must_use]
+    pub fn message_type(&self) -> MessageType {
+        self.frame.message_type
+    }
+
+    /// What the sender wrote into it.
+    #[must_use]
+    pub fn payload(&self) -> &'a [u8] {
+        self.frame.payload
+    }
+
+    /// The correlation number, if the sender gave one.
+    #[must_use]
+    pub fn correlation(&self) -> Option<u64> {
+        self.frame.correlation
+    }
+
+    /// Whether it came with a checksum, which was verified.
+    #[must_use]
+    pub fn checksum(&self) -> bool {
+        self.frame.checksum
+    }
+
+    /// When its last byte was read.
+    #[must_use]
+    pub fn received(&self) -> Instant {
+        self.block.head().received
+    }
+
+    /// The message to keep: a copy up to 1 KiB of payload; a larger payload shares the storage of the
+    /// read that it came in, up to 64 KiB or the frame's own size, and with it the peer's credit.
+    #[must_use]
+    pub fn to_message(&self) -> Message {
+        let payload = if self.frame.payload.len() <= MESSAGE_COPIED_MAX {
+            Stored::Copied(self.frame.payload.into())
+        } else {
+            let block = self.block.clone();
+            let start = self.frame.payload.as_ptr().addr() - block.bytes().as_ptr().addr();
+            Stored::Shared { block, start, size: self.frame.payload.len() }
+        };
+        Message {
+            peer: self.peer(),
+            message_type: self.frame.message_type,
+            correlation: self.frame.correlation,
+            checksum: self.frame.checksum,
+            received: self.received(),
+            payload,
+        }
+    }
+}
+
+impl fmt::Debug for MessageRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MessageRef")
+            .field("peer", &self.peer())
+            .field("frame", &self.frame)
+            .finish()
+    }
+}
+
+/// A message that stands for itself.
+///
+/// A payload above 1 KiB shares the storage of the read that it came in, as long as the message
+/// exists; [`into_owned`](Self::into_owned) ends that.
+#[derive(Clone)]
+pub struct Message {
+    peer: PeerId,
+    message_type: MessageType,
+    correlation: Option<u64>,
+    checksum: bool,
+    received: Instant,
+    payload: Stored,
+}
+
+#[derive(Clone)]
+enum Stored {
+    Copied(Box<[u8]>),
+    Shared { block: BlockRef, start: usize, size: usize },
+}
+
+impl Message {
+    /// Who sent it.
+    #[must_use]
+    pub fn peer(&self) -> PeerId {
+        self.peer
+    }
+
+    /// Its type.
+    #[must_use]
+    pub fn message_type(&self) -> MessageType {
+        self.message_type
+    }
+
+    /// What the sender wrote into it.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        match &self.payload {
+            Stored::Copied(bytes) => bytes,
+            Stored::Shared { block, start, size } => &block.bytes()[*start..*start + *size],
+        }
+    }
+
+    /// The correlation number, if the sender gave one.
+    #[must_use]
+    pub fn correlation(&self) -> Option<u64> {
+        self.correlation
+    }
+
+    /// Whether it came with a checksum, which was verified.
+    #[must_use]
+    pub fn checksum(&self) -> bool {
+        self.checksum
+    }
+
+    /// When its last byte was read.
+    #[must_use]
+    pub fn received(&self) -> Instant {
+        self.received
+    }
+
+    /// The same message with a payload of its own, which pins nothing.
+    #[must_use]
+    pub fn into_owned(self) -> Self {
+        let payload = match &self.payload {
+            Stored::Copied(_) => return self,
+            Stored::Shared { .. } => Stored::Copied(self.payload().into()),
+        };
+        Self { payload, ..self }
+    }
+
+    /// Bytes of memory that the message keeps in use, besides itself.
+    #[must_use]
+    pub fn pinned_bytes(&self) -> usize {
+        match &self.payload {
+            Stored::Copied(bytes) => bytes.len(),
+            Stored::Shared { block, .. } => block.charge(),
+        }
+    }
+}
+
+impl AsRef<[u8]> for Message {
+    fn as_ref(&self) -> &[u8] {
+        self.payload()
+    }
+}
+
+impl From<Message> for Bytes {
+    /// The payload, without a copy.
+    fn from(message: Message) -> Self {
+        match message.payload {
+            Stored::Copied(bytes) => Self::from(bytes),
+            Stored::Shared { .. } => Self::from_owner(message),
+        }
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("peer", &self.peer)
+            .field("message_type", &self.message_type)
+            .field("correlation", &self.correlation)
+            .field("checksum", &self.checksum)
+            .field("payload", &self.payload())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Walks the frames in a part of a block.
+#[derive(Clone, Debug)]
+pub(crate) struct BlockFrames<'a> {
+    block: &'a BlockRef,
+    frames: WholeFrames<'a>,
+}
+
+impl<'a> BlockFrames<'a> {
+    /// Frames between two frame boundaries.
+    pub(crate) fn new(block: &'a BlockRef, start: usize, end: usize) -> Self {
+        let bytes = block.bytes().get(start..end).unwrap_or_default();
+        Self { block, frames: WholeFrames::new(bytes) }
+    }
+}
+
+impl<'a> Iterator for BlockFrames<'a> {
+    type Item = MessageRef<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<MessageRef<'a>> {
+        self.frames.next().map(|frame| MessageRef::new(self.block, frame))
+    }
+}

@@ -1,0 +1,332 @@
+//! What an embedder can set, with defaults that are valid as they stand.
+//!
+//! Validation happens once, in [`Config::problems`]; everything behind it relies on the ranges.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use crate::{clock::ticks_of_timeout, error::ConfigError, limits};
+
+/// Where the fan-out to subscribers runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dispatch {
+    /// On a thread of its own, behind the dispatch queue. A burst waits there instead of in the
+    /// kernel, and the loop does no work per subscriber.
+    #[default]
+    Thread,
+    /// On the loop's thread: one hand-off less. With many subscribers the loop has less time to read.
+    Inline,
+}
+
+/// The settings of a service.
+///
+/// Every setter replaces its value and leaves the others. Timeouts of zero are off; they are rounded
+/// up to milliseconds.
+///
+/// # Examples
+///
+/// ```
+/// use nebnet::Config;
+///
+/// let config = Config::default()
+///     .listen("127.0.0.1:0".parse()?)
+///     .max_payload(64 << 10)
+///     .max_peers(100);
+/// assert!(config.validate().is_ok());
+///
+/// let error = config.max_payload(0).validate().unwrap_err();
+/// assert_eq!(error.to_string(), "max_payload is 0 bytes, allowed are 1 to 268435456");
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub(crate) listen: Vec<SocketAddr>,
+    listen_is_default: bool,
+    pub(crate) max_payload: u32,
+    pub(crate) max_peers: usize,
+    pub(crate) max_peers_per_addr: usize,
+    pub(crate) first_frame_timeout: Duration,
+    pub(crate) frame_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) write_stall_timeout: Duration,
+    pub(crate) tcp_user_timeout: Duration,
+    pub(crate) outbox_bytes: usize,
+    pub(crate) outbox_messages: usize,
+    pub(crate) memory_budget: usize,
+    pub(crate) require_hello: bool,
+    pub(crate) network_id: u32,
+    pub(crate) node_id: [u8; 16],
+    pub(crate) agent: String,
+    pub(crate) dispatch: Dispatch,
+    pub(crate) dispatch_messages: usize,
+    pub(crate) dispatch_bytes: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8680))],
+            listen_is_default: true,
+            max_payload: limits::PAYLOAD_SIZE_MAX_DEFAULT,
+            max_peers: limits::PEERS_MAX_DEFAULT,
+            max_peers_per_addr: 0,
+            first_frame_timeout: Duration::from_millis(limits::FIRST_FRAME_TIMEOUT_MS),
+            frame_timeout: Duration::from_millis(limits::FRAME_TIMEOUT_MS),
+            idle_timeout: Duration::ZERO,
+            write_stall_timeout: Duration::from_millis(limits::WRITE_STALL_TIMEOUT_MS),
+            tcp_user_timeout: Duration::from_millis(limits::TCP_USER_TIMEOUT_MS),
+            outbox_bytes: limits::OUTBOX_BYTES_MAX_DEFAULT,
+            outbox_messages: limits::OUTBOX_MESSAGES_MAX_DEFAULT,
+            memory_budget: limits::MEMORY_BUDGET_DEFAULT,
+            require_hello: false,
+            network_id: 0,
+            node_id: [0; 16],
+            agent: concat!("nebnet/", env!("CARGO_PKG_VERSION")).to_owned(),
+            dispatch: Dispatch::Thread,
+            dispatch_messages: limits::DISPATCH_MESSAGES_MAX_DEFAULT,
+            dispatch_bytes: limits::DISPATCH_BYTES_MAX_DEFAULT,
+        }
+    }
+}
+
+impl Config {
+    /// An address to accept peers on; port 0 picks a free one. The first call replaces the default
+    /// of 127.0.0.1:8680, further calls add, up to 64.
+    #[must_use]
+    pub fn listen(mut self, addr: SocketAddr) -> Self {
+        if std::mem::take(&mut self.listen_is_default) {
+            self.listen.clear();
+        }
+        self.listen.push(addr);
+        self
+    }
+
+    /// The longest payload accepted and sent, in bytes: 1 to 256 MiB, default 1 MiB. A peer can make
+    /// the service hold that much for a frame that it sends slowly, until the frame timeout.
+    #[must_use]
+    pub fn max_payload(self, bytes: u32) -> Self {
+        Self { max_payload: bytes, ..self }
+    }
+
+    /// Connections at a time: 1 to 2^24 - 1,024, default 10,000. A peer beyond is told
+    /// `TooManyPeers` and closed. At start the number is lowered to what the process may open.
+    #[must_use]
+    pub fn max_peers(self, count: usize) -> Self {
+        Self { max_peers: count, ..self }
+    }
+
+    /// Connections at a time from one IPv4 address or one IPv6 /64; 0, the default, is no limit.
+    #[must_use]
+    pub fn max_peers_per_addr(self, count: usize) -> Self {
+        Self { max_peers_per_addr: count, ..self }
+    }
+
+    /// How long a peer may take for its first whole frame; default 5 s, zero is off.
+    #[must_use]
+    pub fn first_frame_timeout(self, timeout: Duration) -> Self {
+        Self { first_frame_timeout: timeout, ..self }
+    }
+
+    /// How long any frame may take from its first byte; default 10 s, zero is off.
+    #[must_use]
+    pub fn frame_timeout(self, timeout: Duration) -> Self {
+        Self { frame_timeout: timeout, ..self }
+    }
+
+    /// Closes a peer after this time without a byte in either direction; off by default.
+    #[must_use]
+    pub fn idle_timeout(self, timeout: Duration) -> Self {
+        Self { idle_timeout: timeout, ..self }
+    }
+
+    /// Cuts off a peer that takes none of the bytes waiting for it; default 10 s, zero is off.
+    #[must_use]
+    pub fn write_stall_timeout(self, timeout: Duration) -> Self {
+        Self { write_stall_timeout: timeout, ..self }
+    }
+
+    /// `TCP_USER_TIMEOUT`: how long sent bytes may stay unacknowledged; default 30 s, zero leaves
+    /// the system's default.
+    #[must_use]
+    pub fn tcp_user_timeout(self, timeout: Duration) -> Self {
+        Self { tcp_user_timeout: timeout, ..self }
+    }
+
+    /// Bytes that may wait for one peer, and bytes read from it that may be in flight before its
+    /// reading pauses: 64 KiB to the memory budget, default 4 MiB. An empty outbox takes one message
+    /// of any legal size.
+    #[must_use]
+    pub fn outbox_bytes(self, bytes: usize) -> Self {
+        Self { outbox_bytes: bytes, ..self }
+    }
+
+    /// The same bound in messages: 1 to 2^22, default 65,536.
+    #[must_use]
+    pub fn outbox_messages(self, count: usize) -> Self {
+        Self { outbox_messages: count, ..self }
+    }
+
+    /// Bytes that all buffers of the service may hold: from 1 MiB, default 256 MiB. Kernel socket
+    /// buffers, and up to 6 MiB of blocks kept for the next read, are outside.
+    #[must_use]
+    pub fn memory_budget(self, bytes: usize) -> Self {
+        Self { memory_budget: bytes, ..self }
+    }
+
+    /// Refuses peers whose first frame is not HELLO; off by default. Until it came, frames are
+    /// limited to 4 KiB.
+    #[must_use]
+    pub fn require_hello(self, required: bool) -> Self {
+        Self { require_hello: required, ..self }
+    }
+
+    /// The network of the service: a HELLO of another one is refused; default 0.
+    #[must_use]
+    pub fn network_id(self, id: u32) -> Self {
+        Self { network_id: id, ..self }
+    }
+
+    /// Who the service is, as its OK says; default zero, which is anonymous.
+    #[must_use]
+    pub fn node_id(self, id: [u8; 16]) -> Self {
+        Self { node_id: id, ..self }
+    }
+
+    /// The program, as OK says it; cut to 255 bytes. Default: this crate and its version.
+    #[must_use]
+    pub fn agent(self, agent: impl Into<String>) -> Self {
+        Self { agent: agent.into(), ..self }
+    }
+
+    /// Where the fan-out runs; default [`Dispatch::Thread`].
+    #[must_use]
+    pub fn dispatch(self, dispatch: Dispatch) -> Self {
+        Self { dispatch, ..self }
+    }
+
+    /// Messages that may wait for the dispatcher: 1 to 2^22, default 65,536. The queue takes 16
+    /// bytes for each from the start.
+    #[must_use]
+    pub fn dispatch_messages(self, count: usize) -> Self {
+        Self { dispatch_messages: count, ..self }
+    }
+
+    /// Bytes that may wait for the dispatcher, those parked for a full subscriber included: 64 KiB
+    /// to the memory budget, default 64 MiB.
+    #[must_use]
+    pub fn dispatch_bytes(self, bytes: usize) -> Self {
+        Self { dispatch_bytes: bytes, ..self }
+    }
+
+    /// Whether a service can be made of the settings.
+    ///
+    /// # Errors
+    ///
+    /// The first of the [`problems`](Self::problems).
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.problems().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Everything that is wrong with the settings.
+    #[must_use]
+    pub fn problems(&self) -> Vec<ConfigError> {
+        let mut problems = Vec::new();
+        if self.listen.is_empty() {
+            problems.push(ConfigError::NoListener);
+        }
+        let block = limits::BLOCK_SIZE as u64;
+        let budget = self.memory_budget as u64;
+        let queue = limits::QUEUE_MESSAGES_MAX_CEILING as u64;
+        let ranges = [
+            ("listen", self.listen.len() as u64, 0, limits::LISTENERS_MAX as u64, "addresses"),
+            (
+                "max_payload",
+                u64::from(self.max_payload),
+                1,
+                u64::from(limits::PAYLOAD_SIZE_MAX_CEILING),
+                "bytes",
+            ),
+            ("max_peers", self.max_peers as u64, 1, limits::PEERS_MAX_CEILING as u64, "peers"),
+            ("outbox_bytes", self.outbox_bytes as u64, block, u64::MAX, "bytes"),
+            ("outbox_messages", self.outbox_messages as u64, 1, queue, "messages"),
+            ("memory_budget", budget, limits::MEMORY_BUDGET_MIN as u64, u64::MAX / 4, "bytes"),
+            ("dispatch_messages", self.dispatch_messages as u64, 1, queue, "messages"),
+            ("dispatch_bytes", self.dispatch_bytes as u64, block, u64::MAX, "bytes"),
+        ];
+        for (setting, value, min, max, unit) in ranges {
+            if !(min..=max).contains(&value) {
+                problems.push(ConfigError::OutOfRange { setting, value, min, max, unit });
+            }
+        }
+        let timeouts = [
+            ("first_frame_timeout", self.first_frame_timeout),
+            ("frame_timeout", self.frame_timeout),
+            ("idle_timeout", self.idle_timeout),
+            ("write_stall_timeout", self.write_stall_timeout),
+            ("tcp_user_timeout", self.tcp_user_timeout),
+        ];
+        for (setting, timeout) in timeouts {
+            let (value, max) = (ticks_of_timeout(timeout), limits::TIMEOUT_MS_CEILING);
+            if value > max {
+                let unit = "ms";
+                problems.push(ConfigError::OutOfRange { setting, value, min: 0, max, unit });
+            }
+        }
+        let bounds = [
+            ("max_payload", u64::from(self.max_payload)),
+            ("outbox_bytes", self.outbox_bytes as u64),
+            ("dispatch_bytes", self.dispatch_bytes as u64),
+        ];
+        for (setting, value) in bounds {
+            if value > budget {
+                let (bound, limit, unit) = ("memory_budget", budget, "bytes");
+                problems.push(ConfigError::Exceeds { setting, value, bound, limit, unit });
+            }
+        }
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_valid() {
+        assert_eq!(Config::default().problems(), []);
+    }
+
+    #[test]
+    fn the_first_listen_replaces_the_default() {
+        let (a, b) = ("127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap());
+        assert_eq!(Config::default().listen(a).listen(b).listen, [a, b]);
+    }
+
+    #[test]
+    fn every_limit_and_one_past_it() {
+        let ok = |config: Config| assert_eq!(config.problems(), [], "{config:?}");
+        let bad = |config: Config| assert_eq!(config.problems().len(), 1, "{config:?}");
+        let base = Config::default;
+        ok(base().max_payload(1));
+        bad(base().max_payload(0));
+        ok(base().max_payload(256 << 20));
+        assert!(base().max_payload((256 << 20) + 1).problems().len() == 2, "range and budget");
+        ok(base().max_peers((1 << 24) - 1024));
+        bad(base().max_peers((1 << 24) - 1023));
+        bad(base().max_peers(0));
+        bad(base().outbox_bytes((64 << 10) - 1));
+        ok(base().outbox_bytes(64 << 10));
+        bad(base().outbox_messages(0));
+        bad(base().idle_timeout(Duration::MAX));
+        bad(base().memory_budget(4 << 20).dispatch_bytes(4 << 20).outbox_bytes((4 << 20) + 1));
+        ok(base().memory_budget(4 << 20).dispatch_bytes(4 << 20));
+    }
+
+    #[test]
+    fn every_problem_is_told() {
+        let config = Config::default().max_payload(0).max_peers(0).outbox_messages(0);
+        assert_eq!(config.problems().len(), 3);
+    }
+}

@@ -1,0 +1,306 @@
+//! Bytes to frames.
+
+use byteorder::{ByteOrder, NetworkEndian};
+
+use super::{
+    Frame,
+    header::{
+        FLAGS_APPLICATION, FLAGS_PROTOCOL, Header, VERSION, length_overhead, read_flags,
+        read_length, read_type, read_version,
+    },
+};
+use crate::{
+    error::FrameError,
+    id::MessageType,
+    limits::{
+        CHECKSUM_SIZE, CORRELATION_SIZE, HEADER_SIZE, LENGTH_MIN, LENGTH_OVERHEAD_MAX, LENGTH_SIZE,
+        PAYLOAD_SIZE_MAX_CEILING,
+    },
+};
+
+/// Judges and walks received bytes; holds two limits and no state.
+///
+/// # Examples
+///
+/// ```
+/// use nebnet::{FrameError, frame::Decoder};
+///
+/// // "GET " read as a length: refused on its four bytes.
+/// let error = Decoder::new(1 << 20).decode(b"GET ").unwrap_err();
+/// assert_eq!(error, FrameError::TooLong { length: 0x4745_5420, limit: (1 << 20) + 16 });
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Decoder {
+    payload_size_max: u32,
+    length_max: u32,
+}
+
+impl Decoder {
+    /// A decoder for payloads of at most `payload_size_max` bytes, itself at most 256 MiB
+    /// (a larger value is taken as 256 MiB).
+    #[must_use]
+    pub const fn new(payload_size_max: u32) -> Self {
+        let payload_size_max = if payload_size_max > PAYLOAD_SIZE_MAX_CEILING {
+            PAYLOAD_SIZE_MAX_CEILING
+        } else {
+            payload_size_max
+        };
+        Self { payload_size_max, length_max: payload_size_max + LENGTH_OVERHEAD_MAX }
+    }
+
+    /// The same decoder that also refuses a length field above `length_max`.
+    #[must_use]
+    pub(crate) const fn with_length_max(self, length_max: u32) -> Self {
+        if length_max < self.length_max { Self { length_max, ..self } } else { self }
+    }
+
+    /// The frame at the start of `bytes` and its size, or `None` while it is not whole.
+    ///
+    /// Bytes after the frame are not looked at.
+    ///
+    /// # Errors
+    ///
+    /// The first rule that the bytes break, in the order length, flags, length under these flags,
+    /// version, checksum. Each is judged as soon as its bytes are there, so the error does not
+    /// depend on how the bytes were cut.
+    pub fn decode<'a>(&self, bytes: &'a [u8]) -> Result<Option<(Frame<'a>, usize)>, FrameError> {
+        self.judge_length(bytes)?;
+        self.judge_flags(bytes)?;
+        judge_version(bytes)?;
+        let Some(header) = Header::read(bytes) else { return Ok(None) };
+        let size = header.frame_size();
+        let Some(body) = bytes.get(LENGTH_SIZE..size) else { return Ok(None) };
+        judge_checksum(header, body)?;
+        Ok(split(header, body).map(|frame| (frame, size)))
+    }
+
+    /// Iterates over the whole frames at the start of `bytes`.
+    pub fn frames<'a>(&self, bytes: &'a [u8]) -> Frames<'a> {
+        Frames { decoder: *self, bytes, consumed: 0, failed: false }
+    }
+
+    /// Walks the whole application frames at the start of `bytes`, counting them.
+    ///
+    /// This is the loop that every received byte passes: for a plain frame it costs one load of
+    /// the header and four comparisons. It stops at the first frame that is not whole, breaks a
+    /// rule, or belongs to the protocol.
+    pub(crate) fn scan(&self, bytes: &[u8]) -> Scan {
+        let mut scan = Scan::default();
+        let mut at = 0;
+        let mut first = None;
+        let mut others = 0;
+        let end = loop {
+            let rest = &bytes[at..];
+            let Some(header) = Header::read(rest) else {
+                break match self.decode(rest) {
+                    Err(error) => ScanEnd::Error(error),
+                    Ok(_) => ScanEnd::Incomplete,
+                };
+            };
+            let size = header.frame_size();
+            let plain = header.flags == 0
+                && header.version == VERSION
+                && header.length.wrapping_sub(LENGTH_MIN) <= self.payload_size_max
+                && header.length <= self.length_max
+                && !header.message_type.is_protocol();
+            if !(plain && size <= rest.len()) {
+                match self.decode(rest) {
+                    Err(error) => break ScanEnd::Error(error),
+                    Ok(None) => break ScanEnd::Incomplete,
+                    Ok(Some(_)) if header.message_type.is_protocol() => break ScanEnd::Protocol,
+                    Ok(Some(_)) => {}
+                }
+            }
+            others |= header.message_type.0 ^ first.get_or_insert(header.message_type).0;
+            scan.frames += 1;
+            at += size;
+        };
+        scan.bytes = at;
+        scan.message_type = first.filter(|_| others == 0);
+        scan.end = end;
+        scan
+    }
+
+    fn judge_length(&self, bytes: &[u8]) -> Result<(), FrameError> {
+        match read_length(bytes) {
+            Some(length) if length < LENGTH_MIN => {
+                Err(FrameError::TooShort { length, limit: LENGTH_MIN })
+            }
+            Some(length) if length > self.length_max => {
+                Err(FrameError::TooLong { length, limit: self.length_max })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn judge_flags(&self, bytes: &[u8]) -> Result<(), FrameError> {
+        let (Some(length), Some(message_type), Some(flags)) =
+            (read_length(bytes), read_type(bytes), read_flags(bytes))
+        else {
+            return Ok(());
+        };
+        let allowed =
+            if message_type.is_protocol() { FLAGS_PROTOCOL } else { FLAGS_APPLICATION };
+        if flags & !allowed != 0 {
+            return Err(FrameError::BadFlags { flags, allowed });
+        }
+        let header = Header { length, message_type, flags, version: VERSION };
+        let overhead = length_overhead(header.has_correlation(), header.has_checksum());
+        let limit = overhead + self.payload_size_max;
+        if length < overhead {
+            return Err(FrameError::TooShort { length, limit: overhead });
+        }
+        if length > limit {
+            return Err(FrameError::TooLong { length, limit });
+        }
+        Ok(())
+    }
+}
+
+/// What [`Decoder::scan`] found.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Scan {
+    /// Whole application frames.
+    pub(crate) frames: u32,
+    /// Their bytes; the frame that ended the scan starts here.
+    pub(crate) bytes: usize,
+    /// The type of all of them, if they share one.
+    pub(crate) message_type: Option<MessageType>,
+    pub(crate) end: ScanEnd,
+}
+
+/// Why a scan ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ScanEnd {
+    /// The rest is the beginning of a frame, or nothing.
+    #[default]
+    Incomplete,
+    /// A whole frame of the protocol comes next.
+    Protocol,
+    /// What comes next is not a frame.
+    Error(FrameError),
+}
+
+/// Iterator over the whole frames in a slice; see [`Decoder::frames`].
+///
+/// It ends at the first frame that is not whole, and after the first error.
+#[derive(Clone, Debug)]
+pub struct Frames<'a> {
+    decoder: Decoder,
+    bytes: &'a [u8],
+    consumed: usize,
+    failed: bool,
+}
+
+impl Frames<'_> {
+    /// Bytes of the frames yielded so far: where the next frame, or the error, begins.
+    #[must_use]
+    pub const fn consumed(&self) -> usize {
+        self.consumed
+    }
+}
+
+impl<'a> Iterator for Frames<'a> {
+    type Item = Result<Frame<'a>, FrameError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let rest = self.bytes.get(self.consumed..)?;
+        match self.decoder.decode(rest) {
+            Ok(Some((frame, size))) => {
+                self.consumed += size;
+                Some(Ok(frame))
+            }
+            Ok(None) => None,
+            Err(error) => {
+                self.failed = true;
+                Some(Err(error))
+            }
+        }
+    }
+}
+
+/// Walks bytes that a scan has found to be whole frames, without judging them again.
+///
+/// Bytes that are not whole frames end the walk early; they cannot make it panic.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WholeFrames<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> WholeFrames<'a> {
+    pub(crate) const fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes }
+    }
+
+    /// The header and the size of the next frame, which is passed over.
+    #[inline]
+    pub(crate) fn next_header(&mut self) -> Option<(Header, usize)> {
+        let header = Header::read(self.bytes)?;
+        let size = header.frame_size();
+        self.bytes = self.bytes.get(size..)?;
+        Some((header, size))
+    }
+}
+
+impl<'a> Iterator for WholeFrames<'a> {
+    type Item = Frame<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Frame<'a>> {
+        let header = Header::read(self.bytes)?;
+        let size = header.frame_size();
+        let body = self.bytes.get(LENGTH_SIZE..size)?;
+        self.bytes = &self.bytes[size..];
+        if header.flags == 0 {
+            // The length counts the header's second half, so this cannot be out of range.
+            let payload = body.get(HEADER_SIZE - LENGTH_SIZE..)?;
+            return Some(Frame::new(header.message_type, payload));
+        }
+        split(header, body)
+    }
+}
+
+fn judge_version(bytes: &[u8]) -> Result<(), FrameError> {
+    match read_version(bytes) {
+        Some(version) if version != VERSION => Err(FrameError::BadVersion { version }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// `body` is what the length field counts.
+fn judge_checksum(header: Header, body: &[u8]) -> Result<(), FrameError> {
+    if !header.has_checksum() {
+        return Ok(());
+    }
+    let Some((covered, trailer)) = body.split_last_chunk::<CHECKSUM_SIZE>() else { return Ok(()) };
+    let received = u32::from_be_bytes(*trailer);
+    let computed = crc32c::crc32c(covered);
+    if received == computed {
+        Ok(())
+    } else {
+        Err(FrameError::BadChecksum { received, computed })
+    }
+}
+
+/// Takes the parts of a frame apart; `None` if the body is shorter than its flags say.
+fn split(header: Header, body: &[u8]) -> Option<Frame<'_>> {
+    let mut rest = body.get(HEADER_SIZE - LENGTH_SIZE..)?;
+    let mut correlation = None;
+    if header.has_correlation() {
+        let (field, behind) = rest.split_at_checked(CORRELATION_SIZE)?;
+        correlation = Some(NetworkEndian::read_u64(field));
+        rest = behind;
+    }
+    if header.has_checksum() {
+        rest = rest.get(..rest.len().checked_sub(CHECKSUM_SIZE)?)?;
+    }
+    Some(Frame {
+        message_type: header.message_type,
+        correlation,
+        checksum: header.has_checksum(),
+        payload: rest,
+    })
+}

@@ -1,0 +1,688 @@
+//! Counters, and what they add up to.
+//!
+//! Every term is counted on its own, none is derived from the others by subtraction, so that the
+//! sums can be held against each other:
+//!
+//! - inbound: `received = dispatched + queued for dispatch`, `dispatched = claimed + unclaimed`
+//! - per subscriber: `matched = taken + dropped + discarded + queued + parked`
+//! - outbound: `accepted = written + dropped + queued`
+//!
+//! They balance exactly when the service is stopped or quiet.
+//!
+//! Most counters have one writer, the loop or the dispatcher, and are written without a locked
+//! instruction: see [`Counter`].
+
+use std::{
+    sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use crate::{
+    error::{CloseReason, ServiceFailure},
+    id::{MessageType, PeerId, SubscriberId},
+    limits::TYPE_COUNTERS_MAX,
+};
+
+/// A number that one thread counts and every thread reads.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    /// To be called by the counter's one writer only: another's addition could be lost.
+    #[inline]
+    pub(crate) fn add(&self, count: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Messages and bytes that one thread counts.
+#[derive(Debug, Default)]
+pub(crate) struct TrafficCounter {
+    pub(crate) messages: Counter,
+    pub(crate) bytes: Counter,
+}
+
+impl TrafficCounter {
+    #[inline]
+    pub(crate) fn add(&self, traffic: Traffic) {
+        self.messages.add(traffic.messages);
+        self.bytes.add(traffic.bytes);
+    }
+
+    pub(crate) fn get(&self) -> Traffic {
+        Traffic { messages: self.messages.get(), bytes: self.bytes.get() }
+    }
+}
+
+/// A queue's fill, which one side raises and the other lowers.
+#[derive(Debug, Default)]
+pub(crate) struct Fill {
+    messages: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Fill {
+    #[inline]
+    pub(crate) fn raise(&self, traffic: Traffic) {
+        self.messages.fetch_add(traffic.messages, Ordering::Relaxed);
+        self.bytes.fetch_add(traffic.bytes, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn lower(&self, traffic: Traffic) {
+        self.messages.fetch_sub(traffic.messages, Ordering::Relaxed);
+        self.bytes.fetch_sub(traffic.bytes, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn get(&self) -> Traffic {
+        Traffic {
+            messages: self.messages.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// The byte budget that all buffers of a service draw on.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    used: AtomicUsize,
+    limit: usize,
+}
+
+impl Budget {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { used: AtomicUsize::new(0), limit }
+    }
+
+    /// Takes bytes that have to be taken: what the kernel already gave us.
+    #[inline]
+    pub(crate) fn charge(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes bytes if they are left.
+    #[must_use]
+    pub(crate) fn try_charge(&self, bytes: usize) -> bool {
+        self.used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                used.checked_add(bytes).filter(|sum| *sum <= self.limit)
+            })
+            .is_ok()
+    }
+
+    #[inline]
+    pub(crate) fn release(&self, bytes: usize) {
+        let before = self.used.fetch_sub(bytes, Ordering::Relaxed);
+        debug_assert!(before >= bytes, "released {bytes} of {before} charged bytes");
+    }
+
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Whether the heaviest readers have to pause: above 75 percent.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.used() > self.limit / 4 * 3
+    }
+
+    /// Whether nobody may read.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.used() >= self.limit
+    }
+}
+
+/// Everything that a service counts, apart from its subscribers, which carry their own rows.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    pub(crate) state: StateCell,
+    pub(crate) budget: Budget,
+    pub(crate) peers: Counter,
+    pub(crate) accepted: Counter,
+    pub(crate) closed: [Counter; CloseReason::COUNT],
+    pub(crate) accept_errors: Counter,
+    pub(crate) stale_events: Counter,
+    /// Times that a peer's reading stopped for want of credit, budget or a subscriber.
+    pub(crate) reads_paused: Counter,
+    /// Times that all reading stopped because the dispatch queue was full.
+    pub(crate) dispatch_full: Counter,
+    pub(crate) partial_frames: Counter,
+    pub(crate) inbound: TrafficCounter,
+    pub(crate) outbound_accepted: TrafficCounter,
+    pub(crate) outbound_written: TrafficCounter,
+    pub(crate) outbound_dropped: TrafficCounter,
+    /// Dispatched, matched by at least one subscriber, and matched by none: the dispatcher's.
+    pub(crate) dispatched: Counter,
+    pub(crate) claimed: Counter,
+    pub(crate) unclaimed: Counter,
+    pub(crate) types_in: TypeRows,
+    pub(crate) types_out: TypeRows,
+    pub(crate) dispatch_queue: Fill,
+    pub(crate) dispatch_capacity: Traffic,
+    /// Maxima of the dispatch queue during the interval before the last metrics tick.
+    pub(crate) dispatch_max: TrafficCounter,
+}
+
+impl Ledger {
+    pub(crate) fn new(budget: usize, dispatch_capacity: Traffic) -> Self {
+        Self {
+            state: StateCell::default(),
+            budget: Budget::new(budget),
+            peers: Counter::default(),
+            accepted: Counter::default(),
+            closed: Default::default(),
+            accept_errors: Counter::default(),
+            stale_events: Counter::default(),
+            reads_paused: Counter::default(),
+            dispatch_full: Counter::default(),
+            partial_frames: Counter::default(),
+            inbound: TrafficCounter::default(),
+            outbound_accepted: TrafficCounter::default(),
+            outbound_written: TrafficCounter::default(),
+            outbound_dropped: TrafficCounter::default(),
+            dispatched: Counter::default(),
+            claimed: Counter::default(),
+            unclaimed: Counter::default(),
+            types_in: TypeRows::default(),
+            types_out: TypeRows::default(),
+            dispatch_queue: Fill::default(),
+            dispatch_capacity,
+            dispatch_max: TrafficCounter::default(),
+        }
+    }
+
+    /// The counters as they stand; exact when the service is quiet or stopped.
+    pub(crate) fn snapshot(&self, uptime: Duration, subscribers: Vec<SubscriberRow>) -> Snapshot {
+        let fill = self.dispatch_queue.get();
+        let max = self.dispatch_max.get();
+        let accepted = self.outbound_accepted.get();
+        let written = self.outbound_written.get();
+        let dropped = self.outbound_dropped.get();
+        Snapshot {
+            uptime,
+            state: self.state.get(),
+            peers: self.peers.get(),
+            accepted: self.accepted.get(),
+            closed: CloseReason::ALL
+                .iter()
+                .map(|reason| (*reason, self.closed[reason.ordinal()].get()))
+                .collect(),
+            inbound: self.inbound.get(),
+            outbound: written,
+            outbound_accepted: accepted,
+            outbound_dropped: dropped,
+            dispatched: self.dispatched.get(),
+            claimed: self.claimed.get(),
+            unclaimed: self.unclaimed.get(),
+            dispatch_queue: QueueGauge {
+                messages: fill.messages,
+                bytes: fill.bytes,
+                messages_max: max.messages.max(fill.messages),
+                bytes_max: max.bytes.max(fill.bytes),
+                messages_capacity: self.dispatch_capacity.messages,
+                bytes_capacity: self.dispatch_capacity.bytes,
+            },
+            types: TypeRows::merge(&self.types_in, &self.types_out),
+            subscribers,
+            memory_used: self.budget.used() as u64,
+            memory_budget: self.budget.limit() as u64,
+            accept_errors: self.accept_errors.get(),
+            stale_events: self.stale_events.get(),
+            reads_paused: self.reads_paused.get(),
+            dispatch_full: self.dispatch_full.get(),
+            partial_frames: self.partial_frames.get(),
+        }
+    }
+}
+
+/// Where a service is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ServiceState {
+    /// Made, not started.
+    New,
+    /// Accepts, reads and writes.
+    Running,
+    /// Drains what it has.
+    Stopping,
+    /// Stopped; nothing runs.
+    Stopped,
+    /// A thread ended by a defect; see [`ServiceFailure`].
+    Failed,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct StateCell(AtomicU8);
+
+impl StateCell {
+    pub(crate) fn get(&self) -> ServiceState {
+        match self.0.load(Ordering::Acquire) {
+            0 => ServiceState::New,
+            1 => ServiceState::Running,
+            2 => ServiceState::Stopping,
+            3 => ServiceState::Stopped,
+            _ => ServiceState::Failed,
+        }
+    }
+
+    /// A failed service stays failed.
+    pub(crate) fn set(&self, state: ServiceState) {
+        let value = match state {
+            ServiceState::New => 0,
+            ServiceState::Running => 1,
+            ServiceState::Stopping => 2,
+            ServiceState::Stopped => 3,
+            ServiceState::Failed => 4,
+        };
+        let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
+            (old != 4).then_some(value)
+        });
+    }
+}
+
+/// Traffic per message type, for the first types that are seen; the others share the last row.
+///
+/// The rows are shared, the map from type to row is its writer's alone: [`TypeMap`].
+#[derive(Debug)]
+pub(crate) struct TypeRows {
+    used: Counter,
+    rows: Box<[TypeCell]>,
+}
+
+#[derive(Debug, Default)]
+struct TypeCell {
+    message_type: Counter,
+    traffic: TrafficCounter,
+}
+
+impl Default for TypeRows {
+    fn default() -> Self {
+        Self {
+            used: Counter::default(),
+            rows: (0..=TYPE_COUNTERS_MAX).map(|_| TypeCell::default()).collect(),
+        }
+    }
+}
+
+impl TypeRows {
+    #[inline]
+    pub(crate) fn add(&self, row: u16, traffic: Traffic) {
+        self.rows[usize::from(row)].traffic.add(traffic);
+    }
+
+    fn each(&self) -> impl Iterator<Item = (Option<MessageType>, Traffic)> + '_ {
+        let used = usize::try_from(self.used.get()).unwrap_or(0).min(TYPE_COUNTERS_MAX);
+        let named = self.rows[..used].iter().map(|row| {
+            let number = u16::try_from(row.message_type.get()).unwrap_or(u16::MAX);
+            (Some(MessageType(number)), row.traffic.get())
+        });
+        named.chain([(None, self.rows[TYPE_COUNTERS_MAX].traffic.get())])
+    }
+
+    fn merge(inbound: &Self, outbound: &Self) -> Vec<TypeTraffic> {
+        let mut merged: Vec<TypeTraffic> = inbound
+            .each()
+            .map(|(message_type, inbound)| TypeTraffic {
+                message_type,
+                inbound,
+                outbound: Traffic::default(),
+            })
+            .collect();
+        for (message_type, outbound) in outbound.each() {
+            match merged.iter_mut().find(|row| row.message_type == message_type) {
+                Some(row) => row.outbound = outbound,
+                None => merged.push(TypeTraffic {
+                    message_type,
+                    inbound: Traffic::default(),
+                    outbound,
+                }),
+            }
+        }
+        // `None`, the shared row, sorts last and is left out while nothing is in it.
+        merged.sort_by_key(|row| (row.message_type.is_none(), row.message_type));
+        merged.retain(|row| row.inbound.messages + row.outbound.messages > 0);
+        merged
+    }
+}
+
+/// The writer's map from a message type to its row: 128 KiB once a type was counted.
+#[derive(Debug, Default)]
+pub(crate) struct TypeMap {
+    /// Row plus one; zero is not yet seen.
+    rows: Vec<u16>,
+    used: u16,
+}
+
+impl TypeMap {
+    /// The row of a type, which is given one if there are any left.
+    #[inline]
+    pub(crate) fn row(&mut self, message_type: MessageType, shared: &TypeRows) -> u16 {
+        match self.rows.get(usize::from(message_type.0)) {
+            Some(&row) if row != 0 => row - 1,
+            Some(_) | None => self.assign(message_type, shared),
+        }
+    }
+
+    #[cold]
+    fn assign(&mut self, message_type: MessageType, shared: &TypeRows) -> u16 {
+        if self.rows.is_empty() {
+            self.rows = vec![0; 1 << 16];
+        }
+        let row = self.used;
+        if usize::from(row) < TYPE_COUNTERS_MAX {
+            shared.rows[usize::from(row)].message_type.set(u64::from(message_type.0));
+            shared.used.add(1);
+            self.used += 1;
+        }
+        self.rows[usize::from(message_type.0)] = row + 1;
+        row
+    }
+}
+
+/// Messages and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Number of messages.
+    pub messages: u64,
+    /// Bytes of their frames, headers included.
+    pub bytes: u64,
+}
+
+impl Traffic {
+    pub(crate) const fn new(messages: u64, bytes: u64) -> Self {
+        Self { messages, bytes }
+    }
+
+    pub(crate) fn add(&mut self, other: Self) {
+        self.messages += other.messages;
+        self.bytes += other.bytes;
+    }
+}
+
+/// Traffic of one message type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TypeTraffic {
+    /// The type; `None` stands for all types beyond the first 1,024 that were seen.
+    pub message_type: Option<MessageType>,
+    /// Dispatched.
+    pub inbound: Traffic,
+    /// Written.
+    pub outbound: Traffic,
+}
+
+/// How full a queue is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueGauge {
+    /// Messages now.
+    pub messages: u64,
+    /// Bytes of storage that they hold now.
+    pub bytes: u64,
+    /// The most messages since the last metrics tick but one.
+    pub messages_max: u64,
+    /// The most bytes in the same time.
+    pub bytes_max: u64,
+    /// The bound in messages.
+    pub messages_capacity: u64,
+    /// The bound in bytes.
+    pub bytes_capacity: u64,
+}
+
+/// What became of the messages that a subscriber's types matched:
+/// `matched = taken + dropped + discarded + queued + parked`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SubscriberRow {
+    /// The subscriber.
+    pub id: SubscriberId,
+    /// Its name, for people.
+    pub name: String,
+    /// Messages dispatched since it subscribed that are of its types.
+    pub matched: u64,
+    /// Messages that it took.
+    pub taken: u64,
+    /// Messages dropped because its queue was full.
+    pub dropped: u64,
+    /// Messages thrown away because it unsubscribed with them in its queue, or the service stopped.
+    pub discarded: u64,
+    /// Messages in its queue.
+    pub queued: u64,
+    /// Bytes of storage that its queue holds.
+    pub queued_bytes: u64,
+    /// Messages that wait for room in its queue; only with
+    /// [`Overflow::Pause`](crate::Overflow::Pause).
+    pub parked: u64,
+}
+
+/// All counters of a service at one moment.
+///
+/// Taken live, the counters are read one after the other while others count on; when the service
+/// is quiet or stopped, they balance: `inbound.messages = dispatched + dispatch_queue.messages`,
+/// `dispatched = claimed + unclaimed`, each subscriber's row, and
+/// `outbound_accepted = outbound + outbound_dropped` once nothing is queued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// Time since the service was made.
+    pub uptime: Duration,
+    /// Where the service is in its life.
+    pub state: ServiceState,
+    /// Connections now.
+    pub peers: u64,
+    /// Connections accepted so far, those refused for a limit included.
+    pub accepted: u64,
+    /// Connections that ended, by reason; every reason is listed.
+    pub closed: Vec<(CloseReason, u64)>,
+    /// Application messages received.
+    pub inbound: Traffic,
+    /// Application messages written: taken by the kernel.
+    pub outbound: Traffic,
+    /// Application messages accepted for sending, as far as the loop has seen them.
+    pub outbound_accepted: Traffic,
+    /// Application messages accepted for sending that were lost with their connection.
+    pub outbound_dropped: Traffic,
+    /// Messages that went through the fan-out.
+    pub dispatched: u64,
+    /// Dispatched messages that at least one subscriber's types matched.
+    pub claimed: u64,
+    /// Dispatched messages that no subscriber's types matched.
+    pub unclaimed: u64,
+    /// The queue between the loop and the dispatcher.
+    pub dispatch_queue: QueueGauge,
+    /// Traffic per message type.
+    pub types: Vec<TypeTraffic>,
+    /// The subscribers, those that left included only in the sums above.
+    pub subscribers: Vec<SubscriberRow>,
+    /// Bytes that buffers hold of the budget.
+    pub memory_used: u64,
+    /// The byte budget.
+    pub memory_budget: u64,
+    /// Errors of `accept` other than "none waiting".
+    pub accept_errors: u64,
+    /// Events, timers and commands for connections that were gone.
+    pub stale_events: u64,
+    /// Times that the reading of a peer was paused for want of credit, budget or a subscriber.
+    pub reads_paused: u64,
+    /// Times that all reading was paused because the dispatch queue was full.
+    pub dispatch_full: u64,
+    /// Frames that were cut off by the end of their connection.
+    pub partial_frames: u64,
+}
+
+impl Snapshot {
+    /// Connections that ended, whatever the reason.
+    #[must_use]
+    pub fn closed_total(&self) -> u64 {
+        self.closed.iter().map(|(_, count)| count).sum()
+    }
+}
+
+/// A connection, as [`Handle::peers`](crate::Handle::peers) lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerRow {
+    /// The connection.
+    pub peer: PeerId,
+    /// The remote address.
+    pub addr: std::net::SocketAddr,
+    /// Time since it was accepted.
+    pub age: Duration,
+    /// Time since the last byte in either direction.
+    pub idle: Duration,
+    /// Application messages received.
+    pub inbound: Traffic,
+    /// Application messages written.
+    pub outbound: Traffic,
+    /// Application messages accepted for sending and not yet written.
+    pub queued: Traffic,
+    /// Bytes read from it that a subscriber, the dispatcher or an unfinished frame still holds.
+    pub in_flight_bytes: u64,
+    /// Whether it is being read; false while its credit is used up or a subscriber holds it back.
+    pub reading: bool,
+    /// Whether it is on its way to be closed.
+    pub closing: bool,
+}
+
+/// A connection that ended, as [`Handle::closed`](crate::Handle::closed) lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClosedRow {
+    /// The connection.
+    pub peer: PeerId,
+    /// The remote address.
+    pub addr: std::net::SocketAddr,
+    /// Why it ended.
+    pub reason: CloseReason,
+    /// The code of the BYE that the peer sent, if it did.
+    pub bye_received: Option<u16>,
+    /// When it ended: time since the service was made.
+    pub closed_at: Duration,
+    /// How long it lasted.
+    pub age: Duration,
+    /// Application messages received.
+    pub inbound: Traffic,
+    /// Application messages written.
+    pub outbound: Traffic,
+    /// Application messages accepted for sending that were not written.
+    pub lost: Traffic,
+}
+
+/// What a stop did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StopReport {
+    /// Whether everything accepted was delivered and flushed before the deadline.
+    pub drained: bool,
+    /// How long the stop took.
+    pub elapsed: Duration,
+    /// The defect that ended the service before, if one did.
+    pub failure: Option<ServiceFailure>,
+    /// Connections that the stop closed in order.
+    pub closed_orderly: u64,
+    /// Connections that the stop cut off.
+    pub closed_abortive: u64,
+    /// The connections that lost messages in the stop, at most 1,024 of them.
+    pub lost: Vec<ClosedRow>,
+    /// Whether both threads ended. Only a callback of the embedder that does not return prevents it.
+    pub joined: bool,
+    /// The counters at the end.
+    pub snapshot: Snapshot,
+}
+
+impl std::fmt::Display for StopReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let verdict = if self.drained { "drained" } else { "not drained" };
+        writeln!(f, "stopped after {:?}: {verdict}", self.elapsed)?;
+        if let Some(failure) = &self.failure {
+            writeln!(f, "  failure: {failure}")?;
+        }
+        let snapshot = &self.snapshot;
+        writeln!(
+            f,
+            "  peers: {} closed in order, {} cut off",
+            self.closed_orderly, self.closed_abortive
+        )?;
+        writeln!(
+            f,
+            "  received: {} messages, {} dispatched, {} unclaimed",
+            snapshot.inbound.messages, snapshot.dispatched, snapshot.unclaimed
+        )?;
+        for row in &snapshot.subscribers {
+            writeln!(
+                f,
+                "  subscriber {}: {} matched, {} taken, {} dropped, {} discarded, {} queued",
+                row.name,
+                row.matched,
+                row.taken,
+                row.dropped,
+                row.discarded,
+                row.queued + row.parked
+            )?;
+        }
+        write!(
+            f,
+            "  sent: {} messages accepted, {} written, {} lost",
+            snapshot.outbound_accepted.messages,
+            snapshot.outbound.messages,
+            snapshot.outbound_dropped.messages
+        )?;
+        for row in &self.lost {
+            write!(
+                f,
+                "\n  peer {} at {}: {} messages of {} bytes lost ({})",
+                row.peer, row.addr, row.lost.messages, row.lost.bytes, row.reason
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_beyond_the_table_share_a_row() {
+        let (rows, mut map) = (TypeRows::default(), TypeMap::default());
+        for number in 0..2_000 {
+            let row = map.row(MessageType(number), &rows);
+            rows.add(row, Traffic::new(1, 10));
+        }
+        let merged = TypeRows::merge(&rows, &TypeRows::default());
+        assert_eq!(merged.len(), TYPE_COUNTERS_MAX + 1);
+        let last = merged.last().unwrap();
+        assert_eq!((last.message_type, last.inbound), (None, Traffic::new(976, 9_760)));
+        assert_eq!(merged[0].inbound, Traffic::new(1, 10));
+    }
+
+    #[test]
+    fn the_budget_refuses_what_it_does_not_have() {
+        let budget = Budget::new(100);
+        assert!(budget.try_charge(75) && !budget.is_tight());
+        assert!(!budget.try_charge(26));
+        assert!(budget.try_charge(25) && budget.is_exhausted() && budget.is_tight());
+        budget.release(100);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_failed_service_stays_failed() {
+        let state = StateCell::default();
+        state.set(ServiceState::Running);
+        state.set(ServiceState::Failed);
+        state.set(ServiceState::Stopped);
+        assert_eq!(state.get(), ServiceState::Failed);
+    }
+}

@@ -1,0 +1,554 @@
+//! One peer, without I/O: bytes in, bytes out, time as an argument.
+//!
+//! A [`Peer`] takes received bytes ([`handle_bytes`](Peer::handle_bytes)), tells which of them are
+//! whole frames, answers the protocol's own messages, and judges its deadlines
+//! ([`next_deadline`](Peer::next_deadline), [`judge`](Peer::judge)). What it wants to write is in its
+//! [`Outbox`]. It knows no other peer, no socket and no subscriber.
+//!
+//! Deadlines about receiving stand still while we do not read: [`set_reading`](Peer::set_reading).
+
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, net::SocketAddr};
+
+pub(crate) use state::{Bye, State};
+
+use crate::{
+    clock::Tick,
+    error::{CloseReason, FrameError},
+    frame::{self, Decoder, Frame, Hello, ScanEnd},
+    id::{MessageType, PeerId},
+    ledger::Traffic,
+    limits::{
+        HALF_CLOSE_GRACE_MS, LENGTH_BEFORE_HELLO_MAX, LINGER_BYTES_MAX, LINGER_MS, PING_SIZE_MAX,
+    },
+    outbox::Outbox,
+};
+
+/// What every peer of a service is held to. Times are in milliseconds; zero is off.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    pub(crate) decoder: Decoder,
+    pub(crate) first_frame_ms: u64,
+    pub(crate) frame_ms: u64,
+    pub(crate) idle_ms: u64,
+    pub(crate) write_stall_ms: u64,
+    pub(crate) drain_ms: u64,
+    pub(crate) hello_required: bool,
+    pub(crate) network_id: u32,
+    /// The payload of our OK.
+    pub(crate) ok_payload: Vec<u8>,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) id: PeerId,
+    pub(crate) addr: SocketAddr,
+    state: State,
+    pub(crate) opened: Tick,
+    /// When the last byte moved, in either direction.
+    pub(crate) moved: Tick,
+    /// Start of the first-frame deadline; shifted by the time in which we did not read.
+    first_frame_since: Option<Tick>,
+    /// When the first byte of the unfinished frame came; shifted likewise.
+    frame_since: Option<Tick>,
+    /// Start of the idle time; shifted likewise.
+    idle_since: Tick,
+    /// Since when we do not read.
+    paused_since: Option<Tick>,
+    /// Since when the outbox waits and the peer takes nothing.
+    stalled_since: Option<Tick>,
+    hello: HelloState,
+    /// The peer's FIN came.
+    pub(crate) eof: bool,
+    /// The code of its BYE.
+    pub(crate) bye_received: Option<u16>,
+    /// The beginning of an unfinished frame.
+    pub(crate) carry: Vec<u8>,
+    pub(crate) outbox: Outbox,
+    /// The PONG that waits; a newer PING replaces it.
+    pong: Option<Box<[u8]>>,
+    /// Everything read, for the credit: messages delivered, bytes of any kind.
+    pub(crate) read: Traffic,
+    /// Application messages delivered and written.
+    pub(crate) inbound: Traffic,
+    pub(crate) outbound: Traffic,
+    /// What came out of the tail.
+    pub(crate) taken: Traffic,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HelloState {
+    /// It may come, and need not.
+    Optional,
+    /// Nothing else may come before it.
+    Required,
+    /// It came.
+    Said,
+}
+
+/// What [`Peer::handle_bytes`] made of the bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Parsed {
+    /// Bytes of whole frames; the rest is to be offered again together with what follows it.
+    pub(crate) consumed: usize,
+    /// Application frames among them.
+    pub(crate) frames: u32,
+    /// The type of all application frames, if they share one.
+    pub(crate) message_type: Option<MessageType>,
+    mixed: bool,
+    /// Whether frames of the protocol lie between them.
+    pub(crate) has_protocol: bool,
+    /// What was wrong with the frame behind them.
+    pub(crate) fault: Option<Fault>,
+    /// The longest payload that the peer's HELLO says it takes.
+    pub(crate) payload_size_max: Option<u32>,
+}
+
+impl Parsed {
+    fn add_run(&mut self, frames: u32, message_type: Option<MessageType>) {
+        if frames == 0 {
+            return;
+        }
+        let same = self.frames == 0 || self.message_type == message_type;
+        self.mixed |= !same || message_type.is_none();
+        self.message_type = message_type.filter(|_| !self.mixed);
+        self.frames += frames;
+    }
+}
+
+/// How a peer broke the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    Frame(FrameError),
+    /// A protocol message that may not come, or not like this.
+    Message(CloseReason, &'static str),
+}
+
+impl Fault {
+    pub(crate) fn reason(self) -> CloseReason {
+        match self {
+            Self::Frame(error) => error.into(),
+            Self::Message(reason, _) => reason,
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Frame(error) => error.fmt(f),
+            Self::Message(_, text) => f.write_str(text),
+        }
+    }
+}
+
+/// What a deadline that passed asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// To close in order.
+    Close(CloseReason),
+    /// To cut off.
+    Abort(CloseReason),
+    /// A closing connection has lingered long enough.
+    Done,
+    /// To look whether everything is quiet.
+    CheckQuiet,
+}
+
+impl Peer {
+    pub(crate) fn new(id: PeerId, addr: SocketAddr, now: Tick, rules: &Rules) -> Self {
+        Self {
+            id,
+            addr,
+            state: State::Open,
+            opened: now,
+            moved: now,
+            first_frame_since: Some(now),
+            frame_since: None,
+            idle_since: now,
+            paused_since: None,
+            stalled_since: None,
+            hello: if rules.hello_required { HelloState::Required } else { HelloState::Optional },
+            eof: false,
+            bye_received: None,
+            carry: Vec::new(),
+            outbox: Outbox::default(),
+            pong: None,
+            read: Traffic::default(),
+            inbound: Traffic::default(),
+            outbound: Traffic::default(),
+            taken: Traffic::default(),
+        }
+    }
+
+    /// Parses `bytes`: the carried beginning of a frame and what was read behind it.
+    ///
+    /// Frames in front of a bad one count; at a bad one, or after a BYE, parsing ends and the state
+    /// says so. To be called while the state takes input.
+    pub(crate) fn handle_bytes(&mut self, now: Tick, rules: &Rules, bytes: &[u8]) -> Parsed {
+        debug_assert!(self.state.takes_input(), "bytes in state {:?}", self.state);
+        let mut parsed = Parsed::default();
+        while self.state.takes_input() && parsed.fault.is_none() {
+            let rest = &bytes[parsed.consumed..];
+            let end = if self.hello == HelloState::Required {
+                first_frame(rules, rest)
+            } else {
+                let scan = rules.decoder.scan(rest);
+                parsed.consumed += scan.bytes;
+                parsed.add_run(scan.frames, scan.message_type);
+                scan.end
+            };
+            match end {
+                ScanEnd::Incomplete => break,
+                ScanEnd::Error(error) => parsed.fault = Some(Fault::Frame(error)),
+                ScanEnd::Protocol => self.handle_protocol(now, rules, bytes, &mut parsed),
+            }
+        }
+        if parsed.frames > 0 || parsed.has_protocol {
+            self.first_frame_since = None;
+        }
+        let unfinished = self.state.takes_input() && parsed.consumed < bytes.len();
+        if !unfinished {
+            self.frame_since = None;
+        } else if parsed.consumed > 0 || self.frame_since.is_none() {
+            self.frame_since = Some(now);
+        }
+        let messages = u64::from(parsed.frames);
+        self.inbound.messages += messages;
+        parsed
+    }
+
+    /// Takes the protocol message that comes next in `bytes`.
+    fn handle_protocol(&mut self, now: Tick, rules: &Rules, bytes: &[u8], parsed: &mut Parsed) {
+        let decoded = rules.decoder.decode(&bytes[parsed.consumed..]);
+        let Ok(Some((frame, size))) = decoded else {
+            debug_assert!(false, "the scan has found a whole frame, not {decoded:?}");
+            return;
+        };
+        if let Err(fault) = self.handle_message(now, rules, &frame, parsed) {
+            parsed.fault = Some(fault);
+            return;
+        }
+        parsed.consumed += size;
+        parsed.has_protocol = true;
+    }
+
+    fn handle_message(
+        &mut self,
+        now: Tick,
+        rules: &Rules,
+        frame: &Frame<'_>,
+        parsed: &mut Parsed,
+    ) -> Result<(), Fault> {
+        let wrong = |text| Err(Fault::Message(CloseReason::BadProtocolMessage, text));
+        if self.hello == HelloState::Required && frame.message_type != MessageType::HELLO {
+            let text = "the first frame is not HELLO, which is required";
+            return Err(Fault::Message(CloseReason::HelloRequired, text));
+        }
+        match frame.message_type {
+            MessageType::HELLO => {
+                parsed.payload_size_max = Some(self.handle_hello(rules, frame.payload)?);
+            }
+            MessageType::OK => return wrong("OK without our HELLO"),
+            MessageType::BYE => match frame::Bye::parse(frame.payload) {
+                Ok(bye) => {
+                    self.bye_received = Some(bye.code);
+                    self.handle_end(now, CloseReason::PeerBye);
+                }
+                Err(_) => return wrong("malformed BYE"),
+            },
+            MessageType::PING if frame.payload.len() > PING_SIZE_MAX => {
+                return wrong("PING is longer than 64 bytes");
+            }
+            MessageType::PING => self.pong = Some(frame.payload.into()),
+            MessageType::PONG => {}
+            _ => return wrong("unknown protocol message"),
+        }
+        Ok(())
+    }
+
+    fn handle_hello(&mut self, rules: &Rules, payload: &[u8]) -> Result<u32, Fault> {
+        if self.hello == HelloState::Said {
+            return Err(Fault::Message(CloseReason::BadProtocolMessage, "second HELLO"));
+        }
+        let hello = Hello::parse(payload)
+            .map_err(|_| Fault::Message(CloseReason::BadProtocolMessage, "malformed HELLO"))?;
+        if !hello.is_current_version() {
+            let text = "HELLO speaks of another protocol version";
+            return Err(Fault::Message(CloseReason::HelloMismatch, text));
+        }
+        if hello.network_id != rules.network_id {
+            let text = "HELLO names another network";
+            return Err(Fault::Message(CloseReason::HelloMismatch, text));
+        }
+        self.hello = HelloState::Said;
+        self.insert_control(&Frame::new(MessageType::OK, &rules.ok_payload));
+        Ok(hello.payload_size_max)
+    }
+
+    /// Bytes moved, in either direction.
+    pub(crate) fn handle_moved(&mut self, now: Tick) {
+        self.moved = now;
+        self.idle_since = now;
+    }
+
+    /// The peer's FIN. A frame that it cut off is never delivered; true says that there was one.
+    pub(crate) fn handle_eof(&mut self, now: Tick) -> bool {
+        self.eof = true;
+        let partial = !self.carry.is_empty();
+        self.carry = Vec::new();
+        if self.state.takes_input() {
+            let reason =
+                if partial { CloseReason::EofInFrame } else { CloseReason::PeerClosed };
+            self.handle_end(now, reason);
+            return partial;
+        }
+        false
+    }
+
+    /// The peer sends nothing more.
+    fn handle_end(&mut self, now: Tick, reason: CloseReason) {
+        self.frame_since = None;
+        self.first_frame_since = None;
+        self.set_state(now, State::HalfClosed { reason, quiet_since: None });
+    }
+
+    /// Says whether we read, which the deadlines about receiving depend on.
+    pub(crate) fn set_reading(&mut self, now: Tick, reading: bool) {
+        match (reading, self.paused_since) {
+            (false, None) => self.paused_since = Some(now),
+            (true, Some(since)) => {
+                let shift = now.saturating_sub(since);
+                self.paused_since = None;
+                self.first_frame_since = self.first_frame_since.map(|tick| tick + shift);
+                self.frame_since = self.frame_since.map(|tick| tick + shift);
+                self.idle_since += shift;
+            }
+            (true, None) | (false, Some(_)) => {}
+        }
+    }
+
+    /// The outbox waits for the socket.
+    pub(crate) fn handle_write_blocked(&mut self, now: Tick) {
+        self.stalled_since.get_or_insert(now);
+    }
+
+    /// The peer took `bytes` bytes, or the outbox is empty.
+    pub(crate) fn handle_write_progress(&mut self) {
+        self.stalled_since = None;
+    }
+
+    /// Moves the PONG that waits into the outbox.
+    pub(crate) fn queue_pong(&mut self) {
+        if let Some(payload) = self.pong.take() {
+            self.insert_control(&Frame::new(MessageType::PONG, &payload));
+        }
+    }
+
+    /// Whether a write could make progress.
+    pub(crate) fn has_output(&self) -> bool {
+        !self.outbox.is_empty() || self.pong.is_some()
+    }
+
+    /// Begins an orderly close: what is queued goes out, then BYE and FIN.
+    pub(crate) fn begin_drain(&mut self, now: Tick, reason: CloseReason, drain_ms: u64) {
+        let says = reason.wire_code().is_some() && self.bye_received.is_none();
+        let bye = if says { Bye::Due } else { Bye::Never };
+        self.pong = None;
+        self.carry = Vec::new();
+        self.frame_since = None;
+        self.first_frame_since = None;
+        let deadline = now.saturating_add(drain_ms);
+        self.set_state(now, State::Draining { reason, deadline, bye });
+    }
+
+    /// The service stops: reads nothing more, and waits until everything delivered is answered.
+    pub(crate) fn begin_stop(&mut self, now: Tick, deadline: Tick, released: u64) {
+        debug_assert!(self.state.takes_input(), "stop in state {:?}", self.state);
+        self.carry = Vec::new();
+        self.frame_since = None;
+        self.first_frame_since = None;
+        self.set_state(now, State::Stopping { progress: (now, released), deadline });
+    }
+
+    /// To be called when the outbox is empty: queues the BYE that is due. True when there is nothing
+    /// left to write and the FIN is due.
+    pub(crate) fn finish_drain(&mut self, now: Tick, text: &str) -> bool {
+        let State::Draining { reason, deadline, bye } = self.state else { return false };
+        match bye {
+            Bye::Due => {
+                if let Some(frame) = frame::bye_frame(reason, text) {
+                    self.outbox.insert_control(frame);
+                }
+                self.set_state(now, State::Draining { reason, deadline, bye: Bye::Queued });
+                false
+            }
+            Bye::Never | Bye::Queued => true,
+        }
+    }
+
+    /// The FIN is out. True if the peer's was there before, so that nothing is left to wait for.
+    pub(crate) fn begin_linger(&mut self, now: Tick) -> bool {
+        let State::Draining { reason, .. } = self.state else {
+            unreachable!("a FIN is sent at the end of draining, not in {:?}", self.state);
+        };
+        let deadline = now.saturating_add(LINGER_MS);
+        self.set_state(now, State::Lingering { reason, deadline, left: LINGER_BYTES_MAX });
+        self.eof
+    }
+
+    /// Discards input that came while the connection is closing. False when it was enough.
+    pub(crate) fn handle_discarded(&mut self, now: Tick, bytes: usize) -> bool {
+        let State::Lingering { reason, deadline, left } = self.state else { return true };
+        let left = left.saturating_sub(bytes);
+        self.set_state(now, State::Lingering { reason, deadline, left });
+        left > 0
+    }
+
+    /// Whether everything is quiet; called when that may have changed. `None`: not yet; `Some` is the
+    /// reason to drain for, now that it is.
+    pub(crate) fn judge_quiet(
+        &mut self,
+        now: Tick,
+        released: Traffic,
+        queued: bool,
+    ) -> Option<CloseReason> {
+        let in_flight = self.in_flight(released).bytes > 0;
+        match self.state {
+            State::HalfClosed { reason, quiet_since } => {
+                let quiet_since =
+                    (!in_flight && !queued).then_some(quiet_since.unwrap_or(now));
+                self.set_state(now, State::HalfClosed { reason, quiet_since });
+                quiet_since.filter(|since| now - since >= HALF_CLOSE_GRACE_MS).map(|_| reason)
+            }
+            State::Stopping { progress: (since, before), deadline } => {
+                let progress =
+                    if released.bytes > before { (now, released.bytes) } else { (since, before) };
+                self.set_state(now, State::Stopping { progress, deadline });
+                // A subscriber that lets nothing go for a while will not answer any more.
+                let waited = now - progress.0 >= HALF_CLOSE_GRACE_MS;
+                (!queued && (!in_flight || waited)).then_some(CloseReason::Shutdown)
+            }
+            State::Open | State::Draining { .. } | State::Lingering { .. } => None,
+        }
+    }
+
+    /// What was read and not yet released by everybody.
+    pub(crate) fn in_flight(&self, released: Traffic) -> Traffic {
+        debug_assert!(released.bytes <= self.read.bytes && released.messages <= self.read.messages);
+        Traffic::new(
+            self.read.messages.saturating_sub(released.messages),
+            self.read.bytes.saturating_sub(released.bytes),
+        )
+    }
+
+    /// The next tick at which [`judge`](Self::judge) may have something to say.
+    pub(crate) fn next_deadline(&self, rules: &Rules) -> Option<Tick> {
+        let after = |since: Option<Tick>, limit: u64| {
+            since.filter(|_| limit > 0).map(|since| since.saturating_add(limit))
+        };
+        let stall = after(self.stalled_since, rules.write_stall_ms);
+        let receiving = self.paused_since.is_none();
+        let ends = match self.state {
+            State::Open => [
+                after(self.first_frame_since, rules.first_frame_ms).filter(|_| receiving),
+                after(self.frame_since, rules.frame_ms).filter(|_| receiving),
+                after(Some(self.idle_since), rules.idle_ms).filter(|_| receiving),
+            ],
+            State::HalfClosed { quiet_since, .. } => {
+                [after(quiet_since, HALF_CLOSE_GRACE_MS), None, None]
+            }
+            State::Stopping { progress, deadline } => {
+                [after(Some(progress.0), HALF_CLOSE_GRACE_MS), Some(deadline), None]
+            }
+            State::Draining { deadline, .. } | State::Lingering { deadline, .. } => {
+                [Some(deadline), None, None]
+            }
+        };
+        ends.into_iter().chain([stall]).flatten().min()
+    }
+
+    /// What the deadlines that passed ask for.
+    pub(crate) fn judge(&self, now: Tick, rules: &Rules) -> Option<Verdict> {
+        let passed = |since: Option<Tick>, limit: u64| {
+            since.is_some_and(|since| limit > 0 && now >= since.saturating_add(limit))
+        };
+        if passed(self.stalled_since, rules.write_stall_ms) {
+            return Some(Verdict::Abort(CloseReason::SlowPeer));
+        }
+        match self.state {
+            State::Open if self.paused_since.is_some() => None,
+            State::Open => {
+                if passed(self.first_frame_since, rules.first_frame_ms) {
+                    Some(Verdict::Close(CloseReason::FirstFrameTimeout))
+                } else if passed(self.frame_since, rules.frame_ms) {
+                    Some(Verdict::Close(CloseReason::FrameTimeout))
+                } else if passed(Some(self.idle_since), rules.idle_ms) {
+                    Some(Verdict::Close(CloseReason::IdleTimeout))
+                } else {
+                    None
+                }
+            }
+            State::HalfClosed { .. } => Some(Verdict::CheckQuiet),
+            State::Stopping { deadline, .. } if now >= deadline => {
+                Some(Verdict::Abort(CloseReason::Shutdown))
+            }
+            State::Stopping { .. } => Some(Verdict::CheckQuiet),
+            State::Draining { reason, deadline, .. } if now >= deadline => {
+                Some(Verdict::Abort(reason))
+            }
+            State::Draining { .. } => None,
+            State::Lingering { deadline, .. } => (now >= deadline).then_some(Verdict::Done),
+        }
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state
+    }
+
+    /// Whether the connection is on its way to be closed.
+    pub(crate) fn is_closing(&self) -> bool {
+        match self.state {
+            State::Open | State::HalfClosed { .. } | State::Stopping { .. } => false,
+            State::Draining { .. } | State::Lingering { .. } => true,
+        }
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused_since.is_some()
+    }
+
+    /// Size of the frame that the carried bytes begin, if they tell it.
+    pub(crate) fn carried_frame_size(&self) -> Option<usize> {
+        frame::frame_size_at(&self.carry)
+    }
+
+    fn insert_control(&mut self, frame: &Frame<'_>) {
+        let mut bytes = Vec::with_capacity(frame.encoded_size());
+        frame::encode_whole(frame, &mut bytes);
+        self.outbox.insert_control(bytes);
+    }
+
+    /// The only writer of the state.
+    fn set_state(&mut self, now: Tick, next: State) {
+        assert!(self.state.may_become(next), "{:?} cannot become {next:?}", self.state);
+        if self.state.name() != next.name() {
+            log::trace!("peer {}: {} => {} at {now}", self.id, self.state.name(), next.name());
+        }
+        self.state = next;
+    }
+}
+
+/// Judges the one frame that may come while HELLO is required.
+fn first_frame(rules: &Rules, bytes: &[u8]) -> ScanEnd {
+    match rules.decoder.with_length_max(LENGTH_BEFORE_HELLO_MAX).decode(bytes) {
+        Err(error) => ScanEnd::Error(error),
+        Ok(None) => ScanEnd::Incomplete,
+        // Whatever it is, the switch for protocol messages decides.
+        Ok(Some(_)) => ScanEnd::Protocol,
+    }
+}

@@ -1,0 +1,92 @@
+//! The life of a connection.
+
+use crate::{clock::Tick, error::CloseReason};
+
+/// Where a connection is in its life.
+///
+/// ```text
+///            FIN or BYE of the peer
+///   Open ------------------------------> HalfClosed
+///    | \                                     | quiet for 250 ms
+///    |  \  the service stops                 v
+///    |   +------------> Stopping ------> Draining -------> Lingering ------> closed
+///    |                           quiet   ^   |   BYE, FIN      |  FIN, 500 ms, 64 KiB
+///    +-----------------------------------+   |                 |
+///    | bad frame, deadline, refusal, close   | deadline        |
+///    |                                       v                 v
+///    +-------------------------------> closed by RST <---------+
+///      write stall, reset, I/O error                 I/O error
+/// ```
+///
+/// *Quiet* means: everything read from the peer was released by its subscribers, and everything that
+/// was accepted for it was written. `Draining` is skipped by nobody who closes in order: it finishes the
+/// outbox, says BYE unless the peer closed first, and sends the FIN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Reads and writes.
+    Open,
+    /// The peer sends nothing more; answers still go out, and senders may still send.
+    HalfClosed {
+        reason: CloseReason,
+        /// Since when nothing is in flight and nothing is queued.
+        quiet_since: Option<Tick>,
+    },
+    /// The service stops: nothing is read, but answers to what was delivered still go out.
+    Stopping {
+        /// When a subscriber last released something, and the sum of bytes released then.
+        progress: (Tick, u64),
+        /// When the stop has waited long enough.
+        deadline: Tick,
+    },
+    /// Nothing more is accepted for the peer; what is queued goes out until the deadline.
+    Draining { reason: CloseReason, deadline: Tick, bye: Bye },
+    /// Our FIN is out. Input is discarded, so that it does not turn into a RST which destroys what
+    /// the peer has not read yet.
+    Lingering { reason: CloseReason, deadline: Tick, left: usize },
+}
+
+/// Whether the peer is told why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bye {
+    /// It closed first, or the reason is not one of the wire.
+    Never,
+    /// Once everything else is written.
+    Due,
+    /// It is in the outbox.
+    Queued,
+}
+
+impl State {
+    /// Whether frames of the peer are taken in.
+    pub(crate) const fn takes_input(self) -> bool {
+        matches!(self, Self::Open)
+    }
+
+    /// Whether a step may follow another; the diagram above, as a table.
+    pub(crate) fn may_become(self, next: Self) -> bool {
+        match (self, next) {
+            (Self::Open, _) => true,
+            (Self::HalfClosed { .. }, Self::HalfClosed { .. } | Self::Draining { .. }) => true,
+            (Self::Stopping { .. }, Self::Stopping { .. } | Self::Draining { .. }) => true,
+            (Self::Draining { .. }, Self::Draining { .. } | Self::Lingering { .. }) => true,
+            (Self::Lingering { .. }, Self::Lingering { .. }) => true,
+            (
+                Self::HalfClosed { .. }
+                | Self::Stopping { .. }
+                | Self::Draining { .. }
+                | Self::Lingering { .. },
+                _,
+            ) => false,
+        }
+    }
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::HalfClosed { .. } => "half-closed",
+            Self::Stopping { .. } => "stopping",
+            Self::Draining { .. } => "draining",
+            Self::Lingering { .. } => "lingering",
+        }
+    }
+}

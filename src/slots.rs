@@ -1,0 +1,773 @@
+//! What a connection shares with other threads: its outgoing tail, its credit, its doorbell.
+//!
+//! The loop owns everything about a peer except for one [`Slot`]. Other threads reach the slot by the
+//! peer's id: a sender appends encoded frames to its tail, whoever drops the last reference to a
+//! block returns the credit, the dispatcher holds the peer back. Each of them then asks for the loop's
+//! attention, at most once until the loop has looked.
+//!
+//! The tail stands behind a mutex that is held for a copy of at most a few kilobytes. Senders may wait
+//! for each other there; the loop never does: it tries the lock and comes back in its next turn. The
+//! generation is compared under the same lock, so whether a message was accepted is decided at one
+//! place and cannot be wrong.
+//!
+//! Invariants, per connection:
+//! - `written <= accepted`, in messages and in bytes; their difference is what is queued
+//! - `queued <= limit`, or exactly one message is queued
+//! - bytes leased from the budget `>= queued bytes` after every send
+//! - a slot index is in the attention queue at most once
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
+    },
+    thread::{self, Thread, ThreadId},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::{
+    clock::Clock,
+    doorbell::Doorbell,
+    error::SendError,
+    frame::{Frame, encode_around, encode_whole},
+    id::{MessageType, PeerId},
+    ledger::{Ledger, Traffic},
+    limits::{BLOCK_SIZE, BUDGET_LEASE_BYTES, FRAME_OVERHEAD_MAX, PAYLOAD_COPIED_MAX},
+};
+
+/// Slots are allocated in chunks when the first of their connections comes.
+const CHUNK_SLOTS: usize = 64;
+
+/// All slots of one loop.
+pub(crate) struct Slots {
+    shard: u8,
+    chunks: Box<[OnceLock<Box<[Slot]>>]>,
+    limits: OutboxLimits,
+    attention: (Sender<u32>, Receiver<u32>),
+    waiters: Mutex<Vec<(u32, Thread)>>,
+    /// True while the loop does not read because the budget is short.
+    budget_waited: AtomicBool,
+    loop_thread: OnceLock<ThreadId>,
+    pub(crate) doorbell: Doorbell,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) clock: Clock,
+}
+
+/// Bounds of one outbox.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OutboxLimits {
+    pub(crate) bytes: u64,
+    pub(crate) messages: u64,
+    pub(crate) payload_size: u32,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    /// True while the slot's index is in the attention queue.
+    attention: AtomicBool,
+    /// True while a sender waits for room.
+    waited: AtomicBool,
+    /// True while the loop does not read the peer until `released` has reached `resume`.
+    paused: AtomicBool,
+    /// Deliveries of this peer that wait for a full subscriber.
+    held: AtomicU32,
+    /// Written under the lock, read by the loop.
+    accepted: TrafficCell,
+    released: TrafficCell,
+    /// Written by the loop, read under the lock.
+    written: TrafficCell,
+    resume: TrafficCell,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    generation: u32,
+    state: SlotState,
+    /// The longest payload that the peer takes.
+    payload_size_max: u32,
+    leased: usize,
+    tail: Tail,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum SlotState {
+    #[default]
+    Free,
+    Open,
+    /// The application asked for a close that the loop has not seen yet.
+    CloseAsked,
+    /// The loop is closing the connection.
+    Closing,
+}
+
+/// Messages and bytes with one writer at a time.
+#[derive(Debug, Default)]
+struct TrafficCell {
+    messages: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl TrafficCell {
+    fn get(&self) -> Traffic {
+        Traffic::new(
+            self.messages.load(Ordering::Relaxed),
+            self.bytes.load(Ordering::Relaxed),
+        )
+    }
+
+    fn set(&self, traffic: Traffic) {
+        self.messages.store(traffic.messages, Ordering::Relaxed);
+        self.bytes.store(traffic.bytes, Ordering::Relaxed);
+    }
+
+    fn add(&self, traffic: Traffic) {
+        let mut sum = self.get();
+        sum.add(traffic);
+        self.set(sum);
+    }
+}
+
+/// Encoded frames that the loop has not taken yet.
+#[derive(Debug, Default)]
+pub(crate) struct Tail {
+    sealed: Vec<Segment>,
+    open: Segment,
+}
+
+/// A run of outgoing bytes. Frames may continue from one segment into the next, but a header
+/// always lies in one segment as a whole.
+#[derive(Debug, Default)]
+pub(crate) struct Segment {
+    pub(crate) data: SegmentData,
+    /// Frames that end in this segment.
+    pub(crate) messages: u32,
+    /// The type of all of them, if they share one.
+    pub(crate) message_type: Option<MessageType>,
+    mixed: bool,
+    /// Bytes by which the last frame continues behind this segment.
+    pub(crate) spill: usize,
+    /// The type of that frame.
+    pub(crate) spill_type: MessageType,
+}
+
+#[derive(Debug)]
+pub(crate) enum SegmentData {
+    /// Encoded here.
+    Encoded(Vec<u8>),
+    /// A payload as the sender gave it.
+    Shared(Bytes),
+}
+
+impl Default for SegmentData {
+    fn default() -> Self {
+        Self::Encoded(Vec::new())
+    }
+}
+
+impl SegmentData {
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Encoded(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl Segment {
+    /// Frames that were encoded elsewhere, all whole.
+    pub(crate) fn whole(bytes: Vec<u8>, messages: u32) -> Self {
+        Self { data: SegmentData::Encoded(bytes), messages, mixed: true, ..Self::default() }
+    }
+
+    /// Counts a frame that ends here.
+    fn note(&mut self, message_type: MessageType) {
+        match self.message_type {
+            None if !self.mixed => self.message_type = Some(message_type),
+            Some(other) if other == message_type => {}
+            Some(_) | None => {
+                self.message_type = None;
+                self.mixed = true;
+            }
+        }
+        self.messages += 1;
+    }
+
+    /// The bytes of the open segment, which is always an encoded one.
+    fn buffer(&mut self) -> &mut Vec<u8> {
+        match &mut self.data {
+            SegmentData::Encoded(bytes) => bytes,
+            SegmentData::Shared(_) => unreachable!("a shared payload is sealed when it is pushed"),
+        }
+    }
+}
+
+impl Tail {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sealed.is_empty() && self.open.data.as_slice().is_empty()
+    }
+
+    /// Appends a frame; `owned` is its payload if it may be queued without a copy.
+    fn push(&mut self, frame: &Frame<'_>, owned: Option<Bytes>) {
+        match owned {
+            Some(payload) if payload.len() > PAYLOAD_COPIED_MAX => {
+                let trailer = encode_around(frame, self.open.buffer());
+                self.open.spill = payload.len() + trailer.map_or(0, |trailer| trailer.len());
+                self.open.spill_type = frame.message_type;
+                self.seal();
+                let mut body =
+                    Segment { data: SegmentData::Shared(payload), ..Segment::default() };
+                if let Some(trailer) = trailer {
+                    (body.spill, body.spill_type) = (trailer.len(), frame.message_type);
+                    self.sealed.push(body);
+                    self.open.buffer().extend_from_slice(&trailer);
+                    self.open.note(frame.message_type);
+                } else {
+                    body.note(frame.message_type);
+                    self.sealed.push(body);
+                }
+            }
+            Some(_) | None => {
+                encode_whole(frame, self.open.buffer());
+                self.open.note(frame.message_type);
+                self.seal_if_long();
+            }
+        }
+    }
+
+    /// Long buffers are sealed, so that appending never moves more than one block.
+    fn seal_if_long(&mut self) {
+        if self.open.data.as_slice().len() >= BLOCK_SIZE {
+            self.seal();
+        }
+    }
+
+    fn seal(&mut self) {
+        self.sealed.push(std::mem::take(&mut self.open));
+    }
+
+    /// Moves all segments to `out`.
+    fn take(&mut self, out: &mut impl Extend<Segment>) {
+        out.extend(self.sealed.drain(..));
+        if !self.open.data.as_slice().is_empty() {
+            out.extend([std::mem::take(&mut self.open)]);
+        }
+    }
+}
+
+/// A message on its way out: a frame, and its payload once more if it is owned.
+#[derive(Debug)]
+pub(crate) struct OutFrame<'a> {
+    pub(crate) frame: Frame<'a>,
+    pub(crate) owned: Option<Bytes>,
+}
+
+/// Several encoded frames, for one peer.
+#[derive(Debug, Default)]
+pub(crate) struct OutFrames {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) messages: u32,
+    pub(crate) payload_size_max: usize,
+    pub(crate) message_type: Option<MessageType>,
+    pub(crate) mixed: bool,
+}
+
+/// What the loop learns of a slot that asked for attention.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// Frames that came out of the tail.
+    pub(crate) traffic: Traffic,
+    /// The application asked for a close, and nothing will be accepted any more.
+    pub(crate) close_asked: bool,
+}
+
+/// The lock is taken by somebody else; to be tried again in the next turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Contended;
+
+impl Slots {
+    pub(crate) fn new(
+        shard: u8,
+        count: usize,
+        limits: OutboxLimits,
+        ledger: Arc<Ledger>,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            shard,
+            chunks: (0..count.div_ceil(CHUNK_SLOTS)).map(|_| OnceLock::new()).collect(),
+            limits,
+            attention: bounded(count.div_ceil(CHUNK_SLOTS) * CHUNK_SLOTS),
+            waiters: Mutex::default(),
+            budget_waited: AtomicBool::new(false),
+            loop_thread: OnceLock::new(),
+            doorbell: Doorbell::default(),
+            ledger,
+            clock,
+        }
+    }
+
+    pub(crate) fn limits(&self) -> OutboxLimits {
+        self.limits
+    }
+
+    // ----- any thread ------------------------------------------------------------------------
+
+    /// Accepts a message for a peer, or says why not.
+    pub(crate) fn send(&self, peer: PeerId, message: OutFrame<'_>) -> Result<(), SendError> {
+        let frame = message.frame;
+        let traffic = Traffic::new(1, frame.encoded_size() as u64);
+        self.accept(peer, traffic, frame.payload.len(), |tail| tail.push(&frame, message.owned))
+    }
+
+    /// Accepts all messages of a batch for a peer, or none.
+    pub(crate) fn send_batch(&self, peer: PeerId, batch: &mut OutFrames) -> Result<(), SendError> {
+        if batch.messages == 0 {
+            return Ok(());
+        }
+        let traffic = Traffic::new(u64::from(batch.messages), batch.bytes.len() as u64);
+        self.accept(peer, traffic, batch.payload_size_max, |tail| tail.append(batch))
+    }
+
+    fn accept(
+        &self,
+        peer: PeerId,
+        traffic: Traffic,
+        payload_size: usize,
+        push: impl FnOnce(&mut Tail),
+    ) -> Result<(), SendError> {
+        let slot = self.slot(peer).ok_or(SendError::NotConnected)?;
+        let mut inner = slot.lock();
+        if inner.generation != peer.generation() {
+            return Err(SendError::NotConnected);
+        }
+        match inner.state {
+            SlotState::Free => return Err(SendError::NotConnected),
+            SlotState::CloseAsked | SlotState::Closing => return Err(SendError::Closing),
+            SlotState::Open => {}
+        }
+        if payload_size > inner.payload_size_max as usize {
+            let limit = inner.payload_size_max as usize;
+            return Err(SendError::TooLarge { size: payload_size, limit });
+        }
+        let mut queued = slot.queued();
+        let was_empty = queued.messages == 0;
+        queued.add(traffic);
+        let fits = queued.bytes <= self.limits.bytes && queued.messages <= self.limits.messages;
+        if !(fits || (was_empty && traffic.messages == 1)) {
+            return Err(SendError::Full);
+        }
+        if !self.lease(&mut inner, queued.bytes) {
+            return Err(SendError::Full);
+        }
+        push(&mut inner.tail);
+        slot.accepted.add(traffic);
+        drop(inner);
+        self.ask_attention(slot, peer.index());
+        Ok(())
+    }
+
+    /// Makes sure that the slot's lease covers what it has queued.
+    fn lease(&self, inner: &mut Inner, queued: u64) -> bool {
+        let queued = usize::try_from(queued).unwrap_or(usize::MAX);
+        if queued <= inner.leased {
+            return true;
+        }
+        let step = (queued - inner.leased).next_multiple_of(BUDGET_LEASE_BYTES);
+        let granted = self.ledger.budget.try_charge(step);
+        if granted {
+            inner.leased += step;
+        }
+        granted
+    }
+
+    /// Asks the loop to close a connection in order. False if there is no such connection.
+    pub(crate) fn ask_close(&self, peer: PeerId) -> bool {
+        let Some(slot) = self.slot(peer) else { return false };
+        let mut inner = slot.lock();
+        if inner.generation != peer.generation() {
+            return false;
+        }
+        match inner.state {
+            SlotState::Free => return false,
+            SlotState::CloseAsked | SlotState::Closing => return true,
+            SlotState::Open => inner.state = SlotState::CloseAsked,
+        }
+        drop(inner);
+        self.ask_attention(slot, peer.index());
+        true
+    }
+
+    /// Whether a message of this size could be accepted now; for waiting senders.
+    ///
+    /// Registers the calling thread to be unparked when there may be room. Senders on the loop's own
+    /// thread must not wait: nobody else could make the room.
+    pub(crate) fn wait_for_room(&self, peer: PeerId) -> bool {
+        let Some(slot) = self.slot(peer) else { return false };
+        if self.loop_thread.get() == Some(&thread::current().id()) {
+            return false;
+        }
+        let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        let me = thread::current();
+        if !waiters.iter().any(|(index, thread)| *index == peer.index() && thread.id() == me.id()) {
+            waiters.push((peer.index(), me));
+        }
+        drop(waiters);
+        slot.waited.store(true, Ordering::Relaxed);
+        // Pairs with the fence in `add_written`: the caller looks at the queue after this.
+        fence(Ordering::SeqCst);
+        true
+    }
+
+    /// Takes the calling thread off the list of those that wait for room.
+    pub(crate) fn forget_waiter(&self, peer: PeerId) {
+        let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        let me = thread::current().id();
+        waiters.retain(|(index, thread)| *index != peer.index() || thread.id() != me);
+    }
+
+    /// Waits until somebody unparks this thread, or the time is over.
+    pub(crate) fn park(timeout: Duration) {
+        thread::park_timeout(timeout);
+    }
+
+    /// Returns credit for what was read from a peer, if it is still connected, and the bytes to the
+    /// budget in any case.
+    pub(crate) fn release(&self, peer: PeerId, traffic: Traffic, charge: usize) {
+        self.ledger.budget.release(charge);
+        let Some(slot) = self.slot(peer) else { return };
+        let inner = slot.lock();
+        let current = inner.generation == peer.generation();
+        if current {
+            slot.released.add(traffic);
+        }
+        drop(inner);
+        // Pairs with the fences in `pause` and `wait_for_budget`.
+        fence(Ordering::SeqCst);
+        if current && slot.paused.load(Ordering::Relaxed) && slot.may_resume() {
+            slot.paused.store(false, Ordering::Relaxed);
+            self.ask_attention(slot, peer.index());
+        }
+        if self.budget_waited.load(Ordering::Relaxed) && !self.ledger.budget.is_tight() {
+            self.budget_waited.store(false, Ordering::Relaxed);
+            self.doorbell.ring();
+        }
+    }
+
+    /// Keeps the loop from reading a peer until [`unhold`](Self::unhold) was called as often.
+    pub(crate) fn hold(&self, peer: PeerId) {
+        let Some(slot) = self.slot(peer) else { return };
+        let inner = slot.lock();
+        if inner.generation == peer.generation() {
+            slot.held.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn unhold(&self, peer: PeerId) {
+        let Some(slot) = self.slot(peer) else { return };
+        let inner = slot.lock();
+        if inner.generation != peer.generation() {
+            return;
+        }
+        let before = slot.held.fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0, "unhold without hold");
+        drop(inner);
+        if before == 1 {
+            self.ask_attention(slot, peer.index());
+        }
+    }
+
+    fn ask_attention(&self, slot: &Slot, index: u32) {
+        if !slot.attention.swap(true, Ordering::AcqRel) {
+            let sent = self.attention.0.try_send(index);
+            debug_assert!(sent.is_ok(), "the queue has a place for every slot");
+            self.doorbell.ring();
+        }
+    }
+
+    fn slot(&self, peer: PeerId) -> Option<&Slot> {
+        if peer.shard() != self.shard {
+            return None;
+        }
+        self.slot_at(peer.index())
+    }
+
+    fn slot_at(&self, index: u32) -> Option<&Slot> {
+        let index = index as usize;
+        self.chunks.get(index / CHUNK_SLOTS)?.get()?.get(index % CHUNK_SLOTS)
+    }
+
+    // ----- the loop --------------------------------------------------------------------------
+
+    /// Says which thread must never wait here.
+    pub(crate) fn set_loop_thread(&self) {
+        let _ = self.loop_thread.set(thread::current().id());
+    }
+
+    /// Gives the slot to a new connection. `None` if the slot cannot be used now or any more.
+    pub(crate) fn open(&self, index: u32) -> Option<PeerId> {
+        let chunk = self.chunks.get(index as usize / CHUNK_SLOTS)?;
+        let chunk =
+            chunk.get_or_init(|| (0..CHUNK_SLOTS).map(|_| Slot::default()).collect());
+        let slot = chunk.get(index as usize % CHUNK_SLOTS)?;
+        let mut inner = slot.try_lock().ok()?;
+        assert_eq!(inner.state, SlotState::Free, "slot {index} is given away once");
+        // A generation never comes twice, so a slot that has used them all is retired.
+        inner.generation = inner.generation.checked_add(1)?;
+        inner.state = SlotState::Open;
+        inner.payload_size_max = self.limits.payload_size;
+        for cell in [&slot.accepted, &slot.released, &slot.written, &slot.resume] {
+            cell.set(Traffic::default());
+        }
+        slot.held.store(0, Ordering::Relaxed);
+        slot.paused.store(false, Ordering::Relaxed);
+        Some(PeerId::new(self.shard, index, inner.generation))
+    }
+
+    /// Lowers the longest payload that may be sent to the peer: what it said in its HELLO.
+    pub(crate) fn set_payload_size_max(&self, peer: PeerId, limit: u32) -> Result<(), Contended> {
+        let mut inner = self.own(peer).try_lock()?;
+        inner.payload_size_max = limit.min(self.limits.payload_size);
+        Ok(())
+    }
+
+    /// The next slot that asked for attention. Whatever happens to it from now on asks again.
+    pub(crate) fn poll_attention(&self) -> Option<u32> {
+        let index = self.attention.1.try_recv().ok()?;
+        if let Some(slot) = self.slot_at(index) {
+            slot.attention.swap(false, Ordering::AcqRel);
+        }
+        Some(index)
+    }
+
+    pub(crate) fn has_attention(&self) -> bool {
+        !self.attention.1.is_empty()
+    }
+
+    /// Takes what senders have appended for an open connection.
+    pub(crate) fn take_tail(
+        &self,
+        peer: PeerId,
+        out: &mut impl Extend<Segment>,
+        taken_before: Traffic,
+    ) -> Result<Taken, Contended> {
+        let slot = self.own(peer);
+        let mut inner = slot.try_lock()?;
+        inner.tail.take(out);
+        let accepted = slot.accepted.get();
+        let close_asked = inner.state == SlotState::CloseAsked;
+        if close_asked {
+            inner.state = SlotState::Closing;
+        }
+        let traffic = Traffic::new(
+            accepted.messages - taken_before.messages,
+            accepted.bytes - taken_before.bytes,
+        );
+        Ok(Taken { traffic, close_asked })
+    }
+
+    /// Refuses further messages: the loop is closing the connection.
+    pub(crate) fn set_closing(&self, peer: PeerId) -> Result<(), Contended> {
+        self.own(peer).try_lock()?.state = SlotState::Closing;
+        Ok(())
+    }
+
+    /// Gives back what an outbox that ran empty has leased beyond need.
+    ///
+    /// A contended slot keeps its lease until the next time: the lock means that it is being used.
+    pub(crate) fn trim_lease(&self, peer: PeerId) {
+        let slot = self.own(peer);
+        let Ok(mut inner) = slot.try_lock() else { return };
+        if slot.queued().messages == 0 && inner.leased > 0 {
+            self.ledger.budget.release(std::mem::take(&mut inner.leased));
+        }
+    }
+
+    /// Ends the connection's use of the slot. What senders had appended goes to `out`.
+    pub(crate) fn close(
+        &self,
+        peer: PeerId,
+        out: &mut impl Extend<Segment>,
+        taken_before: Traffic,
+    ) -> Result<Traffic, Contended> {
+        let slot = self.own(peer);
+        let mut inner = slot.try_lock()?;
+        inner.tail.take(out);
+        inner.tail = Tail::default();
+        inner.state = SlotState::Free;
+        self.ledger.budget.release(std::mem::take(&mut inner.leased));
+        let accepted = slot.accepted.get();
+        drop(inner);
+        slot.waited.store(true, Ordering::Relaxed);
+        Ok(Traffic::new(
+            accepted.messages - taken_before.messages,
+            accepted.bytes - taken_before.bytes,
+        ))
+    }
+
+    /// Counts what the kernel took. Returns whether somebody waits for the room.
+    pub(crate) fn add_written(&self, peer: PeerId, traffic: Traffic) -> bool {
+        let slot = self.own(peer);
+        slot.written.add(traffic);
+        // Pairs with the fence in `wait_for_room`.
+        fence(Ordering::SeqCst);
+        slot.waited.load(Ordering::Relaxed)
+    }
+
+    /// Unparks the senders that wait for room with a peer. False if it has to be tried again.
+    #[must_use]
+    pub(crate) fn notify_room(&self, index: u32) -> bool {
+        let Some(slot) = self.slot_at(index) else { return true };
+        let Ok(mut waiters) = self.waiters.try_lock() else { return false };
+        slot.waited.store(false, Ordering::Relaxed);
+        waiters.retain(|(waiting, thread)| {
+            if *waiting == index {
+                thread.unpark();
+            }
+            *waiting != index
+        });
+        true
+    }
+
+    /// Messages and bytes accepted from senders and not yet taken by the kernel.
+    pub(crate) fn queued(&self, peer: PeerId) -> Traffic {
+        self.own(peer).queued()
+    }
+
+    /// What was read from the peer and released by everybody.
+    pub(crate) fn released(&self, peer: PeerId) -> Traffic {
+        self.own(peer).released.get()
+    }
+
+    /// Whether the dispatcher keeps the peer from being read.
+    pub(crate) fn is_held(&self, peer: PeerId) -> bool {
+        self.own(peer).held.load(Ordering::Relaxed) > 0
+    }
+
+    /// Asks for attention once everything up to `resume` was released. False if it already was, so
+    /// that nobody would.
+    #[must_use]
+    pub(crate) fn pause(&self, peer: PeerId, resume: Traffic) -> bool {
+        let slot = self.own(peer);
+        slot.resume.set(resume);
+        slot.paused.store(true, Ordering::Relaxed);
+        // Pairs with the fence in `release`.
+        fence(Ordering::SeqCst);
+        let pausing = !slot.may_resume();
+        if !pausing {
+            slot.paused.store(false, Ordering::Relaxed);
+        }
+        pausing
+    }
+
+    /// Rings the doorbell once the budget is no longer tight. False if it is not.
+    #[must_use]
+    pub(crate) fn wait_for_budget(&self) -> bool {
+        self.budget_waited.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        let tight = self.ledger.budget.is_tight();
+        if !tight {
+            self.budget_waited.store(false, Ordering::Relaxed);
+        }
+        tight
+    }
+
+    /// The slot of a connection that the loop knows to be open.
+    fn own(&self, peer: PeerId) -> &Slot {
+        self.slot_at(peer.index()).expect("the slot of a connection was opened with it")
+    }
+}
+
+impl fmt::Debug for Slots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slots").field("shard", &self.shard).finish_non_exhaustive()
+    }
+}
+
+impl Slot {
+    /// A thread that panicked while it held the lock had finished or not begun its change: pushing
+    /// to a vector is the only thing in between that can fail.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn try_lock(&self) -> Result<MutexGuard<'_, Inner>, Contended> {
+        match self.inner.try_lock() {
+            Ok(inner) => Ok(inner),
+            Err(std::sync::TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+            Err(std::sync::TryLockError::WouldBlock) => Err(Contended),
+        }
+    }
+
+    fn queued(&self) -> Traffic {
+        let (accepted, written) = (self.accepted.get(), self.written.get());
+        // The loop reads without the lock, so the two may be a moment apart.
+        Traffic::new(
+            accepted.messages.saturating_sub(written.messages),
+            accepted.bytes.saturating_sub(written.bytes),
+        )
+    }
+
+    fn may_resume(&self) -> bool {
+        let (released, resume) = (self.released.get(), self.resume.get());
+        released.messages >= resume.messages && released.bytes >= resume.bytes
+    }
+}
+
+impl Tail {
+    /// Moves the frames of a batch here. A long batch becomes a segment of its own, without a copy.
+    fn append(&mut self, batch: &mut OutFrames) {
+        if batch.bytes.len() >= BLOCK_SIZE / 2 {
+            if !self.open.data.as_slice().is_empty() {
+                self.seal();
+            }
+            let bytes = std::mem::take(&mut batch.bytes);
+            self.open.data = SegmentData::Encoded(bytes);
+        } else {
+            self.open.buffer().extend_from_slice(&batch.bytes);
+        }
+        self.open.messages += batch.messages;
+        match (self.open.message_type, batch.message_type) {
+            (None, Some(message_type)) if self.open.messages == batch.messages => {
+                self.open.message_type = Some(message_type);
+            }
+            (Some(own), Some(other)) if own == other => {}
+            _ => {
+                self.open.message_type = None;
+                self.open.mixed = true;
+            }
+        }
+        self.seal_if_long();
+        batch.clear();
+    }
+}
+
+impl OutFrames {
+    pub(crate) fn push(&mut self, frame: &Frame<'_>) {
+        encode_whole(frame, &mut self.bytes);
+        match self.message_type {
+            None if !self.mixed => self.message_type = Some(frame.message_type),
+            Some(other) if other == frame.message_type => {}
+            Some(_) | None => {
+                self.message_type = None;
+                self.mixed = true;
+            }
+        }
+        self.messages += 1;
+        self.payload_size_max = self.payload_size_max.max(frame.payload.len());
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.messages = 0;
+        self.payload_size_max = 0;
+        self.message_type = None;
+        self.mixed = false;
+    }
+}
+
+const _: () = assert!(PAYLOAD_COPIED_MAX + FRAME_OVERHEAD_MAX < BLOCK_SIZE);
