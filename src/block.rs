@@ -93,7 +93,9 @@ impl Drop for BlockRef {
         // Release, so that whoever uses the storage next comes after our last look at it.
         if self.0.holders.fetch_sub(1, Ordering::AcqRel) == 1 {
             let block = &*self.0;
-            block.slots.release(block.head.peer, block.head.credit, block.charge());
+            block
+                .slots
+                .release(block.head.peer, block.head.credit, block.charge());
         }
     }
 }
@@ -128,7 +130,11 @@ pub(crate) struct BlockPool {
 
 impl BlockPool {
     pub(crate) fn new(slots: Arc<Slots>) -> Self {
-        Self { slots, classes: Default::default(), spare: Vec::new() }
+        Self {
+            slots,
+            classes: Default::default(),
+            spare: Vec::new(),
+        }
     }
 
     /// An empty buffer of one block, to read into.
@@ -216,7 +222,12 @@ impl BlockPool {
 
     fn wrap(&self, bytes: Vec<u8>, head: BlockHead) -> Arc<Block> {
         let slots = Arc::clone(&self.slots);
-        Arc::new(Block { holders: AtomicU32::new(0), bytes, head, slots })
+        Arc::new(Block {
+            holders: AtomicU32::new(0),
+            bytes,
+            head,
+            slots,
+        })
     }
 
     fn keep(&mut self, class: usize, block: &Arc<Block>) {
@@ -247,7 +258,9 @@ fn is_free(block: &Arc<Block>) -> bool {
 impl fmt::Debug for BlockPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kept: Vec<usize> = self.classes.iter().map(VecDeque::len).collect();
-        f.debug_struct("BlockPool").field("kept", &kept).finish_non_exhaustive()
+        f.debug_struct("BlockPool")
+            .field("kept", &kept)
+            .finish_non_exhaustive()
     }
 }
 
@@ -308,7 +321,11 @@ impl<'a> MessageRef<'a> {
         } else {
             let block = self.block.clone();
             let start = self.frame.payload.as_ptr().addr() - block.bytes().as_ptr().addr();
-            Stored::Shared { block, start, size: self.frame.payload.len() }
+            Stored::Shared {
+                block,
+                start,
+                size: self.frame.payload.len(),
+            }
         };
         Message {
             peer: self.peer(),
@@ -347,7 +364,11 @@ pub struct Message {
 #[derive(Clone)]
 enum Stored {
     Copied(Box<[u8]>),
-    Shared { block: BlockRef, start: usize, size: usize },
+    Shared {
+        block: BlockRef,
+        start: usize,
+        size: usize,
+    },
 }
 
 impl Message {
@@ -449,7 +470,15 @@ impl<'a> BlockFrames<'a> {
     /// Frames between two frame boundaries.
     pub(crate) fn new(block: &'a BlockRef, start: usize, end: usize) -> Self {
         let bytes = block.bytes().get(start..end).unwrap_or_default();
-        Self { block, frames: WholeFrames::new(bytes) }
+        Self {
+            block,
+            frames: WholeFrames::new(bytes),
+        }
+    }
+
+    /// Bytes that are not walked yet.
+    pub(crate) fn rest_size(&self) -> usize {
+        self.frames.rest_size()
     }
 }
 
@@ -458,6 +487,8 @@ impl<'a> Iterator for BlockFrames<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<MessageRef<'a>> {
-        self.frames.next().map(|frame| MessageRef::new(self.block, frame))
+        self.frames
+            .next()
+            .map(|frame| MessageRef::new(self.block, frame))
     }
 }

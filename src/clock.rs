@@ -27,15 +27,26 @@ pub(crate) struct Clock {
 
 impl Clock {
     /// A clock whose tick 0 is now.
-    #[expect(clippy::disallowed_methods, reason = "this file is where the clock is read")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this file is where the clock is read"
+    )]
     pub(crate) fn start() -> Self {
-        Self { start: Instant::now() }
+        Self {
+            start: Instant::now(),
+        }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "this file is where the clock is read")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this file is where the clock is read"
+    )]
     pub(crate) fn now(&self) -> Now {
         let instant = Instant::now();
-        Now { tick: ticks_elapsed(instant.saturating_duration_since(self.start)), instant }
+        Now {
+            tick: ticks_elapsed(instant.saturating_duration_since(self.start)),
+            instant,
+        }
     }
 
     /// Time since the start.

@@ -107,51 +107,75 @@ impl Config {
     /// the service hold that much for a frame that it sends slowly, until the frame timeout.
     #[must_use]
     pub fn max_payload(self, bytes: u32) -> Self {
-        Self { max_payload: bytes, ..self }
+        Self {
+            max_payload: bytes,
+            ..self
+        }
     }
 
     /// Connections at a time: 1 to 2^24 - 1,024, default 10,000. A peer beyond is told
     /// `TooManyPeers` and closed. At start the number is lowered to what the process may open.
     #[must_use]
     pub fn max_peers(self, count: usize) -> Self {
-        Self { max_peers: count, ..self }
+        Self {
+            max_peers: count,
+            ..self
+        }
     }
 
     /// Connections at a time from one IPv4 address or one IPv6 /64; 0, the default, is no limit.
     #[must_use]
     pub fn max_peers_per_addr(self, count: usize) -> Self {
-        Self { max_peers_per_addr: count, ..self }
+        Self {
+            max_peers_per_addr: count,
+            ..self
+        }
     }
 
     /// How long a peer may take for its first whole frame; default 5 s, zero is off.
     #[must_use]
     pub fn first_frame_timeout(self, timeout: Duration) -> Self {
-        Self { first_frame_timeout: timeout, ..self }
+        Self {
+            first_frame_timeout: timeout,
+            ..self
+        }
     }
 
     /// How long any frame may take from its first byte; default 10 s, zero is off.
     #[must_use]
     pub fn frame_timeout(self, timeout: Duration) -> Self {
-        Self { frame_timeout: timeout, ..self }
+        Self {
+            frame_timeout: timeout,
+            ..self
+        }
     }
 
     /// Closes a peer after this time without a byte in either direction; off by default.
     #[must_use]
     pub fn idle_timeout(self, timeout: Duration) -> Self {
-        Self { idle_timeout: timeout, ..self }
+        Self {
+            idle_timeout: timeout,
+            ..self
+        }
     }
 
     /// Cuts off a peer that takes none of the bytes waiting for it; default 10 s, zero is off.
     #[must_use]
     pub fn write_stall_timeout(self, timeout: Duration) -> Self {
-        Self { write_stall_timeout: timeout, ..self }
+        Self {
+            write_stall_timeout: timeout,
+            ..self
+        }
     }
 
     /// `TCP_USER_TIMEOUT`: how long sent bytes may stay unacknowledged; default 30 s, zero leaves
     /// the system's default.
     #[must_use]
     pub fn tcp_user_timeout(self, timeout: Duration) -> Self {
-        Self { tcp_user_timeout: timeout, ..self }
+        Self {
+            tcp_user_timeout: timeout,
+            ..self
+        }
     }
 
     /// Bytes that may wait for one peer, and bytes read from it that may be in flight before its
@@ -159,45 +183,66 @@ impl Config {
     /// of any legal size.
     #[must_use]
     pub fn outbox_bytes(self, bytes: usize) -> Self {
-        Self { outbox_bytes: bytes, ..self }
+        Self {
+            outbox_bytes: bytes,
+            ..self
+        }
     }
 
     /// The same bound in messages: 1 to 2^22, default 65,536.
     #[must_use]
     pub fn outbox_messages(self, count: usize) -> Self {
-        Self { outbox_messages: count, ..self }
+        Self {
+            outbox_messages: count,
+            ..self
+        }
     }
 
     /// Bytes that all buffers of the service may hold: from 1 MiB, default 256 MiB. Kernel socket
     /// buffers, and up to 6 MiB of blocks kept for the next read, are outside.
     #[must_use]
     pub fn memory_budget(self, bytes: usize) -> Self {
-        Self { memory_budget: bytes, ..self }
+        Self {
+            memory_budget: bytes,
+            ..self
+        }
     }
 
     /// Refuses peers whose first frame is not HELLO; off by default. Until it came, frames are
     /// limited to 4 KiB.
     #[must_use]
     pub fn require_hello(self, required: bool) -> Self {
-        Self { require_hello: required, ..self }
+        Self {
+            require_hello: required,
+            ..self
+        }
     }
 
     /// The network of the service: a HELLO of another one is refused; default 0.
     #[must_use]
     pub fn network_id(self, id: u32) -> Self {
-        Self { network_id: id, ..self }
+        Self {
+            network_id: id,
+            ..self
+        }
     }
 
     /// Who the service is, as its OK says; default zero, which is anonymous.
     #[must_use]
     pub fn node_id(self, id: [u8; 16]) -> Self {
-        Self { node_id: id, ..self }
+        Self {
+            node_id: id,
+            ..self
+        }
     }
 
     /// The program, as OK says it; cut to 255 bytes. Default: this crate and its version.
     #[must_use]
     pub fn agent(self, agent: impl Into<String>) -> Self {
-        Self { agent: agent.into(), ..self }
+        Self {
+            agent: agent.into(),
+            ..self
+        }
     }
 
     /// Where the fan-out runs; default [`Dispatch::Thread`].
@@ -210,14 +255,20 @@ impl Config {
     /// bytes for each from the start.
     #[must_use]
     pub fn dispatch_messages(self, count: usize) -> Self {
-        Self { dispatch_messages: count, ..self }
+        Self {
+            dispatch_messages: count,
+            ..self
+        }
     }
 
     /// Bytes that may wait for the dispatcher, those parked for a full subscriber included: 64 KiB
     /// to the memory budget, default 64 MiB.
     #[must_use]
     pub fn dispatch_bytes(self, bytes: usize) -> Self {
-        Self { dispatch_bytes: bytes, ..self }
+        Self {
+            dispatch_bytes: bytes,
+            ..self
+        }
     }
 
     /// Whether a service can be made of the settings.
@@ -240,7 +291,13 @@ impl Config {
         let budget = self.memory_budget as u64;
         let queue = limits::QUEUE_MESSAGES_MAX_CEILING as u64;
         let ranges = [
-            ("listen", self.listen.len() as u64, 0, limits::LISTENERS_MAX as u64, "addresses"),
+            (
+                "listen",
+                self.listen.len() as u64,
+                0,
+                limits::LISTENERS_MAX as u64,
+                "addresses",
+            ),
             (
                 "max_payload",
                 u64::from(self.max_payload),
@@ -248,16 +305,58 @@ impl Config {
                 u64::from(limits::PAYLOAD_SIZE_MAX_CEILING),
                 "bytes",
             ),
-            ("max_peers", self.max_peers as u64, 1, limits::PEERS_MAX_CEILING as u64, "peers"),
-            ("outbox_bytes", self.outbox_bytes as u64, block, u64::MAX, "bytes"),
-            ("outbox_messages", self.outbox_messages as u64, 1, queue, "messages"),
-            ("memory_budget", budget, limits::MEMORY_BUDGET_MIN as u64, u64::MAX / 4, "bytes"),
-            ("dispatch_messages", self.dispatch_messages as u64, 1, queue, "messages"),
-            ("dispatch_bytes", self.dispatch_bytes as u64, block, u64::MAX, "bytes"),
+            (
+                "max_peers",
+                self.max_peers as u64,
+                1,
+                limits::PEERS_MAX_CEILING as u64,
+                "peers",
+            ),
+            (
+                "outbox_bytes",
+                self.outbox_bytes as u64,
+                block,
+                u64::MAX,
+                "bytes",
+            ),
+            (
+                "outbox_messages",
+                self.outbox_messages as u64,
+                1,
+                queue,
+                "messages",
+            ),
+            (
+                "memory_budget",
+                budget,
+                limits::MEMORY_BUDGET_MIN as u64,
+                u64::MAX / 4,
+                "bytes",
+            ),
+            (
+                "dispatch_messages",
+                self.dispatch_messages as u64,
+                1,
+                queue,
+                "messages",
+            ),
+            (
+                "dispatch_bytes",
+                self.dispatch_bytes as u64,
+                block,
+                u64::MAX,
+                "bytes",
+            ),
         ];
         for (setting, value, min, max, unit) in ranges {
             if !(min..=max).contains(&value) {
-                problems.push(ConfigError::OutOfRange { setting, value, min, max, unit });
+                problems.push(ConfigError::OutOfRange {
+                    setting,
+                    value,
+                    min,
+                    max,
+                    unit,
+                });
             }
         }
         let timeouts = [
@@ -271,7 +370,13 @@ impl Config {
             let (value, max) = (ticks_of_timeout(timeout), limits::TIMEOUT_MS_CEILING);
             if value > max {
                 let unit = "ms";
-                problems.push(ConfigError::OutOfRange { setting, value, min: 0, max, unit });
+                problems.push(ConfigError::OutOfRange {
+                    setting,
+                    value,
+                    min: 0,
+                    max,
+                    unit,
+                });
             }
         }
         let bounds = [
@@ -282,7 +387,13 @@ impl Config {
         for (setting, value) in bounds {
             if value > budget {
                 let (bound, limit, unit) = ("memory_budget", budget, "bytes");
-                problems.push(ConfigError::Exceeds { setting, value, bound, limit, unit });
+                problems.push(ConfigError::Exceeds {
+                    setting,
+                    value,
+                    bound,
+                    limit,
+                    unit,
+                });
             }
         }
         problems
@@ -312,7 +423,10 @@ mod tests {
         ok(base().max_payload(1));
         bad(base().max_payload(0));
         ok(base().max_payload(256 << 20));
-        assert!(base().max_payload((256 << 20) + 1).problems().len() == 2, "range and budget");
+        assert!(
+            base().max_payload((256 << 20) + 1).problems().len() == 2,
+            "range and budget"
+        );
         ok(base().max_peers((1 << 24) - 1024));
         bad(base().max_peers((1 << 24) - 1023));
         bad(base().max_peers(0));
@@ -320,13 +434,19 @@ mod tests {
         ok(base().outbox_bytes(64 << 10));
         bad(base().outbox_messages(0));
         bad(base().idle_timeout(Duration::MAX));
-        bad(base().memory_budget(4 << 20).dispatch_bytes(4 << 20).outbox_bytes((4 << 20) + 1));
+        bad(base()
+            .memory_budget(4 << 20)
+            .dispatch_bytes(4 << 20)
+            .outbox_bytes((4 << 20) + 1));
         ok(base().memory_budget(4 << 20).dispatch_bytes(4 << 20));
     }
 
     #[test]
     fn every_problem_is_told() {
-        let config = Config::default().max_payload(0).max_peers(0).outbox_messages(0);
+        let config = Config::default()
+            .max_payload(0)
+            .max_peers(0)
+            .outbox_messages(0);
         assert_eq!(config.problems().len(), 3);
     }
 }

@@ -55,7 +55,9 @@ impl Doorbell {
 
 impl fmt::Debug for Doorbell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Doorbell").field("sleeping", &self.sleeping).finish_non_exhaustive()
+        f.debug_struct("Doorbell")
+            .field("sleeping", &self.sleeping)
+            .finish_non_exhaustive()
     }
 }
 

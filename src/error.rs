@@ -59,10 +59,16 @@ impl fmt::Display for FrameError {
             }
             Self::BadVersion { version } => write!(f, "frame version {version} is not 1"),
             Self::BadFlags { flags, allowed } => {
-                write!(f, "frame flags {flags:#04x} have bits outside of {allowed:#04x}")
+                write!(
+                    f,
+                    "frame flags {flags:#04x} have bits outside of {allowed:#04x}"
+                )
             }
             Self::BadChecksum { received, computed } => {
-                write!(f, "frame checksum {received:#010x} is not the computed {computed:#010x}")
+                write!(
+                    f,
+                    "frame checksum {received:#010x} is not the computed {computed:#010x}"
+                )
             }
         }
     }
@@ -172,7 +178,10 @@ impl CloseReason {
     /// The reason of a code that came in a BYE; `None` for a code that this version does not know.
     #[must_use]
     pub fn from_wire_code(code: u16) -> Option<Self> {
-        Self::ALL.iter().copied().find(|reason| reason.wire_code() == Some(code))
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|reason| reason.wire_code() == Some(code))
     }
 
     /// Position in [`ALL`](Self::ALL), for tables of counters.
@@ -237,11 +246,26 @@ pub enum ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OutOfRange { setting, value, min, max, unit } => {
+            Self::OutOfRange {
+                setting,
+                value,
+                min,
+                max,
+                unit,
+            } => {
                 write!(f, "{setting} is {value} {unit}, allowed are {min} to {max}")
             }
-            Self::Exceeds { setting, value, bound, limit, unit } => {
-                write!(f, "{setting} is {value} {unit}, above {bound} of {limit} {unit}")
+            Self::Exceeds {
+                setting,
+                value,
+                bound,
+                limit,
+                unit,
+            } => {
+                write!(
+                    f,
+                    "{setting} is {value} {unit}, above {bound} of {limit} {unit}"
+                )
             }
             Self::NoListener => f.write_str("listen names no address"),
         }
@@ -360,8 +384,15 @@ impl fmt::Display for SubscribeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoTypes => f.write_str("no application type to subscribe to"),
-            Self::OutOfRange { setting, value, max } => {
-                write!(f, "{setting} of the subscriber is {value}, allowed are 1 to {max}")
+            Self::OutOfRange {
+                setting,
+                value,
+                max,
+            } => {
+                write!(
+                    f,
+                    "{setting} of the subscriber is {value}, allowed are 1 to {max}"
+                )
             }
             Self::TooMany { limit } => write!(f, "all {limit} subscribers are taken"),
             Self::Stopped => f.write_str("the service has stopped"),
@@ -436,7 +467,11 @@ pub struct ServiceFailure {
 
 impl fmt::Display for ServiceFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "thread {} failed after {:?}: {}", self.thread, self.after, self.message)
+        write!(
+            f,
+            "thread {} failed after {:?}: {}",
+            self.thread, self.after, self.message
+        )
     }
 }
 
@@ -463,7 +498,10 @@ mod tests {
 
     #[test]
     fn errors_name_value_and_limit() {
-        let error = FrameError::TooLong { length: 0x4745_5420, limit: 1_048_592 };
+        let error = FrameError::TooLong {
+            length: 0x4745_5420,
+            limit: 1_048_592,
+        };
         assert_eq!(
             error.to_string(),
             "frame length 1195725856 is above the limit of 1048592"

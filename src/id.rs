@@ -65,7 +65,10 @@ impl PeerId {
 
     /// Panics when the index does not fit its 24 bits: tables are bounded far below.
     pub(crate) fn new(shard: u8, index: u32, generation: u32) -> Self {
-        assert!(index < 1 << Self::INDEX_BITS, "peer index {index} has more than 24 bits");
+        assert!(
+            index < 1 << Self::INDEX_BITS,
+            "peer index {index} has more than 24 bits"
+        );
         Self(u64::from(shard) << 56 | u64::from(index) << 32 | u64::from(generation))
     }
 
@@ -135,7 +138,10 @@ mod tests {
     #[test]
     fn peer_id_keeps_its_parts() {
         let id = PeerId::new(255, (1 << 24) - 1, u32::MAX);
-        assert_eq!((id.shard(), id.index(), id.generation()), (255, (1 << 24) - 1, u32::MAX));
+        assert_eq!(
+            (id.shard(), id.index(), id.generation()),
+            (255, (1 << 24) - 1, u32::MAX)
+        );
         let id = PeerId::new(1, 2, 3);
         assert_eq!(id.to_string(), "1.2.3");
         assert_eq!(PeerId::from_bits(id.to_bits()), id);

@@ -31,7 +31,10 @@ impl Counter {
     /// To be called by the counter's one writer only: another's addition could be lost.
     #[inline]
     pub(crate) fn add(&self, count: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_add(count),
+            Ordering::Relaxed,
+        );
     }
 
     pub(crate) fn set(&self, value: u64) {
@@ -58,8 +61,16 @@ impl TrafficCounter {
         self.bytes.add(traffic.bytes);
     }
 
+    pub(crate) fn set(&self, traffic: Traffic) {
+        self.messages.set(traffic.messages);
+        self.bytes.set(traffic.bytes);
+    }
+
     pub(crate) fn get(&self) -> Traffic {
-        Traffic { messages: self.messages.get(), bytes: self.bytes.get() }
+        Traffic {
+            messages: self.messages.get(),
+            bytes: self.bytes.get(),
+        }
     }
 }
 
@@ -101,7 +112,10 @@ pub(crate) struct Budget {
 
 impl Budget {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { used: AtomicUsize::new(0), limit }
+        Self {
+            used: AtomicUsize::new(0),
+            limit,
+        }
     }
 
     /// Takes bytes that have to be taken: what the kernel already gave us.
@@ -123,7 +137,10 @@ impl Budget {
     #[inline]
     pub(crate) fn release(&self, bytes: usize) {
         let before = self.used.fetch_sub(bytes, Ordering::Relaxed);
-        debug_assert!(before >= bytes, "released {bytes} of {before} charged bytes");
+        debug_assert!(
+            before >= bytes,
+            "released {bytes} of {before} charged bytes"
+        );
     }
 
     pub(crate) fn used(&self) -> usize {
@@ -287,9 +304,11 @@ impl StateCell {
             ServiceState::Stopped => 3,
             ServiceState::Failed => 4,
         };
-        let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
-            (old != 4).then_some(value)
-        });
+        let _ = self
+            .0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
+                (old != 4).then_some(value)
+            });
     }
 }
 
@@ -312,7 +331,9 @@ impl Default for TypeRows {
     fn default() -> Self {
         Self {
             used: Counter::default(),
-            rows: (0..=TYPE_COUNTERS_MAX).map(|_| TypeCell::default()).collect(),
+            rows: (0..=TYPE_COUNTERS_MAX)
+                .map(|_| TypeCell::default())
+                .collect(),
         }
     }
 }
@@ -324,7 +345,9 @@ impl TypeRows {
     }
 
     fn each(&self) -> impl Iterator<Item = (Option<MessageType>, Traffic)> + '_ {
-        let used = usize::try_from(self.used.get()).unwrap_or(0).min(TYPE_COUNTERS_MAX);
+        let used = usize::try_from(self.used.get())
+            .unwrap_or(0)
+            .min(TYPE_COUNTERS_MAX);
         let named = self.rows[..used].iter().map(|row| {
             let number = u16::try_from(row.message_type.get()).unwrap_or(u16::MAX);
             (Some(MessageType(number)), row.traffic.get())
@@ -342,7 +365,10 @@ impl TypeRows {
             })
             .collect();
         for (message_type, outbound) in outbound.each() {
-            match merged.iter_mut().find(|row| row.message_type == message_type) {
+            match merged
+                .iter_mut()
+                .find(|row| row.message_type == message_type)
+            {
                 Some(row) => row.outbound = outbound,
                 None => merged.push(TypeTraffic {
                     message_type,
@@ -383,7 +409,9 @@ impl TypeMap {
         }
         let row = self.used;
         if usize::from(row) < TYPE_COUNTERS_MAX {
-            shared.rows[usize::from(row)].message_type.set(u64::from(message_type.0));
+            shared.rows[usize::from(row)]
+                .message_type
+                .set(u64::from(message_type.0));
             shared.used.add(1);
             self.used += 1;
         }
@@ -603,7 +631,11 @@ pub struct StopReport {
 
 impl std::fmt::Display for StopReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let verdict = if self.drained { "drained" } else { "not drained" };
+        let verdict = if self.drained {
+            "drained"
+        } else {
+            "not drained"
+        };
         writeln!(f, "stopped after {:?}: {verdict}", self.elapsed)?;
         if let Some(failure) = &self.failure {
             writeln!(f, "  failure: {failure}")?;
@@ -663,7 +695,10 @@ mod tests {
         let merged = TypeRows::merge(&rows, &TypeRows::default());
         assert_eq!(merged.len(), TYPE_COUNTERS_MAX + 1);
         let last = merged.last().unwrap();
-        assert_eq!((last.message_type, last.inbound), (None, Traffic::new(976, 9_760)));
+        assert_eq!(
+            (last.message_type, last.inbound),
+            (None, Traffic::new(976, 9_760))
+        );
         assert_eq!(merged[0].inbound, Traffic::new(1, 10));
     }
 

@@ -72,8 +72,6 @@ pub(crate) const BLOCK_SIZE: usize = 64 << 10;
 pub(crate) const BLOCK_CLASSES: [usize; 3] = [512, 4096, BLOCK_SIZE];
 /// Blocks of each class kept for the next read when nobody holds them.
 pub(crate) const BLOCKS_KEPT: [usize; 3] = [1024, 256, 64];
-/// First storage of a frame that does not fit a block; it doubles as bytes arrive.
-pub(crate) const LARGE_FRAME_START_BYTES: usize = 2 * BLOCK_SIZE;
 /// A payload up to this size is copied behind its header; a larger owned one is queued as it is.
 pub(crate) const PAYLOAD_COPIED_MAX: usize = 4096;
 /// A `Message` of at most this payload owns a copy; a larger one shares the block it came in.
@@ -103,8 +101,6 @@ pub(crate) const SUBSCRIBERS_MAX: usize = 4096;
 pub(crate) const OUTBOX_BYTES_MAX_DEFAULT: usize = 4 << 20;
 /// Default hard limit of an outbox, and of a peer's credit, in messages.
 pub(crate) const OUTBOX_MESSAGES_MAX_DEFAULT: usize = 65_536;
-/// Smallest hard limit of an outbox in bytes: one block.
-pub(crate) const OUTBOX_BYTES_MIN: usize = BLOCK_SIZE;
 /// Control commands (stop, rows of peers) that wait for the loop.
 pub(crate) const COMMANDS_MAX: usize = 1024;
 /// Message types with a counter of their own; the rest share one.
@@ -146,8 +142,6 @@ pub(crate) const TIMEOUT_MS_CEILING: u64 = 365 * 24 * 3600 * 1000;
 pub(crate) const LOG_INTERVAL_MS: u64 = 10_000;
 /// Subjects with a line of their own; the rest share one.
 pub(crate) const LOG_SUBJECTS_MAX: usize = 1024;
-/// Bytes of a peer that a log line shows, as hex.
-pub(crate) const LOG_PEER_BYTES_MAX: usize = 32;
 
 const _: () = {
     assert!(HEADER_SIZE == LENGTH_SIZE + LENGTH_MIN as usize);

@@ -4,8 +4,9 @@
 //! what was taken is a prefix of whole frames in the order of sending. Frames of the protocol go in
 //! between, at the next frame boundary.
 //!
-//! Frames are counted when their last byte is taken. A segment that is taken as a whole knows how
-//! many frames it ends; only in the one where the kernel stopped are frame headers looked at.
+//! Frames are counted when their last byte is taken, bytes as they are taken. A segment of one type
+//! that is taken as a whole knows how many frames it ends; only where the kernel stopped inside, or
+//! types are mixed, are frame headers looked at.
 //!
 //! Invariants: `offset < len(front)` unless the outbox is empty; the next byte to write begins a frame
 //! exactly if `frame_left == 0`.
@@ -15,6 +16,7 @@ use std::{collections::VecDeque, io::IoSlice};
 use crate::{
     frame::Header,
     id::MessageType,
+    ledger::Traffic,
     slots::{Segment, SegmentData},
 };
 
@@ -33,23 +35,29 @@ pub(crate) struct Outbox {
 
 impl Extend<Segment> for Outbox {
     fn extend<T: IntoIterator<Item = Segment>>(&mut self, segments: T) {
-        self.segments
-            .extend(segments.into_iter().filter(|segment| !segment.data.as_slice().is_empty()));
+        self.segments.extend(
+            segments
+                .into_iter()
+                .filter(|segment| !segment.data.as_slice().is_empty()),
+        );
     }
 }
 
 impl Outbox {
-    /// The kernel took `taken` bytes of those offered. `count` is told every run of application
-    /// frames that became whole: their type, if they share one, and how many.
+    /// The kernel took `taken` bytes of those offered. `count` is told every run of the application's
+    /// bytes: their type, how many frames they made whole, and how many bytes they are.
     ///
     /// Panics if more was taken than offered.
     pub(crate) fn handle_written(
         &mut self,
         mut taken: usize,
-        mut count: impl FnMut(MessageType, u32),
+        mut count: impl FnMut(MessageType, Traffic),
     ) {
         while taken > 0 {
-            let front = self.segments.front().expect("no more is taken than was offered");
+            let front = self
+                .segments
+                .front()
+                .expect("no more is taken than was offered");
             let left = front.data.as_slice().len() - self.offset;
             if taken < left {
                 self.walk(taken, &mut count);
@@ -58,7 +66,12 @@ impl Outbox {
             taken -= left;
             match front.message_type {
                 Some(message_type) => {
-                    report(message_type, front.messages - self.counted, &mut count);
+                    let messages = u64::from(front.messages - self.counted);
+                    report(
+                        message_type,
+                        Traffic::new(messages, left as u64),
+                        &mut count,
+                    );
                     (self.frame_left, self.frame_type) = (front.spill, front.spill_type);
                 }
                 None => self.walk(left, &mut count),
@@ -94,28 +107,8 @@ impl Outbox {
         self.segments.insert(position + 1, control);
     }
 
-    /// Discards what is behind the frame in writing, or everything if none is.
-    pub(crate) fn discard_whole_frames(&mut self) {
-        let (position, cut) = self.next_boundary();
-        if let Some(cut) = cut {
-            match &mut self.segments[position].data {
-                SegmentData::Encoded(bytes) => bytes.truncate(cut),
-                SegmentData::Shared(bytes) => bytes.truncate(cut),
-            }
-            let segment = &mut self.segments[position];
-            (segment.spill, segment.messages, segment.message_type) = (0, 0, None);
-            self.segments.truncate(position + 1);
-        } else {
-            self.segments.truncate(position);
-        }
-    }
-
     /// Slices to write next, `bytes_max` bytes at most; the number filled is returned.
-    pub(crate) fn fill_slices<'a>(
-        &'a self,
-        slices: &mut [IoSlice<'a>],
-        bytes_max: usize,
-    ) -> usize {
+    pub(crate) fn fill_slices<'a>(&'a self, slices: &mut [IoSlice<'a>], bytes_max: usize) -> usize {
         let (mut filled, mut left, mut offset) = (0, bytes_max, self.offset);
         for (segment, place) in self.segments.iter().zip(slices) {
             let bytes = &segment.data.as_slice()[offset..];
@@ -135,16 +128,11 @@ impl Outbox {
         self.segments.is_empty()
     }
 
-    /// Whether nothing of the frame at the front was taken yet.
-    pub(crate) fn is_at_boundary(&self) -> bool {
-        self.frame_left == 0
-    }
-
     /// Walks `taken` bytes of the first segment, header by header.
-    fn walk(&mut self, taken: usize, count: &mut impl FnMut(MessageType, u32)) {
+    fn walk(&mut self, taken: usize, count: &mut impl FnMut(MessageType, Traffic)) {
         let bytes = self.segments[0].data.as_slice();
         let end = self.offset + taken;
-        let mut run = 0;
+        let mut run = Traffic::default();
         let mut run_type = self.frame_type;
         while self.offset < end {
             if self.frame_left == 0 {
@@ -152,16 +140,17 @@ impl Outbox {
                     .expect("a header lies in one segment as a whole");
                 self.frame_left = header.frame_size();
                 self.frame_type = header.message_type;
+                if run_type != self.frame_type {
+                    report(run_type, std::mem::take(&mut run), count);
+                    run_type = self.frame_type;
+                }
             }
             let step = self.frame_left.min(end - self.offset);
             self.frame_left -= step;
             self.offset += step;
+            run.bytes += step as u64;
             if self.frame_left == 0 {
-                if run_type != self.frame_type {
-                    report(run_type, std::mem::take(&mut run), count);
-                }
-                run_type = self.frame_type;
-                run += 1;
+                run.messages += 1;
                 self.counted += 1;
             }
         }
@@ -187,8 +176,8 @@ impl Outbox {
 }
 
 /// The protocol's own frames are not the application's traffic.
-fn report(message_type: MessageType, messages: u32, count: &mut impl FnMut(MessageType, u32)) {
-    if messages > 0 && !message_type.is_protocol() {
-        count(message_type, messages);
+fn report(message_type: MessageType, run: Traffic, count: &mut impl FnMut(MessageType, Traffic)) {
+    if run.bytes > 0 && !message_type.is_protocol() {
+        count(message_type, run);
     }
 }

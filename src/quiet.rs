@@ -15,7 +15,6 @@ use crate::{
 /// Whom a line is about. A remote address goes without its port, which the peer can choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Subject {
-    Service,
     Address(IpAddr),
     Subscriber(u64),
     /// Stands for all that the table has no room for.
@@ -36,7 +35,12 @@ struct Entry {
 
 impl Quiet {
     /// Whether to write a line now; if so, how many were left out since the last one.
-    pub(crate) fn allow(&mut self, now: Tick, cause: &'static str, subject: Subject) -> Option<u64> {
+    pub(crate) fn allow(
+        &mut self,
+        now: Tick,
+        cause: &'static str,
+        subject: Subject,
+    ) -> Option<u64> {
         let mut key = (cause, subject);
         if !self.entries.contains_key(&key) && self.entries.len() >= LOG_SUBJECTS_MAX {
             self.entries.retain(|_, entry| {
@@ -47,7 +51,13 @@ impl Quiet {
             }
         }
         let Some(entry) = self.entries.get_mut(&key) else {
-            self.entries.insert(key, Entry { logged: now, suppressed: 0 });
+            self.entries.insert(
+                key,
+                Entry {
+                    logged: now,
+                    suppressed: 0,
+                },
+            );
             return Some(0);
         };
         if now.saturating_sub(entry.logged) < LOG_INTERVAL_MS {
@@ -55,7 +65,10 @@ impl Quiet {
             return None;
         }
         let suppressed = entry.suppressed;
-        *entry = Entry { logged: now, suppressed: 0 };
+        *entry = Entry {
+            logged: now,
+            suppressed: 0,
+        };
         Some(suppressed)
     }
 }
@@ -83,7 +96,10 @@ mod tests {
             quiet.allow(0, "full", Subject::Subscriber(subscriber));
         }
         assert!(quiet.entries.len() <= LOG_SUBJECTS_MAX + 1);
-        assert_eq!(quiet.allow(LOG_INTERVAL_MS, "full", Subject::Subscriber(9_999)), Some(0));
+        assert_eq!(
+            quiet.allow(LOG_INTERVAL_MS, "full", Subject::Subscriber(9_999)),
+            Some(0)
+        );
         assert!(quiet.entries.len() < 10);
     }
 }

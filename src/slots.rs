@@ -146,7 +146,7 @@ pub(crate) struct Segment {
     pub(crate) data: SegmentData,
     /// Frames that end in this segment.
     pub(crate) messages: u32,
-    /// The type of all of them, if they share one.
+    /// The type of all bytes, if they share one.
     pub(crate) message_type: Option<MessageType>,
     mixed: bool,
     /// Bytes by which the last frame continues behind this segment.
@@ -181,7 +181,12 @@ impl SegmentData {
 impl Segment {
     /// Frames that were encoded elsewhere, all whole.
     pub(crate) fn whole(bytes: Vec<u8>, messages: u32) -> Self {
-        Self { data: SegmentData::Encoded(bytes), messages, mixed: true, ..Self::default() }
+        Self {
+            data: SegmentData::Encoded(bytes),
+            messages,
+            mixed: true,
+            ..Self::default()
+        }
     }
 
     /// Counts a frame that ends here.
@@ -207,10 +212,6 @@ impl Segment {
 }
 
 impl Tail {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.sealed.is_empty() && self.open.data.as_slice().is_empty()
-    }
-
     /// Appends a frame; `owned` is its payload if it may be queued without a copy.
     fn push(&mut self, frame: &Frame<'_>, owned: Option<Bytes>) {
         match owned {
@@ -218,9 +219,15 @@ impl Tail {
                 let trailer = encode_around(frame, self.open.buffer());
                 self.open.spill = payload.len() + trailer.map_or(0, |trailer| trailer.len());
                 self.open.spill_type = frame.message_type;
+                // The head's bytes are of another type than the frames before it, unless it is not.
+                if self.open.message_type != Some(frame.message_type) {
+                    self.open.message_type = None;
+                }
                 self.seal();
-                let mut body =
-                    Segment { data: SegmentData::Shared(payload), ..Segment::default() };
+                let mut body = Segment {
+                    data: SegmentData::Shared(payload),
+                    ..Segment::default()
+                };
                 if let Some(trailer) = trailer {
                     (body.spill, body.spill_type) = (trailer.len(), frame.message_type);
                     self.sealed.push(body);
@@ -289,6 +296,16 @@ pub(crate) struct Taken {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Contended;
 
+/// Why a slot was not given to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpenError {
+    /// To be tried again in the next turn.
+    Contended,
+    /// It has used all its generations, and an id never comes twice.
+    Retired,
+    NoSuchSlot,
+}
+
 impl Slots {
     pub(crate) fn new(
         shard: u8,
@@ -299,7 +316,9 @@ impl Slots {
     ) -> Self {
         Self {
             shard,
-            chunks: (0..count.div_ceil(CHUNK_SLOTS)).map(|_| OnceLock::new()).collect(),
+            chunks: (0..count.div_ceil(CHUNK_SLOTS))
+                .map(|_| OnceLock::new())
+                .collect(),
             limits,
             attention: bounded(count.div_ceil(CHUNK_SLOTS) * CHUNK_SLOTS),
             waiters: Mutex::default(),
@@ -321,7 +340,9 @@ impl Slots {
     pub(crate) fn send(&self, peer: PeerId, message: OutFrame<'_>) -> Result<(), SendError> {
         let frame = message.frame;
         let traffic = Traffic::new(1, frame.encoded_size() as u64);
-        self.accept(peer, traffic, frame.payload.len(), |tail| tail.push(&frame, message.owned))
+        self.accept(peer, traffic, frame.payload.len(), |tail| {
+            tail.push(&frame, message.owned)
+        })
     }
 
     /// Accepts all messages of a batch for a peer, or none.
@@ -330,7 +351,9 @@ impl Slots {
             return Ok(());
         }
         let traffic = Traffic::new(u64::from(batch.messages), batch.bytes.len() as u64);
-        self.accept(peer, traffic, batch.payload_size_max, |tail| tail.append(batch))
+        self.accept(peer, traffic, batch.payload_size_max, |tail| {
+            tail.append(batch)
+        })
     }
 
     fn accept(
@@ -352,7 +375,10 @@ impl Slots {
         }
         if payload_size > inner.payload_size_max as usize {
             let limit = inner.payload_size_max as usize;
-            return Err(SendError::TooLarge { size: payload_size, limit });
+            return Err(SendError::TooLarge {
+                size: payload_size,
+                limit,
+            });
         }
         let mut queued = slot.queued();
         let was_empty = queued.messages == 0;
@@ -387,7 +413,9 @@ impl Slots {
 
     /// Asks the loop to close a connection in order. False if there is no such connection.
     pub(crate) fn ask_close(&self, peer: PeerId) -> bool {
-        let Some(slot) = self.slot(peer) else { return false };
+        let Some(slot) = self.slot(peer) else {
+            return false;
+        };
         let mut inner = slot.lock();
         if inner.generation != peer.generation() {
             return false;
@@ -407,13 +435,18 @@ impl Slots {
     /// Registers the calling thread to be unparked when there may be room. Senders on the loop's own
     /// thread must not wait: nobody else could make the room.
     pub(crate) fn wait_for_room(&self, peer: PeerId) -> bool {
-        let Some(slot) = self.slot(peer) else { return false };
+        let Some(slot) = self.slot(peer) else {
+            return false;
+        };
         if self.loop_thread.get() == Some(&thread::current().id()) {
             return false;
         }
         let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
         let me = thread::current();
-        if !waiters.iter().any(|(index, thread)| *index == peer.index() && thread.id() == me.id()) {
+        if !waiters
+            .iter()
+            .any(|(index, thread)| *index == peer.index() && thread.id() == me.id())
+        {
             waiters.push((peer.index(), me));
         }
         drop(waiters);
@@ -498,7 +531,10 @@ impl Slots {
 
     fn slot_at(&self, index: u32) -> Option<&Slot> {
         let index = index as usize;
-        self.chunks.get(index / CHUNK_SLOTS)?.get()?.get(index % CHUNK_SLOTS)
+        self.chunks
+            .get(index / CHUNK_SLOTS)?
+            .get()?
+            .get(index % CHUNK_SLOTS)
     }
 
     // ----- the loop --------------------------------------------------------------------------
@@ -508,16 +544,21 @@ impl Slots {
         let _ = self.loop_thread.set(thread::current().id());
     }
 
-    /// Gives the slot to a new connection. `None` if the slot cannot be used now or any more.
-    pub(crate) fn open(&self, index: u32) -> Option<PeerId> {
-        let chunk = self.chunks.get(index as usize / CHUNK_SLOTS)?;
-        let chunk =
-            chunk.get_or_init(|| (0..CHUNK_SLOTS).map(|_| Slot::default()).collect());
-        let slot = chunk.get(index as usize % CHUNK_SLOTS)?;
-        let mut inner = slot.try_lock().ok()?;
-        assert_eq!(inner.state, SlotState::Free, "slot {index} is given away once");
-        // A generation never comes twice, so a slot that has used them all is retired.
-        inner.generation = inner.generation.checked_add(1)?;
+    /// Gives the slot to a new connection.
+    pub(crate) fn open(&self, index: u32) -> Result<PeerId, OpenError> {
+        let chunk = self
+            .chunks
+            .get(index as usize / CHUNK_SLOTS)
+            .ok_or(OpenError::NoSuchSlot)?;
+        let chunk = chunk.get_or_init(|| (0..CHUNK_SLOTS).map(|_| Slot::default()).collect());
+        let slot = &chunk[index as usize % CHUNK_SLOTS];
+        let mut inner = slot.try_lock().map_err(|Contended| OpenError::Contended)?;
+        assert_eq!(
+            inner.state,
+            SlotState::Free,
+            "slot {index} is given away once"
+        );
+        inner.generation = inner.generation.checked_add(1).ok_or(OpenError::Retired)?;
         inner.state = SlotState::Open;
         inner.payload_size_max = self.limits.payload_size;
         for cell in [&slot.accepted, &slot.released, &slot.written, &slot.resume] {
@@ -525,7 +566,7 @@ impl Slots {
         }
         slot.held.store(0, Ordering::Relaxed);
         slot.paused.store(false, Ordering::Relaxed);
-        Some(PeerId::new(self.shard, index, inner.generation))
+        Ok(PeerId::new(self.shard, index, inner.generation))
     }
 
     /// Lowers the longest payload that may be sent to the peer: what it said in its HELLO.
@@ -548,32 +589,42 @@ impl Slots {
         !self.attention.1.is_empty()
     }
 
-    /// Takes what senders have appended for an open connection.
+    /// Takes what senders have appended for an open connection; with `closing`, nothing is accepted
+    /// after it.
     pub(crate) fn take_tail(
         &self,
         peer: PeerId,
         out: &mut impl Extend<Segment>,
         taken_before: Traffic,
+        closing: bool,
     ) -> Result<Taken, Contended> {
         let slot = self.own(peer);
         let mut inner = slot.try_lock()?;
         inner.tail.take(out);
         let accepted = slot.accepted.get();
         let close_asked = inner.state == SlotState::CloseAsked;
-        if close_asked {
+        if close_asked || closing {
             inner.state = SlotState::Closing;
         }
         let traffic = Traffic::new(
             accepted.messages - taken_before.messages,
             accepted.bytes - taken_before.bytes,
         );
-        Ok(Taken { traffic, close_asked })
+        Ok(Taken {
+            traffic,
+            close_asked,
+        })
     }
 
-    /// Refuses further messages: the loop is closing the connection.
-    pub(crate) fn set_closing(&self, peer: PeerId) -> Result<(), Contended> {
-        self.own(peer).try_lock()?.state = SlotState::Closing;
-        Ok(())
+    /// Refuses further messages if none is queued; false if there is one.
+    pub(crate) fn close_if_quiet(&self, peer: PeerId) -> Result<bool, Contended> {
+        let slot = self.own(peer);
+        let mut inner = slot.try_lock()?;
+        let quiet = slot.queued().messages == 0;
+        if quiet {
+            inner.state = SlotState::Closing;
+        }
+        Ok(quiet)
     }
 
     /// Gives back what an outbox that ran empty has leased beyond need.
@@ -581,9 +632,13 @@ impl Slots {
     /// A contended slot keeps its lease until the next time: the lock means that it is being used.
     pub(crate) fn trim_lease(&self, peer: PeerId) {
         let slot = self.own(peer);
-        let Ok(mut inner) = slot.try_lock() else { return };
+        let Ok(mut inner) = slot.try_lock() else {
+            return;
+        };
         if slot.queued().messages == 0 && inner.leased > 0 {
-            self.ledger.budget.release(std::mem::take(&mut inner.leased));
+            self.ledger
+                .budget
+                .release(std::mem::take(&mut inner.leased));
         }
     }
 
@@ -599,7 +654,9 @@ impl Slots {
         inner.tail.take(out);
         inner.tail = Tail::default();
         inner.state = SlotState::Free;
-        self.ledger.budget.release(std::mem::take(&mut inner.leased));
+        self.ledger
+            .budget
+            .release(std::mem::take(&mut inner.leased));
         let accepted = slot.accepted.get();
         drop(inner);
         slot.waited.store(true, Ordering::Relaxed);
@@ -621,8 +678,12 @@ impl Slots {
     /// Unparks the senders that wait for room with a peer. False if it has to be tried again.
     #[must_use]
     pub(crate) fn notify_room(&self, index: u32) -> bool {
-        let Some(slot) = self.slot_at(index) else { return true };
-        let Ok(mut waiters) = self.waiters.try_lock() else { return false };
+        let Some(slot) = self.slot_at(index) else {
+            return true;
+        };
+        let Ok(mut waiters) = self.waiters.try_lock() else {
+            return false;
+        };
         slot.waited.store(false, Ordering::Relaxed);
         waiters.retain(|(waiting, thread)| {
             if *waiting == index {
@@ -678,13 +739,16 @@ impl Slots {
 
     /// The slot of a connection that the loop knows to be open.
     fn own(&self, peer: PeerId) -> &Slot {
-        self.slot_at(peer.index()).expect("the slot of a connection was opened with it")
+        self.slot_at(peer.index())
+            .expect("the slot of a connection was opened with it")
     }
 }
 
 impl fmt::Debug for Slots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Slots").field("shard", &self.shard).finish_non_exhaustive()
+        f.debug_struct("Slots")
+            .field("shard", &self.shard)
+            .finish_non_exhaustive()
     }
 }
 

@@ -45,13 +45,20 @@ impl Decoder {
         } else {
             payload_size_max
         };
-        Self { payload_size_max, length_max: payload_size_max + LENGTH_OVERHEAD_MAX }
+        Self {
+            payload_size_max,
+            length_max: payload_size_max + LENGTH_OVERHEAD_MAX,
+        }
     }
 
     /// The same decoder that also refuses a length field above `length_max`.
     #[must_use]
     pub(crate) const fn with_length_max(self, length_max: u32) -> Self {
-        if length_max < self.length_max { Self { length_max, ..self } } else { self }
+        if length_max < self.length_max {
+            Self { length_max, ..self }
+        } else {
+            self
+        }
     }
 
     /// The frame at the start of `bytes` and its size, or `None` while it is not whole.
@@ -67,16 +74,25 @@ impl Decoder {
         self.judge_length(bytes)?;
         self.judge_flags(bytes)?;
         judge_version(bytes)?;
-        let Some(header) = Header::read(bytes) else { return Ok(None) };
+        let Some(header) = Header::read(bytes) else {
+            return Ok(None);
+        };
         let size = header.frame_size();
-        let Some(body) = bytes.get(LENGTH_SIZE..size) else { return Ok(None) };
+        let Some(body) = bytes.get(LENGTH_SIZE..size) else {
+            return Ok(None);
+        };
         judge_checksum(header, body)?;
         Ok(split(header, body).map(|frame| (frame, size)))
     }
 
     /// Iterates over the whole frames at the start of `bytes`.
     pub fn frames<'a>(&self, bytes: &'a [u8]) -> Frames<'a> {
-        Frames { decoder: *self, bytes, consumed: 0, failed: false }
+        Frames {
+            decoder: *self,
+            bytes,
+            consumed: 0,
+            failed: false,
+        }
     }
 
     /// Walks the whole application frames at the start of `bytes`, counting them.
@@ -123,12 +139,14 @@ impl Decoder {
 
     fn judge_length(&self, bytes: &[u8]) -> Result<(), FrameError> {
         match read_length(bytes) {
-            Some(length) if length < LENGTH_MIN => {
-                Err(FrameError::TooShort { length, limit: LENGTH_MIN })
-            }
-            Some(length) if length > self.length_max => {
-                Err(FrameError::TooLong { length, limit: self.length_max })
-            }
+            Some(length) if length < LENGTH_MIN => Err(FrameError::TooShort {
+                length,
+                limit: LENGTH_MIN,
+            }),
+            Some(length) if length > self.length_max => Err(FrameError::TooLong {
+                length,
+                limit: self.length_max,
+            }),
             Some(_) | None => Ok(()),
         }
     }
@@ -139,16 +157,27 @@ impl Decoder {
         else {
             return Ok(());
         };
-        let allowed =
-            if message_type.is_protocol() { FLAGS_PROTOCOL } else { FLAGS_APPLICATION };
+        let allowed = if message_type.is_protocol() {
+            FLAGS_PROTOCOL
+        } else {
+            FLAGS_APPLICATION
+        };
         if flags & !allowed != 0 {
             return Err(FrameError::BadFlags { flags, allowed });
         }
-        let header = Header { length, message_type, flags, version: VERSION };
+        let header = Header {
+            length,
+            message_type,
+            flags,
+            version: VERSION,
+        };
         let overhead = length_overhead(header.has_correlation(), header.has_checksum());
         let limit = overhead + self.payload_size_max;
         if length < overhead {
-            return Err(FrameError::TooShort { length, limit: overhead });
+            return Err(FrameError::TooShort {
+                length,
+                limit: overhead,
+            });
         }
         if length > limit {
             return Err(FrameError::TooLong { length, limit });
@@ -235,6 +264,11 @@ impl<'a> WholeFrames<'a> {
         Self { bytes }
     }
 
+    /// Bytes that are not walked yet.
+    pub(crate) const fn rest_size(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The header and the size of the next frame, which is passed over.
     #[inline]
     pub(crate) fn next_header(&mut self) -> Option<(Header, usize)> {
@@ -275,7 +309,9 @@ fn judge_checksum(header: Header, body: &[u8]) -> Result<(), FrameError> {
     if !header.has_checksum() {
         return Ok(());
     }
-    let Some((covered, trailer)) = body.split_last_chunk::<CHECKSUM_SIZE>() else { return Ok(()) };
+    let Some((covered, trailer)) = body.split_last_chunk::<CHECKSUM_SIZE>() else {
+        return Ok(());
+    };
     let received = u32::from_be_bytes(*trailer);
     let computed = crc32c::crc32c(covered);
     if received == computed {

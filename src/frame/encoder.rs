@@ -29,10 +29,8 @@ impl Frame<'_> {
             Ok(_) | Err(_) => {
                 let size = u32::try_from(self.payload.len()).unwrap_or(u32::MAX);
                 Err(FrameError::TooLong {
-                    length: size.saturating_add(length_overhead(
-                        self.correlation.is_some(),
-                        self.checksum,
-                    )),
+                    length: size
+                        .saturating_add(length_overhead(self.correlation.is_some(), self.checksum)),
                     limit: PAYLOAD_SIZE_MAX_CEILING + LENGTH_OVERHEAD_MAX,
                 })
             }
@@ -65,12 +63,19 @@ pub(crate) fn encode_around(frame: &Frame<'_>, out: &mut Vec<u8>) -> Option<[u8;
     })
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "callers bound the payload by 256 MiB")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "callers bound the payload by 256 MiB"
+)]
 fn push_head(frame: &Frame<'_>, out: &mut Vec<u8>) {
     debug_assert!(frame.payload.len() <= PAYLOAD_SIZE_MAX_CEILING as usize);
     let overhead = length_overhead(frame.correlation.is_some(), frame.checksum);
     let flags = if frame.checksum { FLAG_CHECKSUM } else { 0 }
-        | if frame.correlation.is_some() { FLAG_CORRELATION } else { 0 };
+        | if frame.correlation.is_some() {
+            FLAG_CORRELATION
+        } else {
+            0
+        };
     let header = Header {
         length: overhead + frame.payload.len() as u32,
         message_type: frame.message_type,

@@ -37,7 +37,10 @@ impl Header {
     ///
     /// One load and shifts: this is the load that every walk over frames waits for.
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "the shifts take the word apart")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the shifts take the word apart"
+    )]
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         let word = NetworkEndian::read_u64(bytes.get(..HEADER_SIZE)?);
         Some(Self {
@@ -81,7 +84,9 @@ pub(crate) fn frame_size_at(bytes: &[u8]) -> Option<usize> {
 
 /// The type at the start of a frame, if it is there.
 pub(crate) fn read_type(bytes: &[u8]) -> Option<MessageType> {
-    bytes.get(field::TYPE).map(|field| MessageType(NetworkEndian::read_u16(field)))
+    bytes
+        .get(field::TYPE)
+        .map(|field| MessageType(NetworkEndian::read_u16(field)))
 }
 
 /// The flags at the start of a frame, if they are there.
@@ -97,7 +102,11 @@ pub(crate) fn read_version(bytes: &[u8]) -> Option<u8> {
 /// What the length field counts besides the payload.
 pub(crate) const fn length_overhead(correlation: bool, checksum: bool) -> u32 {
     LENGTH_MIN
-        + if correlation { CORRELATION_SIZE as u32 } else { 0 }
+        + if correlation {
+            CORRELATION_SIZE as u32
+        } else {
+            0
+        }
         + if checksum { CHECKSUM_SIZE as u32 } else { 0 }
 }
 

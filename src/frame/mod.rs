@@ -72,13 +72,21 @@ impl<'a> Frame<'a> {
     /// A frame without correlation and checksum.
     #[must_use]
     pub const fn new(message_type: MessageType, payload: &'a [u8]) -> Self {
-        Self { message_type, correlation: None, checksum: false, payload }
+        Self {
+            message_type,
+            correlation: None,
+            checksum: false,
+            payload,
+        }
     }
 
     /// The same frame with a correlation number.
     #[must_use]
     pub const fn with_correlation(self, correlation: u64) -> Self {
-        Self { correlation: Some(correlation), ..self }
+        Self {
+            correlation: Some(correlation),
+            ..self
+        }
     }
 
     /// The same frame with or without a checksum.
@@ -90,6 +98,10 @@ impl<'a> Frame<'a> {
     /// Bytes of the frame on the wire.
     #[must_use]
     pub const fn encoded_size(&self) -> usize {
-        header::encoded_size(self.payload.len(), self.correlation.is_some(), self.checksum)
+        header::encoded_size(
+            self.payload.len(),
+            self.correlation.is_some(),
+            self.checksum,
+        )
     }
 }

@@ -38,21 +38,26 @@ impl<'a> Hello<'a> {
     /// [`MalformedPayload`] if it is too short, does not begin with the magic, or the agent is not
     /// UTF-8.
     pub fn parse(payload: &'a [u8]) -> Result<Self, MalformedPayload> {
-        let fixed = payload
-            .get(..HELLO_FIXED_SIZE)
-            .ok_or(MalformedPayload { what: "HELLO is shorter than 32 bytes" })?;
+        let fixed = payload.get(..HELLO_FIXED_SIZE).ok_or(MalformedPayload {
+            what: "HELLO is shorter than 32 bytes",
+        })?;
         if fixed[..4] != MAGIC {
-            return Err(MalformedPayload { what: "HELLO does not begin with NEBN" });
+            return Err(MalformedPayload {
+                what: "HELLO does not begin with NEBN",
+            });
         }
         let mut node_id = [0; 16];
         node_id.copy_from_slice(&fixed[12..28]);
         let rest = &payload[HELLO_FIXED_SIZE..];
-        let (agent, rest) = take_short(rest)
-            .ok_or(MalformedPayload { what: "HELLO ends inside its agent" })?;
-        let (token, _) = take_short(rest)
-            .ok_or(MalformedPayload { what: "HELLO ends inside its token" })?;
-        let agent = std::str::from_utf8(agent)
-            .map_err(|_| MalformedPayload { what: "agent of HELLO is not UTF-8" })?;
+        let (agent, rest) = take_short(rest).ok_or(MalformedPayload {
+            what: "HELLO ends inside its agent",
+        })?;
+        let (token, _) = take_short(rest).ok_or(MalformedPayload {
+            what: "HELLO ends inside its token",
+        })?;
+        let agent = std::str::from_utf8(agent).map_err(|_| MalformedPayload {
+            what: "agent of HELLO is not UTF-8",
+        })?;
         Ok(Self {
             protocol_version: NetworkEndian::read_u16(&fixed[4..6]),
             network_id: NetworkEndian::read_u32(&fixed[8..12]),
@@ -115,14 +120,19 @@ impl<'a> Bye<'a> {
     ///
     /// [`MalformedPayload`] if it is too short or the text is not UTF-8.
     pub fn parse(payload: &'a [u8]) -> Result<Self, MalformedPayload> {
-        let (code, rest) = payload
-            .split_at_checked(2)
-            .ok_or(MalformedPayload { what: "BYE is shorter than 3 bytes" })?;
-        let (text, _) =
-            take_short(rest).ok_or(MalformedPayload { what: "BYE ends inside its text" })?;
-        let text = std::str::from_utf8(text)
-            .map_err(|_| MalformedPayload { what: "text of BYE is not UTF-8" })?;
-        Ok(Self { code: NetworkEndian::read_u16(code), text })
+        let (code, rest) = payload.split_at_checked(2).ok_or(MalformedPayload {
+            what: "BYE is shorter than 3 bytes",
+        })?;
+        let (text, _) = take_short(rest).ok_or(MalformedPayload {
+            what: "BYE ends inside its text",
+        })?;
+        let text = std::str::from_utf8(text).map_err(|_| MalformedPayload {
+            what: "text of BYE is not UTF-8",
+        })?;
+        Ok(Self {
+            code: NetworkEndian::read_u16(code),
+            text,
+        })
     }
 
     /// The payload. The text is cut to 255 bytes.
@@ -137,7 +147,11 @@ impl<'a> Bye<'a> {
 
 /// The whole BYE frame for a reason; `None` for a reason that the wire does not know.
 pub(crate) fn bye_frame(reason: CloseReason, text: &str) -> Option<Vec<u8>> {
-    let payload = Bye { code: reason.wire_code()?, text }.to_payload();
+    let payload = Bye {
+        code: reason.wire_code()?,
+        text,
+    }
+    .to_payload();
     let mut out = Vec::new();
     super::encode_whole(&Frame::new(MessageType::BYE, &payload), &mut out);
     Some(out)

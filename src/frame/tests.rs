@@ -23,9 +23,17 @@ fn encoded(frame: &Frame<'_>) -> Vec<u8> {
 fn vectors_of_the_contract() {
     let hi = Frame::new(MessageType(7), b"hi");
     assert_eq!(encoded(&hi), hex("00000006 0007 00 01 6869"));
-    assert_eq!(encoded(&hi.with_checksum(true)), hex("0000000a 0007 01 01 6869 83a4e418"));
-    let both = hi.with_checksum(true).with_correlation(0x0102_0304_0506_0708);
-    assert_eq!(encoded(&both), hex("00000012 0007 03 01 0102030405060708 6869 90dae3be"));
+    assert_eq!(
+        encoded(&hi.with_checksum(true)),
+        hex("0000000a 0007 01 01 6869 83a4e418")
+    );
+    let both = hi
+        .with_checksum(true)
+        .with_correlation(0x0102_0304_0506_0708);
+    assert_eq!(
+        encoded(&both),
+        hex("00000012 0007 03 01 0102030405060708 6869 90dae3be")
+    );
     assert_eq!(crc32c::crc32c(b"123456789"), 0xE306_9283);
 }
 
@@ -64,13 +72,19 @@ fn a_length_is_judged_again_under_the_flags() {
         if overhead + 101 <= 116 {
             assert_eq!(
                 judge(overhead + 101, flags),
-                Err(FrameError::TooLong { length: overhead + 101, limit: overhead + 100 })
+                Err(FrameError::TooLong {
+                    length: overhead + 101,
+                    limit: overhead + 100
+                })
             );
         }
         if overhead > 4 {
             assert_eq!(
                 judge(overhead - 1, flags),
-                Err(FrameError::TooShort { length: overhead - 1, limit: overhead })
+                Err(FrameError::TooShort {
+                    length: overhead - 1,
+                    limit: overhead
+                })
             );
         }
     }
@@ -81,17 +95,26 @@ fn flags_and_version_are_judged_on_their_byte() {
     let decoder = Decoder::new(100);
     assert_eq!(
         decoder.decode(&hex("00000004 0007 04")),
-        Err(FrameError::BadFlags { flags: 4, allowed: 3 })
+        Err(FrameError::BadFlags {
+            flags: 4,
+            allowed: 3
+        })
     );
     // A protocol message has no correlation.
     assert_eq!(
         decoder.decode(&hex("00000010 ff03 02")),
-        Err(FrameError::BadFlags { flags: 2, allowed: 1 })
+        Err(FrameError::BadFlags {
+            flags: 2,
+            allowed: 1
+        })
     );
     for version in [0, 2, 255] {
         let mut bytes = hex("00000004 0007 00");
         bytes.push(version);
-        assert_eq!(decoder.decode(&bytes), Err(FrameError::BadVersion { version }));
+        assert_eq!(
+            decoder.decode(&bytes),
+            Err(FrameError::BadVersion { version })
+        );
     }
 }
 
@@ -103,7 +126,10 @@ fn a_flipped_bit_under_a_checksum_is_found() {
         for bit in 0..8 {
             let mut bytes = whole.clone();
             bytes[position] ^= 1 << bit;
-            assert!(matches!(decoder.decode(&bytes), Err(FrameError::BadChecksum { .. })));
+            assert!(matches!(
+                decoder.decode(&bytes),
+                Err(FrameError::BadChecksum { .. })
+            ));
         }
     }
 }
@@ -114,24 +140,37 @@ fn the_limit_of_the_first_frame_is_the_smaller_one() {
     assert_eq!(decoder.decode(&4096_u32.to_be_bytes()), Ok(None));
     assert_eq!(
         decoder.decode(&4097_u32.to_be_bytes()),
-        Err(FrameError::TooLong { length: 4097, limit: 4096 })
+        Err(FrameError::TooLong {
+            length: 4097,
+            limit: 4096
+        })
     );
     let scan = decoder.scan(&encoded(&Frame::new(MessageType(1), &[0; 5000])));
-    assert_eq!(scan.end, ScanEnd::Error(FrameError::TooLong { length: 5004, limit: 4096 }));
+    assert_eq!(
+        scan.end,
+        ScanEnd::Error(FrameError::TooLong {
+            length: 5004,
+            limit: 4096
+        })
+    );
 }
 
 #[test]
 fn encode_refuses_more_than_any_peer_accepts() {
     let payload = vec![0; limits::PAYLOAD_SIZE_MAX_CEILING as usize + 1];
     let mut out = vec![1];
-    let error = Frame::new(MessageType(1), &payload).encode(&mut out).unwrap_err();
+    let error = Frame::new(MessageType(1), &payload)
+        .encode(&mut out)
+        .unwrap_err();
     assert!(matches!(error, FrameError::TooLong { .. }));
     assert_eq!(out, [1]);
 }
 
 #[test]
 fn encode_around_equals_encode_whole() {
-    let frame = Frame::new(MessageType(9), b"a payload").with_correlation(5).with_checksum(true);
+    let frame = Frame::new(MessageType(9), b"a payload")
+        .with_correlation(5)
+        .with_checksum(true);
     let mut around = Vec::new();
     let trailer = encode_around(&frame, &mut around);
     around.extend_from_slice(frame.payload);
@@ -141,19 +180,43 @@ fn encode_around_equals_encode_whole() {
 
 #[test]
 fn hello_and_bye_round_trip() {
-    let hello = Hello { network_id: 9, node_id: [3; 16], agent: "test/1", token: b"t", ..Hello::default() };
+    let hello = Hello {
+        network_id: 9,
+        node_id: [3; 16],
+        agent: "test/1",
+        token: b"t",
+        ..Hello::default()
+    };
     let mut payload = hello.to_payload();
     assert_eq!(Hello::parse(&payload), Ok(hello.clone()));
     payload.extend_from_slice(b"later fields");
     assert_eq!(Hello::parse(&payload), Ok(hello));
     for end in 0..payload.len() - 12 {
-        assert!(Hello::parse(&payload[..end]).is_err(), "prefix of {end} bytes");
+        assert!(
+            Hello::parse(&payload[..end]).is_err(),
+            "prefix of {end} bytes"
+        );
     }
-    let bye = Bye { code: 4, text: "frame too long" };
+    let bye = Bye {
+        code: 4,
+        text: "frame too long",
+    };
     assert_eq!(Bye::parse(&bye.to_payload()), Ok(bye));
     assert!(Bye::parse(b"\0\x04").is_err());
     let long = "x\u{e9}".repeat(200);
-    assert_eq!(Bye::parse(&Bye { code: 1, text: &long }.to_payload()).unwrap().text.len(), 255);
+    assert_eq!(
+        Bye::parse(
+            &Bye {
+                code: 1,
+                text: &long
+            }
+            .to_payload()
+        )
+        .unwrap()
+        .text
+        .len(),
+        255
+    );
 }
 
 /// Fifteen lines that are obviously right, to compare the decoder with.
@@ -177,11 +240,20 @@ fn reference<'a>(mut bytes: &'a [u8], max: u32) -> (Vec<Frame<'a>>, usize, Optio
 type Parts = (MessageType, Option<u64>, bool, Vec<u8>);
 
 fn parts(frame: &Frame<'_>) -> Parts {
-    (frame.message_type, frame.correlation, frame.checksum, frame.payload.to_vec())
+    (
+        frame.message_type,
+        frame.correlation,
+        frame.checksum,
+        frame.payload.to_vec(),
+    )
 }
 
 /// Feeds `bytes` in pieces, as a connection would: what is not consumed is offered again.
-fn fed_in_pieces(bytes: &[u8], cuts: &[usize], max: u32) -> (Vec<Parts>, usize, Option<FrameError>) {
+fn fed_in_pieces(
+    bytes: &[u8],
+    cuts: &[usize],
+    max: u32,
+) -> (Vec<Parts>, usize, Option<FrameError>) {
     let (mut buffer, mut frames, mut consumed) = (Vec::new(), Vec::new(), 0);
     let mut fed = 0;
     let mut ends: Vec<usize> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).collect();

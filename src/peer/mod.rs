@@ -5,7 +5,9 @@
 //! ([`next_deadline`](Peer::next_deadline), [`judge`](Peer::judge)). What it wants to write is in its
 //! [`Outbox`]. It knows no other peer, no socket and no subscriber.
 //!
-//! Deadlines about receiving stand still while we do not read: [`set_reading`](Peer::set_reading).
+//! Deadlines about receiving stand still while we do not read: that of this peer alone, by
+//! [`set_reading`](Peer::set_reading), that of everybody by a time of receiving that lags behind. The
+//! methods that take bytes get the time of receiving; all others get the time.
 
 mod state;
 #[cfg(test)]
@@ -172,7 +174,11 @@ impl Peer {
             idle_since: now,
             paused_since: None,
             stalled_since: None,
-            hello: if rules.hello_required { HelloState::Required } else { HelloState::Optional },
+            hello: if rules.hello_required {
+                HelloState::Required
+            } else {
+                HelloState::Optional
+            },
             eof: false,
             bye_received: None,
             carry: Vec::new(),
@@ -185,11 +191,18 @@ impl Peer {
         }
     }
 
-    /// Parses `bytes`: the carried beginning of a frame and what was read behind it.
+    /// Parses `bytes`: the carried beginning of a frame and what was read behind it. `receiving` is
+    /// the time of receiving.
     ///
     /// Frames in front of a bad one count; at a bad one, or after a BYE, parsing ends and the state
     /// says so. To be called while the state takes input.
-    pub(crate) fn handle_bytes(&mut self, now: Tick, rules: &Rules, bytes: &[u8]) -> Parsed {
+    pub(crate) fn handle_bytes(
+        &mut self,
+        now: Tick,
+        receiving: Tick,
+        rules: &Rules,
+        bytes: &[u8],
+    ) -> Parsed {
         debug_assert!(self.state.takes_input(), "bytes in state {:?}", self.state);
         let mut parsed = Parsed::default();
         while self.state.takes_input() && parsed.fault.is_none() {
@@ -215,10 +228,11 @@ impl Peer {
         if !unfinished {
             self.frame_since = None;
         } else if parsed.consumed > 0 || self.frame_since.is_none() {
-            self.frame_since = Some(now);
+            self.frame_since = Some(receiving);
         }
         let messages = u64::from(parsed.frames);
-        self.inbound.messages += messages;
+        self.inbound
+            .add(Traffic::new(messages, parsed.consumed as u64));
         parsed
     }
 
@@ -273,7 +287,10 @@ impl Peer {
 
     fn handle_hello(&mut self, rules: &Rules, payload: &[u8]) -> Result<u32, Fault> {
         if self.hello == HelloState::Said {
-            return Err(Fault::Message(CloseReason::BadProtocolMessage, "second HELLO"));
+            return Err(Fault::Message(
+                CloseReason::BadProtocolMessage,
+                "second HELLO",
+            ));
         }
         let hello = Hello::parse(payload)
             .map_err(|_| Fault::Message(CloseReason::BadProtocolMessage, "malformed HELLO"))?;
@@ -291,9 +308,9 @@ impl Peer {
     }
 
     /// Bytes moved, in either direction.
-    pub(crate) fn handle_moved(&mut self, now: Tick) {
+    pub(crate) fn handle_moved(&mut self, now: Tick, receiving: Tick) {
         self.moved = now;
-        self.idle_since = now;
+        self.idle_since = receiving;
     }
 
     /// The peer's FIN. A frame that it cut off is never delivered; true says that there was one.
@@ -302,8 +319,11 @@ impl Peer {
         let partial = !self.carry.is_empty();
         self.carry = Vec::new();
         if self.state.takes_input() {
-            let reason =
-                if partial { CloseReason::EofInFrame } else { CloseReason::PeerClosed };
+            let reason = if partial {
+                CloseReason::EofInFrame
+            } else {
+                CloseReason::PeerClosed
+            };
             self.handle_end(now, reason);
             return partial;
         }
@@ -314,15 +334,21 @@ impl Peer {
     fn handle_end(&mut self, now: Tick, reason: CloseReason) {
         self.frame_since = None;
         self.first_frame_since = None;
-        self.set_state(now, State::HalfClosed { reason, quiet_since: None });
+        self.set_state(
+            now,
+            State::HalfClosed {
+                reason,
+                quiet_since: None,
+            },
+        );
     }
 
     /// Says whether we read, which the deadlines about receiving depend on.
-    pub(crate) fn set_reading(&mut self, now: Tick, reading: bool) {
+    pub(crate) fn set_reading(&mut self, receiving: Tick, reading: bool) {
         match (reading, self.paused_since) {
-            (false, None) => self.paused_since = Some(now),
+            (false, None) => self.paused_since = Some(receiving),
             (true, Some(since)) => {
-                let shift = now.saturating_sub(since);
+                let shift = receiving.saturating_sub(since);
                 self.paused_since = None;
                 self.first_frame_since = self.first_frame_since.map(|tick| tick + shift);
                 self.frame_since = self.frame_since.map(|tick| tick + shift);
@@ -363,7 +389,14 @@ impl Peer {
         self.frame_since = None;
         self.first_frame_since = None;
         let deadline = now.saturating_add(drain_ms);
-        self.set_state(now, State::Draining { reason, deadline, bye });
+        self.set_state(
+            now,
+            State::Draining {
+                reason,
+                deadline,
+                bye,
+            },
+        );
     }
 
     /// The service stops: reads nothing more, and waits until everything delivered is answered.
@@ -372,19 +405,39 @@ impl Peer {
         self.carry = Vec::new();
         self.frame_since = None;
         self.first_frame_since = None;
-        self.set_state(now, State::Stopping { progress: (now, released), deadline });
+        self.set_state(
+            now,
+            State::Stopping {
+                progress: (now, released),
+                deadline,
+            },
+        );
     }
 
     /// To be called when the outbox is empty: queues the BYE that is due. True when there is nothing
     /// left to write and the FIN is due.
     pub(crate) fn finish_drain(&mut self, now: Tick, text: &str) -> bool {
-        let State::Draining { reason, deadline, bye } = self.state else { return false };
+        let State::Draining {
+            reason,
+            deadline,
+            bye,
+        } = self.state
+        else {
+            return false;
+        };
         match bye {
             Bye::Due => {
                 if let Some(frame) = frame::bye_frame(reason, text) {
                     self.outbox.insert_control(frame);
                 }
-                self.set_state(now, State::Draining { reason, deadline, bye: Bye::Queued });
+                self.set_state(
+                    now,
+                    State::Draining {
+                        reason,
+                        deadline,
+                        bye: Bye::Queued,
+                    },
+                );
                 false
             }
             Bye::Never | Bye::Queued => true,
@@ -394,18 +447,42 @@ impl Peer {
     /// The FIN is out. True if the peer's was there before, so that nothing is left to wait for.
     pub(crate) fn begin_linger(&mut self, now: Tick) -> bool {
         let State::Draining { reason, .. } = self.state else {
-            unreachable!("a FIN is sent at the end of draining, not in {:?}", self.state);
+            unreachable!(
+                "a FIN is sent at the end of draining, not in {:?}",
+                self.state
+            );
         };
         let deadline = now.saturating_add(LINGER_MS);
-        self.set_state(now, State::Lingering { reason, deadline, left: LINGER_BYTES_MAX });
+        self.set_state(
+            now,
+            State::Lingering {
+                reason,
+                deadline,
+                left: LINGER_BYTES_MAX,
+            },
+        );
         self.eof
     }
 
     /// Discards input that came while the connection is closing. False when it was enough.
     pub(crate) fn handle_discarded(&mut self, now: Tick, bytes: usize) -> bool {
-        let State::Lingering { reason, deadline, left } = self.state else { return true };
+        let State::Lingering {
+            reason,
+            deadline,
+            left,
+        } = self.state
+        else {
+            return true;
+        };
         let left = left.saturating_sub(bytes);
-        self.set_state(now, State::Lingering { reason, deadline, left });
+        self.set_state(
+            now,
+            State::Lingering {
+                reason,
+                deadline,
+                left,
+            },
+        );
         left > 0
     }
 
@@ -419,15 +496,31 @@ impl Peer {
     ) -> Option<CloseReason> {
         let in_flight = self.in_flight(released).bytes > 0;
         match self.state {
-            State::HalfClosed { reason, quiet_since } => {
-                let quiet_since =
-                    (!in_flight && !queued).then_some(quiet_since.unwrap_or(now));
-                self.set_state(now, State::HalfClosed { reason, quiet_since });
-                quiet_since.filter(|since| now - since >= HALF_CLOSE_GRACE_MS).map(|_| reason)
+            State::HalfClosed {
+                reason,
+                quiet_since,
+            } => {
+                let quiet_since = (!in_flight && !queued).then_some(quiet_since.unwrap_or(now));
+                self.set_state(
+                    now,
+                    State::HalfClosed {
+                        reason,
+                        quiet_since,
+                    },
+                );
+                quiet_since
+                    .filter(|since| now - since >= HALF_CLOSE_GRACE_MS)
+                    .map(|_| reason)
             }
-            State::Stopping { progress: (since, before), deadline } => {
-                let progress =
-                    if released.bytes > before { (now, released.bytes) } else { (since, before) };
+            State::Stopping {
+                progress: (since, before),
+                deadline,
+            } => {
+                let progress = if released.bytes > before {
+                    (now, released.bytes)
+                } else {
+                    (since, before)
+                };
                 self.set_state(now, State::Stopping { progress, deadline });
                 // A subscriber that lets nothing go for a while will not answer any more.
                 let waited = now - progress.0 >= HALF_CLOSE_GRACE_MS;
@@ -447,24 +540,32 @@ impl Peer {
     }
 
     /// The next tick at which [`judge`](Self::judge) may have something to say.
-    pub(crate) fn next_deadline(&self, rules: &Rules) -> Option<Tick> {
+    ///
+    /// `lag` is how far the time of receiving is behind: nobody was read meanwhile.
+    pub(crate) fn next_deadline(&self, rules: &Rules, lag: Tick) -> Option<Tick> {
         let after = |since: Option<Tick>, limit: u64| {
-            since.filter(|_| limit > 0).map(|since| since.saturating_add(limit))
+            since
+                .filter(|_| limit > 0)
+                .map(|since| since.saturating_add(limit))
         };
         let stall = after(self.stalled_since, rules.write_stall_ms);
         let receiving = self.paused_since.is_none();
         let ends = match self.state {
+            State::Open if !receiving => [None; 3],
             State::Open => [
-                after(self.first_frame_since, rules.first_frame_ms).filter(|_| receiving),
-                after(self.frame_since, rules.frame_ms).filter(|_| receiving),
-                after(Some(self.idle_since), rules.idle_ms).filter(|_| receiving),
-            ],
+                after(self.first_frame_since, rules.first_frame_ms),
+                after(self.frame_since, rules.frame_ms),
+                after(Some(self.idle_since), rules.idle_ms),
+            ]
+            .map(|deadline| deadline.map(|tick| tick.saturating_add(lag))),
             State::HalfClosed { quiet_since, .. } => {
                 [after(quiet_since, HALF_CLOSE_GRACE_MS), None, None]
             }
-            State::Stopping { progress, deadline } => {
-                [after(Some(progress.0), HALF_CLOSE_GRACE_MS), Some(deadline), None]
-            }
+            State::Stopping { progress, deadline } => [
+                after(Some(progress.0), HALF_CLOSE_GRACE_MS),
+                Some(deadline),
+                None,
+            ],
             State::Draining { deadline, .. } | State::Lingering { deadline, .. } => {
                 [Some(deadline), None, None]
             }
@@ -472,12 +573,13 @@ impl Peer {
         ends.into_iter().chain([stall]).flatten().min()
     }
 
-    /// What the deadlines that passed ask for.
-    pub(crate) fn judge(&self, now: Tick, rules: &Rules) -> Option<Verdict> {
-        let passed = |since: Option<Tick>, limit: u64| {
+    /// What the deadlines that passed ask for; `lag` as for [`next_deadline`](Self::next_deadline).
+    pub(crate) fn judge(&self, now: Tick, rules: &Rules, lag: Tick) -> Option<Verdict> {
+        let expired = |since: Option<Tick>, limit: u64, now: Tick| {
             since.is_some_and(|since| limit > 0 && now >= since.saturating_add(limit))
         };
-        if passed(self.stalled_since, rules.write_stall_ms) {
+        let passed = |since, limit| expired(since, limit, now.saturating_sub(lag));
+        if expired(self.stalled_since, rules.write_stall_ms, now) {
             return Some(Verdict::Abort(CloseReason::SlowPeer));
         }
         match self.state {
@@ -498,9 +600,9 @@ impl Peer {
                 Some(Verdict::Abort(CloseReason::Shutdown))
             }
             State::Stopping { .. } => Some(Verdict::CheckQuiet),
-            State::Draining { reason, deadline, .. } if now >= deadline => {
-                Some(Verdict::Abort(reason))
-            }
+            State::Draining {
+                reason, deadline, ..
+            } if now >= deadline => Some(Verdict::Abort(reason)),
             State::Draining { .. } => None,
             State::Lingering { deadline, .. } => (now >= deadline).then_some(Verdict::Done),
         }
@@ -518,10 +620,6 @@ impl Peer {
         }
     }
 
-    pub(crate) fn is_paused(&self) -> bool {
-        self.paused_since.is_some()
-    }
-
     /// Size of the frame that the carried bytes begin, if they tell it.
     pub(crate) fn carried_frame_size(&self) -> Option<usize> {
         frame::frame_size_at(&self.carry)
@@ -535,9 +633,18 @@ impl Peer {
 
     /// The only writer of the state.
     fn set_state(&mut self, now: Tick, next: State) {
-        assert!(self.state.may_become(next), "{:?} cannot become {next:?}", self.state);
+        assert!(
+            self.state.may_become(next),
+            "{:?} cannot become {next:?}",
+            self.state
+        );
         if self.state.name() != next.name() {
-            log::trace!("peer {}: {} => {} at {now}", self.id, self.state.name(), next.name());
+            log::trace!(
+                "peer {}: {} => {} at {now}",
+                self.id,
+                self.state.name(),
+                next.name()
+            );
         }
         self.state = next;
     }
@@ -545,7 +652,11 @@ impl Peer {
 
 /// Judges the one frame that may come while HELLO is required.
 fn first_frame(rules: &Rules, bytes: &[u8]) -> ScanEnd {
-    match rules.decoder.with_length_max(LENGTH_BEFORE_HELLO_MAX).decode(bytes) {
+    match rules
+        .decoder
+        .with_length_max(LENGTH_BEFORE_HELLO_MAX)
+        .decode(bytes)
+    {
         Err(error) => ScanEnd::Error(error),
         Ok(None) => ScanEnd::Incomplete,
         // Whatever it is, the switch for protocol messages decides.

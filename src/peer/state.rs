@@ -39,10 +39,18 @@ pub(crate) enum State {
         deadline: Tick,
     },
     /// Nothing more is accepted for the peer; what is queued goes out until the deadline.
-    Draining { reason: CloseReason, deadline: Tick, bye: Bye },
+    Draining {
+        reason: CloseReason,
+        deadline: Tick,
+        bye: Bye,
+    },
     /// Our FIN is out. Input is discarded, so that it does not turn into a RST which destroys what
     /// the peer has not read yet.
-    Lingering { reason: CloseReason, deadline: Tick, left: usize },
+    Lingering {
+        reason: CloseReason,
+        deadline: Tick,
+        left: usize,
+    },
 }
 
 /// Whether the peer is told why.

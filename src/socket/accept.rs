@@ -53,9 +53,18 @@ mod tests {
         let fault = |errno: Errno| AcceptFault::of(errno.into());
         assert!(matches!(fault(Errno::AGAIN), AcceptFault::WouldBlock));
         for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
-            assert!(matches!(fault(errno), AcceptFault::Exhausted(_)), "{errno:?}");
+            assert!(
+                matches!(fault(errno), AcceptFault::Exhausted(_)),
+                "{errno:?}"
+            );
         }
-        for errno in [Errno::BADF, Errno::INVAL, Errno::NOTSOCK, Errno::OPNOTSUPP, Errno::FAULT] {
+        for errno in [
+            Errno::BADF,
+            Errno::INVAL,
+            Errno::NOTSOCK,
+            Errno::OPNOTSUPP,
+            Errno::FAULT,
+        ] {
             assert!(matches!(fault(errno), AcceptFault::Dead(_)), "{errno:?}");
         }
         for errno in [

@@ -33,7 +33,11 @@ impl Listener {
     /// Binds and listens. `SO_REUSEADDR` is set, so that a restart need not wait for connections of
     /// the last run to expire; a port that somebody listens on is refused all the same.
     pub(crate) fn bind(addr: SocketAddr, options: ListenOptions) -> io::Result<Self> {
-        let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let family = if addr.is_ipv4() {
+            AddressFamily::INET
+        } else {
+            AddressFamily::INET6
+        };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
         sockopt::set_socket_reuseaddr(&socket, true)?;
@@ -49,12 +53,17 @@ impl Listener {
         net::listen(&socket, LISTEN_BACKLOG)?;
         let socket = TcpListener::from(socket);
         let addr = socket.local_addr()?;
-        Ok(Self { socket: mio::net::TcpListener::from_std(socket), addr })
+        Ok(Self {
+            socket: mio::net::TcpListener::from_std(socket),
+            addr,
+        })
     }
 }
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        Self { tcp_user_timeout_ms: u32::try_from(TCP_USER_TIMEOUT_MS).unwrap_or(0) }
+        Self {
+            tcp_user_timeout_ms: u32::try_from(TCP_USER_TIMEOUT_MS).unwrap_or(0),
+        }
     }
 }

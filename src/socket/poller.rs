@@ -49,7 +49,10 @@ impl Sockets {
         };
         for (index, listener) in sockets.listeners.iter_mut().enumerate() {
             let token = Token(TOKEN_LISTENERS + index);
-            sockets.poll.registry().register(&mut listener.socket, token, Interest::READABLE)?;
+            sockets
+                .poll
+                .registry()
+                .register(&mut listener.socket, token, Interest::READABLE)?;
         }
         Ok(sockets)
     }
@@ -122,8 +125,10 @@ impl Net for Sockets {
     ) -> io::Result<usize> {
         let spare = buffer.capacity() - buffer.len();
         if spare <= limit {
-            return retry(|| rustix::net::recv(&*stream, spare_capacity(buffer), RecvFlags::empty()))
-                .map(|(count, _)| count);
+            return retry(|| {
+                rustix::net::recv(&*stream, spare_capacity(buffer), RecvFlags::empty())
+            })
+            .map(|(count, _)| count);
         }
         // Only near a limit is the space cleared first; unlimited reads go into it as it is.
         let start = buffer.len();
@@ -169,7 +174,10 @@ pub(crate) fn raise_descriptor_limit() -> Option<u64> {
     if limit.current == limit.maximum {
         return limit.current;
     }
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
     match setrlimit(Resource::Nofile, raised) {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
@@ -211,6 +219,8 @@ fn readiness(event: &mio::event::Event) -> Ready {
 
 impl std::fmt::Debug for Sockets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sockets").field("listeners", &self.listeners).finish_non_exhaustive()
+        f.debug_struct("Sockets")
+            .field("listeners", &self.listeners)
+            .finish_non_exhaustive()
     }
 }

@@ -1,0 +1,27 @@
+//! Fan-out: who gets which messages, and what happens when one of them is full.
+//!
+//! The dispatcher takes blocks from the dispatch queue, looks up the subscribers of their message types
+//! in a dense table and offers each of them the part it asked for: one channel operation per block and
+//! subscriber, none per message. It never waits for a subscriber. What does not fit is dropped and
+//! counted, or parked, as the subscriber chose.
+//!
+//! The same code runs on a thread of its own ([`worker`]) or on the loop.
+
+mod options;
+mod queue;
+mod registry;
+mod subscription;
+mod table;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+pub use options::{Overflow, SubscribeOptions, Types};
+pub use subscription::{
+    Batch, ChannelSubscription, Delivery, Iter, Messages, Subscription, TryIter,
+};
+
+pub(crate) use queue::{DispatchQueue, Poke, PushError, QueueBounds};
+pub(crate) use registry::{Outlet, Registry};
+pub(crate) use table::FanOut;
+pub(crate) use worker::{OnTick, Worker, panic_message};

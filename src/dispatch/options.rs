@@ -1,0 +1,242 @@
+//! What a subscriber asks for.
+
+use std::{fmt, ops::RangeInclusive};
+
+use crate::{
+    error::SubscribeError,
+    id::MessageType,
+    limits::{
+        QUEUE_MESSAGES_MAX_CEILING, SUBSCRIBER_BYTES_MAX_DEFAULT, SUBSCRIBER_MESSAGES_MAX_DEFAULT,
+    },
+};
+
+/// The message types of a subscriber.
+///
+/// # Examples
+///
+/// ```
+/// use nebnet::{MessageType, Types};
+///
+/// let one = Types::from(MessageType(7));
+/// let some = Types::from([MessageType(7), MessageType(9)].as_slice());
+/// let range = Types::from(MessageType(0x100)..=MessageType(0x1FF));
+/// assert!(range.contains(MessageType(0x180)) && !range.contains(MessageType(7)));
+/// assert!(Types::all().contains(MessageType(0xFEFF)));
+/// // The protocol's own messages are never dispatched.
+/// assert!(!Types::all().contains(MessageType(0xFF00)));
+/// # let _ = (one, some);
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Types(Set);
+
+#[derive(Clone, PartialEq, Eq)]
+enum Set {
+    All,
+    One(MessageType),
+    /// A bit per type.
+    Several(Box<[u64]>),
+}
+
+const WORDS: usize = (1 << 16) / 64;
+
+impl Types {
+    /// Every type of the application: a tap.
+    #[must_use]
+    pub const fn all() -> Self {
+        Self(Set::All)
+    }
+
+    /// Whether messages of the type are asked for.
+    #[must_use]
+    #[inline]
+    pub fn contains(&self, message_type: MessageType) -> bool {
+        match &self.0 {
+            _ if message_type.is_protocol() => false,
+            Set::All => true,
+            Set::One(one) => *one == message_type,
+            Set::Several(bits) => {
+                let number = usize::from(message_type.0);
+                bits[number / 64] >> (number % 64) & 1 != 0
+            }
+        }
+    }
+
+    /// The types one by one; `None` for all of the application's.
+    pub(crate) fn each(&self) -> Option<impl Iterator<Item = MessageType> + '_> {
+        let (one, bits) = match &self.0 {
+            Set::All => return None,
+            Set::One(one) => (Some(*one).filter(|one| !one.is_protocol()), [].as_slice()),
+            Set::Several(bits) => (None, &**bits),
+        };
+        let several = bits.iter().zip(0_u16..).flat_map(|(word, index)| {
+            (0..64_u16)
+                .filter(move |bit| word >> bit & 1 != 0)
+                .map(move |bit| MessageType(index * 64 + bit))
+        });
+        Some(one.into_iter().chain(several))
+    }
+
+    fn several(types: impl Iterator<Item = MessageType>) -> Self {
+        let mut bits = vec![0; WORDS].into_boxed_slice();
+        for message_type in types.filter(|message_type| !message_type.is_protocol()) {
+            let number = usize::from(message_type.0);
+            bits[number / 64] |= 1 << (number % 64);
+        }
+        Self(Set::Several(bits))
+    }
+
+    fn is_empty(&self) -> bool {
+        match &self.0 {
+            Set::All => false,
+            Set::One(one) => one.is_protocol(),
+            Set::Several(bits) => bits.iter().all(|word| *word == 0),
+        }
+    }
+}
+
+impl From<MessageType> for Types {
+    fn from(message_type: MessageType) -> Self {
+        Self(Set::One(message_type))
+    }
+}
+
+impl From<&[MessageType]> for Types {
+    fn from(types: &[MessageType]) -> Self {
+        match types {
+            [one] => (*one).into(),
+            _ => Self::several(types.iter().copied()),
+        }
+    }
+}
+
+impl From<Vec<MessageType>> for Types {
+    fn from(types: Vec<MessageType>) -> Self {
+        types.as_slice().into()
+    }
+}
+
+impl From<RangeInclusive<MessageType>> for Types {
+    fn from(range: RangeInclusive<MessageType>) -> Self {
+        Self::several((range.start().0..=range.end().0).map(MessageType))
+    }
+}
+
+impl fmt::Debug for Types {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Set::All => f.write_str("Types::all()"),
+            Set::One(one) => write!(f, "Types({one})"),
+            Set::Several(_) => {
+                let types = (0..u16::MAX)
+                    .map(MessageType)
+                    .filter(|one| self.contains(*one));
+                f.debug_set()
+                    .entries(types.take(16))
+                    .finish_non_exhaustive()
+            }
+        }
+    }
+}
+
+/// What happens to messages that do not fit a subscriber's queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Overflow {
+    /// They are dropped and counted; the next batch says how many are missing before it.
+    #[default]
+    DropNewest,
+    /// They wait, and the peers that sent them are not read until there is room: nothing is lost.
+    ///
+    /// What waits is charged to the dispatch queue's byte bound. While that holds, only those peers
+    /// stop; when it is used up, all reading stops.
+    Pause,
+}
+
+/// How to subscribe.
+///
+/// # Examples
+///
+/// ```
+/// use nebnet::{MessageType, Overflow, SubscribeOptions};
+///
+/// let options = SubscribeOptions::new(MessageType(7))
+///     .name("orders")
+///     .messages(1_000_000)
+///     .bytes(64 << 20)
+///     .overflow(Overflow::Pause);
+/// # let _ = options;
+/// ```
+#[derive(Clone, Debug)]
+pub struct SubscribeOptions {
+    pub(crate) types: Types,
+    pub(crate) name: Option<String>,
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+    pub(crate) overflow: Overflow,
+}
+
+impl SubscribeOptions {
+    /// A subscriber of the types, with the defaults.
+    #[must_use]
+    pub fn new(types: impl Into<Types>) -> Self {
+        Self {
+            types: types.into(),
+            name: None,
+            messages: SUBSCRIBER_MESSAGES_MAX_DEFAULT,
+            bytes: SUBSCRIBER_BYTES_MAX_DEFAULT,
+            overflow: Overflow::default(),
+        }
+    }
+
+    /// The name that reports and logs show; default `subscriber-N`.
+    #[must_use]
+    pub fn name(self, name: impl Into<String>) -> Self {
+        Self {
+            name: Some(name.into()),
+            ..self
+        }
+    }
+
+    /// Messages that the queue holds: 1 to 2^22, default 8,192. Each costs 64 bytes from the start,
+    /// because every one may come in a batch of its own.
+    #[must_use]
+    pub fn messages(self, count: usize) -> Self {
+        Self {
+            messages: count,
+            ..self
+        }
+    }
+
+    /// Bytes of storage that the queue may hold, default 16 MiB. An empty queue takes one batch of
+    /// any size.
+    #[must_use]
+    pub fn bytes(self, bytes: usize) -> Self {
+        Self { bytes, ..self }
+    }
+
+    /// What happens to messages that do not fit; default [`Overflow::DropNewest`].
+    #[must_use]
+    pub fn overflow(self, overflow: Overflow) -> Self {
+        Self { overflow, ..self }
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), SubscribeError> {
+        if self.types.is_empty() {
+            return Err(SubscribeError::NoTypes);
+        }
+        let ranges = [
+            ("messages", self.messages, QUEUE_MESSAGES_MAX_CEILING),
+            ("bytes", self.bytes, usize::MAX),
+        ];
+        for (setting, value, max) in ranges {
+            if value == 0 || value > max {
+                return Err(SubscribeError::OutOfRange {
+                    setting,
+                    value,
+                    max,
+                });
+            }
+        }
+        Ok(())
+    }
+}

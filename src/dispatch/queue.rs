@@ -1,0 +1,219 @@
+//! The queue between the loop and the dispatcher, and the dispatcher's doorbell.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering, fence},
+    },
+    time::Duration,
+};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use crate::{
+    block::BlockRef,
+    doorbell::Doorbell,
+    ledger::{Ledger, Traffic},
+};
+
+/// What travels through the queue.
+#[derive(Debug)]
+pub(crate) enum Item {
+    Block(BlockRef),
+    /// Nothing: somebody wants the dispatcher to look around.
+    Poke,
+}
+
+/// The loop's end of the queue; bounded in messages and in bytes.
+#[derive(Debug)]
+pub(crate) struct DispatchQueue {
+    items: Arc<Sender<Item>>,
+    bounds: QueueBounds,
+}
+
+/// What both ends know of the queue.
+#[derive(Clone, Debug)]
+pub(crate) struct QueueBounds {
+    ledger: Arc<Ledger>,
+    /// True while the loop waits for room.
+    loop_waits: Arc<AtomicBool>,
+}
+
+/// Why a block was not taken.
+#[derive(Debug)]
+pub(crate) enum PushError {
+    Full(BlockRef),
+    /// The dispatcher has ended.
+    Dead,
+}
+
+impl DispatchQueue {
+    pub(crate) fn new(ledger: Arc<Ledger>) -> (Self, Receiver<Item>) {
+        let capacity = usize::try_from(ledger.dispatch_capacity.messages).unwrap_or(usize::MAX);
+        let (items, receiver) = bounded(capacity);
+        (
+            Self {
+                items: Arc::new(items),
+                bounds: QueueBounds::new(ledger),
+            },
+            receiver,
+        )
+    }
+
+    pub(crate) fn bounds(&self) -> &QueueBounds {
+        &self.bounds
+    }
+
+    /// What wakes a dispatcher that waits for an item. If the queue is full, it does not wait. The
+    /// waker does not keep the queue open.
+    pub(crate) fn waker(&self) -> impl Fn() + Send + Sync + 'static {
+        let items = Arc::downgrade(&self.items);
+        move || {
+            if let Some(items) = items.upgrade() {
+                let _ = items.try_send(Item::Poke);
+            }
+        }
+    }
+
+    /// Hands over the last block at a stop, whatever the bounds say; waits for the dispatcher to take
+    /// an item if every place is taken. False if it did not in time.
+    pub(crate) fn push_last(&self, block: BlockRef, timeout: Duration) -> bool {
+        let charge = queue_charge(&block);
+        self.bounds.ledger.dispatch_queue.raise(charge);
+        let sent = self.items.send_timeout(Item::Block(block), timeout).is_ok();
+        if !sent {
+            self.bounds.ledger.dispatch_queue.lower(charge);
+        }
+        sent
+    }
+
+    /// Hands a block over.
+    pub(crate) fn push(&self, block: BlockRef) -> Result<(), PushError> {
+        if !self.bounds.has_room_for(&block) {
+            return Err(PushError::Full(block));
+        }
+        let charge = queue_charge(&block);
+        // Raised first, so that the dispatcher never lowers what was not raised.
+        self.bounds.ledger.dispatch_queue.raise(charge);
+        match self.items.try_send(Item::Block(block)) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                self.bounds.ledger.dispatch_queue.lower(charge);
+                match error {
+                    TrySendError::Full(Item::Block(block)) => Err(PushError::Full(block)),
+                    TrySendError::Full(Item::Poke) | TrySendError::Disconnected(_) => {
+                        Err(PushError::Dead)
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl QueueBounds {
+    pub(crate) fn new(ledger: Arc<Ledger>) -> Self {
+        Self {
+            ledger,
+            loop_waits: Arc::default(),
+        }
+    }
+
+    /// Whether the queue can take the block. An empty queue takes any.
+    pub(crate) fn has_room_for(&self, block: &BlockRef) -> bool {
+        let charge = queue_charge(block);
+        let (fill, capacity) = (
+            self.ledger.dispatch_queue.get(),
+            self.ledger.dispatch_capacity,
+        );
+        let fits = fill.messages + charge.messages <= capacity.messages
+            && fill.bytes + charge.bytes <= capacity.bytes;
+        fits || (fill.messages == 0 && fill.bytes == 0)
+    }
+
+    /// Takes the block's place in the queue's bounds.
+    pub(crate) fn raise(&self, block: &BlockRef) {
+        self.ledger.dispatch_queue.raise(queue_charge(block));
+    }
+
+    /// The loop announces that it waits for room; it has to try once more after this.
+    pub(crate) fn wait_for_room(&self) {
+        self.loop_waits.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Gives back what an item held; wakes a loop that waits once the queue is half empty.
+    pub(crate) fn lower(&self, charge: Traffic, doorbell: &Doorbell) {
+        self.ledger.dispatch_queue.lower(charge);
+        // Pairs with the fence in `wait_for_room`.
+        fence(Ordering::SeqCst);
+        if self.loop_waits.load(Ordering::Relaxed) {
+            let (fill, capacity) = (
+                self.ledger.dispatch_queue.get(),
+                self.ledger.dispatch_capacity,
+            );
+            let half = fill.messages <= capacity.messages / 2 && fill.bytes <= capacity.bytes / 2;
+            if half {
+                self.loop_waits.store(false, Ordering::Relaxed);
+                doorbell.ring();
+            }
+        }
+    }
+}
+
+/// What a block counts for in the queue: its messages, and the storage that it pins.
+pub(crate) fn queue_charge(block: &BlockRef) -> Traffic {
+    Traffic::new(u64::from(block.head().frames), block.charge() as u64)
+}
+
+/// Makes the dispatcher look around, wherever it runs: at most once until it did.
+#[derive(Default)]
+pub(crate) struct Poke {
+    flag: AtomicBool,
+    /// The metrics tick asks for the callback.
+    tick: AtomicBool,
+    wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl Poke {
+    /// Sets what wakes the dispatcher. Only the first call counts.
+    pub(crate) fn set_wake(&self, wake: impl Fn() + Send + Sync + 'static) {
+        let _ = self.wake.set(Box::new(wake));
+    }
+
+    pub(crate) fn poke(&self) {
+        if !self.flag.swap(true, Ordering::AcqRel) {
+            if let Some(wake) = self.wake.get() {
+                wake();
+            }
+        }
+    }
+
+    pub(crate) fn poke_tick(&self) {
+        self.tick.store(true, Ordering::Release);
+        self.poke();
+    }
+
+    /// Whether somebody poked since the last call.
+    #[inline]
+    pub(crate) fn take(&self) -> bool {
+        self.flag.load(Ordering::Relaxed) && self.flag.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whether somebody poked and nobody has looked yet.
+    pub(crate) fn is_set(&self) -> bool {
+        self.flag.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn take_tick(&self) -> bool {
+        self.tick.swap(false, Ordering::AcqRel)
+    }
+}
+
+impl fmt::Debug for Poke {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Poke")
+            .field("flag", &self.flag)
+            .finish_non_exhaustive()
+    }
+}

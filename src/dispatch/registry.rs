@@ -1,0 +1,213 @@
+//! Who subscribes: the list that every thread may change and the fan-out reads.
+//!
+//! The fan-out keeps a table of its own and makes it anew when the list's version has changed, which
+//! it looks at once per block. So subscribing takes effect from the next block on, and a subscriber
+//! sees a contiguous run of what is dispatched.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use crossbeam_channel::Sender;
+
+use super::{Delivery, Overflow, Poke, SubscribeOptions, Types};
+use crate::{
+    block::Message,
+    error::SubscribeError,
+    id::SubscriberId,
+    ledger::{Counter, Fill, SubscriberRow, Traffic},
+    limits::SUBSCRIBERS_MAX,
+};
+
+/// All subscribers of a service.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    version: AtomicU64,
+    list: Mutex<List>,
+    pub(crate) poke: Arc<Poke>,
+}
+
+#[derive(Debug, Default)]
+struct List {
+    next_id: u64,
+    subscribers: Vec<Subscriber>,
+    /// The fan-out has ended: nothing will ever be delivered again.
+    closed: bool,
+}
+
+/// One subscriber, as the fan-out sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct Subscriber {
+    pub(crate) account: Arc<Account>,
+    pub(crate) outlet: Outlet,
+}
+
+/// Where the messages of a subscriber go.
+#[derive(Clone)]
+pub(crate) enum Outlet {
+    /// Its [`Subscription`](super::Subscription).
+    Deliveries(Sender<Delivery>),
+    /// A channel of its own, one message at a time.
+    Messages(Sender<Message>),
+    /// Nowhere: the service has stopped.
+    Closed,
+}
+
+/// What both sides of a subscriber's queue know and count.
+#[derive(Debug)]
+pub(crate) struct Account {
+    pub(crate) id: SubscriberId,
+    pub(crate) name: String,
+    pub(crate) types: Types,
+    pub(crate) overflow: Overflow,
+    pub(crate) capacity: Traffic,
+    pub(crate) fill: Fill,
+    /// The dispatcher's.
+    pub(crate) matched: Counter,
+    pub(crate) dropped: Counter,
+    pub(crate) parked: AtomicU64,
+    /// Counted by whoever takes or discards.
+    pub(crate) taken: AtomicU64,
+    pub(crate) discarded: AtomicU64,
+    /// The number of the message that the subscriber would take next if none was dropped.
+    pub(crate) expected: AtomicU64,
+    /// True while deliveries are parked: whoever makes room pokes the dispatcher.
+    pub(crate) waited: AtomicBool,
+    pub(crate) poke: Arc<Poke>,
+}
+
+impl Account {
+    pub(crate) fn row(&self) -> SubscriberRow {
+        let fill = self.fill.get();
+        SubscriberRow {
+            id: self.id,
+            name: self.name.clone(),
+            matched: self.matched.get(),
+            taken: self.taken.load(Ordering::Relaxed),
+            dropped: self.dropped.get(),
+            discarded: self.discarded.load(Ordering::Relaxed),
+            queued: fill.messages,
+            queued_bytes: fill.bytes,
+            parked: self.parked.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Registry {
+    pub(crate) fn new() -> Self {
+        Self {
+            version: AtomicU64::new(0),
+            list: Mutex::default(),
+            poke: Arc::default(),
+        }
+    }
+
+    /// Adds a subscriber. Blocks dispatched from now on reach it.
+    pub(crate) fn add(
+        &self,
+        options: SubscribeOptions,
+        outlet: Outlet,
+    ) -> Result<Arc<Account>, SubscribeError> {
+        options.validate()?;
+        let mut list = self.lock();
+        if list.closed {
+            return Err(SubscribeError::Stopped);
+        }
+        if list.subscribers.len() >= SUBSCRIBERS_MAX {
+            return Err(SubscribeError::TooMany {
+                limit: SUBSCRIBERS_MAX,
+            });
+        }
+        let id = SubscriberId(list.next_id);
+        list.next_id += 1;
+        let account = Arc::new(Account {
+            id,
+            name: options.name.unwrap_or_else(|| format!("subscriber-{id}")),
+            types: options.types,
+            overflow: options.overflow,
+            capacity: Traffic::new(options.messages as u64, options.bytes as u64),
+            fill: Fill::default(),
+            matched: Counter::default(),
+            dropped: Counter::default(),
+            parked: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
+            discarded: AtomicU64::new(0),
+            expected: AtomicU64::new(0),
+            waited: AtomicBool::new(false),
+            poke: Arc::clone(&self.poke),
+        });
+        list.subscribers.push(Subscriber {
+            account: Arc::clone(&account),
+            outlet,
+        });
+        self.version.fetch_add(1, Ordering::Release);
+        Ok(account)
+    }
+
+    /// Removes a subscriber, and makes the fan-out let go of what it holds for it.
+    pub(crate) fn remove(&self, id: SubscriberId) {
+        let mut list = self.lock();
+        let removed = list.subscribers.iter().position(|one| one.account.id == id);
+        let removed = removed.map(|position| list.subscribers.swap_remove(position));
+        self.version.fetch_add(1, Ordering::Release);
+        drop(list);
+        // Its sender may be the last; what that discards is not to be discarded under the lock.
+        drop(removed);
+        self.poke.poke();
+    }
+
+    /// The fan-out has ended: subscribers find their queues disconnected once they are empty.
+    pub(crate) fn close(&self) {
+        let mut list = self.lock();
+        list.closed = true;
+        let outlets: Vec<Outlet> = list
+            .subscribers
+            .iter_mut()
+            .map(|one| std::mem::replace(&mut one.outlet, Outlet::Closed))
+            .collect();
+        self.version.fetch_add(1, Ordering::Release);
+        drop(list);
+        drop(outlets);
+    }
+
+    /// Changes when the list does.
+    #[inline]
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// The list and its version.
+    pub(crate) fn subscribers(&self) -> (u64, Vec<Subscriber>) {
+        let list = self.lock();
+        (self.version(), list.subscribers.clone())
+    }
+
+    pub(crate) fn rows(&self) -> Vec<SubscriberRow> {
+        let mut rows: Vec<SubscriberRow> = self
+            .lock()
+            .subscribers
+            .iter()
+            .map(|one| one.account.row())
+            .collect();
+        rows.sort_by_key(|row| row.id);
+        rows
+    }
+
+    fn lock(&self) -> MutexGuard<'_, List> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Outlet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Deliveries(_) => "Deliveries",
+            Self::Messages(_) => "Messages",
+            Self::Closed => "Closed",
+        })
+    }
+}

@@ -1,0 +1,616 @@
+//! A subscriber's end of its queue.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
+    time::Duration,
+};
+
+use crossbeam_channel::Receiver;
+
+use super::registry::{Account, Registry};
+use crate::{
+    block::{BlockFrames, BlockRef, Message, MessageRef},
+    error::{RecvError, RecvTimeoutError, TryRecvError},
+    id::{PeerId, SubscriberId},
+    ledger::{SubscriberRow, Traffic},
+};
+
+/// Messages on their way to one subscriber: a part of a block.
+///
+/// It comes out of [`Subscription::receiver`], for use in `select!`; [`Subscription::take`] makes a
+/// [`Batch`] of it. Dropped before that, its messages count as discarded.
+pub struct Delivery {
+    block: BlockRef,
+    /// Bytes of the block, between two frame boundaries.
+    start: u32,
+    end: u32,
+    /// Messages among them that are the subscriber's.
+    count: u32,
+    /// Whether all messages among them are, so that none need be tested.
+    everything: bool,
+    place: Place,
+    /// Running number of the first message.
+    number: u64,
+    account: Arc<Account>,
+}
+
+/// Where a delivery is, which says who counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// With the dispatcher, not in any sum yet.
+    Offered,
+    /// With the dispatcher, waiting for room.
+    Parked,
+    /// In the subscriber's queue.
+    Queued,
+    /// With the subscriber.
+    Taken,
+}
+
+impl Delivery {
+    pub(crate) fn new(
+        block: BlockRef,
+        range: (u32, u32),
+        count: u32,
+        everything: bool,
+        number: u64,
+        account: Arc<Account>,
+    ) -> Self {
+        let (start, end) = range;
+        Self {
+            block,
+            start,
+            end,
+            count,
+            everything,
+            place: Place::Offered,
+            number,
+            account,
+        }
+    }
+
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    pub(crate) fn block(&self) -> &BlockRef {
+        &self.block
+    }
+
+    /// What the delivery counts for in the subscriber's queue: its messages, and the storage that
+    /// it pins.
+    pub(crate) fn charge(&self) -> Traffic {
+        Traffic::new(u64::from(self.count), self.block.charge() as u64)
+    }
+
+    /// Splits off everything behind the first `count` messages.
+    pub(crate) fn split_off(&mut self, count: u32) -> Self {
+        let (mut seen, mut cut) = (0, self.start);
+        for (counts, size) in self.frames_sized() {
+            if seen == count {
+                break;
+            }
+            seen += u32::from(counts);
+            cut += size;
+        }
+        let rest = Self {
+            block: self.block.clone(),
+            start: cut,
+            end: self.end,
+            count: self.count - count,
+            everything: self.everything,
+            place: self.place,
+            number: self.number + u64::from(count),
+            account: Arc::clone(&self.account),
+        };
+        self.end = cut;
+        self.count = count;
+        rest
+    }
+
+    /// Whether each frame is the subscriber's, and its size.
+    fn frames_sized(&self) -> impl Iterator<Item = (bool, u32)> + '_ {
+        let bytes = &self.block.bytes()[self.start as usize..self.end as usize];
+        let mut frames = crate::frame::WholeFrames::new(bytes);
+        std::iter::from_fn(move || frames.next_header()).map(|(header, size)| {
+            let size = u32::try_from(size).unwrap_or(u32::MAX);
+            (self.account.types.contains(header.message_type), size)
+        })
+    }
+
+    /// Moves the delivery on; the place it leaves gives up its count, the new one takes it.
+    pub(crate) fn set_place(&mut self, place: Place) {
+        let count = u64::from(self.count);
+        match self.place {
+            Place::Offered | Place::Taken => {}
+            Place::Parked => {
+                self.account.parked.fetch_sub(count, Ordering::Relaxed);
+            }
+            Place::Queued => self.account.fill.lower(self.charge()),
+        }
+        match place {
+            Place::Offered => {}
+            Place::Parked => {
+                self.account.parked.fetch_add(count, Ordering::Relaxed);
+            }
+            Place::Queued => self.account.fill.raise(self.charge()),
+            Place::Taken => {
+                self.account.taken.fetch_add(count, Ordering::Relaxed);
+            }
+        }
+        self.place = place;
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        match self.place {
+            Place::Taken | Place::Offered => {}
+            Place::Parked | Place::Queued => {
+                self.set_place(Place::Offered);
+                self.account
+                    .discarded
+                    .fetch_add(u64::from(self.count), Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery")
+            .field("peer", &self.block.head().peer)
+            .field("count", &self.count)
+            .field("number", &self.number)
+            .field("place", &self.place)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The messages that one read brought for a subscriber, borrowed where they lie. All are from
+/// one peer, in the order in which it sent them.
+///
+/// A batch keeps its storage in use (512 bytes to 64 KiB, or one long frame) and counts
+/// against the credit of its peer until it is dropped: a subscriber that keeps batches
+/// stops being sent more.
+#[derive(Debug)]
+pub struct Batch {
+    delivery: Delivery,
+    missed: u64,
+}
+
+impl Batch {
+    /// Who sent the messages.
+    #[must_use]
+    pub fn peer(&self) -> PeerId {
+        self.delivery.block.head().peer
+    }
+
+    /// Number of messages; at least one.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.delivery.count as usize
+    }
+
+    /// Whether no message is left; only after all were taken by [`Subscription::recv`].
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.delivery.count == 0
+    }
+
+    /// How many messages of this subscriber were dropped between the batch before and this one.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.missed
+    }
+
+    /// Iterates over the messages; no allocation and no reference count for any of them.
+    pub fn iter(&self) -> Messages<'_> {
+        let delivery = &self.delivery;
+        let frames = BlockFrames::new(
+            &delivery.block,
+            delivery.start as usize,
+            delivery.end as usize,
+        );
+        Messages {
+            frames,
+            batch: self,
+            left: delivery.count as usize,
+        }
+    }
+
+    /// The first message, taken out.
+    fn pop(&mut self) -> Option<Message> {
+        let mut messages = self.iter();
+        let message = messages.next()?.to_message();
+        let rest = messages.frames.rest_size();
+        self.delivery.start = self.delivery.end - u32::try_from(rest).unwrap_or(0);
+        self.delivery.count -= 1;
+        Some(message)
+    }
+}
+
+impl<'a> IntoIterator for &'a Batch {
+    type Item = MessageRef<'a>;
+    type IntoIter = Messages<'a>;
+
+    fn into_iter(self) -> Messages<'a> {
+        self.iter()
+    }
+}
+
+/// Iterator over the messages of a [`Batch`].
+#[derive(Clone, Debug)]
+pub struct Messages<'a> {
+    frames: BlockFrames<'a>,
+    batch: &'a Batch,
+    left: usize,
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = MessageRef<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<MessageRef<'a>> {
+        let delivery = &self.batch.delivery;
+        loop {
+            let message = self.frames.next()?;
+            if delivery.everything || delivery.account.types.contains(message.message_type()) {
+                self.left = self.left.saturating_sub(1);
+                return Some(message);
+            }
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for Messages<'_> {}
+
+/// A subscriber's queue, and the right to take from it. Dropping it unsubscribes.
+///
+/// After the service stopped, it yields what is left and then says that it is disconnected.
+///
+/// [`recv_batch`](Self::recv_batch) is the fast way: it borrows. [`recv`](Self::recv) makes an owned
+/// [`Message`] of each.
+///
+/// # Examples
+///
+/// ```
+/// use nebnet::{Config, MessageType, NetService};
+/// use std::{io::Write, net::TcpStream, time::Duration};
+///
+/// let config = Config::default().listen("127.0.0.1:0".parse()?);
+/// let mut service = NetService::new(config)?;
+/// let mut greetings = service.subscribe(MessageType(7))?;
+/// service.start()?;
+///
+/// let mut client = TcpStream::connect(service.local_addrs()[0])?;
+/// client.write_all(b"\0\0\0\x06\0\x07\0\x01hi")?;
+///
+/// let batch = greetings.recv_batch()?;
+/// for message in &batch {
+///     assert_eq!(message.payload(), b"hi");
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Subscription {
+    receiver: Receiver<Delivery>,
+    /// The batch that `recv` takes messages from.
+    current: Option<Batch>,
+    account: Arc<Account>,
+    registry: Arc<Registry>,
+}
+
+impl Subscription {
+    pub(crate) fn new(
+        receiver: Receiver<Delivery>,
+        account: Arc<Account>,
+        registry: Arc<Registry>,
+    ) -> Self {
+        Self {
+            receiver,
+            current: None,
+            account,
+            registry,
+        }
+    }
+
+    /// The next message; waits for it.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError`] once the service has stopped and everything was taken.
+    pub fn recv(&mut self) -> Result<Message, RecvError> {
+        loop {
+            if let Some(message) = self.pop() {
+                return Ok(message);
+            }
+            self.current = Some(self.next_batch()?);
+        }
+    }
+
+    /// The next message, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`TryRecvError::Empty`] if there is none now, [`TryRecvError::Disconnected`] as for
+    /// [`recv`](Self::recv).
+    pub fn try_recv(&mut self) -> Result<Message, TryRecvError> {
+        loop {
+            if let Some(message) = self.pop() {
+                return Ok(message);
+            }
+            self.current = Some(self.try_next_batch()?);
+        }
+    }
+
+    /// The next message; waits for it no longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvTimeoutError::Timeout`] if none came, [`RecvTimeoutError::Disconnected`] as for
+    /// [`recv`](Self::recv).
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Message, RecvTimeoutError> {
+        loop {
+            if let Some(message) = self.pop() {
+                return Ok(message);
+            }
+            self.current = Some(self.next_batch_timeout(timeout)?);
+        }
+    }
+
+    /// Iterates over messages and waits for each; ends when the service has stopped and everything
+    /// was taken.
+    pub fn iter(&mut self) -> Iter<'_> {
+        Iter { subscription: self }
+    }
+
+    /// Iterates over the messages that are there, without waiting.
+    pub fn try_iter(&mut self) -> TryIter<'_> {
+        TryIter { subscription: self }
+    }
+
+    /// The next batch; waits for it. Messages that [`recv`](Self::recv) has left of a batch come
+    /// first.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv`](Self::recv).
+    pub fn recv_batch(&mut self) -> Result<Batch, RecvError> {
+        match self.take_current() {
+            Some(batch) => Ok(batch),
+            None => self.next_batch(),
+        }
+    }
+
+    /// The next batch, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_recv`](Self::try_recv).
+    pub fn try_recv_batch(&mut self) -> Result<Batch, TryRecvError> {
+        match self.take_current() {
+            Some(batch) => Ok(batch),
+            None => self.try_next_batch(),
+        }
+    }
+
+    /// The next batch; waits for it no longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_timeout`](Self::recv_timeout).
+    pub fn recv_batch_timeout(&mut self, timeout: Duration) -> Result<Batch, RecvTimeoutError> {
+        match self.take_current() {
+            Some(batch) => Ok(batch),
+            None => self.next_batch_timeout(timeout),
+        }
+    }
+
+    /// The channel behind the subscription, for crossbeam's `select!`. What comes out of it is to be
+    /// given to [`take`](Self::take).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use nebnet::{Config, MessageType, NetService};
+    /// # use std::{io::Write, net::TcpStream, time::Duration};
+    /// use crossbeam_channel::{after, select};
+    ///
+    /// # let config = Config::default().listen("127.0.0.1:0".parse()?);
+    /// # let mut service = NetService::new(config)?;
+    /// # let greetings = service.subscribe(MessageType(7))?;
+    /// # service.start()?;
+    /// # let mut client = TcpStream::connect(service.local_addrs()[0])?;
+    /// # client.write_all(b"\0\0\0\x06\0\x07\0\x01hi")?;
+    /// select! {
+    ///     recv(greetings.receiver()) -> delivery => {
+    ///         let batch = greetings.take(delivery?);
+    ///         assert_eq!(batch.iter().next().unwrap().payload(), b"hi");
+    ///     }
+    ///     recv(after(Duration::from_secs(10))) -> _ => panic!("nothing came"),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn receiver(&self) -> &Receiver<Delivery> {
+        &self.receiver
+    }
+
+    /// Opens a delivery that came out of [`receiver`](Self::receiver).
+    ///
+    /// # Panics
+    ///
+    /// If the delivery is another subscription's.
+    pub fn take(&self, mut delivery: Delivery) -> Batch {
+        let account = &self.account;
+        assert!(
+            Arc::ptr_eq(account, &delivery.account),
+            "the delivery is of subscriber {}, not of {}",
+            delivery.account.id,
+            account.id
+        );
+        delivery.set_place(Place::Taken);
+        let next = delivery.number + u64::from(delivery.count);
+        let expected = account.expected.swap(next, Ordering::Relaxed);
+        // Pairs with the fence in the fan-out: either it sees the room, or we see that it waits.
+        fence(Ordering::SeqCst);
+        if account.waited.load(Ordering::Relaxed) {
+            let (fill, capacity) = (account.fill.get(), account.capacity);
+            if fill.messages <= capacity.messages / 2 && fill.bytes <= capacity.bytes / 2 {
+                account.poke.poke();
+            }
+        }
+        Batch {
+            missed: delivery.number.saturating_sub(expected),
+            delivery,
+        }
+    }
+
+    /// The subscriber's id.
+    #[must_use]
+    pub fn id(&self) -> SubscriberId {
+        self.account.id
+    }
+
+    /// The subscriber's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.account.name
+    }
+
+    /// What became of the subscriber's messages so far.
+    #[must_use]
+    pub fn row(&self) -> SubscriberRow {
+        self.account.row()
+    }
+
+    fn pop(&mut self) -> Option<Message> {
+        let batch = self.current.as_mut()?;
+        let message = batch.pop();
+        if batch.is_empty() || message.is_none() {
+            self.current = None;
+        }
+        message
+    }
+
+    fn take_current(&mut self) -> Option<Batch> {
+        self.current.take().filter(|batch| !batch.is_empty())
+    }
+
+    fn next_batch(&self) -> Result<Batch, RecvError> {
+        self.receiver
+            .recv()
+            .map(|delivery| self.take(delivery))
+            .map_err(|_| RecvError)
+    }
+
+    fn try_next_batch(&self) -> Result<Batch, TryRecvError> {
+        self.receiver
+            .try_recv()
+            .map(|delivery| self.take(delivery))
+            .map_err(|error| match error {
+                crossbeam_channel::TryRecvError::Empty => TryRecvError::Empty,
+                crossbeam_channel::TryRecvError::Disconnected => TryRecvError::Disconnected,
+            })
+    }
+
+    fn next_batch_timeout(&self, timeout: Duration) -> Result<Batch, RecvTimeoutError> {
+        let received = self.receiver.recv_timeout(timeout);
+        received
+            .map(|delivery| self.take(delivery))
+            .map_err(|error| match error {
+                crossbeam_channel::RecvTimeoutError::Timeout => RecvTimeoutError::Timeout,
+                crossbeam_channel::RecvTimeoutError::Disconnected => RecvTimeoutError::Disconnected,
+            })
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.registry.remove(self.account.id);
+    }
+}
+
+/// Iterator of [`Subscription::iter`].
+#[derive(Debug)]
+pub struct Iter<'a> {
+    subscription: &'a mut Subscription,
+}
+
+impl Iterator for Iter<'_> {
+    type Item = Message;
+
+    fn next(&mut self) -> Option<Message> {
+        self.subscription.recv().ok()
+    }
+}
+
+impl<'a> IntoIterator for &'a mut Subscription {
+    type Item = Message;
+    type IntoIter = Iter<'a>;
+
+    fn into_iter(self) -> Iter<'a> {
+        self.iter()
+    }
+}
+
+/// Iterator of [`Subscription::try_iter`].
+#[derive(Debug)]
+pub struct TryIter<'a> {
+    subscription: &'a mut Subscription,
+}
+
+impl Iterator for TryIter<'_> {
+    type Item = Message;
+
+    fn next(&mut self) -> Option<Message> {
+        self.subscription.try_recv().ok()
+    }
+}
+
+/// A subscription whose messages go to a channel of the embedder. Dropping it unsubscribes.
+///
+/// Each message costs a channel operation and, above 1 KiB, a reference count; in exchange the
+/// embedder's channel may serve several subscriptions, or several threads.
+#[derive(Debug)]
+pub struct ChannelSubscription {
+    account: Arc<Account>,
+    registry: Arc<Registry>,
+}
+
+impl ChannelSubscription {
+    pub(crate) fn new(account: Arc<Account>, registry: Arc<Registry>) -> Self {
+        Self { account, registry }
+    }
+
+    /// The subscriber's id.
+    #[must_use]
+    pub fn id(&self) -> SubscriberId {
+        self.account.id
+    }
+
+    /// What became of the subscriber's messages so far. What the channel has accepted counts as
+    /// taken.
+    #[must_use]
+    pub fn row(&self) -> SubscriberRow {
+        self.account.row()
+    }
+}
+
+impl Drop for ChannelSubscription {
+    fn drop(&mut self) {
+        self.registry.remove(self.account.id);
+    }
+}
+
+/// Deliveries come in numbers up to what the queue holds, so their size is memory.
+const _: () = assert!(size_of::<Delivery>() <= 56);

@@ -1,0 +1,490 @@
+//! The fan-out itself: from message types to subscribers, and what happens when one is full.
+//!
+//! A dense table leads from each of the 65,536 types to a list of subscribers; equal lists are shared,
+//! so the table is 128 KiB whatever the number of subscribers. A block whose messages are all of one
+//! type, which the parser knows, costs one look; the messages of a mixed one are counted per list in
+//! one walk over their headers.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
+};
+
+use crossbeam_channel::TrySendError;
+
+use super::{
+    Overflow, Registry,
+    queue::{QueueBounds, queue_charge},
+    registry::{Outlet, Subscriber},
+    subscription::{Delivery, Place},
+};
+use crate::{
+    block::{BlockFrames, BlockRef},
+    frame::WholeFrames,
+    id::MessageType,
+    ledger::{Traffic, TypeMap},
+    quiet::{Quiet, Subject},
+    slots::Slots,
+};
+
+/// The list of types that nobody subscribes to.
+const NOBODY: u16 = 0;
+
+/// Delivers blocks to subscribers; owned by whichever thread does the dispatching.
+#[derive(Debug)]
+pub(crate) struct FanOut {
+    registry: Arc<Registry>,
+    slots: Arc<Slots>,
+    bounds: QueueBounds,
+    version: Option<u64>,
+    entries: Vec<Entry>,
+    /// For each type, the position of its list.
+    routes: Vec<u16>,
+    /// Positions of entries. The first list is empty.
+    lists: Vec<Vec<u16>>,
+    type_map: TypeMap,
+    quiet: Quiet,
+    /// For a mixed block: messages per list, and per entry.
+    list_counts: Vec<u32>,
+    entry_counts: Vec<u32>,
+}
+
+/// A subscriber, with what only the fan-out knows of it.
+#[derive(Debug)]
+struct Entry {
+    subscriber: Subscriber,
+    /// Running number of the next message that matches.
+    number: u64,
+    /// Waits for room, the oldest first. While anything does, all that follows waits behind it.
+    parked: VecDeque<Parked>,
+    /// True from a drop until a block fits again.
+    dropping: bool,
+    /// The receiver is gone.
+    gone: bool,
+}
+
+#[derive(Debug)]
+struct Parked {
+    delivery: Delivery,
+    /// What the delivery keeps of the dispatch queue's bounds.
+    charge: Traffic,
+}
+
+impl FanOut {
+    pub(crate) fn new(registry: Arc<Registry>, slots: Arc<Slots>, bounds: QueueBounds) -> Self {
+        Self {
+            registry,
+            slots,
+            bounds,
+            version: None,
+            entries: Vec::new(),
+            routes: vec![NOBODY; 1 << 16],
+            lists: vec![Vec::new()],
+            type_map: TypeMap::default(),
+            quiet: Quiet::default(),
+            list_counts: Vec::new(),
+            entry_counts: Vec::new(),
+        }
+    }
+
+    /// Offers a block to everybody who subscribes to its messages, and gives back what it held of
+    /// the dispatch queue.
+    pub(crate) fn dispatch(&mut self, block: BlockRef) {
+        self.refresh();
+        let frames = block.head().frames;
+        let unclaimed = match block.head().message_type {
+            Some(message_type) => self.dispatch_uniform(&block, message_type),
+            None => self.dispatch_mixed(&block),
+        };
+        let ledger = &self.slots.ledger;
+        ledger.dispatched.add(u64::from(frames));
+        ledger.unclaimed.add(u64::from(unclaimed));
+        ledger.claimed.add(u64::from(frames - unclaimed));
+        let charge = queue_charge(&block);
+        drop(block);
+        self.bounds.lower(charge, &self.slots.doorbell);
+    }
+
+    /// Delivers what waits and fits now, and lets go of what belonged to subscribers that left.
+    pub(crate) fn pump(&mut self) {
+        self.refresh();
+        for position in 0..self.entries.len() {
+            self.unpark(position);
+        }
+    }
+
+    /// Ends the fan-out: what waits is discarded and counted, subscribers find their end.
+    pub(crate) fn close(&mut self) {
+        self.registry.close();
+        for entry in &mut self.entries {
+            discard_parked(entry, &self.slots, &self.bounds);
+        }
+        self.entries.clear();
+        self.routes.fill(NOBODY);
+    }
+
+    /// Returns how many messages nobody claimed.
+    fn dispatch_uniform(&mut self, block: &BlockRef, message_type: MessageType) -> u32 {
+        let ledger = &self.slots.ledger;
+        let row = self.type_map.row(message_type, &ledger.types_in);
+        ledger.types_in.add(row, block.traffic());
+        let list = self.routes[usize::from(message_type.0)];
+        let frames = block.head().frames;
+        for index in 0..self.lists[usize::from(list)].len() {
+            let entry = self.lists[usize::from(list)][index];
+            self.offer(
+                usize::from(entry),
+                block,
+                frames,
+                !block.head().has_protocol,
+            );
+        }
+        if list == NOBODY { frames } else { 0 }
+    }
+
+    fn dispatch_mixed(&mut self, block: &BlockRef) -> u32 {
+        let mut list_counts = std::mem::take(&mut self.list_counts);
+        let mut entry_counts = std::mem::take(&mut self.entry_counts);
+        list_counts.clear();
+        list_counts.resize(self.lists.len(), 0);
+        entry_counts.clear();
+        entry_counts.resize(self.entries.len(), 0);
+
+        let mut frames = WholeFrames::new(block.bytes());
+        while let Some((header, size)) = frames.next_header() {
+            if header.message_type.is_protocol() {
+                continue;
+            }
+            let types_in = &self.slots.ledger.types_in;
+            let row = self.type_map.row(header.message_type, types_in);
+            types_in.add(row, Traffic::new(1, size as u64));
+            list_counts[usize::from(self.routes[usize::from(header.message_type.0)])] += 1;
+        }
+        for (list, count) in self.lists.iter().zip(&list_counts) {
+            for entry in list {
+                entry_counts[usize::from(*entry)] += count;
+            }
+        }
+        for (entry, count) in entry_counts.iter().enumerate() {
+            if *count > 0 {
+                let everything = *count == block.head().frames && !block.head().has_protocol;
+                self.offer(entry, block, *count, everything);
+            }
+        }
+        let unclaimed = list_counts[usize::from(NOBODY)];
+        self.list_counts = list_counts;
+        self.entry_counts = entry_counts;
+        unclaimed
+    }
+
+    /// Offers the `count` messages of a block that a subscriber asked for.
+    fn offer(&mut self, position: usize, block: &BlockRef, count: u32, everything: bool) {
+        let entry = &mut self.entries[position];
+        let account = &entry.subscriber.account;
+        account.matched.add(u64::from(count));
+        if let Outlet::Messages(_) = entry.subscriber.outlet {
+            self.offer_messages(position, block);
+            return;
+        }
+        let number = entry.number;
+        entry.number += u64::from(count);
+        let end = u32::try_from(block.bytes().len()).unwrap_or(u32::MAX);
+        let mut delivery = Delivery::new(
+            block.clone(),
+            (0, end),
+            count,
+            everything,
+            number,
+            Arc::clone(account),
+        );
+        let room = if entry.parked.is_empty() {
+            entry.room_for(&delivery)
+        } else {
+            0
+        };
+        if room >= count {
+            entry.deliver(delivery);
+            self.end_of_dropping(position);
+            return;
+        }
+        let rest = if room == 0 {
+            delivery
+        } else {
+            let rest = delivery.split_off(room);
+            entry.deliver(delivery);
+            rest
+        };
+        match entry.subscriber.account.overflow {
+            Overflow::DropNewest => self.drop_newest(position, rest.count()),
+            Overflow::Pause => {
+                self.park(position, rest);
+                // Room that was made before we said that we wait: nobody will tell of it.
+                self.unpark(position);
+            }
+        }
+    }
+
+    /// Offers messages one by one to a channel of the embedder.
+    fn offer_messages(&mut self, position: usize, block: &BlockRef) {
+        let entry = &mut self.entries[position];
+        let Outlet::Messages(sender) = &entry.subscriber.outlet else {
+            return;
+        };
+        let account = &entry.subscriber.account;
+        let mut dropped = 0;
+        for message in BlockFrames::new(block, 0, block.bytes().len()) {
+            if !account.types.contains(message.message_type()) {
+                continue;
+            }
+            match sender.try_send(message.to_message()) {
+                Ok(()) => {
+                    account.taken.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(TrySendError::Full(_)) => dropped += 1,
+                Err(TrySendError::Disconnected(_)) => {
+                    account.discarded.fetch_add(1, Ordering::Relaxed);
+                    entry.gone = true;
+                }
+            }
+        }
+        if entry.gone {
+            self.remove_gone(position);
+        } else if dropped > 0 {
+            self.drop_newest(position, dropped);
+        } else {
+            self.end_of_dropping(position);
+        }
+    }
+
+    /// Counts messages that found no room, and says so once in a while.
+    fn drop_newest(&mut self, position: usize, count: u32) {
+        let entry = &mut self.entries[position];
+        let account = &entry.subscriber.account;
+        account.dropped.add(u64::from(count));
+        entry.dropping = true;
+        let now = self.slots.clock.now().tick;
+        let subject = Subject::Subscriber(account.id.0);
+        if let Some(suppressed) = self.quiet.allow(now, "subscriber full", subject) {
+            let (name, dropped) = (&account.name, account.dropped.get());
+            log::warn!(
+                "subscriber {name:?} is full: {dropped} messages dropped so far \
+                 ({suppressed} warnings suppressed)"
+            );
+        }
+    }
+
+    fn end_of_dropping(&mut self, position: usize) {
+        let entry = &mut self.entries[position];
+        if !std::mem::take(&mut entry.dropping) {
+            return;
+        }
+        let account = &entry.subscriber.account;
+        let now = self.slots.clock.now().tick;
+        let subject = Subject::Subscriber(account.id.0);
+        if self
+            .quiet
+            .allow(now, "subscriber recovered", subject)
+            .is_some()
+        {
+            let (name, dropped) = (&account.name, account.dropped.get());
+            log::info!("subscriber {name:?} takes again: {dropped} messages dropped so far");
+        }
+    }
+
+    /// Lets a delivery wait for room, and holds back the peer that it came from.
+    fn park(&mut self, position: usize, mut delivery: Delivery) {
+        let charge = queue_charge(delivery.block());
+        self.slots.ledger.dispatch_queue.raise(charge);
+        self.slots.hold(delivery.block().head().peer);
+        delivery.set_place(Place::Parked);
+        let entry = &mut self.entries[position];
+        entry.parked.push_back(Parked { delivery, charge });
+        let account = &entry.subscriber.account;
+        account.waited.store(true, Ordering::Relaxed);
+        // Pairs with the fence in `Subscription::take`.
+        fence(Ordering::SeqCst);
+        let (fill, capacity) = (
+            self.slots.ledger.dispatch_queue.get(),
+            self.slots.ledger.dispatch_capacity,
+        );
+        if fill.bytes > capacity.bytes || fill.messages > capacity.messages {
+            let now = self.slots.clock.now().tick;
+            let subject = Subject::Subscriber(account.id.0);
+            if let Some(suppressed) = self.quiet.allow(now, "subscriber holds all", subject) {
+                log::warn!(
+                    "subscriber {:?} holds back all reading: what waits for it fills the dispatch \
+                     queue ({suppressed} warnings suppressed)",
+                    account.name
+                );
+            }
+        }
+    }
+
+    /// Delivers what waits for a subscriber, as far as there is room.
+    fn unpark(&mut self, position: usize) {
+        loop {
+            let entry = &mut self.entries[position];
+            let Some(first) = entry.parked.front() else {
+                entry
+                    .subscriber
+                    .account
+                    .waited
+                    .store(false, Ordering::Relaxed);
+                return;
+            };
+            let room = entry.room_for(&first.delivery);
+            if room == 0 {
+                return;
+            }
+            let Some(Parked {
+                mut delivery,
+                charge,
+            }) = entry.parked.pop_front()
+            else {
+                return;
+            };
+            if room < delivery.count() {
+                let rest = delivery.split_off(room);
+                entry.parked.push_front(Parked {
+                    delivery: rest,
+                    charge,
+                });
+                entry.deliver(delivery);
+                return;
+            }
+            let peer = delivery.block().head().peer;
+            entry.deliver(delivery);
+            self.slots.unhold(peer);
+            self.bounds.lower(charge, &self.slots.doorbell);
+        }
+    }
+
+    fn remove_gone(&mut self, position: usize) {
+        let account = &self.entries[position].subscriber.account;
+        log::debug!("subscriber {:?} is gone", account.name);
+        let id = account.id;
+        self.registry.remove(id);
+    }
+
+    /// Makes the table anew if the list of subscribers has changed.
+    #[inline]
+    fn refresh(&mut self) {
+        if self.version != Some(self.registry.version()) {
+            self.rebuild();
+        }
+    }
+
+    #[cold]
+    fn rebuild(&mut self) {
+        let (version, subscribers) = self.registry.subscribers();
+        self.version = Some(version);
+        let mut old = std::mem::take(&mut self.entries);
+        for subscriber in subscribers {
+            let id = subscriber.account.id;
+            let kept = old
+                .iter()
+                .position(|entry| entry.subscriber.account.id == id);
+            self.entries.push(kept.map_or_else(
+                || Entry::new(subscriber),
+                |position| old.swap_remove(position),
+            ));
+        }
+        for mut left in old {
+            discard_parked(&mut left, &self.slots, &self.bounds);
+        }
+        self.rebuild_routes();
+    }
+
+    /// Costs a step per type and subscriber that names it; taps cost nothing per type.
+    fn rebuild_routes(&mut self) {
+        let (mut taps, mut named) = (Vec::new(), BTreeMap::<u16, Vec<u16>>::new());
+        for (entry, position) in self.entries.iter().zip(0_u16..) {
+            match entry.subscriber.account.types.each() {
+                None => taps.push(position),
+                Some(types) => {
+                    for message_type in types {
+                        named.entry(message_type.0).or_default().push(position);
+                    }
+                }
+            }
+        }
+        self.lists.truncate(1);
+        self.routes.fill(NOBODY);
+        let mut known: HashMap<Vec<u16>, u16> = HashMap::from([(Vec::new(), NOBODY)]);
+        let tap_list = self.list_of(&mut known, taps.clone());
+        self.routes[..=usize::from(MessageType::APPLICATION_MAX.0)].fill(tap_list);
+        for (message_type, mut list) in named {
+            list.extend_from_slice(&taps);
+            list.sort_unstable();
+            self.routes[usize::from(message_type)] = self.list_of(&mut known, list);
+        }
+    }
+
+    /// The position of a list, which is added if it is new. There are at most as many lists as types
+    /// of the application, so the position fits.
+    fn list_of(&mut self, known: &mut HashMap<Vec<u16>, u16>, list: Vec<u16>) -> u16 {
+        if let Some(position) = known.get(&list) {
+            return *position;
+        }
+        let position = u16::try_from(self.lists.len()).unwrap_or(NOBODY);
+        self.lists.push(list.clone());
+        known.insert(list, position);
+        position
+    }
+}
+
+impl Entry {
+    fn new(subscriber: Subscriber) -> Self {
+        Self {
+            subscriber,
+            number: 0,
+            parked: VecDeque::new(),
+            dropping: false,
+            gone: false,
+        }
+    }
+
+    /// How many messages of a delivery the subscriber's queue can take. An empty queue takes
+    /// something of every delivery.
+    fn room_for(&self, delivery: &Delivery) -> u32 {
+        let account = &self.subscriber.account;
+        let fill = account.fill.get();
+        let messages = account.capacity.messages.saturating_sub(fill.messages);
+        let messages = u32::try_from(messages).unwrap_or(u32::MAX);
+        let bytes = fill.bytes + delivery.charge().bytes;
+        if fill.messages > 0 && bytes > account.capacity.bytes {
+            return 0;
+        }
+        messages.min(delivery.count())
+    }
+
+    /// Puts a delivery into the queue, which has a place for every message that it may hold.
+    fn deliver(&mut self, mut delivery: Delivery) {
+        let Outlet::Deliveries(sender) = &self.subscriber.outlet else {
+            return;
+        };
+        delivery.set_place(Place::Queued);
+        match sender.try_send(delivery) {
+            Ok(()) => {}
+            // The subscription was dropped; its removal is on the way. The delivery counts itself.
+            Err(TrySendError::Disconnected(delivery)) => drop(delivery),
+            Err(TrySendError::Full(delivery)) => {
+                debug_assert!(false, "the queue has a place for {delivery:?}");
+                drop(delivery);
+            }
+        }
+    }
+}
+
+/// Discards what waits for a subscriber that left.
+fn discard_parked(entry: &mut Entry, slots: &Slots, bounds: &QueueBounds) {
+    for Parked { delivery, charge } in entry.parked.drain(..) {
+        let peer = delivery.block().head().peer;
+        drop(delivery);
+        slots.unhold(peer);
+        bounds.lower(charge, &slots.doorbell);
+    }
+}

@@ -1,0 +1,83 @@
+//! The dispatcher thread.
+
+use std::{
+    any::Any,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use crossbeam_channel::Receiver;
+
+use super::{FanOut, queue::Item, queue::Poke};
+
+/// What the thread runs: takes items until the loop has let go of the queue and it is empty.
+pub(crate) struct Worker {
+    items: Receiver<Item>,
+    fan_out: FanOut,
+    poke: Arc<Poke>,
+    on_tick: OnTick,
+}
+
+/// The embedder's metrics callback, closed over what it reports.
+pub(crate) type OnTick = Box<dyn FnMut() + Send>;
+
+impl Worker {
+    pub(crate) fn new(
+        items: Receiver<Item>,
+        fan_out: FanOut,
+        poke: Arc<Poke>,
+        on_tick: OnTick,
+    ) -> Self {
+        Self {
+            items,
+            fan_out,
+            poke,
+            on_tick,
+        }
+    }
+
+    /// Runs to the end of the queue. The error is what a panic said; whatever happens, subscribers
+    /// find the end of their queues.
+    pub(crate) fn run(mut self) -> Result<(), String> {
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            while let Ok(item) = self.items.recv() {
+                match item {
+                    Item::Block(block) => self.fan_out.dispatch(block),
+                    Item::Poke => {}
+                }
+                if self.poke.take() {
+                    self.look_around();
+                }
+            }
+        }));
+        self.fan_out.close();
+        result.map_err(|panic| panic_message(&*panic))
+    }
+
+    fn look_around(&mut self) {
+        self.fan_out.pump();
+        if self.poke.take_tick() {
+            (self.on_tick)();
+        }
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker")
+            .field("fan_out", &self.fan_out)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "panic without a message".to_owned()
+    }
+}

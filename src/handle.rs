@@ -1,0 +1,575 @@
+//! What threads other than the loop hold: sends, closes, subscribes, asks.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use crossbeam_channel::{Sender, bounded};
+
+use crate::{
+    block::{Message, MessageRef},
+    clock::Clock,
+    dispatch::{ChannelSubscription, Outlet, Registry, SubscribeOptions, Subscription, Types},
+    error::{SendError, ServiceFailure, SubscribeError},
+    frame::Frame,
+    id::{MessageType, PeerId},
+    ledger::{ClosedRow, Ledger, PeerRow, Snapshot},
+    limits::{PAYLOAD_COPIED_MAX, PAYLOAD_SIZE_MAX_CEILING},
+    slots::{OutFrame, OutFrames, Slots},
+};
+
+/// How long a question to the loop waits for the answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the loop is asked for, besides looking at slots.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// To stop within the time given.
+    Stop(Duration),
+    Peers(Sender<Vec<PeerRow>>),
+    Closed(Sender<Vec<ClosedRow>>),
+}
+
+/// What handles, service and threads share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) slots: Arc<Slots>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) clock: Clock,
+    pub(crate) commands: Sender<Command>,
+    pub(crate) failure: Arc<OnceLock<ServiceFailure>>,
+}
+
+impl Shared {
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.ledger
+            .snapshot(self.clock.elapsed(), self.registry.rows())
+    }
+}
+
+/// A service, for any thread: cheap to clone, `Send` and `Sync`.
+///
+/// A handle does not keep the service running. Before the start and after the stop nobody is
+/// connected, and sending says so.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Subscribes to messages with the default options.
+    ///
+    /// Messages dispatched from now on are delivered; a subscriber sees a contiguous run of them.
+    ///
+    /// # Errors
+    ///
+    /// See [`SubscribeError`].
+    pub fn subscribe(&self, types: impl Into<Types>) -> Result<Subscription, SubscribeError> {
+        self.subscribe_with(SubscribeOptions::new(types))
+    }
+
+    /// Subscribes to messages.
+    ///
+    /// # Errors
+    ///
+    /// See [`SubscribeError`].
+    pub fn subscribe_with(
+        &self,
+        options: SubscribeOptions,
+    ) -> Result<Subscription, SubscribeError> {
+        options.validate()?;
+        let (sender, receiver) = bounded(options.messages);
+        let registry = Arc::clone(&self.shared.registry);
+        let account = registry.add(options, Outlet::Deliveries(sender))?;
+        Ok(Subscription::new(receiver, account, registry))
+    }
+
+    /// Subscribes a channel of the caller's, which gets the messages one by one, each by a
+    /// `try_send`. The bounds in the options do not count; the channel's do. What it does not take is
+    /// dropped and counted, whatever the overflow policy.
+    ///
+    /// # Errors
+    ///
+    /// See [`SubscribeError`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use nebnet::{Config, MessageType, NetService, SubscribeOptions};
+    ///
+    /// let service = NetService::new(Config::default())?;
+    /// let (sender, receiver) = crossbeam_channel::bounded(1024);
+    /// let options = SubscribeOptions::new(MessageType(7));
+    /// let first = service.handle().subscribe_sender(options, sender.clone())?;
+    /// let options = SubscribeOptions::new(MessageType(9));
+    /// let second = service.handle().subscribe_sender(options, sender)?;
+    /// # let _ = (first, second, receiver);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn subscribe_sender(
+        &self,
+        options: SubscribeOptions,
+        sender: Sender<Message>,
+    ) -> Result<ChannelSubscription, SubscribeError> {
+        let registry = Arc::clone(&self.shared.registry);
+        let account = registry.add(options, Outlet::Messages(sender))?;
+        Ok(ChannelSubscription::new(account, registry))
+    }
+
+    /// Sends a message. Never waits for the peer.
+    ///
+    /// `Ok` means that it will be written, or counted as lost with the reason of the close; what is
+    /// sent to a peer by one thread is written in that order. A borrowed payload is copied; an owned
+    /// one above 4 KiB is not.
+    ///
+    /// # Errors
+    ///
+    /// See [`SendError`].
+    pub fn send<'a>(
+        &self,
+        peer: PeerId,
+        message_type: MessageType,
+        payload: impl Into<Payload<'a>>,
+    ) -> Result<(), SendError> {
+        self.try_send(peer, &Outgoing::new(message_type, payload))
+    }
+
+    /// Sends a message with options. Never waits for the peer.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejected`] hands the message back, with the [`SendError`].
+    pub fn send_message<'a>(
+        &self,
+        peer: PeerId,
+        message: Outgoing<'a>,
+    ) -> Result<(), Rejected<'a>> {
+        self.try_send(peer, &message)
+            .map_err(|error| Rejected { error, message })
+    }
+
+    /// Sends a message, and waits for room in the outbox no longer than `timeout`. On the loop's own
+    /// thread it does not wait, because nobody else could make the room.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejected`] with [`SendError::Full`] if there was no room in time, or with another
+    /// [`SendError`] at once.
+    pub fn send_timeout<'a>(
+        &self,
+        peer: PeerId,
+        message: Outgoing<'a>,
+        timeout: Duration,
+    ) -> Result<(), Rejected<'a>> {
+        let slots = &self.shared.slots;
+        let started = self.shared.clock.elapsed();
+        let mut waiting = false;
+        let error = loop {
+            match self.try_send(peer, &message) {
+                Ok(()) => break None,
+                Err(SendError::Full) => {}
+                Err(error) => break Some(error),
+            }
+            let waited = self.shared.clock.elapsed().saturating_sub(started);
+            let Some(left) = timeout.checked_sub(waited).filter(|left| !left.is_zero()) else {
+                break Some(SendError::Full);
+            };
+            if waiting {
+                // The budget may have room without a word from the peer's slot.
+                Slots::park(left.min(Duration::from_millis(10)));
+            }
+            // First registered, then tried again, so that no notice is missed.
+            waiting = slots.wait_for_room(peer);
+            if !waiting {
+                break Some(SendError::Full);
+            }
+        };
+        slots.forget_waiter(peer);
+        error.map_or(Ok(()), |error| Err(Rejected { error, message }))
+    }
+
+    /// Answers a message: the same peer, type and correlation, and a checksum if it had one.
+    ///
+    /// # Errors
+    ///
+    /// See [`SendError`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # fn example(mut questions: nebnet::Subscription, handle: nebnet::Handle) {
+    /// for question in &mut questions {
+    ///     if let Err(error) = handle.reply(&question, b"yes") {
+    ///         eprintln!("no answer for {}: {error}", question.peer());
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub fn reply<'a>(
+        &self,
+        to: impl Into<ReplyTo>,
+        payload: impl Into<Payload<'a>>,
+    ) -> Result<(), SendError> {
+        let to = to.into();
+        let message = Outgoing {
+            message_type: to.message_type,
+            payload: payload.into(),
+            correlation: to.correlation,
+            checksum: to.checksum,
+        };
+        self.try_send(to.peer, &message)
+    }
+
+    /// Sends all messages of a batch to one peer, or none: one lock for all of them. On success the
+    /// batch is empty and can be filled again.
+    ///
+    /// # Errors
+    ///
+    /// See [`SendError`]; the batch is unchanged. A batch above the outbox's limits never fits.
+    pub fn send_batch(&self, peer: PeerId, batch: &mut OutgoingBatch) -> Result<(), SendError> {
+        self.shared.slots.send_batch(peer, &mut batch.frames)
+    }
+
+    /// Closes a connection in order: what was accepted for it is written, then BYE with
+    /// [`CloseReason::AppClosed`](crate::CloseReason::AppClosed). False if there is no such connection.
+    #[must_use = "false says that the peer was not connected"]
+    pub fn close(&self, peer: PeerId) -> bool {
+        self.shared.slots.ask_close(peer)
+    }
+
+    /// The connections now. Asks the loop, and waits up to 5 s for its answer; empty if it does not
+    /// run.
+    #[must_use]
+    pub fn peers(&self) -> Vec<PeerRow> {
+        self.ask(Command::Peers)
+    }
+
+    /// The last 1,024 connections that ended, the latest last. Asks the loop, as
+    /// [`peers`](Self::peers) does.
+    #[must_use]
+    pub fn closed(&self) -> Vec<ClosedRow> {
+        self.ask(Command::Closed)
+    }
+
+    /// All counters now. Takes the lock of the list of subscribers, and none of the hot path.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.shared.snapshot()
+    }
+
+    fn try_send(&self, peer: PeerId, message: &Outgoing<'_>) -> Result<(), SendError> {
+        if message.message_type.is_protocol() {
+            return Err(SendError::ReservedType(message.message_type));
+        }
+        let size = message.payload.as_slice().len();
+        let limit = self.shared.slots.limits().payload_size as usize;
+        if size > limit {
+            return Err(SendError::TooLarge { size, limit });
+        }
+        let owned = match &message.payload {
+            Payload::Owned(bytes) => Some(bytes.clone()),
+            // Copied here rather than under the lock that other senders wait for.
+            Payload::Borrowed(bytes) if bytes.len() > PAYLOAD_COPIED_MAX => {
+                Some(Bytes::copy_from_slice(bytes))
+            }
+            Payload::Borrowed(_) => None,
+        };
+        let frame = message.frame();
+        self.shared.slots.send(peer, OutFrame { frame, owned })
+    }
+
+    fn ask<T>(&self, question: impl FnOnce(Sender<Vec<T>>) -> Command) -> Vec<T> {
+        let (sender, receiver) = bounded(1);
+        if self.shared.commands.try_send(question(sender)).is_err() {
+            return Vec::new();
+        }
+        self.shared.slots.doorbell.ring();
+        receiver.recv_timeout(ANSWER_TIMEOUT).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle")
+            .field("state", &self.shared.ledger.state.get())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Bytes to send.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Payload<'a> {
+    /// To be copied.
+    Borrowed(&'a [u8]),
+    /// To be queued as they are, if they are more than 4 KiB.
+    Owned(Bytes),
+}
+
+impl Payload<'_> {
+    /// The bytes.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Borrowed(bytes) => bytes,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl<'a> From<&'a [u8]> for Payload<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Self::Borrowed(bytes)
+    }
+}
+
+impl<'a, const N: usize> From<&'a [u8; N]> for Payload<'a> {
+    fn from(bytes: &'a [u8; N]) -> Self {
+        Self::Borrowed(bytes)
+    }
+}
+
+impl<'a> From<&'a Vec<u8>> for Payload<'a> {
+    fn from(bytes: &'a Vec<u8>) -> Self {
+        Self::Borrowed(bytes)
+    }
+}
+
+impl<'a> From<&'a str> for Payload<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Borrowed(text.as_bytes())
+    }
+}
+
+impl From<Vec<u8>> for Payload<'_> {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Owned(bytes.into())
+    }
+}
+
+impl From<String> for Payload<'_> {
+    fn from(text: String) -> Self {
+        Self::Owned(text.into())
+    }
+}
+
+impl From<Bytes> for Payload<'_> {
+    fn from(bytes: Bytes) -> Self {
+        Self::Owned(bytes)
+    }
+}
+
+/// A message to send.
+#[derive(Clone, Debug)]
+pub struct Outgoing<'a> {
+    message_type: MessageType,
+    payload: Payload<'a>,
+    correlation: Option<u64>,
+    checksum: bool,
+}
+
+impl<'a> Outgoing<'a> {
+    /// A message without correlation and checksum.
+    #[must_use]
+    pub fn new(message_type: MessageType, payload: impl Into<Payload<'a>>) -> Self {
+        Self {
+            message_type,
+            payload: payload.into(),
+            correlation: None,
+            checksum: false,
+        }
+    }
+
+    /// Adds a correlation number.
+    #[must_use]
+    pub fn correlation(self, correlation: u64) -> Self {
+        Self {
+            correlation: Some(correlation),
+            ..self
+        }
+    }
+
+    /// Adds a CRC-32C, or not.
+    #[must_use]
+    pub fn checksum(self, checksum: bool) -> Self {
+        Self { checksum, ..self }
+    }
+
+    fn frame(&self) -> Frame<'_> {
+        Frame {
+            message_type: self.message_type,
+            correlation: self.correlation,
+            checksum: self.checksum,
+            payload: self.payload.as_slice(),
+        }
+    }
+}
+
+/// A message that was not accepted, and why.
+#[derive(Clone, Debug)]
+pub struct Rejected<'a> {
+    /// Why.
+    pub error: SendError,
+    /// The message, as it was given.
+    pub message: Outgoing<'a>,
+}
+
+impl fmt::Display for Rejected<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Rejected<'_> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+/// Whom an answer goes to, and what it repeats of the question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplyTo {
+    peer: PeerId,
+    message_type: MessageType,
+    correlation: Option<u64>,
+    checksum: bool,
+}
+
+impl ReplyTo {
+    /// The peer that asked.
+    #[must_use]
+    pub const fn peer(&self) -> PeerId {
+        self.peer
+    }
+}
+
+impl From<&Message> for ReplyTo {
+    fn from(message: &Message) -> Self {
+        Self {
+            peer: message.peer(),
+            message_type: message.message_type(),
+            correlation: message.correlation(),
+            checksum: message.checksum(),
+        }
+    }
+}
+
+impl From<MessageRef<'_>> for ReplyTo {
+    fn from(message: MessageRef<'_>) -> Self {
+        Self {
+            peer: message.peer(),
+            message_type: message.message_type(),
+            correlation: message.correlation(),
+            checksum: message.checksum(),
+        }
+    }
+}
+
+impl From<&MessageRef<'_>> for ReplyTo {
+    fn from(message: &MessageRef<'_>) -> Self {
+        (*message).into()
+    }
+}
+
+/// Messages for one peer, encoded one behind the other, to be sent at once.
+///
+/// # Examples
+///
+/// ```no_run
+/// use nebnet::OutgoingBatch;
+///
+/// # fn example(mut questions: nebnet::Subscription, handle: nebnet::Handle)
+/// # -> Result<(), Box<dyn std::error::Error>> {
+/// let mut answers = OutgoingBatch::new();
+/// while let Ok(batch) = questions.recv_batch() {
+///     for question in &batch {
+///         answers.push_reply(question, question.payload())?;
+///     }
+///     handle.send_batch(batch.peer(), &mut answers)?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Default)]
+pub struct OutgoingBatch {
+    frames: OutFrames,
+}
+
+impl OutgoingBatch {
+    /// An empty batch.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Appends a message.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::ReservedType`], or [`SendError::TooLarge`] above 256 MiB; a smaller limit of the
+    /// peer is looked at when the batch is sent.
+    pub fn push(&mut self, message: &Outgoing<'_>) -> Result<(), SendError> {
+        self.push_frame(&message.frame())
+    }
+
+    /// Appends the answer to a message: the same type and correlation, and a checksum if it had one.
+    ///
+    /// # Errors
+    ///
+    /// As [`push`](Self::push).
+    #[inline]
+    pub fn push_reply(&mut self, to: MessageRef<'_>, payload: &[u8]) -> Result<(), SendError> {
+        self.push_frame(&Frame {
+            message_type: to.message_type(),
+            correlation: to.correlation(),
+            checksum: to.checksum(),
+            payload,
+        })
+    }
+
+    /// Number of messages.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.frames.messages as usize
+    }
+
+    /// Whether there is no message.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.frames.messages == 0
+    }
+
+    /// Removes all messages and keeps the memory.
+    pub fn clear(&mut self) {
+        self.frames.clear();
+    }
+
+    fn push_frame(&mut self, frame: &Frame<'_>) -> Result<(), SendError> {
+        if frame.message_type.is_protocol() {
+            return Err(SendError::ReservedType(frame.message_type));
+        }
+        let (size, limit) = (frame.payload.len(), PAYLOAD_SIZE_MAX_CEILING as usize);
+        if size > limit {
+            return Err(SendError::TooLarge { size, limit });
+        }
+        self.frames.push(frame);
+        Ok(())
+    }
+}
+
+/// Handles go to any thread.
+const _: () = {
+    const fn is_send_and_sync<T: Send + Sync>() {}
+    const fn is_send<T: Send>() {}
+    is_send_and_sync::<Handle>();
+    is_send::<Subscription>();
+    is_send_and_sync::<Message>();
+};

@@ -1,0 +1,588 @@
+//! The loop: joins clock, network, peers and dispatcher.
+//!
+//! A turn takes what the network has to say, then reads, then accepts, then lets timers fire, then
+//! writes. Each of these has a budget, and what it leaves over is remembered, so no peer and no
+//! kind of work can keep the others waiting. The loop waits in `poll` and nowhere else.
+//!
+//! Reads come before timers, so that after a pause of the whole process the bytes that arrived
+//! meanwhile are seen before anybody is judged for their absence. Writes come last, because reads and
+//! timers cause them.
+
+use std::{
+    fmt, io,
+    io::IoSlice,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use crossbeam_channel::Receiver;
+
+use crate::{
+    block::BlockRef,
+    clock::{Clock, Now, Tick, ticks_of_timeout},
+    dispatch::{DispatchQueue, FanOut, OnTick, Poke, PushError, QueueBounds},
+    error::{CloseReason, ServiceFailure},
+    handle::Command,
+    id::PeerId,
+    ledger::{ServiceState, Traffic},
+    limits::{
+        ACCEPT_BACKOFF_MAX_MS, ACCEPT_BACKOFF_MIN_MS, ACCEPTS_PER_TURN, COMMANDS_PER_TURN,
+        METRICS_TICK_MS, READ_PER_TURN_BYTES, SLICES_PER_WRITE, TIMERS_PER_TURN,
+        WRITE_PER_TURN_BYTES,
+    },
+    peers::{Action, Peers, Stop, Timer},
+    slots::Slots,
+    socket::{AcceptFault, Event, Net},
+};
+
+/// How long the end of the loop waits for the dispatcher to take the last block.
+const LAST_BLOCK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Where the blocks go.
+pub(crate) enum Sink {
+    /// To the dispatcher thread.
+    Queue(DispatchQueue),
+    /// To subscribers, right here.
+    Inline {
+        fan_out: Box<FanOut>,
+        bounds: QueueBounds,
+        on_tick: OnTick,
+    },
+}
+
+/// The loop thread's state.
+pub(crate) struct Node<N: Net> {
+    net: N,
+    /// By the index of the peer.
+    streams: Vec<Option<N::Stream>>,
+    listeners: Vec<Accepting>,
+    /// For each listener the next pause in milliseconds, should the system run out of something.
+    backoffs: Vec<u64>,
+    peers: Peers,
+    slots: Arc<Slots>,
+    sink: Sink,
+    poke: Arc<Poke>,
+    commands: Receiver<Command>,
+    events: Vec<Event>,
+    /// Whether the last poll may have left events behind.
+    more_events: bool,
+    /// The block that the dispatcher has no room for. Nothing is read while there is one.
+    waiting: Option<BlockRef>,
+    /// Maxima of the dispatch queue since the last metrics tick.
+    queue_max: Traffic,
+    metrics_next: Tick,
+    phase: Phase,
+    /// Set when another thread of the service has failed.
+    failed: Arc<OnceLock<ServiceFailure>>,
+    /// What ended the loop itself.
+    failure: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Running,
+    Stopping,
+    Ended,
+}
+
+/// How a listener fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accepting {
+    /// An edge will tell.
+    Idle,
+    /// Connections wait, or may.
+    Ready,
+    /// The system ran out of something; a timer will tell.
+    Paused,
+    /// It will never work again, or the service stops.
+    Closed,
+}
+
+/// How the loop ended.
+#[derive(Debug, Default)]
+pub(crate) struct LoopEnd {
+    pub(crate) stop: Stop,
+    /// What ended it, if it was not a stop.
+    pub(crate) failure: Option<String>,
+}
+
+impl<N: Net> Node<N> {
+    pub(crate) fn new(
+        net: N,
+        listeners: usize,
+        mut peers: Peers,
+        slots: Arc<Slots>,
+        sink: Sink,
+        poke: Arc<Poke>,
+        commands: Receiver<Command>,
+        failed: Arc<OnceLock<ServiceFailure>>,
+        now: Tick,
+    ) -> Self {
+        let metrics_next = now + METRICS_TICK_MS;
+        peers.wheel.insert(metrics_next, Timer::Metrics);
+        Self {
+            net,
+            streams: Vec::new(),
+            // Connections may wait from before the listener was registered.
+            listeners: vec![Accepting::Ready; listeners],
+            backoffs: vec![ACCEPT_BACKOFF_MIN_MS; listeners],
+            peers,
+            slots,
+            sink,
+            poke,
+            commands,
+            events: Vec::new(),
+            more_events: false,
+            waiting: None,
+            queue_max: Traffic::default(),
+            metrics_next,
+            phase: Phase::Running,
+            failed,
+            failure: None,
+        }
+    }
+
+    /// Runs until a stop is done or something fails.
+    pub(crate) fn run(mut self, clock: Clock) -> LoopEnd {
+        self.slots.set_loop_thread();
+        while self.phase != Phase::Ended {
+            if let Err(error) = self.poll(clock.now().tick) {
+                self.fail(format!("poll failed: {error}"));
+            }
+            self.turn(clock.now());
+        }
+        self.end()
+    }
+
+    /// Waits for events, or until the next timer.
+    pub(crate) fn poll(&mut self, now: Tick) -> io::Result<()> {
+        let mut timeout = self.timeout(now);
+        if timeout != Some(Duration::ZERO) {
+            self.slots.doorbell.prepare_sleep();
+            // Whoever looked before this and saw us awake has put its work where we look now.
+            if self.has_commands() {
+                timeout = Some(Duration::ZERO);
+            }
+        }
+        let result = self.net.poll(&mut self.events, timeout);
+        self.slots.doorbell.awake();
+        self.more_events = result?;
+        Ok(())
+    }
+
+    /// Does what there is to do, within the budgets of a turn.
+    pub(crate) fn turn(&mut self, now: Now) {
+        if self.failed.get().is_some() {
+            self.fail("another thread failed".to_owned());
+        }
+        self.handle_events();
+        self.handle_commands(now);
+        self.push_waiting(now);
+        self.look_around();
+        self.peers.begin_turn(now.tick);
+        self.run_actions();
+        self.read_peers(now);
+        self.accept_all(now);
+        // With events left behind, some bytes that arrived in time are not read yet.
+        if !self.more_events {
+            self.fire_timers(now);
+        }
+        self.write_peers(now);
+        self.run_actions();
+        if self.phase == Phase::Stopping && self.peers.is_empty() && self.waiting.is_none() {
+            self.phase = Phase::Ended;
+        }
+    }
+
+    fn timeout(&self, now: Tick) -> Option<Duration> {
+        let accepts = self.listeners.contains(&Accepting::Ready);
+        let busy = self.peers.has_work() || accepts || self.more_events;
+        if busy || self.phase == Phase::Ended {
+            return Some(Duration::ZERO);
+        }
+        let next = self.peers.wheel.next_expiry()?;
+        Some(Duration::from_millis(next.saturating_sub(now)))
+    }
+
+    fn has_commands(&self) -> bool {
+        self.slots.has_attention()
+            || !self.commands.is_empty()
+            || (matches!(self.sink, Sink::Inline { .. }) && self.poke.is_set())
+            || self.failed.get().is_some()
+            || self
+                .waiting
+                .as_ref()
+                .is_some_and(|block| self.sink.has_room_for(block))
+    }
+
+    fn handle_events(&mut self) {
+        for event in self.events.drain(..) {
+            match event {
+                Event::Listener(index) => {
+                    if let Some(listener @ Accepting::Idle) = self.listeners.get_mut(index) {
+                        *listener = Accepting::Ready;
+                    }
+                }
+                Event::Peer(peer, ready) => self.peers.handle_ready(peer, ready),
+            }
+        }
+    }
+
+    fn handle_commands(&mut self, now: Now) {
+        for _ in 0..COMMANDS_PER_TURN {
+            let Ok(command) = self.commands.try_recv() else {
+                return;
+            };
+            match command {
+                Command::Stop(timeout) => self.begin_stop(now.tick, timeout),
+                // Whoever asked may have given up waiting.
+                Command::Peers(answer) => drop(answer.try_send(self.peers.rows(now.tick))),
+                Command::Closed(answer) => drop(answer.try_send(self.peers.closed_rows())),
+            }
+        }
+    }
+
+    // ----- reading ---------------------------------------------------------------------------
+
+    fn read_peers(&mut self, now: Now) {
+        while self.waiting.is_none() {
+            let Some(id) = self.peers.poll_read() else {
+                break;
+            };
+            self.read_peer(now, id);
+            self.run_actions();
+        }
+    }
+
+    fn read_peer(&mut self, now: Now, id: PeerId) {
+        let mut left = READ_PER_TURN_BYTES;
+        while left > 0 && self.waiting.is_none() {
+            let Some(mut buffer) = self.peers.prepare_read(now.tick, id) else {
+                return;
+            };
+            let Some(stream) = stream_of(&mut self.streams, id) else {
+                return;
+            };
+            let result = self
+                .net
+                .read(stream, &mut buffer.bytes, buffer.limit.min(left));
+            let count = *result.as_ref().unwrap_or(&0);
+            left = left.saturating_sub(count);
+            let block = self.peers.handle_read(now, id, buffer, result);
+            if let Some(block) = block {
+                self.dispatch(now, block);
+            }
+            if count == 0 {
+                break;
+            }
+        }
+        self.peers.continue_reading(id);
+    }
+
+    /// Hands a block to the dispatcher, or keeps it until there is room.
+    fn dispatch(&mut self, now: Now, block: BlockRef) {
+        match self.sink.push(block) {
+            Ok(()) => self.note_queue(),
+            Err(PushError::Full(block)) => {
+                self.slots.ledger.dispatch_full.add(1);
+                self.peers.set_stalled(now.tick, true);
+                self.waiting = Some(block);
+                self.sink.bounds().wait_for_room();
+                // Room that was made before we said that we wait: nobody will tell of it.
+                self.push_waiting(now);
+            }
+            Err(PushError::Dead) => self.fail("the dispatcher ended".to_owned()),
+        }
+    }
+
+    fn push_waiting(&mut self, now: Now) {
+        let Some(block) = self.waiting.take() else {
+            return;
+        };
+        match self.sink.push(block) {
+            Ok(()) => {
+                self.note_queue();
+                self.peers.set_stalled(now.tick, false);
+            }
+            Err(PushError::Full(block)) => self.waiting = Some(block),
+            Err(PushError::Dead) => self.fail("the dispatcher ended".to_owned()),
+        }
+    }
+
+    fn note_queue(&mut self) {
+        let fill = self.slots.ledger.dispatch_queue.get();
+        self.queue_max.messages = self.queue_max.messages.max(fill.messages);
+        self.queue_max.bytes = self.queue_max.bytes.max(fill.bytes);
+    }
+
+    // ----- accepting -------------------------------------------------------------------------
+
+    fn accept_all(&mut self, now: Now) {
+        for index in 0..self.listeners.len() {
+            if self.listeners[index] != Accepting::Ready {
+                continue;
+            }
+            for _ in 0..ACCEPTS_PER_TURN {
+                match self.net.accept(index) {
+                    Ok((stream, addr)) => {
+                        self.backoffs[index] = ACCEPT_BACKOFF_MIN_MS;
+                        self.handle_accepted(now, stream, addr);
+                    }
+                    Err(fault) => {
+                        self.handle_accept_fault(now, index, fault);
+                        if self.listeners[index] != Accepting::Ready {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn handle_accepted(&mut self, now: Now, mut stream: N::Stream, addr: std::net::SocketAddr) {
+        let Some(id) = self.peers.handle_accepted(now.tick, addr) else {
+            self.net.close(stream, false);
+            return;
+        };
+        let registered = self.net.register(&mut stream, id);
+        let index = id.index() as usize;
+        if self.streams.len() <= index {
+            self.streams.resize_with(index + 1, || None);
+        }
+        debug_assert!(
+            self.streams[index].is_none(),
+            "the slot's last connection was closed"
+        );
+        self.streams[index] = Some(stream);
+        if let Err(error) = registered {
+            log::warn!("peer {id} at {addr} cannot be registered: {error}");
+            self.peers.handle_failed(now.tick, id, CloseReason::Io);
+        }
+        self.run_actions();
+    }
+
+    fn handle_accept_fault(&mut self, now: Now, index: usize, fault: AcceptFault) {
+        let ledger = &self.slots.ledger;
+        match fault {
+            AcceptFault::WouldBlock => self.listeners[index] = Accepting::Idle,
+            AcceptFault::Skip => ledger.accept_errors.add(1),
+            AcceptFault::Exhausted(error) => {
+                ledger.accept_errors.add(1);
+                let pause = self.backoffs[index];
+                self.backoffs[index] = (pause * 2).min(ACCEPT_BACKOFF_MAX_MS);
+                log::warn!("cannot accept for {pause} ms: {error}");
+                self.listeners[index] = Accepting::Paused;
+                self.peers
+                    .wheel
+                    .insert(now.tick + pause, Timer::Accept(index));
+            }
+            AcceptFault::Dead(error) => {
+                ledger.accept_errors.add(1);
+                log::error!("listener {index} is dead: {error}");
+                self.listeners[index] = Accepting::Closed;
+            }
+        }
+    }
+
+    // ----- writing ---------------------------------------------------------------------------
+
+    fn write_peers(&mut self, now: Now) {
+        // What was sent while this turn read goes out with it.
+        self.peers.poll_late_output(now.tick);
+        while let Some(id) = self.peers.poll_write() {
+            self.write_peer(now, id);
+            self.run_actions();
+        }
+    }
+
+    fn write_peer(&mut self, now: Now, id: PeerId) {
+        let mut left = WRITE_PER_TURN_BYTES;
+        while left > 0 {
+            let Some(stream) = stream_of(&mut self.streams, id) else {
+                return;
+            };
+            let mut slices = [IoSlice::new(&[]); SLICES_PER_WRITE];
+            let filled = self.peers.fill_slices(id, &mut slices, left);
+            if filled == 0 {
+                return;
+            }
+            let slices = &slices[..filled];
+            let offered = slices.iter().map(|slice| slice.len()).sum();
+            let result = self.net.write(stream, slices);
+            let taken = self.peers.handle_written(now.tick, id, offered, result);
+            if taken < offered {
+                return;
+            }
+            left = left.saturating_sub(taken);
+        }
+    }
+
+    fn run_actions(&mut self) {
+        while let Some(action) = self.peers.poll_action() {
+            match action {
+                Action::Shutdown(id) => {
+                    if let Some(stream) = stream_of(&mut self.streams, id) {
+                        // The peer may have reset the connection; reading will tell.
+                        let _ = self.net.shutdown(stream);
+                    }
+                }
+                Action::Close { index, abort } => {
+                    let place = self.streams.get_mut(index as usize);
+                    if let Some(stream) = place.and_then(Option::take) {
+                        self.net.close(stream, abort);
+                    }
+                }
+            }
+        }
+    }
+
+    // ----- timers, metrics, stop -------------------------------------------------------------
+
+    fn fire_timers(&mut self, now: Now) {
+        let mut budget = TIMERS_PER_TURN;
+        while let Some(timer) = self.peers.poll_timer(now.tick, &mut budget) {
+            match timer {
+                Timer::Metrics => self.handle_metrics_tick(now.tick),
+                Timer::Accept(index) => {
+                    if let Some(listener @ Accepting::Paused) = self.listeners.get_mut(index) {
+                        *listener = Accepting::Ready;
+                    }
+                }
+                Timer::StopDeadline => {
+                    self.peers.abort_all(now.tick, CloseReason::Shutdown);
+                    self.push_last();
+                }
+                Timer::Peer(_) | Timer::Budget => {}
+            }
+        }
+    }
+
+    fn handle_metrics_tick(&mut self, now: Tick) {
+        self.note_queue();
+        let max = std::mem::take(&mut self.queue_max);
+        self.slots.ledger.dispatch_max.set(max);
+        self.peers.handle_metrics_tick();
+        self.poke.poke_tick();
+        // Ticks that a pause of the process has swallowed are not made up for.
+        self.metrics_next = (self.metrics_next + METRICS_TICK_MS).max(now + 1);
+        self.peers.wheel.insert(self.metrics_next, Timer::Metrics);
+    }
+
+    /// Does the dispatcher's looking around, where the loop is the dispatcher.
+    fn look_around(&mut self) {
+        if let Sink::Inline {
+            fan_out, on_tick, ..
+        } = &mut self.sink
+        {
+            if self.poke.take() {
+                fan_out.pump();
+                if self.poke.take_tick() {
+                    on_tick();
+                }
+            }
+        }
+    }
+
+    fn begin_stop(&mut self, now: Tick, timeout: Duration) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        self.phase = Phase::Stopping;
+        self.slots.ledger.state.set(ServiceState::Stopping);
+        self.listeners.fill(Accepting::Closed);
+        self.net.close_listeners();
+        let deadline = now.saturating_add(ticks_of_timeout(timeout));
+        self.peers.begin_stop(now, deadline);
+        self.run_actions();
+    }
+
+    /// Ends everything at once; subscribers get what was dispatched.
+    fn fail(&mut self, message: String) {
+        if self.phase == Phase::Ended {
+            return;
+        }
+        log::error!("the loop ends: {message}");
+        self.failure = Some(message);
+        self.phase = Phase::Ended;
+        self.listeners.fill(Accepting::Closed);
+        self.net.close_listeners();
+        let now = self.peers.wheel.now();
+        self.peers.abort_all(now, CloseReason::Internal);
+        self.run_actions();
+    }
+
+    /// Nothing that was parsed is lost here, even at the deadline of a stop.
+    fn push_last(&mut self) {
+        let Some(block) = self.waiting.take() else {
+            return;
+        };
+        match &mut self.sink {
+            Sink::Queue(queue) => {
+                if !queue.push_last(block, LAST_BLOCK_TIMEOUT) {
+                    log::error!("the dispatcher took nothing for {LAST_BLOCK_TIMEOUT:?}");
+                }
+            }
+            Sink::Inline {
+                fan_out, bounds, ..
+            } => {
+                bounds.raise(&block);
+                fan_out.dispatch(block);
+            }
+        }
+    }
+
+    fn end(mut self) -> LoopEnd {
+        self.push_last();
+        if let Sink::Inline { fan_out, .. } = &mut self.sink {
+            fan_out.close();
+        }
+        LoopEnd {
+            stop: self.peers.take_stop().unwrap_or_default(),
+            failure: self.failure,
+        }
+    }
+}
+
+impl Sink {
+    fn bounds(&self) -> &QueueBounds {
+        match self {
+            Self::Queue(queue) => queue.bounds(),
+            Self::Inline { bounds, .. } => bounds,
+        }
+    }
+
+    fn has_room_for(&self, block: &BlockRef) -> bool {
+        self.bounds().has_room_for(block)
+    }
+
+    fn push(&mut self, block: BlockRef) -> Result<(), PushError> {
+        match self {
+            Self::Queue(queue) => queue.push(block),
+            Self::Inline {
+                fan_out, bounds, ..
+            } => {
+                if !bounds.has_room_for(&block) {
+                    return Err(PushError::Full(block));
+                }
+                bounds.raise(&block);
+                fan_out.dispatch(block);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl<N: Net> fmt::Debug for Node<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node")
+            .field("phase", &self.phase)
+            .field("listeners", &self.listeners)
+            .finish_non_exhaustive()
+    }
+}
+
+fn stream_of<S>(streams: &mut [Option<S>], id: PeerId) -> Option<&mut S> {
+    streams.get_mut(id.index() as usize)?.as_mut()
+}
+
+const _: () = assert!(ACCEPT_BACKOFF_MIN_MS <= ACCEPT_BACKOFF_MAX_MS);

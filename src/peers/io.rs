@@ -1,0 +1,529 @@
+//! Reading and writing of one peer in the table.
+
+use std::io::{self, IoSlice};
+
+use super::{Again, Pause, Peers, recharge_carry};
+use crate::{
+    block::{BlockHead, BlockRef},
+    clock::{Now, Tick},
+    error::CloseReason,
+    id::PeerId,
+    ledger::Traffic,
+    limits::{BLOCK_SIZE, LINGER_MS},
+    peer::{Fault, Parsed, State},
+    socket::Ready,
+};
+
+/// The beginning of a frame up to this size is copied in front of the next read; a longer one is read
+/// on to where it lies. So a byte is copied a bounded number of times however the peer cuts its frames.
+const CARRY_COPIED_MAX: usize = 4096;
+
+/// Space to read into, and back.
+#[derive(Debug)]
+pub(crate) struct ReadBuffer {
+    pub(crate) bytes: Vec<u8>,
+    /// Bytes that were there before the read.
+    carried: usize,
+    /// Bytes to read at most.
+    pub(crate) limit: usize,
+    kind: BufferKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BufferKind {
+    /// A block of the pool, with the carried bytes copied in front.
+    Block,
+    /// The storage of the unfinished frame itself.
+    Carry,
+    /// What is read is thrown away.
+    Discard,
+}
+
+impl Peers {
+    /// Space for the next read of a peer; `None` if it is not to be read now.
+    pub(crate) fn prepare_read(&mut self, now: Tick, id: PeerId) -> Option<ReadBuffer> {
+        let seat = self.seat(id)?;
+        if !seat.ready.has(Ready::READ) {
+            return None;
+        }
+        if seat.peer.state().takes_input() {
+            let (limit, broken) = (self.allowance(now, id), self.seat(id)?.broken);
+            if let (None, Some(reason)) = (limit, broken) {
+                // Nobody will write to it, and it may not be read on: that was it.
+                self.leave(now, id, reason, true);
+            }
+            return self.space(id, limit?);
+        }
+        let lingering = matches!(seat.peer.state(), State::Lingering { .. });
+        // While the connection closes, an error is to be fetched, and nothing else.
+        if !(lingering || seat.ready.has(Ready::ERROR)) {
+            return None;
+        }
+        let bytes = self.pool.take_buffer();
+        Some(ReadBuffer {
+            bytes,
+            carried: 0,
+            limit: BLOCK_SIZE,
+            kind: BufferKind::Discard,
+        })
+    }
+
+    /// How many bytes may be read from a peer now; if none, it is paused.
+    fn allowance(&mut self, now: Tick, id: PeerId) -> Option<usize> {
+        if self.slots.is_held(id) {
+            self.pause(now, id, Pause::Held);
+            // The dispatcher may have let go of it just now.
+            if self.slots.is_held(id) {
+                return None;
+            }
+            self.reconsider_reading(now, id);
+        }
+        let used = self.used(id);
+        if self.is_over_budget(used) {
+            self.pause(now, id, Pause::Budget);
+            return None;
+        }
+        let (credit, released) = (self.credit, self.slots.released(id));
+        let queued = self.slots.queued(id);
+        let seat = self.seat(id)?;
+        let carried = seat.peer.carry.len() as u64;
+        let frame_size = seat.peer.carried_frame_size().unwrap_or(0) as u64;
+        let frame_left = frame_size.saturating_sub(carried);
+        let allowance = credit.allowance(used, frame_left);
+        if allowance >= credit.allowance_min() {
+            return Some(usize::try_from(allowance).unwrap_or(usize::MAX));
+        }
+        let in_flight = seat.peer.in_flight(released);
+        if in_flight == Traffic::default() && queued == Traffic::default() {
+            // Nothing is in flight but the frame itself, which is of a legal size.
+            let one = frame_left.max(credit.allowance_min());
+            return Some(usize::try_from(one).unwrap_or(usize::MAX));
+        }
+        let read = seat.peer.read;
+        self.pause(now, id, Pause::Credit);
+        // Resumed at half: what is queued for the peer has its part of it.
+        let half =
+            |all: u64, queued: u64, read: u64| read - (all / 2).saturating_sub(queued).min(read);
+        let resume = Traffic::new(
+            half(credit.messages, queued.messages, read.messages),
+            half(credit.bytes, queued.bytes + carried, read.bytes),
+        );
+        if !self.slots.pause(id, resume) {
+            self.again.push(Again::Attention(id.index()));
+        }
+        None
+    }
+
+    /// What counts against the peer's credit.
+    fn used(&mut self, id: PeerId) -> Traffic {
+        let (released, mut used) = (self.slots.released(id), self.slots.queued(id));
+        if let Some(seat) = self.seat(id) {
+            used.add(seat.peer.in_flight(released));
+            used.bytes += seat.peer.carry.len() as u64;
+        }
+        used
+    }
+
+    /// Above three quarters of the budget the heaviest readers pause, at the end of it everybody.
+    fn is_over_budget(&self, used: Traffic) -> bool {
+        let budget = &self.slots.ledger.budget;
+        if !budget.is_tight() {
+            return false;
+        }
+        let share = (budget.limit() / 4 * 3 / self.counted.max(1)) as u64;
+        budget.is_exhausted() || used.bytes >= share.max(BLOCK_SIZE as u64)
+    }
+
+    fn pause(&mut self, now: Tick, id: PeerId, pause: Pause) {
+        let receiving = self.receiving(now);
+        let Some(seat) = self.seat(id) else { return };
+        if seat.pause.is_none() {
+            seat.pause = Some(pause);
+            seat.peer.set_reading(receiving, false);
+            self.slots.ledger.reads_paused.add(1);
+        }
+        if pause == Pause::Budget {
+            self.budget_paused.push(id);
+            self.arm_budget_timer(now);
+            if !self.slots.wait_for_budget() {
+                self.again.push(Again::Attention(id.index()));
+            }
+        }
+    }
+
+    /// Reads a paused peer again if what it was paused for is over.
+    pub(super) fn reconsider_reading(&mut self, now: Tick, id: PeerId) {
+        let Some(pause) = self.seat(id).and_then(|seat| seat.pause) else {
+            return;
+        };
+        let over = match pause {
+            Pause::Credit => {
+                let used = self.used(id);
+                self.credit.is_half_free(used) || used.messages == 0
+            }
+            Pause::Held => !self.slots.is_held(id),
+            Pause::Budget => !self.slots.ledger.budget.is_tight(),
+            Pause::Closing => false,
+        };
+        if over {
+            self.resume(now, id);
+        }
+    }
+
+    fn resume(&mut self, now: Tick, id: PeerId) {
+        let receiving = self.receiving(now);
+        let Some(seat) = self.seat(id) else { return };
+        seat.pause = None;
+        seat.peer.set_reading(receiving, true);
+        self.list_reading(id);
+        self.arm(now, id);
+    }
+
+    pub(super) fn resume_budget(&mut self, now: Tick) {
+        for id in std::mem::take(&mut self.budget_paused) {
+            if self
+                .seat(id)
+                .is_some_and(|seat| seat.pause == Some(Pause::Budget))
+            {
+                self.resume(now, id);
+            }
+        }
+    }
+
+    fn space(&mut self, id: PeerId, limit: usize) -> Option<ReadBuffer> {
+        let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
+        let carry = &mut seat.peer.carry;
+        let carried = carry.len();
+        if carried <= CARRY_COPIED_MAX {
+            let mut bytes = self.pool.take_buffer();
+            bytes.extend_from_slice(carry);
+            return Some(ReadBuffer {
+                bytes,
+                carried,
+                limit,
+                kind: BufferKind::Block,
+            });
+        }
+        if carry.capacity() - carried < CARRY_COPIED_MAX {
+            // Grows with what came, not with what was announced.
+            let needed = seat.peer.carried_frame_size().unwrap_or(0);
+            let doubled = 2 * carried;
+            let target = if needed > doubled {
+                doubled
+            } else {
+                needed.max(doubled.min(BLOCK_SIZE))
+            };
+            let carry = &mut seat.peer.carry;
+            carry.reserve_exact((target - carried).max(CARRY_COPIED_MAX));
+        }
+        let bytes = std::mem::take(&mut seat.peer.carry);
+        Some(ReadBuffer {
+            bytes,
+            carried,
+            limit,
+            kind: BufferKind::Carry,
+        })
+    }
+
+    /// Lists a peer for the next turn if it has more to read.
+    pub(crate) fn continue_reading(&mut self, id: PeerId) {
+        self.list_reading(id);
+    }
+
+    /// What the read brought. The block, if there is one, is to be dispatched.
+    pub(crate) fn handle_read(
+        &mut self,
+        now: Now,
+        id: PeerId,
+        buffer: ReadBuffer,
+        result: io::Result<usize>,
+    ) -> Option<BlockRef> {
+        let receiving = self.receiving(now.tick);
+        let Some(seat) = self.seat(id) else {
+            self.pool.put_buffer(buffer.bytes);
+            return None;
+        };
+        match result {
+            Ok(0) => {
+                seat.ready.clear(Ready::READ);
+                self.put_back(id, buffer);
+                self.handle_eof(now.tick, id);
+                None
+            }
+            Ok(count) => {
+                // A read that left space has emptied the socket: the next byte makes a new edge. A
+                // FIN or urgent bytes can be behind it all the same.
+                let limited = buffer.limit.min(buffer.bytes.capacity() - buffer.carried);
+                let certain = !seat
+                    .ready
+                    .has(Ready::READ_CLOSED | Ready::URGENT | Ready::ERROR);
+                if count < limited && certain {
+                    seat.ready.clear(Ready::READ);
+                }
+                seat.peer.handle_moved(now.tick, receiving);
+                self.handle_input(now, id, buffer, count)
+            }
+            Err(error) => {
+                self.put_back(id, buffer);
+                if error.kind() == io::ErrorKind::WouldBlock {
+                    self.handle_read_blocked(now.tick, id);
+                } else {
+                    self.leave(now.tick, id, io_reason(&error), true);
+                }
+                None
+            }
+        }
+    }
+
+    fn handle_read_blocked(&mut self, now: Tick, id: PeerId) {
+        let Some(seat) = self.seat(id) else { return };
+        seat.ready.clear(Ready::READ);
+        if let Some(reason) = seat.broken {
+            self.leave(now, id, reason, true);
+        }
+    }
+
+    fn handle_eof(&mut self, now: Tick, id: PeerId) {
+        let Some(seat) = self.seat(id) else { return };
+        if let Some(reason) = seat.broken {
+            self.leave(now, id, reason, true);
+            return;
+        }
+        let partial = seat.peer.handle_eof(now);
+        let reason = super::closing_reason(&seat.peer);
+        let done = matches!(seat.peer.state(), State::Lingering { .. });
+        if let Some(seat) = self
+            .seats
+            .get_mut(id.index() as usize)
+            .and_then(Option::as_mut)
+        {
+            recharge_carry(&self.slots, seat);
+        }
+        if partial {
+            self.slots.ledger.partial_frames.add(1);
+        }
+        if done {
+            self.leave(now, id, reason, false);
+        } else {
+            self.check_quiet(now, id);
+            self.arm(now, id);
+        }
+    }
+
+    fn handle_input(
+        &mut self,
+        now: Now,
+        id: PeerId,
+        mut buffer: ReadBuffer,
+        count: usize,
+    ) -> Option<BlockRef> {
+        let receiving = self.receiving(now.tick);
+        let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
+        if buffer.kind == BufferKind::Discard || !seat.peer.state().takes_input() {
+            let enough = !seat.peer.handle_discarded(now.tick, count);
+            let reason = super::closing_reason(&seat.peer);
+            self.pool.put_buffer(buffer.bytes);
+            if enough {
+                self.leave(now.tick, id, reason, false);
+            }
+            return None;
+        }
+        let peer = &mut seat.peer;
+        let parsed = peer.handle_bytes(now.tick, receiving, &self.rules, &buffer.bytes);
+        let traffic = Traffic::new(u64::from(parsed.frames), parsed.consumed as u64);
+        self.slots.ledger.inbound.add(traffic);
+
+        let rest = buffer.bytes.get(parsed.consumed..).unwrap_or_default();
+        if !peer.state().takes_input() || parsed.fault.is_some() {
+            peer.carry = Vec::new();
+        } else if parsed.consumed > 0 || buffer.kind == BufferKind::Block {
+            keep_rest(&mut peer.carry, rest);
+        }
+        let whole_frames = parsed.consumed > 0;
+        let block = (parsed.frames > 0).then(|| {
+            peer.read.add(traffic);
+            let head = BlockHead {
+                peer: id,
+                received: now.instant,
+                frames: parsed.frames,
+                // A block of one type is one of nothing else.
+                message_type: parsed.message_type.filter(|_| !parsed.has_protocol),
+                has_protocol: parsed.has_protocol,
+                credit: traffic,
+            };
+            self.pool.make(&mut buffer.bytes, parsed.consumed, head)
+        });
+        if buffer.kind == BufferKind::Carry && !whole_frames && parsed.fault.is_none() {
+            peer.carry = buffer.bytes;
+        } else {
+            self.pool.put_buffer(buffer.bytes);
+        }
+        recharge_carry(&self.slots, seat);
+        self.after_input(now.tick, id, parsed);
+        block
+    }
+
+    /// Follows up on what the bytes said.
+    fn after_input(&mut self, now: Tick, id: PeerId, parsed: Parsed) {
+        if let Some(limit) = parsed.payload_size_max {
+            self.set_payload_max(id, limit);
+        }
+        if let Some(fault) = parsed.fault {
+            self.handle_fault(now, id, fault);
+            return;
+        }
+        self.list_writing(id);
+        self.check_quiet(now, id);
+        self.arm(now, id);
+    }
+
+    fn handle_fault(&mut self, now: Tick, id: PeerId, fault: Fault) {
+        let Some(seat) = self.seat(id) else { return };
+        let addr = seat.peer.addr;
+        if let Some(suppressed) = self.quietly(now, fault.reason().name(), addr) {
+            log::warn!("peer {id} at {addr}: {fault} ({suppressed} warnings suppressed)");
+        }
+        self.begin_close(now, id, fault.reason(), LINGER_MS);
+    }
+
+    /// Gives a buffer back that brought nothing.
+    fn put_back(&mut self, id: PeerId, buffer: ReadBuffer) {
+        match (buffer.kind, self.seat(id)) {
+            (BufferKind::Carry, Some(seat)) => seat.peer.carry = buffer.bytes,
+            (BufferKind::Carry | BufferKind::Block | BufferKind::Discard, _) => {
+                self.pool.put_buffer(buffer.bytes);
+            }
+        }
+    }
+
+    /// Slices to write to a peer; the number filled is returned, zero if there is nothing to do.
+    pub(crate) fn fill_slices<'a>(
+        &'a mut self,
+        id: PeerId,
+        slices: &mut [IoSlice<'a>],
+        bytes_max: usize,
+    ) -> usize {
+        let Some(seat) = self.seat(id) else { return 0 };
+        if !seat.ready.has(Ready::WRITE) {
+            return 0;
+        }
+        seat.peer.queue_pong();
+        seat.peer.outbox.fill_slices(slices, bytes_max)
+    }
+
+    /// How far the write got. Returns how many bytes were taken.
+    pub(crate) fn handle_written(
+        &mut self,
+        now: Tick,
+        id: PeerId,
+        offered: usize,
+        result: io::Result<usize>,
+    ) -> usize {
+        let receiving = self.receiving(now);
+        let taken = match result {
+            Ok(taken) => taken,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => {
+                self.handle_write_error(now, id, &error);
+                return 0;
+            }
+        };
+        let Some(seat) = self
+            .seats
+            .get_mut(id.index() as usize)
+            .and_then(Option::as_mut)
+        else {
+            return 0;
+        };
+        let mut written = Traffic::default();
+        let (types_out, type_map) = (&self.slots.ledger.types_out, &mut self.type_map);
+        seat.peer
+            .outbox
+            .handle_written(taken, |message_type, traffic| {
+                written.add(traffic);
+                types_out.add(type_map.row(message_type, types_out), traffic);
+            });
+        seat.peer.outbound.add(written);
+        if taken > 0 {
+            seat.peer.handle_moved(now, receiving);
+            seat.peer.handle_write_progress();
+        }
+        if taken < offered {
+            seat.ready.clear(Ready::WRITE);
+            seat.peer.handle_write_blocked(now);
+        }
+        self.slots.ledger.outbound_written.add(written);
+        if self.slots.add_written(id, written) && !self.slots.notify_room(id.index()) {
+            self.again.push(Again::NotifyRoom(id.index()));
+        }
+        self.after_output(now, id);
+        taken
+    }
+
+    /// Follows up on progress of writing: an outbox that ran empty may be the end of a close, and
+    /// room in it may let the peer be read again.
+    pub(super) fn after_output(&mut self, now: Tick, id: PeerId) {
+        let Some(seat) = self.seat(id) else { return };
+        if seat.peer.outbox.is_empty() {
+            seat.peer.handle_write_progress();
+            self.slots.trim_lease(id);
+            self.finish_drain(now, id);
+        }
+        self.list_writing(id);
+        self.reconsider_reading(now, id);
+        self.check_quiet(now, id);
+        self.arm(now, id);
+    }
+
+    fn finish_drain(&mut self, now: Tick, id: PeerId) {
+        let Some(seat) = self.seat(id) else { return };
+        let text = super::closing_reason(&seat.peer).name();
+        if !seat.peer.finish_drain(now, text) {
+            return;
+        }
+        self.actions.push_back(super::Action::Shutdown(id));
+        let Some(seat) = self.seat(id) else { return };
+        let reason = super::closing_reason(&seat.peer);
+        if seat.peer.begin_linger(now) {
+            self.leave(now, id, reason, false);
+        } else {
+            self.list_reading(id);
+        }
+    }
+
+    /// The connection broke. What it has left to read is read first, if there is anything.
+    fn handle_write_error(&mut self, now: Tick, id: PeerId, error: &io::Error) {
+        let reason = io_reason(error);
+        let Some(seat) = self.seat(id) else { return };
+        seat.ready.clear(Ready::WRITE);
+        if seat.ready.has(Ready::READ) && seat.peer.state().takes_input() && seat.pause.is_none() {
+            seat.broken = Some(reason);
+            self.list_reading(id);
+        } else {
+            self.leave(now, id, reason, true);
+        }
+    }
+}
+
+/// Keeps the beginning of a frame, in storage of its size.
+fn keep_rest(carry: &mut Vec<u8>, rest: &[u8]) {
+    if rest.is_empty() {
+        // An idle connection holds no memory for frames.
+        if carry.capacity() > 0 {
+            *carry = Vec::new();
+        }
+        return;
+    }
+    carry.clear();
+    carry.reserve_exact(rest.len());
+    carry.extend_from_slice(rest);
+}
+
+fn io_reason(error: &io::Error) -> CloseReason {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::ConnectionAborted => CloseReason::Reset,
+        _ => CloseReason::Io,
+    }
+}

@@ -1,0 +1,828 @@
+//! All peers of a loop, without I/O.
+//!
+//! [`Peers`] joins the peers with their slots, their timers and the pool of blocks, and decides who
+//! may read and write. It is told what happened (`handle_*`) and asked what to do next (`poll_*`); the
+//! node does the system calls in between. A turn goes like this: `begin_turn`, then for each peer that
+//! `poll_read` names `prepare_read` and `handle_read`, then for each that `poll_write` names
+//! `fill_slices` and `handle_written`, then `poll_timer` until it gives none, and `poll_action` whenever
+//! something may have been closed.
+//!
+//! Invariants:
+//! - a peer whose input is ready and that is not paused is in the read list; one that has output and
+//!   may write is in the write list (so no edge is lost)
+//! - a seat's timer is never later than its peer's next deadline
+//! - the seats that count for the limit of peers are those that were not refused
+
+mod io;
+mod seat;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use seat::{Credit, Leaving, Origin, Pause, Seat};
+use slab::Slab;
+
+use crate::{
+    block::BlockPool,
+    clock::Tick,
+    error::CloseReason,
+    id::PeerId,
+    ledger::{ClosedRow, PeerRow, Traffic, TypeMap},
+    limits::{CLOSED_ROWS_MAX, COMMANDS_PER_TURN, LINGER_MS, REFUSED_PEERS_MAX, TIMERS_PER_TURN},
+    peer::{Peer, Rules, State, Verdict},
+    quiet::{Quiet, Subject},
+    slots::{OpenError, Slots},
+    socket::Ready,
+    wheel::Wheel,
+};
+
+/// How often the budget is looked at while it is short.
+const BUDGET_CHECK_MS: u64 = 100;
+
+/// What a peer's table is bounded by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PeerLimits {
+    pub(crate) peers: usize,
+    /// Zero is no limit.
+    pub(crate) peers_per_origin: usize,
+}
+
+/// What the wheel tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Timer {
+    /// A deadline of a peer may have passed.
+    Peer(PeerId),
+    /// To look whether the budget is still used up.
+    Budget,
+    /// The node's: the metrics tick, and an accept that failed.
+    Metrics,
+    Accept(usize),
+    /// A stop has waited long enough.
+    StopDeadline,
+}
+
+/// What the node has to do with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// To send the FIN.
+    Shutdown(PeerId),
+    /// To close; with `abort`, by a RST.
+    Close { index: u32, abort: bool },
+}
+
+/// The table of peers.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    slots: Arc<Slots>,
+    rules: Rules,
+    limits: PeerLimits,
+    credit: Credit,
+    pool: BlockPool,
+    pub(crate) wheel: Wheel<Timer>,
+    /// `None` keeps the place of a slot that cannot be used.
+    seats: Slab<Option<Box<Seat>>>,
+    /// Seats that were not refused.
+    counted: usize,
+    origins: HashMap<Origin, usize>,
+    /// Peers with ready input, and with output that may be written: of this turn, and of the next.
+    reading: VecDeque<PeerId>,
+    read_list: VecDeque<PeerId>,
+    writing: VecDeque<PeerId>,
+    write_list: VecDeque<PeerId>,
+    actions: VecDeque<Action>,
+    /// To be done again in the next turn, because somebody held a slot's lock.
+    again: Vec<Again>,
+    /// Peers that wait for the budget.
+    budget_paused: Vec<PeerId>,
+    budget_timer: bool,
+    type_map: TypeMap,
+    closed: VecDeque<ClosedRow>,
+    /// How long nobody was read, in all, and since when nobody is.
+    lag: Tick,
+    stalled_since: Option<Tick>,
+    stop: Option<Stop>,
+    quiet: Quiet,
+}
+
+/// Work that a contended slot put off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Again {
+    Attention(u32),
+    NotifyRoom(u32),
+    Close(PeerId, CloseReason, u64),
+    Leave(PeerId),
+    PayloadMax(PeerId, u32),
+    FreePlace(u32),
+}
+
+/// A stop under way.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stop {
+    pub(crate) closed_orderly: u64,
+    pub(crate) closed_abortive: u64,
+    pub(crate) lost: Vec<ClosedRow>,
+}
+
+impl Peers {
+    pub(crate) fn new(slots: Arc<Slots>, rules: Rules, limits: PeerLimits, now: Tick) -> Self {
+        let outbox = slots.limits();
+        Self {
+            pool: BlockPool::new(Arc::clone(&slots)),
+            slots,
+            rules,
+            limits,
+            credit: Credit {
+                bytes: outbox.bytes,
+                messages: outbox.messages,
+            },
+            wheel: Wheel::new(now),
+            seats: Slab::new(),
+            counted: 0,
+            origins: HashMap::new(),
+            reading: VecDeque::new(),
+            read_list: VecDeque::new(),
+            writing: VecDeque::new(),
+            write_list: VecDeque::new(),
+            actions: VecDeque::new(),
+            again: Vec::new(),
+            budget_paused: Vec::new(),
+            budget_timer: false,
+            type_map: TypeMap::default(),
+            closed: VecDeque::new(),
+            lag: 0,
+            stalled_since: None,
+            stop: None,
+            quiet: Quiet::default(),
+        }
+    }
+
+    // ----- connections -----------------------------------------------------------------------
+
+    /// A connection was accepted. `None` if there is not even a place to refuse it from.
+    ///
+    /// A refused one gets an id too: it is told why, and closed.
+    pub(crate) fn handle_accepted(&mut self, now: Tick, addr: SocketAddr) -> Option<PeerId> {
+        self.slots.ledger.accepted.add(1);
+        let refusal = self.refusal(addr);
+        let full = self.seats.len() >= self.limits.peers + REFUSED_PEERS_MAX;
+        let Some(id) = (if full { None } else { self.take_slot() }) else {
+            self.count_closed(refusal.unwrap_or(CloseReason::TooManyPeers));
+            return None;
+        };
+        let mut seat = Seat::new(Peer::new(id, addr, self.receiving(now), &self.rules));
+        seat.refused = refusal.is_some();
+        seat.peer.opened = now;
+        seat.peer.moved = now;
+        let index = self.seats.insert(Some(seat));
+        debug_assert_eq!(
+            index,
+            id.index() as usize,
+            "the slot is the one of the seat"
+        );
+        match refusal {
+            Some(reason) => {
+                log::debug!("peer {id} at {addr} refused: {reason}");
+                self.begin_close(now, id, reason, LINGER_MS);
+            }
+            None => {
+                log::debug!("peer {id} at {addr} connected");
+                self.counted += 1;
+                if self.limits.peers_per_origin > 0 {
+                    *self.origins.entry(Origin::of(addr)).or_default() += 1;
+                }
+                self.slots.ledger.peers.set(self.counted as u64);
+                self.arm(now, id);
+            }
+        }
+        Some(id)
+    }
+
+    fn refusal(&self, addr: SocketAddr) -> Option<CloseReason> {
+        if self.counted >= self.limits.peers {
+            return Some(CloseReason::TooManyPeers);
+        }
+        let per_origin = self.limits.peers_per_origin;
+        let used = self.origins.get(&Origin::of(addr)).copied().unwrap_or(0);
+        (per_origin > 0 && used >= per_origin).then_some(CloseReason::TooManyPerAddress)
+    }
+
+    /// A slot for a new connection. One that is retired, or whose lock is held by somebody who still
+    /// knows an old id, is passed over; its place in the table stays taken, for ever or for this turn.
+    fn take_slot(&mut self) -> Option<PeerId> {
+        loop {
+            let index = u32::try_from(self.seats.vacant_key()).ok()?;
+            match self.slots.open(index) {
+                Ok(id) => return Some(id),
+                Err(OpenError::NoSuchSlot) => return None,
+                Err(OpenError::Retired) => {}
+                Err(OpenError::Contended) => self.again.push(Again::FreePlace(index)),
+            }
+            self.seats.insert(None);
+        }
+    }
+
+    /// The connection could not be registered, or the like.
+    pub(crate) fn handle_failed(&mut self, now: Tick, id: PeerId, reason: CloseReason) {
+        self.leave(now, id, reason, true);
+    }
+
+    /// Readiness of a peer. A stale id is counted.
+    pub(crate) fn handle_ready(&mut self, id: PeerId, ready: Ready) {
+        let Some(seat) = self.seat(id) else {
+            self.slots.ledger.stale_events.add(1);
+            return;
+        };
+        seat.ready.set(ready);
+        self.list_reading(id);
+        self.list_writing(id);
+    }
+
+    /// Closes a connection in order, as soon as its slot can be told.
+    pub(crate) fn begin_close(
+        &mut self,
+        now: Tick,
+        id: PeerId,
+        reason: CloseReason,
+        drain_ms: u64,
+    ) {
+        let Some(seat) = self
+            .seats
+            .get_mut(id.index() as usize)
+            .and_then(Option::as_mut)
+        else {
+            return;
+        };
+        if seat.id() != id || seat.leaving.is_some() || seat.peer.is_closing() {
+            return;
+        }
+        let peer = &mut seat.peer;
+        let Ok(taken) = self.slots.take_tail(id, &mut peer.outbox, peer.taken, true) else {
+            self.again.push(Again::Close(id, reason, drain_ms));
+            return;
+        };
+        peer.taken.add(taken.traffic);
+        self.slots.ledger.outbound_accepted.add(taken.traffic);
+        peer.begin_drain(now, reason, drain_ms);
+        seat.pause = Some(Pause::Closing);
+        recharge_carry(&self.slots, seat);
+        self.after_output(now, id);
+        self.arm(now, id);
+    }
+
+    /// Ends a connection: gives its slot back, counts it, and has the node close it.
+    fn leave(&mut self, now: Tick, id: PeerId, reason: CloseReason, abort: bool) {
+        let Some(seat) = self.seat(id) else { return };
+        seat.leaving.get_or_insert(Leaving { reason, abort });
+        self.finish_leaving(now, id);
+    }
+
+    fn finish_leaving(&mut self, now: Tick, id: PeerId) {
+        let index = id.index() as usize;
+        let Some(seat) = self.seats.get_mut(index).and_then(Option::as_mut) else {
+            return;
+        };
+        let Some(Leaving { reason, abort }) = seat.leaving.filter(|_| seat.peer.id == id) else {
+            return;
+        };
+        let peer = &mut seat.peer;
+        let queued_before = self.slots.queued(id);
+        let Ok(late) = self.slots.close(id, &mut peer.outbox, peer.taken) else {
+            self.again.push(Again::Leave(id));
+            return;
+        };
+        peer.taken.add(late);
+        // Nothing was written since, and the slot takes nothing any more, so this is what is lost.
+        let mut lost = queued_before;
+        lost.messages = peer.taken.messages - peer.outbound.messages;
+        lost.bytes = peer.taken.bytes - peer.outbound.bytes;
+        let ledger = &self.slots.ledger;
+        ledger.outbound_accepted.add(late);
+        ledger.outbound_dropped.add(lost);
+        if !peer.carry.is_empty() {
+            ledger.partial_frames.add(1);
+        }
+        if seat.carry_charge > 0 {
+            ledger.budget.release(seat.carry_charge);
+        }
+        if let Some(timer) = seat.timer {
+            self.wheel.cancel(timer);
+        }
+        let refused = seat.refused;
+        let row = ClosedRow {
+            peer: id,
+            addr: peer.addr,
+            reason,
+            bye_received: peer.bye_received,
+            closed_at: Duration::from_millis(now),
+            age: Duration::from_millis(now.saturating_sub(peer.opened)),
+            inbound: peer.inbound,
+            outbound: peer.outbound,
+            lost,
+        };
+        log::debug!(
+            "peer {id} at {} closed: {reason}, {} messages lost",
+            row.addr,
+            row.lost.messages
+        );
+        self.seats.remove(index);
+        if !refused {
+            self.counted -= 1;
+            self.slots.ledger.peers.set(self.counted as u64);
+            self.forget_origin(row.addr);
+        }
+        self.count_closed(reason);
+        self.keep_row(row, abort);
+        // Senders that wait for room learn that there will never be any.
+        if !self.slots.notify_room(id.index()) {
+            self.again.push(Again::NotifyRoom(id.index()));
+        }
+        self.actions.push_back(Action::Close {
+            index: id.index(),
+            abort,
+        });
+    }
+
+    fn keep_row(&mut self, row: ClosedRow, abort: bool) {
+        if let Some(stop) = &mut self.stop {
+            let count = if abort {
+                &mut stop.closed_abortive
+            } else {
+                &mut stop.closed_orderly
+            };
+            *count += 1;
+            if row.lost.messages > 0 && stop.lost.len() < CLOSED_ROWS_MAX {
+                stop.lost.push(row.clone());
+            }
+        }
+        if self.closed.len() == CLOSED_ROWS_MAX {
+            self.closed.pop_front();
+        }
+        self.closed.push_back(row);
+    }
+
+    fn forget_origin(&mut self, addr: SocketAddr) {
+        let origin = Origin::of(addr);
+        if let Some(count) = self.origins.get_mut(&origin) {
+            *count -= 1;
+            if *count == 0 {
+                self.origins.remove(&origin);
+            }
+        }
+    }
+
+    fn count_closed(&self, reason: CloseReason) {
+        self.slots.ledger.closed[reason.ordinal()].add(1);
+    }
+
+    // ----- turns -----------------------------------------------------------------------------
+
+    /// Takes the lists of the turn; whoever is listed from now on waits for the next one.
+    pub(crate) fn begin_turn(&mut self, now: Tick) {
+        self.reading.append(&mut self.read_list);
+        self.handle_attention(now);
+        self.retry(now);
+        if !self.budget_paused.is_empty() && !self.slots.ledger.budget.is_tight() {
+            self.resume_budget(now);
+        }
+        self.writing.append(&mut self.write_list);
+    }
+
+    /// The next peer to read.
+    pub(crate) fn poll_read(&mut self) -> Option<PeerId> {
+        loop {
+            let id = self.reading.pop_front()?;
+            if let Some(seat) = self.seat(id) {
+                seat.in_read_list = false;
+                return Some(id);
+            }
+        }
+    }
+
+    /// The next peer to write.
+    pub(crate) fn poll_write(&mut self) -> Option<PeerId> {
+        loop {
+            let id = self.writing.pop_front()?;
+            if let Some(seat) = self.seat(id) {
+                seat.in_write_list = false;
+                return Some(id);
+            }
+        }
+    }
+
+    pub(crate) fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Peers with output from commands that came in since the turn began.
+    pub(crate) fn poll_late_output(&mut self, now: Tick) {
+        self.handle_attention(now);
+        self.writing.append(&mut self.write_list);
+    }
+
+    /// Fires the timers that are due, `TIMERS_PER_TURN` at most, and returns the first that is not a
+    /// peer's.
+    pub(crate) fn poll_timer(&mut self, now: Tick, budget: &mut usize) -> Option<Timer> {
+        debug_assert!(*budget <= TIMERS_PER_TURN);
+        while *budget > 0 {
+            let expired = self.wheel.poll(now)?;
+            *budget -= 1;
+            match expired.value {
+                Timer::Peer(id) => self.handle_deadline(now, id),
+                Timer::Budget => self.handle_budget_timer(now),
+                timer @ (Timer::Metrics | Timer::Accept(_) | Timer::StopDeadline) => {
+                    return Some(timer);
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether there is work that does not wait for an event.
+    pub(crate) fn has_work(&self) -> bool {
+        let reads =
+            self.stalled_since.is_none() && !(self.read_list.is_empty() && self.reading.is_empty());
+        reads
+            || !self.write_list.is_empty()
+            || !self.writing.is_empty()
+            || !self.again.is_empty()
+            || !self.actions.is_empty()
+    }
+
+    /// Nobody is read from now on, or everybody again: the dispatch queue is full, or has room. What
+    /// is listed for reading stays so.
+    pub(crate) fn set_stalled(&mut self, now: Tick, stalled: bool) {
+        match (stalled, self.stalled_since) {
+            (true, None) => self.stalled_since = Some(now),
+            (false, Some(since)) => {
+                self.lag += now.saturating_sub(since);
+                self.stalled_since = None;
+            }
+            (true, Some(_)) | (false, None) => {}
+        }
+    }
+
+    /// Once a second: lets go of memory that is kept for nothing.
+    pub(crate) fn handle_metrics_tick(&mut self) {
+        self.pool.trim();
+    }
+
+    // ----- attention, timers, budget ---------------------------------------------------------
+
+    fn handle_attention(&mut self, now: Tick) {
+        for _ in 0..COMMANDS_PER_TURN {
+            let Some(index) = self.slots.poll_attention() else {
+                return;
+            };
+            self.handle_slot(now, index);
+        }
+    }
+
+    /// Looks at what other threads did to a slot.
+    fn handle_slot(&mut self, now: Tick, index: u32) {
+        let seat = self.seats.get_mut(index as usize).and_then(Option::as_mut);
+        let Some(seat) = seat.filter(|seat| seat.leaving.is_none()) else {
+            return;
+        };
+        let id = seat.id();
+        let peer = &mut seat.peer;
+        if !peer.is_closing() {
+            let Ok(taken) = self
+                .slots
+                .take_tail(id, &mut peer.outbox, peer.taken, false)
+            else {
+                self.again.push(Again::Attention(index));
+                return;
+            };
+            peer.taken.add(taken.traffic);
+            self.slots.ledger.outbound_accepted.add(taken.traffic);
+            if taken.close_asked {
+                self.begin_close(now, id, CloseReason::AppClosed, self.rules.drain_ms);
+            }
+        }
+        self.reconsider_reading(now, id);
+        self.list_writing(id);
+        self.check_quiet(now, id);
+    }
+
+    fn retry(&mut self, now: Tick) {
+        for again in std::mem::take(&mut self.again) {
+            match again {
+                Again::Attention(index) => self.handle_slot(now, index),
+                Again::NotifyRoom(index) => {
+                    if !self.slots.notify_room(index) {
+                        self.again.push(again);
+                    }
+                }
+                Again::Close(id, reason, drain_ms) => self.begin_close(now, id, reason, drain_ms),
+                Again::Leave(id) => self.finish_leaving(now, id),
+                Again::PayloadMax(id, limit) => self.set_payload_max(id, limit),
+                Again::FreePlace(index) => {
+                    self.seats.remove(index as usize);
+                }
+            }
+        }
+    }
+
+    fn set_payload_max(&mut self, id: PeerId, limit: u32) {
+        if self.seat(id).is_some() && self.slots.set_payload_size_max(id, limit).is_err() {
+            self.again.push(Again::PayloadMax(id, limit));
+        }
+    }
+
+    fn handle_deadline(&mut self, now: Tick, id: PeerId) {
+        let lag = self.lag(now);
+        let Some(seat) = self.seat(id) else {
+            self.slots.ledger.stale_events.add(1);
+            return;
+        };
+        seat.timer = None;
+        // Bytes that wait to be read prove life, and may be the rest of a frame.
+        let unread = seat.in_read_list && seat.ready.has(Ready::READ);
+        let rules = &self.rules;
+        let seat = self.seats[id.index() as usize]
+            .as_mut()
+            .expect("looked up above");
+        let verdict = seat.peer.judge(now, rules, lag);
+        match verdict {
+            Some(Verdict::Close(_)) if unread => {
+                seat.timer = Some(self.wheel.insert(now + 1, Timer::Peer(id)));
+                return;
+            }
+            Some(Verdict::Close(reason)) => self.begin_close(now, id, reason, LINGER_MS),
+            Some(Verdict::Abort(reason)) => self.leave(now, id, reason, true),
+            Some(Verdict::Done) => {
+                let reason = closing_reason(&seat.peer);
+                self.leave(now, id, reason, false);
+            }
+            Some(Verdict::CheckQuiet) => {
+                self.check_quiet(now, id);
+                // What is not quiet yet is looked at again, whatever its deadline says.
+                if let Some(seat) = self.seat(id) {
+                    if seat.timer.is_none() && !seat.peer.is_closing() {
+                        let next = now + crate::limits::HALF_CLOSE_GRACE_MS;
+                        let next = self
+                            .deadline_of(now, id)
+                            .map_or(next, |tick| tick.max(now + 1));
+                        let timer = self.wheel.insert(next, Timer::Peer(id));
+                        if let Some(seat) = self.seat(id) {
+                            seat.timer = Some(timer);
+                        }
+                    }
+                }
+                return;
+            }
+            None => {}
+        }
+        self.arm(now, id);
+    }
+
+    fn deadline_of(&self, now: Tick, id: PeerId) -> Option<Tick> {
+        let seat = self.seats.get(id.index() as usize)?.as_ref()?;
+        seat.peer.next_deadline(&self.rules, self.lag(now))
+    }
+
+    /// Makes sure that the peer's timer is not later than its next deadline. An earlier one stays: it
+    /// is cheaper to look once in vain than to move the timer with every byte.
+    fn arm(&mut self, now: Tick, id: PeerId) {
+        let Some(deadline) = self.deadline_of(now, id) else {
+            return;
+        };
+        let index = id.index() as usize;
+        let Some(seat) = self.seats.get_mut(index).and_then(Option::as_mut) else {
+            return;
+        };
+        if let Some(timer) = seat.timer {
+            if self
+                .wheel
+                .deadline(timer)
+                .is_some_and(|armed| armed <= deadline)
+            {
+                return;
+            }
+            self.wheel.cancel(timer);
+        }
+        seat.timer = Some(self.wheel.insert(deadline, Timer::Peer(id)));
+    }
+
+    /// Closes a peer that waited for quiet, if it is quiet.
+    fn check_quiet(&mut self, now: Tick, id: PeerId) {
+        let delivered = {
+            let fill = self.slots.ledger.dispatch_queue.get();
+            fill.messages == 0 && fill.bytes == 0
+        };
+        let released = self.slots.released(id);
+        let slots = Arc::clone(&self.slots);
+        let Some(seat) = self.seat(id) else { return };
+        let waits = match seat.peer.state() {
+            State::HalfClosed { .. } => true,
+            // While parsed messages wait for a subscriber, answers may still come.
+            State::Stopping { .. } => delivered || seat.peer.in_flight(released).bytes == 0,
+            State::Open | State::Draining { .. } | State::Lingering { .. } => false,
+        };
+        if !waits {
+            return;
+        }
+        let queued = seat.peer.has_output() || slots.queued(id).messages > 0;
+        let Some(reason) = seat.peer.judge_quiet(now, released, queued) else {
+            self.watch_release(now, id, released);
+            return;
+        };
+        match slots.close_if_quiet(id) {
+            Ok(true) => self.begin_close(now, id, reason, self.rules.drain_ms),
+            Ok(false) => {}
+            Err(_) => self.again.push(Again::Attention(id.index())),
+        }
+    }
+
+    /// Has the slot ask for attention when everything is released.
+    fn watch_release(&mut self, now: Tick, id: PeerId, released: Traffic) {
+        let Some(seat) = self.seat(id) else { return };
+        let read = seat.peer.read;
+        if seat.peer.in_flight(released).bytes > 0 && !self.slots.pause(id, read) {
+            self.again.push(Again::Attention(id.index()));
+        }
+        self.arm(now, id);
+    }
+
+    fn handle_budget_timer(&mut self, now: Tick) {
+        self.budget_timer = false;
+        if self.budget_paused.is_empty() {
+            return;
+        }
+        if self.slots.ledger.budget.is_exhausted() {
+            self.evict_largest(now);
+        }
+        self.arm_budget_timer(now);
+    }
+
+    fn arm_budget_timer(&mut self, now: Tick) {
+        if !self.budget_timer {
+            self.budget_timer = true;
+            self.wheel.insert(now + BUDGET_CHECK_MS, Timer::Budget);
+        }
+    }
+
+    /// The budget is used up and nobody may read: the peer that holds most of what is not with
+    /// subscribers makes room.
+    fn evict_largest(&mut self, now: Tick) {
+        let seats = self.seats.iter().filter_map(|(_, seat)| seat.as_ref());
+        let open = seats.filter(|seat| seat.leaving.is_none() && !seat.peer.is_closing());
+        let held = open.map(|seat| {
+            (
+                self.slots.queued(seat.id()).bytes + seat.carry_charge as u64,
+                seat.id(),
+            )
+        });
+        if let Some((bytes, id)) = held.max().filter(|(bytes, _)| *bytes > 0) {
+            log::warn!("peer {id} is closed: the budget is used up and it holds {bytes} bytes");
+            self.leave(now, id, CloseReason::Budget, true);
+        }
+    }
+
+    // ----- stop, rows ------------------------------------------------------------------------
+
+    /// Stops reading, and closes every peer once everything delivered is answered and written.
+    pub(crate) fn begin_stop(&mut self, now: Tick, deadline: Tick) {
+        self.stop = Some(Stop::default());
+        self.wheel.insert(deadline, Timer::StopDeadline);
+        self.rules.drain_ms = deadline.saturating_sub(now);
+        let ids: Vec<PeerId> = self
+            .seats
+            .iter()
+            .filter_map(|(_, seat)| seat.as_ref().map(|seat| seat.id()))
+            .collect();
+        for id in ids {
+            let released = self.slots.released(id);
+            let slots = Arc::clone(&self.slots);
+            let Some(seat) = self.seat(id) else { continue };
+            if !seat.peer.state().takes_input() {
+                continue;
+            }
+            if !seat.peer.carry.is_empty() {
+                slots.ledger.partial_frames.add(1);
+            }
+            seat.peer.begin_stop(now, deadline, released.bytes);
+            seat.pause = Some(Pause::Closing);
+            recharge_carry(&slots, seat);
+            self.handle_slot(now, id.index());
+        }
+    }
+
+    /// Cuts off everybody who is left.
+    pub(crate) fn abort_all(&mut self, now: Tick, reason: CloseReason) {
+        let ids: Vec<PeerId> = self
+            .seats
+            .iter()
+            .filter_map(|(_, seat)| seat.as_ref().map(|seat| seat.id()))
+            .collect();
+        for id in ids {
+            self.leave(now, id, reason, true);
+        }
+    }
+
+    /// What the stop did so far, if there is one.
+    pub(crate) fn take_stop(&mut self) -> Option<Stop> {
+        self.stop.take()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.seats.iter().all(|(_, seat)| seat.is_none())
+    }
+
+    pub(crate) fn rows(&self, now: Tick) -> Vec<PeerRow> {
+        let seats = self.seats.iter().filter_map(|(_, seat)| seat.as_ref());
+        seats
+            .map(|seat| {
+                let peer = &seat.peer;
+                PeerRow {
+                    peer: peer.id,
+                    addr: peer.addr,
+                    age: Duration::from_millis(now.saturating_sub(peer.opened)),
+                    idle: Duration::from_millis(now.saturating_sub(peer.moved)),
+                    inbound: peer.inbound,
+                    outbound: peer.outbound,
+                    queued: self.slots.queued(peer.id),
+                    in_flight_bytes: peer.in_flight(self.slots.released(peer.id)).bytes
+                        + peer.carry.len() as u64,
+                    reading: seat.pause.is_none(),
+                    closing: peer.is_closing(),
+                }
+            })
+            .collect()
+    }
+
+    pub(crate) fn closed_rows(&self) -> Vec<ClosedRow> {
+        self.closed.iter().cloned().collect()
+    }
+
+    // ----- helpers ---------------------------------------------------------------------------
+
+    /// The seat of a connection that is not on its way out.
+    fn seat(&mut self, id: PeerId) -> Option<&mut Seat> {
+        let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
+        (seat.id() == id && seat.leaving.is_none()).then_some(seat)
+    }
+
+    /// The time of receiving: it stands still while nobody is read.
+    fn receiving(&self, now: Tick) -> Tick {
+        now.saturating_sub(self.lag(now))
+    }
+
+    fn lag(&self, now: Tick) -> Tick {
+        self.lag
+            + self
+                .stalled_since
+                .map_or(0, |since| now.saturating_sub(since))
+    }
+
+    fn list_reading(&mut self, id: PeerId) {
+        let Some(seat) = self.seat(id) else { return };
+        let lingering = matches!(seat.peer.state(), State::Lingering { .. });
+        let may = seat.pause.is_none() || lingering || seat.ready.has(Ready::ERROR);
+        if may && seat.ready.has(Ready::READ) && !seat.in_read_list {
+            seat.in_read_list = true;
+            self.read_list.push_back(id);
+        }
+    }
+
+    fn list_writing(&mut self, id: PeerId) {
+        let Some(seat) = self.seat(id) else { return };
+        let may = seat.ready.has(Ready::WRITE) && seat.peer.has_output();
+        if may && !seat.in_write_list {
+            seat.in_write_list = true;
+            self.write_list.push_back(id);
+        }
+    }
+
+    fn quietly(&mut self, now: Tick, cause: &'static str, addr: SocketAddr) -> Option<u64> {
+        self.quiet.allow(now, cause, Subject::Address(addr.ip()))
+    }
+}
+
+/// Charges or returns what the unfinished frame's storage changed by.
+fn recharge_carry(slots: &Slots, seat: &mut Seat) {
+    let charge = seat.peer.carry.capacity();
+    let budget = &slots.ledger.budget;
+    if charge > seat.carry_charge {
+        budget.charge(charge - seat.carry_charge);
+    } else if charge < seat.carry_charge {
+        budget.release(seat.carry_charge - charge);
+    }
+    seat.carry_charge = charge;
+}
+
+fn closing_reason(peer: &Peer) -> CloseReason {
+    match peer.state() {
+        State::Draining { reason, .. }
+        | State::Lingering { reason, .. }
+        | State::HalfClosed { reason, .. } => reason,
+        State::Stopping { .. } => CloseReason::Shutdown,
+        State::Open => CloseReason::Internal,
+    }
+}

@@ -1,0 +1,162 @@
+//! What the table knows of a peer besides the peer itself.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::{
+    error::CloseReason, id::PeerId, ledger::Traffic, peer::Peer, socket::Ready, wheel::TimerKey,
+};
+
+/// One connection with its place in the lists of the loop.
+#[derive(Debug)]
+pub(super) struct Seat {
+    pub(super) peer: Peer,
+    /// What the kernel said, until the call that would block.
+    pub(super) ready: Ready,
+    /// True exactly when the peer is in the read list, or in the write list.
+    pub(super) in_read_list: bool,
+    pub(super) in_write_list: bool,
+    /// Why the peer is not being read.
+    pub(super) pause: Option<Pause>,
+    /// The one timer of the peer: never later than its earliest deadline.
+    pub(super) timer: Option<TimerKey>,
+    /// Bytes charged to the budget for the unfinished frame.
+    pub(super) carry_charge: usize,
+    /// The connection was refused at the door, and does not count as a peer.
+    pub(super) refused: bool,
+    /// The connection broke while it was written; unread input is taken first.
+    pub(super) broken: Option<CloseReason>,
+    /// Set when the seat waits for its slot to be given back; nothing else happens to it.
+    pub(super) leaving: Option<Leaving>,
+}
+
+/// How a seat is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Leaving {
+    pub(super) reason: CloseReason,
+    pub(super) abort: bool,
+}
+
+/// Why a peer is not being read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// Its credit is used up.
+    Credit,
+    /// A subscriber that it sent to is full.
+    Held,
+    /// The service's budget is short.
+    Budget,
+    /// It is closing.
+    Closing,
+}
+
+impl Seat {
+    pub(super) fn new(peer: Peer) -> Box<Self> {
+        Box::new(Self {
+            peer,
+            // Nobody has to wait for the first edge to write.
+            ready: Ready::WRITE,
+            in_read_list: false,
+            in_write_list: false,
+            pause: None,
+            timer: None,
+            carry_charge: 0,
+            refused: false,
+            broken: None,
+            leaving: None,
+        })
+    }
+
+    pub(super) fn id(&self) -> PeerId {
+        self.peer.id
+    }
+}
+
+/// The two bounds of a peer's credit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Credit {
+    pub(super) bytes: u64,
+    pub(super) messages: u64,
+}
+
+impl Credit {
+    /// Bytes that may be read when `used` is in flight or queued, so that neither bound can be passed
+    /// whatever the bytes turn out to be. The first `frame_left` bytes belong to a frame that has
+    /// begun.
+    pub(super) fn allowance(self, used: Traffic, frame_left: u64) -> u64 {
+        let messages_left = self.messages.saturating_sub(used.messages);
+        if messages_left == 0 {
+            return 0;
+        }
+        // The smallest frame is a header.
+        let smallest = crate::limits::HEADER_SIZE as u64;
+        let by_messages = (messages_left - 1)
+            .saturating_mul(smallest)
+            .saturating_add(smallest);
+        let by_messages = by_messages.max(frame_left + (messages_left - 1) * smallest);
+        self.bytes.saturating_sub(used.bytes).min(by_messages)
+    }
+
+    /// Below this allowance a peer pauses rather than being read in small pieces.
+    pub(super) fn allowance_min(self) -> u64 {
+        let block = crate::limits::BLOCK_SIZE as u64;
+        let smallest = crate::limits::HEADER_SIZE as u64;
+        block
+            .min(self.bytes / 4)
+            .min(self.messages * smallest / 4)
+            .max(1)
+    }
+
+    /// Whether `used` is at most half of both bounds.
+    pub(super) fn is_half_free(self, used: Traffic) -> bool {
+        used.bytes <= self.bytes / 2 && used.messages <= self.messages / 2
+    }
+}
+
+/// What connections of one origin are counted by: an IPv4 address, or an IPv6 /64. An IPv4 address
+/// in IPv6 clothes is the IPv4 address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Origin([u8; 16]);
+
+impl Origin {
+    pub(super) fn of(addr: SocketAddr) -> Self {
+        match addr.ip().to_canonical() {
+            IpAddr::V4(ip) => Self(ip.to_ipv6_mapped().octets()),
+            IpAddr::V6(ip) => {
+                let mut octets = ip.octets();
+                octets[8..].fill(0);
+                Self(octets)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_addresses_or_networks() {
+        let of = |text: &str| Origin::of(text.parse().unwrap());
+        assert_eq!(of("10.0.0.1:1"), of("10.0.0.1:2"));
+        assert_eq!(of("10.0.0.1:1"), of("[::ffff:10.0.0.1]:1"));
+        assert_ne!(of("10.0.0.1:1"), of("10.0.0.2:1"));
+        assert_eq!(of("[2001:db8::1]:1"), of("[2001:db8::ffff:2]:1"));
+        assert_ne!(of("[2001:db8::1]:1"), of("[2001:db8:0:1::1]:1"));
+    }
+
+    #[test]
+    fn an_allowance_never_passes_a_bound() {
+        let credit = Credit {
+            bytes: 1000,
+            messages: 10,
+        };
+        assert_eq!(credit.allowance(Traffic::default(), 0), 80);
+        assert_eq!(credit.allowance(Traffic::new(9, 0), 0), 8);
+        assert_eq!(credit.allowance(Traffic::new(10, 0), 0), 0);
+        assert_eq!(credit.allowance(Traffic::new(9, 0), 500), 500);
+        assert_eq!(credit.allowance(Traffic::new(9, 600), 500), 400);
+        assert_eq!(credit.allowance(Traffic::new(0, 1000), 0), 0);
+        assert!(credit.is_half_free(Traffic::new(5, 500)));
+        assert!(!credit.is_half_free(Traffic::new(5, 501)));
+    }
+}
