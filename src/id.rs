@@ -86,6 +86,10 @@ impl PeerId {
 
     /// Which of the slot's connections this is.
     #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the lower half is what is wanted"
+    )]
     pub const fn generation(self) -> u32 {
         self.0 as u32
     }

@@ -11,9 +11,9 @@ pub(crate) const LENGTH_SIZE: usize = 4;
 /// Bytes from the start of a frame to the end of its version byte.
 pub(crate) const HEADER_SIZE: usize = 8;
 /// Bytes of the correlation field, present when its flag is set.
-pub(crate) const CORRELATION_SIZE: usize = 8;
+pub(crate) const CORRELATION_SIZE: u32 = 8;
 /// Bytes of the CRC-32C trailer, present when its flag is set.
-pub(crate) const CHECKSUM_SIZE: usize = 4;
+pub(crate) const CHECKSUM_SIZE: u32 = 4;
 /// The smallest legal value of the length field: type, flags and version.
 pub(crate) const LENGTH_MIN: u32 = 4;
 /// What the length field may exceed the payload by: type, flags, version, correlation, checksum.
@@ -145,7 +145,7 @@ pub(crate) const LOG_SUBJECTS_MAX: usize = 1024;
 
 const _: () = {
     assert!(HEADER_SIZE == LENGTH_SIZE + LENGTH_MIN as usize);
-    assert!(LENGTH_OVERHEAD_MAX as usize == LENGTH_MIN as usize + CORRELATION_SIZE + CHECKSUM_SIZE);
+    assert!(LENGTH_OVERHEAD_MAX == LENGTH_MIN + CORRELATION_SIZE + CHECKSUM_SIZE);
     // The length is compared as u32, so the largest legal one must not wrap.
     assert!(PAYLOAD_SIZE_MAX_CEILING < u32::MAX - LENGTH_OVERHEAD_MAX);
     assert!(PAYLOAD_SIZE_MAX_DEFAULT <= PAYLOAD_SIZE_MAX_CEILING);

@@ -107,6 +107,10 @@ pub(crate) struct LoopEnd {
 }
 
 impl<N: Net> Node<N> {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "called once, where all its parts are made"
+    )]
     pub(crate) fn new(
         net: N,
         listeners: usize,
@@ -144,7 +148,7 @@ impl<N: Net> Node<N> {
 
     /// Runs until a stop is done or something fails.
     pub(crate) fn run(mut self, clock: Clock) -> LoopEnd {
-        self.slots.set_loop_thread();
+        Slots::set_loop_thread();
         while self.phase != Phase::Ended {
             if let Err(error) = self.poll(clock.now().tick) {
                 self.fail(format!("poll failed: {error}"));
@@ -206,6 +210,7 @@ impl<N: Net> Node<N> {
 
     fn has_commands(&self) -> bool {
         self.slots.has_attention()
+            || self.slots.has_deferred()
             || !self.commands.is_empty()
             || (matches!(self.sink, Sink::Inline { .. }) && self.poke.is_set())
             || self.failed.get().is_some()
@@ -287,18 +292,18 @@ impl<N: Net> Node<N> {
                 self.slots.ledger.dispatch_full.add(1);
                 self.peers.set_stalled(now.tick, true);
                 self.waiting = Some(block);
-                self.sink.bounds().wait_for_room();
-                // Room that was made before we said that we wait: nobody will tell of it.
                 self.push_waiting(now);
             }
             Err(PushError::Dead) => self.fail("the dispatcher ended".to_owned()),
         }
     }
 
+    /// Tries again to hand over the block that waits. If that fails, somebody will ring.
     fn push_waiting(&mut self, now: Now) {
         let Some(block) = self.waiting.take() else {
             return;
         };
+        self.sink.bounds().wait_for_room();
         match self.sink.push(block) {
             Ok(()) => {
                 self.note_queue();

@@ -17,12 +17,13 @@
 //! - a slot index is in the attention queue at most once
 
 use std::{
+    cell::Cell,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
     },
-    thread::{self, Thread, ThreadId},
+    thread::{self, Thread},
     time::Duration,
 };
 
@@ -42,6 +43,27 @@ use crate::{
 /// Slots are allocated in chunks when the first of their connections comes.
 const CHUNK_SLOTS: usize = 64;
 
+/// Changes that wait because the loop found a slot's lock taken.
+const DEFERRED_MAX: usize = 4096;
+
+thread_local! {
+    /// Whether this is a loop's thread.
+    static NEVER_WAITS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the calling thread must not wait for anybody.
+pub(crate) fn never_waits() -> bool {
+    NEVER_WAITS.get()
+}
+
+/// A change to a slot that needs its lock.
+#[derive(Clone, Copy, Debug)]
+enum Deferred {
+    Release(PeerId, Traffic),
+    Hold(PeerId),
+    Unhold(PeerId),
+}
+
 /// All slots of one loop.
 pub(crate) struct Slots {
     shard: u8,
@@ -51,7 +73,7 @@ pub(crate) struct Slots {
     waiters: Mutex<Vec<(u32, Thread)>>,
     /// True while the loop does not read because the budget is short.
     budget_waited: AtomicBool,
-    loop_thread: OnceLock<ThreadId>,
+    deferred: (Sender<Deferred>, Receiver<Deferred>),
     pub(crate) doorbell: Doorbell,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) clock: Clock,
@@ -323,7 +345,7 @@ impl Slots {
             attention: bounded(count.div_ceil(CHUNK_SLOTS) * CHUNK_SLOTS),
             waiters: Mutex::default(),
             budget_waited: AtomicBool::new(false),
-            loop_thread: OnceLock::new(),
+            deferred: bounded(DEFERRED_MAX),
             doorbell: Doorbell::default(),
             ledger,
             clock,
@@ -438,7 +460,7 @@ impl Slots {
         let Some(slot) = self.slot(peer) else {
             return false;
         };
-        if self.loop_thread.get() == Some(&thread::current().id()) {
+        if never_waits() {
             return false;
         }
         let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
@@ -472,19 +494,9 @@ impl Slots {
     /// budget in any case.
     pub(crate) fn release(&self, peer: PeerId, traffic: Traffic, charge: usize) {
         self.ledger.budget.release(charge);
-        let Some(slot) = self.slot(peer) else { return };
-        let inner = slot.lock();
-        let current = inner.generation == peer.generation();
-        if current {
-            slot.released.add(traffic);
-        }
-        drop(inner);
-        // Pairs with the fences in `pause` and `wait_for_budget`.
+        self.apply(Deferred::Release(peer, traffic), !never_waits());
+        // Pairs with the fence in `wait_for_budget`.
         fence(Ordering::SeqCst);
-        if current && slot.paused.load(Ordering::Relaxed) && slot.may_resume() {
-            slot.paused.store(false, Ordering::Relaxed);
-            self.ask_attention(slot, peer.index());
-        }
         if self.budget_waited.load(Ordering::Relaxed) && !self.ledger.budget.is_tight() {
             self.budget_waited.store(false, Ordering::Relaxed);
             self.doorbell.ring();
@@ -493,23 +505,47 @@ impl Slots {
 
     /// Keeps the loop from reading a peer until [`unhold`](Self::unhold) was called as often.
     pub(crate) fn hold(&self, peer: PeerId) {
-        let Some(slot) = self.slot(peer) else { return };
-        let inner = slot.lock();
-        if inner.generation == peer.generation() {
-            slot.held.fetch_add(1, Ordering::Relaxed);
-        }
+        self.apply(Deferred::Hold(peer), !never_waits());
     }
 
     pub(crate) fn unhold(&self, peer: PeerId) {
+        self.apply(Deferred::Unhold(peer), !never_waits());
+    }
+
+    /// Changes what the slot of a peer counts, if the peer is still connected. A thread that must not
+    /// wait for the lock leaves it to the loop's next turn.
+    fn apply(&self, change: Deferred, may_wait: bool) {
+        let (Deferred::Release(peer, _) | Deferred::Hold(peer) | Deferred::Unhold(peer)) = change;
         let Some(slot) = self.slot(peer) else { return };
-        let inner = slot.lock();
+        let inner = match slot.try_lock() {
+            Ok(inner) => inner,
+            // The order of changes to one slot does not matter: they are sums. Should there be more
+            // of them than the queue holds, waiting is the smaller evil.
+            Err(Contended) if !may_wait && self.deferred.0.try_send(change).is_ok() => {
+                self.doorbell.ring();
+                return;
+            }
+            Err(Contended) => slot.lock(),
+        };
         if inner.generation != peer.generation() {
             return;
         }
-        let before = slot.held.fetch_sub(1, Ordering::Relaxed);
-        debug_assert!(before > 0, "unhold without hold");
+        let mut wanted = false;
+        match change {
+            Deferred::Release(_, traffic) => slot.released.add(traffic),
+            Deferred::Hold(_) => {
+                slot.held.fetch_add(1, Ordering::Relaxed);
+            }
+            Deferred::Unhold(_) => wanted = slot.held.fetch_sub(1, Ordering::Relaxed) == 1,
+        }
         drop(inner);
-        if before == 1 {
+        // Pairs with the fence in `pause`.
+        fence(Ordering::SeqCst);
+        if slot.paused.load(Ordering::Relaxed) && slot.may_resume() {
+            slot.paused.store(false, Ordering::Relaxed);
+            wanted = true;
+        }
+        if wanted {
             self.ask_attention(slot, peer.index());
         }
     }
@@ -539,9 +575,24 @@ impl Slots {
 
     // ----- the loop --------------------------------------------------------------------------
 
-    /// Says which thread must never wait here.
-    pub(crate) fn set_loop_thread(&self) {
-        let _ = self.loop_thread.set(thread::current().id());
+    /// Says that the calling thread must never wait.
+    pub(crate) fn set_loop_thread() {
+        NEVER_WAITS.set(true);
+    }
+
+    /// Does what was put off because a slot's lock was taken.
+    pub(crate) fn finish_deferred(&self) {
+        // What is put off again waits for the next turn.
+        for _ in 0..self.deferred.1.len() {
+            let Ok(change) = self.deferred.1.try_recv() else {
+                return;
+            };
+            self.apply(change, false);
+        }
+    }
+
+    pub(crate) fn has_deferred(&self) -> bool {
+        !self.deferred.1.is_empty()
     }
 
     /// Gives the slot to a new connection.

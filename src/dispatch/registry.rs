@@ -7,7 +7,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -21,6 +21,7 @@ use crate::{
     id::SubscriberId,
     ledger::{Counter, Fill, SubscriberRow, Traffic},
     limits::SUBSCRIBERS_MAX,
+    slots::never_waits,
 };
 
 /// All subscribers of a service.
@@ -180,19 +181,25 @@ impl Registry {
         self.version.load(Ordering::Acquire)
     }
 
-    /// The list and its version.
-    pub(crate) fn subscribers(&self) -> (u64, Vec<Subscriber>) {
-        let list = self.lock();
-        (self.version(), list.subscribers.clone())
+    /// The list and its version. `None` on a thread that must not wait for the lock and would have
+    /// to; to be asked again for the next block.
+    pub(crate) fn subscribers(&self) -> Option<(u64, Vec<Subscriber>)> {
+        let list = match self.list.try_lock() {
+            Ok(list) => list,
+            Err(TryLockError::WouldBlock) if never_waits() => return None,
+            Err(_) => self.lock(),
+        };
+        Some((self.version(), list.subscribers.clone()))
     }
 
     pub(crate) fn rows(&self) -> Vec<SubscriberRow> {
-        let mut rows: Vec<SubscriberRow> = self
+        let accounts: Vec<Arc<Account>> = self
             .lock()
             .subscribers
             .iter()
-            .map(|one| one.account.row())
+            .map(|one| Arc::clone(&one.account))
             .collect();
+        let mut rows: Vec<SubscriberRow> = accounts.iter().map(|account| account.row()).collect();
         rows.sort_by_key(|row| row.id);
         rows
     }

@@ -379,7 +379,9 @@ impl FanOut {
 
     #[cold]
     fn rebuild(&mut self) {
-        let (version, subscribers) = self.registry.subscribers();
+        let Some((version, subscribers)) = self.registry.subscribers() else {
+            return;
+        };
         self.version = Some(version);
         let mut old = std::mem::take(&mut self.entries);
         for subscriber in subscribers {

@@ -309,7 +309,7 @@ fn judge_checksum(header: Header, body: &[u8]) -> Result<(), FrameError> {
     if !header.has_checksum() {
         return Ok(());
     }
-    let Some((covered, trailer)) = body.split_last_chunk::<CHECKSUM_SIZE>() else {
+    let Some((covered, trailer)) = body.split_last_chunk::<4>() else {
         return Ok(());
     };
     let received = u32::from_be_bytes(*trailer);
@@ -326,12 +326,12 @@ fn split(header: Header, body: &[u8]) -> Option<Frame<'_>> {
     let mut rest = body.get(HEADER_SIZE - LENGTH_SIZE..)?;
     let mut correlation = None;
     if header.has_correlation() {
-        let (field, behind) = rest.split_at_checked(CORRELATION_SIZE)?;
+        let (field, behind) = rest.split_at_checked(CORRELATION_SIZE as usize)?;
         correlation = Some(NetworkEndian::read_u64(field));
         rest = behind;
     }
     if header.has_checksum() {
-        rest = rest.get(..rest.len().checked_sub(CHECKSUM_SIZE)?)?;
+        rest = rest.get(..rest.len().checked_sub(CHECKSUM_SIZE as usize)?)?;
     }
     Some(Frame {
         message_type: header.message_type,

@@ -86,7 +86,7 @@ fn push_head(frame: &Frame<'_>, out: &mut Vec<u8>) {
     header.emit(&mut bytes);
     out.extend_from_slice(&bytes);
     if let Some(correlation) = frame.correlation {
-        let mut bytes = [0; CORRELATION_SIZE];
+        let mut bytes = [0; CORRELATION_SIZE as usize];
         NetworkEndian::write_u64(&mut bytes, correlation);
         out.extend_from_slice(&bytes);
     }

@@ -101,13 +101,14 @@ pub(crate) fn read_version(bytes: &[u8]) -> Option<u8> {
 
 /// What the length field counts besides the payload.
 pub(crate) const fn length_overhead(correlation: bool, checksum: bool) -> u32 {
-    LENGTH_MIN
-        + if correlation {
-            CORRELATION_SIZE as u32
-        } else {
-            0
-        }
-        + if checksum { CHECKSUM_SIZE as u32 } else { 0 }
+    let mut overhead = LENGTH_MIN;
+    if correlation {
+        overhead += CORRELATION_SIZE;
+    }
+    if checksum {
+        overhead += CHECKSUM_SIZE;
+    }
+    overhead
 }
 
 /// Bytes of a frame on the wire.

@@ -99,19 +99,31 @@ impl Peers {
             let one = frame_left.max(credit.allowance_min());
             return Some(usize::try_from(one).unwrap_or(usize::MAX));
         }
-        let read = seat.peer.read;
         self.pause(now, id, Pause::Credit);
-        // Resumed at half: what is queued for the peer has its part of it.
-        let half =
-            |all: u64, queued: u64, read: u64| read - (all / 2).saturating_sub(queued).min(read);
+        self.watch_credit(id);
+        None
+    }
+
+    /// Has the slot ask for attention when half of the credit is free again. What is queued for the
+    /// peer, and its unfinished frame, have their part of it.
+    fn watch_credit(&mut self, id: PeerId) {
+        let (credit, queued) = (self.credit, self.slots.queued(id));
+        let released = self.slots.released(id);
+        let Some(seat) = self.seat(id) else { return };
+        if seat.peer.in_flight(released) == Traffic::default() {
+            // Only writing can make room, and whoever writes looks at this again.
+            return;
+        }
+        let (read, carried) = (seat.peer.read, seat.peer.carry.len() as u64);
+        let resume =
+            |all: u64, kept: u64, read: u64| read - (all / 2).saturating_sub(kept).min(read);
         let resume = Traffic::new(
-            half(credit.messages, queued.messages, read.messages),
-            half(credit.bytes, queued.bytes + carried, read.bytes),
+            resume(credit.messages, queued.messages, read.messages),
+            resume(credit.bytes, queued.bytes + carried, read.bytes),
         );
         if !self.slots.pause(id, resume) {
             self.again.push(Again::Attention(id.index()));
         }
-        None
     }
 
     /// What counts against the peer's credit.
@@ -158,8 +170,12 @@ impl Peers {
         };
         let over = match pause {
             Pause::Credit => {
-                let used = self.used(id);
-                self.credit.is_half_free(used) || used.messages == 0
+                let over = self.credit.is_half_free(self.used(id));
+                // What is written since has moved the point at which to read again.
+                if !over {
+                    self.watch_credit(id);
+                }
+                over
             }
             Pause::Held => !self.slots.is_held(id),
             Pause::Budget => !self.slots.ledger.budget.is_tight(),
@@ -520,10 +536,15 @@ fn keep_rest(carry: &mut Vec<u8>, rest: &[u8]) {
 }
 
 fn io_reason(error: &io::Error) -> CloseReason {
-    match error.kind() {
+    let reset = matches!(
+        error.kind(),
         io::ErrorKind::ConnectionReset
-        | io::ErrorKind::BrokenPipe
-        | io::ErrorKind::ConnectionAborted => CloseReason::Reset,
-        _ => CloseReason::Io,
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionAborted
+    );
+    if reset {
+        CloseReason::Reset
+    } else {
+        CloseReason::Io
     }
 }

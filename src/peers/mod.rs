@@ -45,6 +45,9 @@ use crate::{
 /// How often the budget is looked at while it is short.
 const BUDGET_CHECK_MS: u64 = 100;
 
+/// How often a peer that is not quiet is looked at, after its deadline said so.
+const QUIET_CHECK_MS: u64 = 25;
+
 /// What a peer's table is bounded by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PeerLimits {
@@ -384,6 +387,7 @@ impl Peers {
 
     /// Takes the lists of the turn; whoever is listed from now on waits for the next one.
     pub(crate) fn begin_turn(&mut self, now: Tick) {
+        self.slots.finish_deferred();
         self.reading.append(&mut self.read_list);
         self.handle_attention(now);
         self.retry(now);
@@ -565,10 +569,10 @@ impl Peers {
                 // What is not quiet yet is looked at again, whatever its deadline says.
                 if let Some(seat) = self.seat(id) {
                     if seat.timer.is_none() && !seat.peer.is_closing() {
-                        let next = now + crate::limits::HALF_CLOSE_GRACE_MS;
+                        let next = now + QUIET_CHECK_MS;
                         let next = self
                             .deadline_of(now, id)
-                            .map_or(next, |tick| tick.max(now + 1));
+                            .map_or(next, |tick| tick.max(next));
                         let timer = self.wheel.insert(next, Timer::Peer(id));
                         if let Some(seat) = self.seat(id) {
                             seat.timer = Some(timer);
@@ -626,6 +630,9 @@ impl Peers {
             State::Open | State::Draining { .. } | State::Lingering { .. } => false,
         };
         if !waits {
+            if matches!(seat.peer.state(), State::Stopping { .. }) {
+                self.watch_release(now, id, released);
+            }
             return;
         }
         let queued = seat.peer.has_output() || slots.queued(id).messages > 0;

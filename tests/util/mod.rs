@@ -1,6 +1,12 @@
 //! What the tests over real sockets share: a client on the standard library alone, and waiting
 //! for a condition without sleeping for a fixed time.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test file uses its part, and a test may unwrap"
+)]
 
 use std::{
     io::{Read, Write},
