@@ -268,9 +268,9 @@ impl<N: Net> Node<N> {
             let Some(stream) = stream_of(&mut self.streams, id) else {
                 return;
             };
-            let result = self
-                .net
-                .read(stream, &mut buffer.bytes, buffer.limit.min(left));
+            // The budget is looked at between reads: one that it cut short would be taken for the end
+            // of the input.
+            let result = self.net.read(stream, &mut buffer.bytes, buffer.limit);
             let count = *result.as_ref().unwrap_or(&0);
             left = left.saturating_sub(count);
             let block = self.peers.handle_read(now, id, buffer, result);
