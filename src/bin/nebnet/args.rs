@@ -1,0 +1,190 @@
+//! What can be asked on the command line.
+//!
+//! [`ServeOptions`] is also what a configuration file is read into: every setting is an `Option`,
+//! so that flags can be laid over the file.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use log::LevelFilter;
+use nebnet::MessageType;
+
+use crate::units;
+
+/// A TCP message core: typed, length-prefixed messages between peers and subscribers
+#[derive(Debug, Parser)]
+#[command(name = "nebnet", version, arg_required_else_help = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a service
+    Serve(Box<ServeArgs>),
+    /// Send messages to a service and wait for the end of the connection
+    Send(SendArgs),
+    /// Say every problem of a configuration file
+    Check(CheckArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServeArgs {
+    /// Read settings from a TOML file; flags win over it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) options: ServeOptions,
+}
+
+/// The settings of `serve`. Durations: 3s, 500ms, 2m, 1h, 0 = off. Sizes: bytes or K, M, G.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct ServeOptions {
+    /// Address to listen on; may be given more than once; port 0 picks a free port
+    /// [default: 127.0.0.1:8680]
+    #[arg(long, value_name = "ADDR", value_parser = units::address)]
+    pub(crate) listen: Option<Vec<SocketAddr>>,
+    /// Send every message back to its sender
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = units::boolean)]
+    pub(crate) echo: Option<bool>,
+    /// Print one line per message: peer, type, length, text or hex, payload
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = units::boolean)]
+    pub(crate) print: Option<bool>,
+    /// Show a status line a second on standard error [default: only on a terminal]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = units::boolean)]
+    pub(crate) stats: Option<bool>,
+    /// Serve metrics over HTTP on this address
+    #[arg(long, value_name = "ADDR", value_parser = units::address)]
+    pub(crate) metrics: Option<SocketAddr>,
+    /// Longest payload that is accepted [default: 1M]
+    #[arg(long, value_name = "SIZE", value_parser = units::size_u32)]
+    pub(crate) max_payload: Option<u32>,
+    /// Most peers [default: 10000]
+    #[arg(long, value_name = "N", value_parser = units::count)]
+    pub(crate) max_peers: Option<usize>,
+    /// Most peers of one address; 0 = off [default: 0]
+    #[arg(long, value_name = "N", value_parser = units::count)]
+    pub(crate) max_peers_per_addr: Option<usize>,
+    /// Time in which a peer has to send its first message [default: 5s]
+    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+    pub(crate) first_frame_timeout: Option<Duration>,
+    /// Time in which a message has to become whole [default: 10s]
+    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+    pub(crate) frame_timeout: Option<Duration>,
+    /// Silence in both directions after which a peer is closed [default: 0]
+    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+    pub(crate) idle_timeout: Option<Duration>,
+    /// Time in which a peer has to take some of what waits for it [default: 10s]
+    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+    pub(crate) write_stall_timeout: Option<Duration>,
+    /// Most bytes that wait for one peer [default: 4M]
+    #[arg(long, value_name = "SIZE", value_parser = units::size_usize)]
+    pub(crate) outbox_bytes: Option<usize>,
+    /// Most messages that wait for one peer [default: 65536]
+    #[arg(long, value_name = "N", value_parser = units::count)]
+    pub(crate) outbox_messages: Option<usize>,
+    /// Bytes that all queues together may hold [default: 256M]
+    #[arg(long, value_name = "SIZE", value_parser = units::size_usize)]
+    pub(crate) memory_budget: Option<usize>,
+    /// Refuse peers whose first message is not HELLO
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = units::boolean)]
+    pub(crate) require_hello: Option<bool>,
+    /// Network that a HELLO has to name [default: 0]
+    #[arg(long, value_name = "N", value_parser = units::id_u32)]
+    pub(crate) network_id: Option<u32>,
+    /// Time to finish what is queued when the service stops [default: 5s]
+    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+    pub(crate) drain: Option<Duration>,
+    /// Where messages are handed to subscribers [default: thread]
+    #[arg(long, value_enum, value_name = "WHERE")]
+    pub(crate) dispatch: Option<DispatchOn>,
+    /// What is logged on standard error [default: info]
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    pub(crate) log_level: Option<LogLevel>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum DispatchOn {
+    /// On a thread of their own
+    Thread,
+    /// On the loop thread: one hand-off less
+    Inline,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    Info,
+    /// Also every connection
+    Debug,
+    Trace,
+}
+
+impl LogLevel {
+    pub(crate) const fn filter(self) -> LevelFilter {
+        match self {
+            Self::Off => LevelFilter::Off,
+            Self::Error => LevelFilter::Error,
+            Self::Warn => LevelFilter::Warn,
+            Self::Info => LevelFilter::Info,
+            Self::Debug => LevelFilter::Debug,
+            Self::Trace => LevelFilter::Trace,
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckArgs {
+    /// The configuration file
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("payload").multiple(false))]
+pub(crate) struct SendArgs {
+    /// Service to send to: HOST:PORT
+    #[arg(value_name = "ADDR")]
+    pub(crate) addr: String,
+    /// Type of the messages: 0 to 65279 (0xfeff)
+    #[arg(long = "type", value_name = "N", value_parser = units::message_type)]
+    pub(crate) message_type: MessageType,
+    /// Send this text; without --text, --file and --size each line of standard input is a message
+    #[arg(long, value_name = "S", group = "payload")]
+    pub(crate) text: Option<String>,
+    /// Send the whole file as one message
+    #[arg(long, value_name = "F", group = "payload")]
+    pub(crate) file: Option<PathBuf>,
+    /// Send a message of this many bytes of filler
+    #[arg(long, value_name = "SIZE", group = "payload", value_parser = units::size_usize)]
+    pub(crate) size: Option<usize>,
+    /// Send every message this many times
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: u64,
+    /// Messages a second [default: as fast as they are taken]
+    #[arg(long, value_name = "R", value_parser = units::rate)]
+    pub(crate) rate: Option<f64>,
+    /// Add a CRC-32C to every message
+    #[arg(long)]
+    pub(crate) checksum: bool,
+    /// Say HELLO, and wait for the OK before the first message
+    #[arg(long)]
+    pub(crate) hello: bool,
+    /// Network that the HELLO names
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "hello",
+          value_parser = units::id_u32)]
+    pub(crate) network_id: u32,
+    /// Longest time without progress: connecting, sending, and waiting for the answers; 0 = off
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = units::duration)]
+    pub(crate) timeout: Duration,
+    /// Print as many answers as messages went out, in the format of `serve --print`
+    #[arg(long)]
+    pub(crate) replies: bool,
+}

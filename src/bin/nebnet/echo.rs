@@ -1,0 +1,73 @@
+//! `serve --echo`: every message goes back to its sender.
+//!
+//! Nothing is lost here: the subscription pauses its peers instead of dropping, and the credit of
+//! a peer bounds what was read from it together with what waits for it, so the outbox has room
+//! for every answer. A peer that does not take its answers is not read further, and nobody waits.
+
+use std::time::Duration;
+
+use nebnet::{Batch, Handle, Outgoing, OutgoingBatch, SendError, Subscription};
+
+use crate::worker::{Summary, WorkerError};
+
+/// What a batch waits for room. Credit makes room before a message is read, so this passes only
+/// if the service's byte budget is used up; it bounds what one peer can take from the others.
+const FULL_TIMEOUT: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Default)]
+struct Echo {
+    echoed: u64,
+    /// Answers that their peer did not stay for.
+    undeliverable: u64,
+    /// Answers that found no room although they waited.
+    full: u64,
+}
+
+pub(crate) fn run(mut messages: Subscription, handle: &Handle) -> Result<Summary, WorkerError> {
+    let mut echo = Echo::default();
+    let mut answers = OutgoingBatch::new();
+    while let Ok(batch) = messages.recv_batch() {
+        for message in &batch {
+            answers.push_reply(message, message.payload());
+        }
+        match handle.send_batch(batch.peer(), &mut answers) {
+            Ok(()) => echo.echoed += batch.len() as u64,
+            Err(SendError::Full) => echo.send_singly(&batch, handle),
+            Err(error) => echo.lost(&batch, error),
+        }
+        answers.clear();
+    }
+    let Echo { echoed, undeliverable, full } = echo;
+    let summary = format!("{echoed} messages returned, {undeliverable} undeliverable");
+    if full > 0 { Ok(format!("{summary}, {full} found no room")) } else { Ok(summary) }
+}
+
+impl Echo {
+    /// A batch goes out whole or not at all; message by message, it can go as room appears.
+    fn send_singly(&mut self, batch: &Batch, handle: &Handle) {
+        let peer = batch.peer();
+        let mut timeout = FULL_TIMEOUT;
+        for message in batch {
+            let mut answer = Outgoing::new(message.message_type(), message.payload())
+                .checksum(message.checksum());
+            if let Some(correlation) = message.correlation() {
+                answer = answer.correlation(correlation);
+            }
+            match handle.send_timeout(peer, answer, timeout).map_err(|rejected| rejected.error) {
+                Ok(()) => self.echoed += 1,
+                Err(SendError::Full) => {
+                    // The others of the batch are tried, but have had their wait.
+                    timeout = Duration::ZERO;
+                    self.full += 1;
+                    log::warn!("peer {peer}: an answer found no room and is lost");
+                }
+                Err(_) => self.undeliverable += 1,
+            }
+        }
+    }
+
+    fn lost(&mut self, batch: &Batch, error: SendError) {
+        self.undeliverable += batch.len() as u64;
+        log::debug!("peer {}: {} answers undeliverable: {error}", batch.peer(), batch.len());
+    }
+}

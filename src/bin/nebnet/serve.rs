@@ -1,0 +1,195 @@
+//! `nebnet serve`: start, wait for a reason to stop, stop.
+
+use std::{
+    io::{self, ErrorKind, IsTerminal as _, Write as _},
+    time::Duration,
+};
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use nebnet::{NetService, Overflow, SubscribeOptions, Subscription, Types};
+
+use crate::{
+    args::ServeArgs,
+    echo,
+    failure::Failure,
+    http::Endpoint,
+    logger, print,
+    settings::Settings,
+    signals,
+    stats::Stats,
+    tap, time,
+    worker::{self, Ending, WorkerError},
+};
+
+/// Echo, print, tap: no service has more workers, so telling how one ended never waits.
+const WORKERS_MAX: usize = 3;
+/// What a worker may take beyond the drain to finish what it has in hand.
+const WORKER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why a running service is to be stopped.
+#[derive(Debug)]
+enum Cause {
+    /// A signal, or a standard output that nobody reads.
+    Asked,
+    /// The threads of the service ended.
+    Ended,
+    /// A worker cannot go on.
+    Worker(String),
+}
+
+pub(crate) fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
+    let ServeArgs { config, options } = *args;
+    let settings = Settings::load(options, config.as_deref())?;
+    logger::start(settings.log_level)?;
+    // Before anything is started, so that no signal finds the default action in the middle of it.
+    let signals = signals::watch()?;
+    let endpoint = settings.metrics.map(Endpoint::bind).transpose()?;
+    let mut service = NetService::new(settings.config.clone())
+        .map_err(|error| Failure::new(error.to_string()))?;
+    if settings.stats.unwrap_or_else(|| io::stderr().is_terminal()) {
+        let mut stats = Stats::default();
+        service.on_metrics(move |snapshot| stats.show(snapshot));
+    }
+    let (sender, endings) = bounded(WORKERS_MAX);
+    // Before the start, so that no message comes too early for a subscriber.
+    let mut running = start_workers(&settings, &service, &sender)?;
+    service.start().map_err(|error| Failure::new(error.to_string()))?;
+
+    let metrics = endpoint.as_ref().map(Endpoint::addr);
+    if let Some(endpoint) = endpoint {
+        endpoint.start(&service.handle())?;
+    }
+    let announced = announce(&service, metrics);
+    let cause = match announced {
+        // The reader of --print is gone before it read anything.
+        Err(error) if settings.print && error.kind() == ErrorKind::BrokenPipe => Cause::Asked,
+        Err(error) => {
+            log::warn!("cannot write to standard output: {error}");
+            wait(&service, &signals, &endings, &mut running)
+        }
+        Ok(()) => wait(&service, &signals, &endings, &mut running),
+    };
+    stop(service, cause, settings.drain, &endings, running)
+}
+
+/// Subscribes what was asked for; returns how many workers run.
+fn start_workers(
+    settings: &Settings,
+    service: &NetService,
+    endings: &Sender<Ending>,
+) -> Result<Workers, Failure> {
+    let mut workers = Workers::default();
+    if settings.echo {
+        let (messages, handle) = (subscribe(service, "echo")?, service.handle());
+        worker::start("echo", endings, move || echo::run(messages, &handle))?;
+        workers.running += 1;
+    }
+    if settings.print {
+        let messages = subscribe(service, "print")?;
+        worker::start("print", endings, move || print::run(messages))?;
+        workers.running += 1;
+    }
+    if workers.running == 0 {
+        let messages = subscribe(service, "tap")?;
+        worker::start("tap", endings, move || tap::run(messages))?;
+        workers.running += 1;
+    }
+    Ok(workers)
+}
+
+/// Every message, and none dropped: what cannot be taken is not read from the peer that sends it.
+fn subscribe(service: &NetService, name: &str) -> Result<Subscription, Failure> {
+    let options = SubscribeOptions::new(Types::all()).name(name).overflow(Overflow::Pause);
+    service
+        .subscribe_with(options)
+        .map_err(|error| Failure::new(format!("cannot subscribe {name}: {error}")))
+}
+
+/// Says where the service can be reached; scripts wait for these lines.
+fn announce(service: &NetService, metrics: Option<std::net::SocketAddr>) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for addr in service.local_addrs() {
+        writeln!(out, "listening on {addr}")?;
+    }
+    if let Some(addr) = metrics {
+        writeln!(out, "metrics on {addr}")?;
+    }
+    out.flush()
+}
+
+/// The workers, and what those that ended had to say.
+#[derive(Debug, Default)]
+struct Workers {
+    running: usize,
+    summaries: Vec<String>,
+}
+
+impl Workers {
+    /// Takes note of an ending; returns what it means for the service.
+    fn ended(&mut self, ending: Ending) -> Cause {
+        self.running = self.running.saturating_sub(1);
+        let name = ending.name;
+        match ending.result {
+            Ok(summary) => {
+                self.summaries.push(format!("{name}: {summary}"));
+                // Its subscription ended, which only the end of the service does.
+                Cause::Ended
+            }
+            Err(WorkerError::OutputClosed) => {
+                self.summaries.push(format!("{name}: standard output was closed"));
+                Cause::Asked
+            }
+            Err(WorkerError::Failed(message)) => Cause::Worker(message),
+        }
+    }
+}
+
+fn wait(
+    service: &NetService,
+    signals: &Receiver<i32>,
+    endings: &Receiver<Ending>,
+    workers: &mut Workers,
+) -> Cause {
+    select! {
+        recv(signals) -> _ => Cause::Asked,
+        recv(service.ended()) -> _ => Cause::Ended,
+        recv(endings) -> ending => ending.map_or(Cause::Ended, |ending| workers.ended(ending)),
+    }
+}
+
+/// Drains, reports, and says how the command ended.
+fn stop(
+    mut service: NetService,
+    cause: Cause,
+    drain: Duration,
+    endings: &Receiver<Ending>,
+    mut workers: Workers,
+) -> Result<(), Failure> {
+    log::info!("stopping");
+    let drain = if matches!(cause, Cause::Ended) { Duration::ZERO } else { drain };
+    let deadline = time::now() + drain + WORKER_TIMEOUT;
+    let report = service.stop(drain);
+    let mut failed = match cause {
+        Cause::Worker(message) => Some(message),
+        Cause::Asked | Cause::Ended => None,
+    };
+    // The subscriptions have ended, so the workers only finish what they took. One that waits for
+    // a standard output that nobody reads would never do so.
+    while workers.running > 0 {
+        let Ok(ending) = endings.recv_deadline(deadline) else { break };
+        if let Cause::Worker(message) = workers.ended(ending) {
+            failed.get_or_insert(message);
+        }
+    }
+    if let Some(failure) = service.failure().or_else(|| report.failure.clone()) {
+        return Err(Failure::new(format!("the service failed: {failure}")));
+    }
+    logger::lines(&report.to_string());
+    for summary in &workers.summaries {
+        logger::lines(summary);
+    }
+    if workers.running > 0 {
+        logger::lines(&format!("{} worker(s) did not finish in time", workers.running));
+    }
+    failed.map_or(Ok(()), |message| Err(Failure::new(message)))
+}

@@ -1,0 +1,221 @@
+//! Flags laid over a configuration file, judged, and turned into what `serve` needs.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use log::LevelFilter;
+use nebnet::{Config, ConfigError, Dispatch};
+
+use crate::{
+    args::{DispatchOn, LogLevel, ServeOptions},
+    config_file::{self, ConfigFile},
+    failure::Failure,
+};
+
+const DRAIN_DEFAULT: Duration = Duration::from_secs(5);
+
+/// What `serve` runs with.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) config: Config,
+    pub(crate) echo: bool,
+    pub(crate) print: bool,
+    /// `None`: only on a terminal.
+    pub(crate) stats: Option<bool>,
+    pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) drain: Duration,
+    pub(crate) log_level: LevelFilter,
+}
+
+/// Something that is wrong with the settings, and where it was said.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    pub(crate) origin: Origin,
+    pub(crate) message: String,
+}
+
+/// Where a setting was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A flag, which the command line spells with `-`.
+    Flag,
+    /// A file, and the line if it is known.
+    File(PathBuf, Option<usize>),
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.origin {
+            Origin::Flag => {}
+            Origin::File(path, Some(line)) => write!(f, "{}:{line}: ", path.display())?,
+            Origin::File(path, None) => write!(f, "{}: ", path.display())?,
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl Settings {
+    /// Reads the file, if there is one, and judges it together with the flags.
+    ///
+    /// One failure tells all problems. Only flags can make it a usage failure: what stands in the
+    /// file was not typed with the command.
+    pub(crate) fn load(flags: ServeOptions, path: Option<&Path>) -> Result<Self, Failure> {
+        let file = path.map(config_file::load).transpose()?;
+        resolve(flags, file).map_err(|problems| {
+            let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            let message = lines.join("; ");
+            if problems.iter().any(|problem| problem.origin == Origin::Flag) {
+                Failure::usage(message)
+            } else {
+                Failure::new(message)
+            }
+        })
+    }
+}
+
+/// Joins flags and file, and judges the result as a whole.
+///
+/// # Errors
+///
+/// Every problem, those of the file in the order of its lines.
+pub(crate) fn resolve(
+    flags: ServeOptions,
+    file: Option<ConfigFile>,
+) -> Result<Settings, Vec<Problem>> {
+    let given = names_of(&flags);
+    let mut file = file.unwrap_or_default();
+    let mut problems = std::mem::take(&mut file.problems);
+    let options = overlay(flags, std::mem::take(&mut file.options));
+    let config = config_of(&options);
+    for error in config.problems() {
+        let settings = settings_of(&error);
+        let origin = if settings.iter().any(|setting| given.contains(setting)) {
+            Origin::Flag
+        } else {
+            file.origin(&settings)
+        };
+        problems.push(Problem { origin, message: error.to_string() });
+    }
+    if !problems.is_empty() {
+        problems.sort_by_key(|problem| match problem.origin {
+            Origin::Flag => None,
+            Origin::File(_, line) => Some(line.unwrap_or(usize::MAX)),
+        });
+        return Err(problems);
+    }
+    Ok(Settings {
+        config,
+        echo: options.echo.unwrap_or(false),
+        print: options.print.unwrap_or(false),
+        stats: options.stats,
+        metrics: options.metrics,
+        drain: options.drain.unwrap_or(DRAIN_DEFAULT),
+        log_level: options.log_level.unwrap_or(LogLevel::Info).filter(),
+    })
+}
+
+macro_rules! settings {
+    ($($field:ident),* $(,)?) => {
+        /// The first that is given wins.
+        fn overlay(flags: ServeOptions, file: ServeOptions) -> ServeOptions {
+            ServeOptions { $($field: flags.$field.or(file.$field),)* }
+        }
+
+        /// The settings that are given, as the configuration file spells them.
+        fn names_of(options: &ServeOptions) -> Vec<&'static str> {
+            let mut names = Vec::new();
+            $(if options.$field.is_some() {
+                names.push(stringify!($field));
+            })*
+            names
+        }
+    };
+}
+
+settings!(
+    listen,
+    echo,
+    print,
+    stats,
+    metrics,
+    max_payload,
+    max_peers,
+    max_peers_per_addr,
+    first_frame_timeout,
+    frame_timeout,
+    idle_timeout,
+    write_stall_timeout,
+    outbox_bytes,
+    outbox_messages,
+    memory_budget,
+    require_hello,
+    network_id,
+    drain,
+    dispatch,
+    log_level,
+);
+
+/// The library's settings. What is not given stays at the library's default.
+fn config_of(options: &ServeOptions) -> Config {
+    let mut config = Config::default();
+    for addr in options.listen.iter().flatten() {
+        config = config.listen(*addr);
+    }
+    macro_rules! set {
+        ($($field:ident),*) => {
+            $(if let Some(value) = options.$field {
+                config = config.$field(value);
+            })*
+        };
+    }
+    set!(max_payload, max_peers, max_peers_per_addr, outbox_bytes, outbox_messages);
+    set!(first_frame_timeout, frame_timeout, idle_timeout, write_stall_timeout);
+    set!(memory_budget, require_hello, network_id);
+    match options.dispatch {
+        Some(DispatchOn::Thread) => config.dispatch(Dispatch::Thread),
+        Some(DispatchOn::Inline) => config.dispatch(Dispatch::Inline),
+        None => config,
+    }
+}
+
+/// The settings that an error is about, the one to change first.
+fn settings_of(error: &ConfigError) -> Vec<&'static str> {
+    match error {
+        ConfigError::OutOfRange { setting, .. } => vec![setting],
+        ConfigError::Exceeds { setting, bound, .. } => vec![setting, bound],
+        ConfigError::NoListener => vec!["listen"],
+        // A later version of the library may judge more.
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let flags = ServeOptions { max_peers: Some(5), ..ServeOptions::default() };
+        let file = ConfigFile::parse(Path::new("f"), "max_peers = 6\nmax_payload = \"2M\"\n");
+        let settings = resolve(flags, Some(file)).unwrap();
+        assert_eq!(settings.config, Config::default().max_peers(5).max_payload(2 << 20));
+        assert_eq!(settings.drain, Duration::from_secs(5));
+        assert_eq!(settings.log_level, LevelFilter::Info);
+    }
+
+    #[test]
+    fn a_problem_names_where_the_setting_was_given() {
+        let flags = ServeOptions { max_peers: Some(0), ..ServeOptions::default() };
+        let file = ConfigFile::parse(Path::new("f"), "\noutbox_bytes = 1\nwrong = 1\n");
+        let problems = resolve(flags, Some(file)).unwrap_err();
+        let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert!(lines[0].starts_with("max_peers is 0"), "{lines:?}");
+        assert!(lines[1].starts_with("f:2: outbox_bytes is 1 "), "{lines:?}");
+        assert!(lines[2].starts_with("f:3: unknown setting `wrong`"), "{lines:?}");
+    }
+}
