@@ -25,6 +25,8 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
         Ok(0) => Ok(()),
         Ok(1) => Err(Failure::new(format!("{shown} has a problem"))),
         Ok(count) => Err(Failure::new(format!("{shown} has {count} problems"))),
-        Err(error) => Err(Failure::new(format!("cannot write to standard output: {error}"))),
+        Err(error) => Err(Failure::new(format!(
+            "cannot write to standard output: {error}"
+        ))),
     }
 }

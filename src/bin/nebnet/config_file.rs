@@ -40,9 +40,13 @@ pub(crate) fn load(path: &Path) -> Result<ConfigFile, Failure> {
     let fail = |error| Failure::new(format!("cannot read {shown}: {error}"));
     let mut text = String::new();
     let file = File::open(path).map_err(fail)?;
-    file.take(FILE_SIZE_MAX + 1).read_to_string(&mut text).map_err(fail)?;
+    file.take(FILE_SIZE_MAX + 1)
+        .read_to_string(&mut text)
+        .map_err(fail)?;
     if text.len() as u64 > FILE_SIZE_MAX {
-        return Err(Failure::new(format!("cannot read {shown}: it is above {FILE_SIZE_MAX} bytes")));
+        return Err(Failure::new(format!(
+            "cannot read {shown}: it is above {FILE_SIZE_MAX} bytes"
+        )));
     }
     Ok(ConfigFile::parse(path, &text))
 }
@@ -51,10 +55,17 @@ impl ConfigFile {
     /// Reads the text of the file at `path`.
     pub(crate) fn parse(path: &Path, text: &str) -> Self {
         let (table, errors) = DeTable::parse_recoverable(text);
-        let mut file = Self { path: path.to_owned(), ..Self::default() };
+        let mut file = Self {
+            path: path.to_owned(),
+            ..Self::default()
+        };
         let mut broken = Vec::new();
         for error in errors {
             let line = error.span().map(|span| line_of(text, &span));
+            // What the parser says next about the same line is a consequence.
+            if line.is_some_and(|line| broken.contains(&line)) {
+                continue;
+            }
             broken.extend(line);
             // One problem is one line, and the parser may say more than that.
             let message = error.message().lines().collect::<Vec<_>>().join(", ");
@@ -84,12 +95,18 @@ impl ConfigFile {
         if self.path.as_os_str().is_empty() {
             return Origin::Flag;
         }
-        let line = settings.iter().find_map(|setting| self.lines.get(*setting)).copied();
+        let line = settings
+            .iter()
+            .find_map(|setting| self.lines.get(*setting))
+            .copied();
         Origin::File(self.path.clone(), line)
     }
 
     fn problem(&mut self, line: Option<usize>, message: String) {
-        self.problems.push(Problem { origin: Origin::File(self.path.clone(), line), message });
+        self.problems.push(Problem {
+            origin: Origin::File(self.path.clone(), line),
+            message,
+        });
     }
 }
 
@@ -153,7 +170,11 @@ fn unknown(key: &str) -> String {
 
 fn set_exists(key: &str) -> bool {
     // No setting takes a table, so the only other answer is that the key is unknown.
-    let refused = set(&mut ServeOptions::default(), key, &DeValue::Table(DeTable::new()));
+    let refused = set(
+        &mut ServeOptions::default(),
+        key,
+        &DeValue::Table(DeTable::new()),
+    );
     refused.is_err_and(|message| !message.starts_with("unknown"))
 }
 
@@ -203,7 +224,10 @@ fn scalar<T>(
         | DeValue::Boolean(_)
         | DeValue::Datetime(_)
         | DeValue::Array(_)
-        | DeValue::Table(_) => Err(format!("{} instead of a string or a whole number", kind(value))),
+        | DeValue::Table(_) => Err(format!(
+            "{} instead of a string or a whole number",
+            kind(value)
+        )),
     }
 }
 
@@ -315,7 +339,10 @@ mod tests {
         ];
         assert_eq!(found.len(), expected.len(), "{found:#?}");
         for start in expected {
-            assert!(found.iter().any(|line| line.starts_with(start)), "{start}: {found:#?}");
+            assert!(
+                found.iter().any(|line| line.starts_with(start)),
+                "{start}: {found:#?}"
+            );
         }
     }
 

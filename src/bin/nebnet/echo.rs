@@ -37,9 +37,17 @@ pub(crate) fn run(mut messages: Subscription, handle: &Handle) -> Result<Summary
         }
         answers.clear();
     }
-    let Echo { echoed, undeliverable, full } = echo;
+    let Echo {
+        echoed,
+        undeliverable,
+        full,
+    } = echo;
     let summary = format!("{echoed} messages returned, {undeliverable} undeliverable");
-    if full > 0 { Ok(format!("{summary}, {full} found no room")) } else { Ok(summary) }
+    if full > 0 {
+        Ok(format!("{summary}, {full} found no room"))
+    } else {
+        Ok(summary)
+    }
 }
 
 impl Echo {
@@ -53,7 +61,10 @@ impl Echo {
             if let Some(correlation) = message.correlation() {
                 answer = answer.correlation(correlation);
             }
-            match handle.send_timeout(peer, answer, timeout).map_err(|rejected| rejected.error) {
+            match handle
+                .send_timeout(peer, answer, timeout)
+                .map_err(|rejected| rejected.error)
+            {
                 Ok(()) => self.echoed += 1,
                 Err(SendError::Full) => {
                     // The others of the batch are tried, but have had their wait.
@@ -68,6 +79,10 @@ impl Echo {
 
     fn lost(&mut self, batch: &Batch, error: SendError) {
         self.undeliverable += batch.len() as u64;
-        log::debug!("peer {}: {} answers undeliverable: {error}", batch.peer(), batch.len());
+        log::debug!(
+            "peer {}: {} answers undeliverable: {error}",
+            batch.peer(),
+            batch.len()
+        );
     }
 }

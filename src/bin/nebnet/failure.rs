@@ -24,12 +24,18 @@ enum Kind {
 impl Failure {
     /// The command could not do what was asked: exit code 1.
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Failed, message: message.into() }
+        Self {
+            kind: Kind::Failed,
+            message: message.into(),
+        }
     }
 
     /// What was asked makes no sense: exit code 2.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Usage, message: message.into() }
+        Self {
+            kind: Kind::Usage,
+            message: message.into(),
+        }
     }
 
     /// Writes the line. What it quotes may come from the network, so control characters are

@@ -46,7 +46,12 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     pub(crate) fn bind(addr: SocketAddr) -> Result<Self, Failure> {
         TcpListener::bind(addr)
-            .and_then(|listener| Ok(Self { addr: listener.local_addr()?, listener }))
+            .and_then(|listener| {
+                Ok(Self {
+                    addr: listener.local_addr()?,
+                    listener,
+                })
+            })
             .map_err(|error| Failure::new(format!("cannot serve metrics on {addr}: {error}")))
     }
 
@@ -105,7 +110,11 @@ fn answer(mut stream: TcpStream, handle: &Handle) -> io::Result<()> {
         page.status_line(),
         page.content_type,
         page.body.len(),
-        if page.status == 405 { "Allow: GET\r\n" } else { "" },
+        if page.status == 405 {
+            "Allow: GET\r\n"
+        } else {
+            ""
+        },
     )
     .into_bytes();
     bytes.extend_from_slice(page.body.as_bytes());
@@ -167,7 +176,9 @@ fn linger(stream: &mut TcpStream) {
     let mut piece = [0; 4096];
     let mut size = 0;
     while size < LINGER_SIZE_MAX {
-        let Ok(timeout) = remaining(deadline) else { return };
+        let Ok(timeout) = remaining(deadline) else {
+            return;
+        };
         if stream.set_read_timeout(Some(timeout)).is_err() {
             return;
         }
@@ -181,5 +192,9 @@ fn linger(stream: &mut TcpStream) {
 /// Time until the deadline. Never zero, which a socket would take for no timeout at all.
 fn remaining(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(time::now());
-    if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
+    if left.is_zero() {
+        Err(ErrorKind::TimedOut.into())
+    } else {
+        Ok(left)
+    }
 }

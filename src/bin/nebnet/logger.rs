@@ -51,7 +51,11 @@ enum Item {
 /// Starts the thread and becomes the logger of the program. Once, before anything logs.
 pub(crate) fn start(level: LevelFilter) -> Result<(), Failure> {
     let (items, queue) = bounded(LINES_MAX);
-    let writer = Writer { items, dropped: AtomicU64::new(0), level };
+    let writer = Writer {
+        items,
+        dropped: AtomicU64::new(0),
+        level,
+    };
     assert!(WRITER.set(writer).is_ok(), "the logger is started once");
     thread::Builder::new()
         .name("nebnet-log".to_owned())
@@ -78,7 +82,9 @@ pub(crate) fn lines(text: &str) {
     let Some(writer) = WRITER.get() else { return };
     for line in text.lines() {
         // Waits for room, but not for ever: this is said at the end of the program.
-        let _ = writer.items.send_timeout(Item::Line(text::escape(line).into_owned()), FINISH_TIMEOUT);
+        let _ = writer
+            .items
+            .send_timeout(Item::Line(text::escape(line).into_owned()), FINISH_TIMEOUT);
     }
 }
 
@@ -86,9 +92,14 @@ pub(crate) fn lines(text: &str) {
 ///
 /// Returns whether it was; if not, whoever writes to standard error himself may wait for ever.
 pub(crate) fn finish() -> bool {
-    let Some(writer) = WRITER.get() else { return true };
+    let Some(writer) = WRITER.get() else {
+        return true;
+    };
     let (done, finished) = bounded(1);
-    writer.items.send_timeout(Item::Finish(done), FINISH_TIMEOUT).is_ok()
+    writer
+        .items
+        .send_timeout(Item::Finish(done), FINISH_TIMEOUT)
+        .is_ok()
         && finished.recv_timeout(FINISH_TIMEOUT).is_ok()
 }
 
@@ -127,7 +138,10 @@ fn cut(message: &str) -> &str {
 fn write_items(queue: &Receiver<Item>) {
     // Not locked for good: a panic elsewhere writes its message there too.
     let mut out = io::stderr();
-    let mut screen = Screen { in_place: out.is_terminal(), status: String::new() };
+    let mut screen = Screen {
+        in_place: out.is_terminal(),
+        status: String::new(),
+    };
     let mut text = String::new();
     // Errors are not looked at: there is no other place to report them to.
     for item in queue {
@@ -199,7 +213,10 @@ mod tests {
     use super::*;
 
     fn written(in_place: bool, items: Vec<Item>) -> String {
-        let mut screen = Screen { in_place, status: String::new() };
+        let mut screen = Screen {
+            in_place,
+            status: String::new(),
+        };
         let mut out = String::new();
         for item in items {
             screen.render(item, &mut out);

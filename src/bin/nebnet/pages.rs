@@ -18,12 +18,20 @@ pub(crate) struct Page {
 
 impl Page {
     pub(crate) fn text(status: u16, text: &str) -> Self {
-        Self { status, content_type: "text/plain; charset=utf-8", body: format!("{text}\n") }
+        Self {
+            status,
+            content_type: "text/plain; charset=utf-8",
+            body: format!("{text}\n"),
+        }
     }
 
     fn json(status: u16, value: &impl Serialize) -> Self {
         match serde_json::to_string(value) {
-            Ok(body) => Self { status, content_type: "application/json", body: body + "\n" },
+            Ok(body) => Self {
+                status,
+                content_type: "application/json",
+                body: body + "\n",
+            },
             Err(error) => Self::text(500, &format!("cannot show this: {error}")),
         }
     }
@@ -51,14 +59,23 @@ pub(crate) fn page(path: &str, handle: &Handle) -> Page {
             body: metrics(&handle.snapshot()),
         },
         "/health" => health(&handle.snapshot()),
-        "/peers" => Page::json(200, &handle.peers().iter().map(peer_row).collect::<Vec<_>>()),
-        "/closed" => Page::json(200, &handle.closed().iter().map(closed_row).collect::<Vec<_>>()),
+        "/peers" => Page::json(
+            200,
+            &handle.peers().iter().map(peer_row).collect::<Vec<_>>(),
+        ),
+        "/closed" => Page::json(
+            200,
+            &handle.closed().iter().map(closed_row).collect::<Vec<_>>(),
+        ),
         "/subscribers" => {
             let snapshot = handle.snapshot();
             let rows: Vec<_> = snapshot.subscribers.iter().map(subscriber_row).collect();
             Page::json(200, &rows)
         }
-        _ => Page::text(404, "not here: /metrics /health /peers /closed /subscribers"),
+        _ => Page::text(
+            404,
+            "not here: /metrics /health /peers /closed /subscribers",
+        ),
     }
 }
 
@@ -102,7 +119,10 @@ struct Way {
 
 impl From<Traffic> for Way {
     fn from(traffic: Traffic) -> Self {
-        Self { messages: traffic.messages, bytes: traffic.bytes }
+        Self {
+            messages: traffic.messages,
+            bytes: traffic.bytes,
+        }
     }
 }
 
@@ -189,10 +209,16 @@ fn subscriber_row(row: &SubscriberRow) -> Subscriber<'_> {
 
 /// A snapshot in the Prometheus text format.
 fn metrics(snapshot: &Snapshot) -> String {
-    let mut out = Exposition { text: String::new() };
+    let mut out = Exposition {
+        text: String::new(),
+    };
     let running = u64::from(matches!(snapshot.state, ServiceState::Running));
     out.gauge("up", "1 while the service runs", running);
-    out.seconds("uptime_seconds", "time since the service was made", snapshot.uptime);
+    out.seconds(
+        "uptime_seconds",
+        "time since the service was made",
+        snapshot.uptime,
+    );
     out.gauge("peers", "peers connected now", snapshot.peers);
     out.counter("peers_accepted_total", "peers accepted", snapshot.accepted);
     out.family("peers_closed_total", "counter", "peers closed, by reason");
@@ -200,23 +226,75 @@ fn metrics(snapshot: &Snapshot) -> String {
         out.sample("peers_closed_total", &[("reason", &reason.name())], *count);
     }
     out.traffic("inbound", "application messages received", snapshot.inbound);
-    out.traffic("outbound", "application messages written", snapshot.outbound);
-    out.traffic("outbound_accepted", "messages accepted for sending", snapshot.outbound_accepted);
-    out.traffic("outbound_dropped", "messages accepted and lost", snapshot.outbound_dropped);
+    out.traffic(
+        "outbound",
+        "application messages written",
+        snapshot.outbound,
+    );
+    out.traffic(
+        "outbound_accepted",
+        "messages accepted for sending",
+        snapshot.outbound_accepted,
+    );
+    out.traffic(
+        "outbound_dropped",
+        "messages accepted and lost",
+        snapshot.outbound_dropped,
+    );
     let queued = snapshot.outbound_queued;
-    out.gauge("outbound_queued_messages", "messages that wait to be written", queued.messages);
-    out.gauge("outbound_queued_bytes", "bytes that wait to be written", queued.bytes);
+    out.gauge(
+        "outbound_queued_messages",
+        "messages that wait to be written",
+        queued.messages,
+    );
+    out.gauge(
+        "outbound_queued_bytes",
+        "bytes that wait to be written",
+        queued.bytes,
+    );
     out.types(snapshot);
-    out.counter("dispatched_total", "messages handed to the subscribers", snapshot.dispatched);
-    out.counter("matched_total", "messages that a subscriber wanted", snapshot.matched);
-    out.counter("unclaimed_total", "messages that nobody wanted", snapshot.unclaimed);
+    out.counter(
+        "dispatched_total",
+        "messages handed to the subscribers",
+        snapshot.dispatched,
+    );
+    out.counter(
+        "matched_total",
+        "messages that a subscriber wanted",
+        snapshot.matched,
+    );
+    out.counter(
+        "unclaimed_total",
+        "messages that nobody wanted",
+        snapshot.unclaimed,
+    );
     out.queue(snapshot);
     out.subscribers(&snapshot.subscribers);
-    out.gauge("memory_used_bytes", "bytes charged to the budget", snapshot.memory_used);
-    out.gauge("memory_budget_bytes", "most bytes that may be charged", snapshot.memory_budget);
-    out.counter("accept_errors_total", "accepts that failed", snapshot.accept_errors);
-    out.counter("stale_events_total", "events about peers long gone", snapshot.stale_events);
-    out.counter("reads_paused_total", "times that reading was paused", snapshot.reads_paused);
+    out.gauge(
+        "memory_used_bytes",
+        "bytes charged to the budget",
+        snapshot.memory_used,
+    );
+    out.gauge(
+        "memory_budget_bytes",
+        "most bytes that may be charged",
+        snapshot.memory_budget,
+    );
+    out.counter(
+        "accept_errors_total",
+        "accepts that failed",
+        snapshot.accept_errors,
+    );
+    out.counter(
+        "stale_events_total",
+        "events about peers long gone",
+        snapshot.stale_events,
+    );
+    out.counter(
+        "reads_paused_total",
+        "times that reading was paused",
+        snapshot.reads_paused,
+    );
     out.text
 }
 
@@ -228,16 +306,27 @@ impl Exposition {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         let text = &mut self.text;
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "# HELP nebnet_{name} {help}\n# TYPE nebnet_{name} {kind}");
+        let _ = writeln!(
+            text,
+            "# HELP nebnet_{name} {help}\n# TYPE nebnet_{name} {kind}"
+        );
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &dyn Display)], value: impl Display) {
         let _ = write!(self.text, "nebnet_{name}");
         for (index, (label, value)) in labels.iter().enumerate() {
             let open = if index == 0 { '{' } else { ',' };
-            let _ = write!(self.text, "{open}{label}=\"{}\"", escape_label(&value.to_string()));
+            let _ = write!(
+                self.text,
+                "{open}{label}=\"{}\"",
+                escape_label(&value.to_string())
+            );
         }
-        let _ = writeln!(self.text, "{} {value}", if labels.is_empty() { "" } else { "}" });
+        let _ = writeln!(
+            self.text,
+            "{} {value}",
+            if labels.is_empty() { "" } else { "}" }
+        );
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: u64) {
@@ -264,10 +353,18 @@ impl Exposition {
     fn types(&mut self, snapshot: &Snapshot) {
         type Read = fn(&nebnet::TypeTraffic) -> u64;
         let families: [(&str, &str, Read); 4] = [
-            ("type_inbound_messages_total", "received", |row| row.inbound.messages),
-            ("type_inbound_bytes_total", "received bytes", |row| row.inbound.bytes),
-            ("type_outbound_messages_total", "written", |row| row.outbound.messages),
-            ("type_outbound_bytes_total", "written bytes", |row| row.outbound.bytes),
+            ("type_inbound_messages_total", "received", |row| {
+                row.inbound.messages
+            }),
+            ("type_inbound_bytes_total", "received bytes", |row| {
+                row.inbound.bytes
+            }),
+            ("type_outbound_messages_total", "written", |row| {
+                row.outbound.messages
+            }),
+            ("type_outbound_bytes_total", "written bytes", |row| {
+                row.outbound.bytes
+            }),
         ];
         for (name, what, read) in families {
             self.family(name, "counter", &format!("{what}, by message type"));
@@ -285,10 +382,26 @@ impl Exposition {
         for (name, help, value) in [
             ("messages", "messages in the dispatch queue", queue.messages),
             ("bytes", "bytes in the dispatch queue", queue.bytes),
-            ("messages_max", "most messages since the last second", queue.messages_max),
-            ("bytes_max", "most bytes since the last second", queue.bytes_max),
-            ("messages_capacity", "messages that it may hold", queue.messages_capacity),
-            ("bytes_capacity", "bytes that it may hold", queue.bytes_capacity),
+            (
+                "messages_max",
+                "most messages since the last second",
+                queue.messages_max,
+            ),
+            (
+                "bytes_max",
+                "most bytes since the last second",
+                queue.bytes_max,
+            ),
+            (
+                "messages_capacity",
+                "messages that it may hold",
+                queue.messages_capacity,
+            ),
+            (
+                "bytes_capacity",
+                "bytes that it may hold",
+                queue.bytes_capacity,
+            ),
         ] {
             self.gauge(&format!("dispatch_queue_{name}"), help, value);
         }
@@ -297,27 +410,61 @@ impl Exposition {
     fn subscribers(&mut self, rows: &[SubscriberRow]) {
         type Read = fn(&SubscriberRow) -> u64;
         let families: [(&str, &str, &str, Read); 7] = [
-            ("matched_total", "counter", "messages wanted", |row| row.matched),
+            ("matched_total", "counter", "messages wanted", |row| {
+                row.matched
+            }),
             ("taken_total", "counter", "messages taken", |row| row.taken),
-            ("dropped_total", "counter", "messages lost to a full queue", |row| row.dropped),
-            ("discarded_total", "counter", "messages left at the end", |row| row.discarded),
-            ("queued_messages", "gauge", "messages that wait to be taken", |row| row.queued),
-            ("queued_bytes", "gauge", "bytes that wait to be taken", |row| row.queued_bytes),
-            ("parked_messages", "gauge", "messages that wait for room", |row| row.parked),
+            (
+                "dropped_total",
+                "counter",
+                "messages lost to a full queue",
+                |row| row.dropped,
+            ),
+            (
+                "discarded_total",
+                "counter",
+                "messages left at the end",
+                |row| row.discarded,
+            ),
+            (
+                "queued_messages",
+                "gauge",
+                "messages that wait to be taken",
+                |row| row.queued,
+            ),
+            (
+                "queued_bytes",
+                "gauge",
+                "bytes that wait to be taken",
+                |row| row.queued_bytes,
+            ),
+            (
+                "parked_messages",
+                "gauge",
+                "messages that wait for room",
+                |row| row.parked,
+            ),
         ];
         for (name, kind, help, read) in families {
             let name = format!("subscriber_{name}");
             self.family(&name, kind, help);
             for row in rows {
                 // Names may repeat, and one set of labels may not.
-                self.sample(&name, &[("subscriber", &row.name), ("id", &row.id)], read(row));
+                self.sample(
+                    &name,
+                    &[("subscriber", &row.name), ("id", &row.id)],
+                    read(row),
+                );
             }
         }
     }
 }
 
 fn escape_label(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 #[cfg(test)]
@@ -326,7 +473,9 @@ mod tests {
 
     #[test]
     fn samples_have_the_form_that_scrapers_read() {
-        let mut out = Exposition { text: String::new() };
+        let mut out = Exposition {
+            text: String::new(),
+        };
         out.counter("accepted_total", "peers accepted", 3);
         out.sample("x", &[("a", &"q\"\\\n"), ("b", &7)], 1);
         assert_eq!(

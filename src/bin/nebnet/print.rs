@@ -25,9 +25,9 @@ pub(crate) fn run(messages: Subscription) -> Result<Summary, WorkerError> {
     match stdout_file().and_then(|out| print_all(messages, out)) {
         Ok(count) => Ok(format!("{count} messages printed")),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(WorkerError::OutputClosed),
-        Err(error) => {
-            Err(WorkerError::Failed(format!("cannot write to standard output: {error}")))
-        }
+        Err(error) => Err(WorkerError::Failed(format!(
+            "cannot write to standard output: {error}"
+        ))),
     }
 }
 

@@ -53,7 +53,9 @@ pub(crate) fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     let (sender, endings) = bounded(WORKERS_MAX);
     // Before the start, so that no message comes too early for a subscriber.
     let mut running = start_workers(&settings, &service, &sender)?;
-    service.start().map_err(|error| Failure::new(error.to_string()))?;
+    service
+        .start()
+        .map_err(|error| Failure::new(error.to_string()))?;
 
     let metrics = endpoint.as_ref().map(Endpoint::addr);
     if let Some(endpoint) = endpoint {
@@ -99,7 +101,9 @@ fn start_workers(
 
 /// Every message, and none dropped: what cannot be taken is not read from the peer that sends it.
 fn subscribe(service: &NetService, name: &str) -> Result<Subscription, Failure> {
-    let options = SubscribeOptions::new(Types::all()).name(name).overflow(Overflow::Pause);
+    let options = SubscribeOptions::new(Types::all())
+        .name(name)
+        .overflow(Overflow::Pause);
     service
         .subscribe_with(options)
         .map_err(|error| Failure::new(format!("cannot subscribe {name}: {error}")))
@@ -136,7 +140,8 @@ impl Workers {
                 Cause::Ended
             }
             Err(WorkerError::OutputClosed) => {
-                self.summaries.push(format!("{name}: standard output was closed"));
+                self.summaries
+                    .push(format!("{name}: standard output was closed"));
                 Cause::Asked
             }
             Err(WorkerError::Failed(message)) => Cause::Worker(message),
@@ -166,7 +171,11 @@ fn stop(
     mut workers: Workers,
 ) -> Result<(), Failure> {
     log::info!("stopping");
-    let drain = if matches!(cause, Cause::Ended) { Duration::ZERO } else { drain };
+    let drain = if matches!(cause, Cause::Ended) {
+        Duration::ZERO
+    } else {
+        drain
+    };
     let deadline = time::now() + drain + WORKER_TIMEOUT;
     let report = service.stop(drain);
     let mut failed = match cause {
@@ -176,7 +185,9 @@ fn stop(
     // The subscriptions have ended, so the workers only finish what they took. One that waits for
     // a standard output that nobody reads would never do so.
     while workers.running > 0 {
-        let Ok(ending) = endings.recv_deadline(deadline) else { break };
+        let Ok(ending) = endings.recv_deadline(deadline) else {
+            break;
+        };
         if let Cause::Worker(message) = workers.ended(ending) {
             failed.get_or_insert(message);
         }
@@ -189,7 +200,10 @@ fn stop(
         logger::lines(summary);
     }
     if workers.running > 0 {
-        logger::lines(&format!("{} worker(s) did not finish in time", workers.running));
+        logger::lines(&format!(
+            "{} worker(s) did not finish in time",
+            workers.running
+        ));
     }
     failed.map_or(Ok(()), |message| Err(Failure::new(message)))
 }

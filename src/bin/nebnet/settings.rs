@@ -68,7 +68,10 @@ impl Settings {
         resolve(flags, file).map_err(|problems| {
             let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
             let message = lines.join("; ");
-            if problems.iter().any(|problem| problem.origin == Origin::Flag) {
+            if problems
+                .iter()
+                .any(|problem| problem.origin == Origin::Flag)
+            {
                 Failure::usage(message)
             } else {
                 Failure::new(message)
@@ -98,7 +101,10 @@ pub(crate) fn resolve(
         } else {
             file.origin(&settings)
         };
-        problems.push(Problem { origin, message: error.to_string() });
+        problems.push(Problem {
+            origin,
+            message: error.to_string(),
+        });
     }
     if !problems.is_empty() {
         problems.sort_by_key(|problem| match problem.origin {
@@ -172,8 +178,19 @@ fn config_of(options: &ServeOptions) -> Config {
             })*
         };
     }
-    set!(max_payload, max_peers, max_peers_per_addr, outbox_bytes, outbox_messages);
-    set!(first_frame_timeout, frame_timeout, idle_timeout, write_stall_timeout);
+    set!(
+        max_payload,
+        max_peers,
+        max_peers_per_addr,
+        outbox_bytes,
+        outbox_messages
+    );
+    set!(
+        first_frame_timeout,
+        frame_timeout,
+        idle_timeout,
+        write_stall_timeout
+    );
     set!(memory_budget, require_hello, network_id);
     match options.dispatch {
         Some(DispatchOn::Thread) => config.dispatch(Dispatch::Thread),
@@ -199,23 +216,35 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file() {
-        let flags = ServeOptions { max_peers: Some(5), ..ServeOptions::default() };
+        let flags = ServeOptions {
+            max_peers: Some(5),
+            ..ServeOptions::default()
+        };
         let file = ConfigFile::parse(Path::new("f"), "max_peers = 6\nmax_payload = \"2M\"\n");
         let settings = resolve(flags, Some(file)).unwrap();
-        assert_eq!(settings.config, Config::default().max_peers(5).max_payload(2 << 20));
+        assert_eq!(
+            settings.config,
+            Config::default().max_peers(5).max_payload(2 << 20)
+        );
         assert_eq!(settings.drain, Duration::from_secs(5));
         assert_eq!(settings.log_level, LevelFilter::Info);
     }
 
     #[test]
     fn a_problem_names_where_the_setting_was_given() {
-        let flags = ServeOptions { max_peers: Some(0), ..ServeOptions::default() };
+        let flags = ServeOptions {
+            max_peers: Some(0),
+            ..ServeOptions::default()
+        };
         let file = ConfigFile::parse(Path::new("f"), "\noutbox_bytes = 1\nwrong = 1\n");
         let problems = resolve(flags, Some(file)).unwrap_err();
         let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
         assert_eq!(lines.len(), 3, "{lines:?}");
         assert!(lines[0].starts_with("max_peers is 0"), "{lines:?}");
         assert!(lines[1].starts_with("f:2: outbox_bytes is 1 "), "{lines:?}");
-        assert!(lines[2].starts_with("f:3: unknown setting `wrong`"), "{lines:?}");
+        assert!(
+            lines[2].starts_with("f:3: unknown setting `wrong`"),
+            "{lines:?}"
+        );
     }
 }

@@ -69,8 +69,14 @@ mod tests {
 
     #[test]
     fn rates_are_differences_over_time() {
-        let before = Traffic { messages: 10, bytes: 1_000_000 };
-        let now = Traffic { messages: 30, bytes: 5_000_000 };
+        let before = Traffic {
+            messages: 10,
+            bytes: 1_000_000,
+        };
+        let now = Traffic {
+            messages: 30,
+            bytes: 5_000_000,
+        };
         assert_eq!(rates(before, now, Duration::from_secs(2)), (10.0, 2.0));
         assert_eq!(rates(before, now, Duration::ZERO), (0.0, 0.0));
         assert_eq!(rates(now, before, Duration::from_secs(1)), (0.0, 0.0));

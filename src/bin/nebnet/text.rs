@@ -95,7 +95,10 @@ mod tests {
     fn hex_of_every_length_around_a_piece() {
         for size in [255, 256, 257, 600] {
             let text = line(&vec![0xab; size]);
-            assert_eq!(text, format!("0.1.2\t7\t{size}\thex\t{}\n", "ab".repeat(size)));
+            assert_eq!(
+                text,
+                format!("0.1.2\t7\t{size}\thex\t{}\n", "ab".repeat(size))
+            );
         }
     }
 }

@@ -14,7 +14,10 @@ pub(crate) fn now() -> Instant {
 }
 
 /// Waits. For threads that have nothing else to wait for.
-#[expect(clippy::disallowed_methods, reason = "paces the messages of `send` on its own thread")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "paces the messages of `send` on its own thread"
+)]
 pub(crate) fn sleep(duration: Duration) {
     thread::sleep(duration);
 }
@@ -23,7 +26,11 @@ pub(crate) fn sleep(duration: Duration) {
 #[expect(clippy::disallowed_methods, reason = "log lines carry the time of day")]
 pub(crate) fn timestamp() -> Timestamp {
     // A clock set before 1970 is shown as 1970 rather than refused.
-    Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+    Timestamp(
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default(),
+    )
 }
 
 /// A time of day in UTC, shown as RFC 3339 with milliseconds.
@@ -59,7 +66,11 @@ fn civil_date(days: u64) -> (u64, u64, u64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     (year, month, day)
 }

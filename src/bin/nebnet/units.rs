@@ -173,7 +173,10 @@ mod tests {
         assert_eq!(size("64K"), Ok(65_536));
         assert_eq!(size("1M"), Ok(1 << 20));
         assert_eq!(size("2G"), Ok(2 << 30));
-        assert_eq!(size("16777215T").unwrap_err().matches("unit `T`").count(), 1);
+        assert_eq!(
+            size("16777215T").unwrap_err().matches("unit `T`").count(),
+            1
+        );
         for text in ["", "K", "1KB", "1.5M", "-1", "0x10", "1 M"] {
             assert!(size(text).unwrap_err().contains("K, M or G"), "{text}");
         }
@@ -190,7 +193,10 @@ mod tests {
         assert_eq!(message_type("7"), Ok(MessageType(7)));
         assert_eq!(message_type("0xfeff"), Ok(MessageType(0xFEFF)));
         for text in ["0xff00", "65536", "x", "", "0x", "-1", "+1", "0x+1"] {
-            assert!(message_type(text).unwrap_err().contains("0 to 65279"), "{text}");
+            assert!(
+                message_type(text).unwrap_err().contains("0 to 65279"),
+                "{text}"
+            );
         }
     }
 
@@ -198,7 +204,11 @@ mod tests {
     fn counts_rates_addresses() {
         assert_eq!(count("10000"), Ok(10_000));
         assert!(count("10K").unwrap_err().contains("digits alone"));
-        assert!(count("99999999999999999999").unwrap_err().contains("too large"));
+        assert!(
+            count("99999999999999999999")
+                .unwrap_err()
+                .contains("too large")
+        );
         assert_eq!(rate("0.5"), Ok(0.5));
         for text in ["0", "-1", "inf", "nan", "x", "1e10"] {
             assert!(rate(text).is_err(), "{text}");

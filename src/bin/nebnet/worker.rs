@@ -45,7 +45,9 @@ pub(crate) fn start(
             // What the closure held is dropped on the way, so nothing is seen half-changed.
             let result = panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
                 let message = panic_message(&*panic);
-                Err(WorkerError::Failed(format!("thread nebnet-{name} panicked: {message}")))
+                Err(WorkerError::Failed(format!(
+                    "thread nebnet-{name} panicked: {message}"
+                )))
             });
             // Nobody listens any more if the program is past its deadline.
             let _ = endings.try_send(Ending { name, result });
@@ -56,5 +58,6 @@ pub(crate) fn start(
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
 }

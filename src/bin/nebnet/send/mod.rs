@@ -94,7 +94,9 @@ impl Shared {
         }
         let last = Duration::from_millis(self.progress_ms.load(Ordering::Relaxed));
         let still = time::now().duration_since(self.start).saturating_sub(last);
-        self.timeout.checked_sub(still).filter(|left| !left.is_zero())
+        self.timeout
+            .checked_sub(still)
+            .filter(|left| !left.is_zero())
     }
 }
 
@@ -110,11 +112,20 @@ pub(crate) fn run(args: SendArgs) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::new(format!("{addr}: {error}"));
     let input = stream.try_clone().map_err(failed)?;
     let reader = reader::Reader::new(input, &addr, &args, Arc::clone(&shared), pongs);
-    spawn("reader", &events, move |events| Event::Ended(reader.run(events)))?;
+    spawn("reader", &events, move |events| {
+        Event::Ended(reader.run(events))
+    })?;
     let writer = writer::Writer::new(stream, Arc::clone(&shared)).map_err(failed)?;
-    spawn("writer", &events, move |_| Event::Written(writer.run(&waiting_frames, &waiting_pongs)))?;
+    spawn("writer", &events, move |_| {
+        Event::Written(writer.run(&waiting_frames, &waiting_pongs))
+    })?;
 
-    let mut watch = Watch { addr: &addr, shared: &shared, said: &said, seen: Seen::default() };
+    let mut watch = Watch {
+        addr: &addr,
+        shared: &shared,
+        said: &said,
+        seen: Seen::default(),
+    };
     if args.hello {
         // No message before the OK: the service may still refuse.
         let sent = frames.send(hello_frame(args.network_id)?);
@@ -149,13 +160,20 @@ fn connect(addr: &str, timeout: Duration) -> Result<TcpStream, Failure> {
             Err(error) => last = Some(error),
         }
     }
-    Err(last.map_or_else(|| Failure::new(format!("cannot connect to {addr}: no address")), fail))
+    Err(last.map_or_else(
+        || Failure::new(format!("cannot connect to {addr}: no address")),
+        fail,
+    ))
 }
 
 fn hello_frame(network_id: u32) -> Result<Vec<u8>, Failure> {
     let agent = concat!("nebnet-send/", env!("CARGO_PKG_VERSION"));
-    let hello =
-        Hello { network_id, payload_size_max: PAYLOAD_SIZE_MAX, agent, ..Hello::default() };
+    let hello = Hello {
+        network_id,
+        payload_size_max: PAYLOAD_SIZE_MAX,
+        agent,
+        ..Hello::default()
+    };
     let mut frame = Vec::new();
     Frame::new(HELLO, &hello.to_payload())
         .encode(&mut frame)
@@ -216,7 +234,11 @@ impl Watch<'_> {
         while !self.seen.greeted && self.seen.end.is_none() {
             self.hear_in_time("no OK came in answer to HELLO")?;
         }
-        if self.seen.end.is_some() { self.judge(false) } else { Ok(()) }
+        if self.seen.end.is_some() {
+            self.judge(false)
+        } else {
+            Ok(())
+        }
     }
 
     /// Waits until both directions have ended.
@@ -252,7 +274,10 @@ impl Watch<'_> {
     fn hear_in_time(&mut self, what: &str) -> Result<(), Failure> {
         let Some(patience) = self.shared.patience() else {
             let timeout = self.shared.timeout;
-            return Err(Failure::new(format!("{}: {what} within {timeout:?}", self.addr)));
+            return Err(Failure::new(format!(
+                "{}: {what} within {timeout:?}",
+                self.addr
+            )));
         };
         match self.said.recv_timeout(patience) {
             Ok(event) => self.seen.take(event),
@@ -284,12 +309,12 @@ impl Watch<'_> {
                 let name = reason.map_or("unknown reason", CloseReason::name);
                 let said = format!("BYE {name} ({code}): {text}");
                 // A service that stops, or closes what it is done with, is not in error.
-                let harmless = matches!(
-                    reason,
-                    Some(CloseReason::Shutdown | CloseReason::AppClosed)
-                );
+                let harmless =
+                    matches!(reason, Some(CloseReason::Shutdown | CloseReason::AppClosed));
                 if !harmless {
-                    return Err(Failure::new(format!("{addr} closed the connection: {said}")));
+                    return Err(Failure::new(format!(
+                        "{addr} closed the connection: {said}"
+                    )));
                 }
                 said
             }

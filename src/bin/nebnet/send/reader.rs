@@ -75,7 +75,10 @@ impl Reader {
             Ok(()) => how,
             Err(broken) => broken,
         };
-        End { answers: self.answers, how }
+        End {
+            answers: self.answers,
+            how,
+        }
     }
 
     fn read_all(&mut self, events: &Sender<Event>) -> Result<How, How> {
@@ -94,7 +97,9 @@ impl Reader {
                 return if rest == 0 {
                     Ok(How::Eof)
                 } else {
-                    Err(self.broken(&format!("closed inside a message ({rest} bytes of it came)")))
+                    Err(self.broken(&format!(
+                        "closed inside a message ({rest} bytes of it came)"
+                    )))
                 };
             }
             let mut frames = decoder.frames(&buffer);
@@ -131,13 +136,18 @@ impl Reader {
             message_type if !message_type.is_protocol() => self.handle_answer(frame),
             OK => self.handle_ok(frame, events),
             BYE => Err(match Bye::parse(frame.payload) {
-                Ok(bye) => How::Bye { code: bye.code, text: bye.text.to_owned() },
+                Ok(bye) => How::Bye {
+                    code: bye.code,
+                    text: bye.text.to_owned(),
+                },
                 Err(error) => self.broken(&error.to_string()),
             }),
             PING => {
                 let mut pong = Vec::new();
                 let answer = Frame::new(PONG, frame.payload).with_checksum(frame.checksum);
-                answer.encode(&mut pong).map_err(|error| self.broken(&error.to_string()))?;
+                answer
+                    .encode(&mut pong)
+                    .map_err(|error| self.broken(&error.to_string()))?;
                 // One PONG that waits is enough to show that this side lives.
                 let _ = self.pongs.try_send(pong);
                 Ok(())
@@ -162,7 +172,9 @@ impl Reader {
 
     fn handle_answer(&mut self, frame: &Frame<'_>) -> Result<(), How> {
         self.answers += 1;
-        let Some(out) = &mut self.out else { return Ok(()) };
+        let Some(out) = &mut self.out else {
+            return Ok(());
+        };
         // No more answers are shown than messages went out, once it is known how many do.
         if self.shared.complete.load(Ordering::Acquire)
             && self.answers > self.shared.produced.load(Ordering::Acquire)
@@ -170,15 +182,16 @@ impl Reader {
             return Ok(());
         }
         self.shared.printing.store(true, Ordering::Relaxed);
-        let written =
-            text::write_message(out, &self.addr, frame.message_type.0, frame.payload);
+        let written = text::write_message(out, &self.addr, frame.message_type.0, frame.payload);
         self.shared.printing.store(false, Ordering::Relaxed);
         self.shared.progress();
         written.map_err(output_failed)
     }
 
     fn flush(&mut self) -> Result<(), How> {
-        let Some(out) = &mut self.out else { return Ok(()) };
+        let Some(out) = &mut self.out else {
+            return Ok(());
+        };
         if out.buffer().is_empty() {
             return Ok(());
         }

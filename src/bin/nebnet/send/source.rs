@@ -48,8 +48,18 @@ struct Source<'a> {
 
 impl<'a> Source<'a> {
     fn new(args: &'a SendArgs, shared: &'a Shared, out: &'a Sender<Vec<u8>>) -> Self {
-        let pace = args.rate.map(|rate| Pace { start: time::now(), rate, count: 0 });
-        Self { args, shared, out, piece: Vec::new(), pace }
+        let pace = args.rate.map(|rate| Pace {
+            start: time::now(),
+            rate,
+            count: 0,
+        });
+        Self {
+            args,
+            shared,
+            out,
+            piece: Vec::new(),
+            pace,
+        }
     }
 
     fn produce(&mut self) -> Result<(), Stop> {
@@ -68,7 +78,10 @@ impl<'a> Source<'a> {
             let payload: Vec<u8> = FILLER.iter().copied().cycle().take(size).collect();
             self.repeat(&payload)?;
         } else {
-            self.lines(BufReader::with_capacity(INPUT_BUFFER_SIZE, io::stdin().lock()))?;
+            self.lines(BufReader::with_capacity(
+                INPUT_BUFFER_SIZE,
+                io::stdin().lock(),
+            ))?;
         }
         self.flush()
     }
@@ -85,7 +98,13 @@ impl<'a> Source<'a> {
                 self.flush()?;
             }
             line.clear();
-            if input.by_ref().take(line_max).read_until(b'\n', &mut line).map_err(fail)? == 0 {
+            if input
+                .by_ref()
+                .take(line_max)
+                .read_until(b'\n', &mut line)
+                .map_err(fail)?
+                == 0
+            {
                 return Ok(());
             }
             number += 1;
@@ -108,12 +127,17 @@ impl<'a> Source<'a> {
             self.flush()?;
             time::sleep(wait);
         }
-        let frame =
-            Frame::new(self.args.message_type, payload).with_checksum(self.args.checksum);
-        frame.encode(&mut self.piece).map_err(|error| Stop::Failed(error.to_string()))?;
+        let frame = Frame::new(self.args.message_type, payload).with_checksum(self.args.checksum);
+        frame
+            .encode(&mut self.piece)
+            .map_err(|error| Stop::Failed(error.to_string()))?;
         // Before it is written, so that its answer finds it counted.
         self.shared.produced.fetch_add(1, Ordering::Release);
-        if self.piece.len() >= PIECE_SIZE { self.flush() } else { Ok(()) }
+        if self.piece.len() >= PIECE_SIZE {
+            self.flush()
+        } else {
+            Ok(())
+        }
     }
 
     fn flush(&mut self) -> Result<(), Stop> {
@@ -145,9 +169,12 @@ impl Pace {
 
 fn read_whole(file: File) -> io::Result<Vec<u8>> {
     let mut payload = Vec::new();
-    file.take(u64::from(PAYLOAD_SIZE_MAX) + 1).read_to_end(&mut payload)?;
+    file.take(u64::from(PAYLOAD_SIZE_MAX) + 1)
+        .read_to_end(&mut payload)?;
     if payload.len() > PAYLOAD_SIZE_MAX as usize {
-        return Err(io::Error::other(format!("it is above {PAYLOAD_SIZE_MAX} bytes")));
+        return Err(io::Error::other(format!(
+            "it is above {PAYLOAD_SIZE_MAX} bytes"
+        )));
     }
     Ok(payload)
 }

@@ -51,7 +51,9 @@ impl Writer {
             };
             self.write_all(&bytes)?;
         }
-        self.stream.shutdown(Shutdown::Write).map_err(|error| error.to_string())
+        self.stream
+            .shutdown(Shutdown::Write)
+            .map_err(|error| error.to_string())
     }
 
     fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), String> {
@@ -62,17 +64,20 @@ impl Writer {
                     self.shared.progress();
                     bytes = bytes.get(size..).unwrap_or_default();
                 }
-                Err(error) => match error.kind() {
-                    ErrorKind::Interrupted => {}
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut
-                        if self.shared.patience().is_some() => {}
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if timed_out(&error) => {
+                    if self.shared.patience().is_none() {
                         return Err(format!("took nothing for {:?}", self.shared.timeout));
                     }
-                    _ => return Err(error.to_string()),
-                },
+                }
+                Err(error) => return Err(error.to_string()),
             }
         }
         Ok(())
     }
+}
+
+/// Systems differ in which of the two a socket's timeout is.
+fn timed_out(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
