@@ -217,6 +217,17 @@ impl Seen {
             Event::Ended(end) => self.end = Some(end),
         }
     }
+
+    /// Whether nothing more can be said that matters.
+    ///
+    /// The writer only ends well when the source has ended, which then has still to say how.
+    fn is_complete(&self) -> bool {
+        match (&self.produced, &self.written) {
+            (Some(Err(_)), _) => true,
+            (None, Some(Ok(()))) | (_, None) => false,
+            (Some(Ok(())), Some(Ok(()))) | (_, Some(Err(_))) => self.end.is_some(),
+        }
+    }
 }
 
 /// The main thread, watching the others.
@@ -241,31 +252,26 @@ impl Watch<'_> {
         }
     }
 
-    /// Waits until both directions have ended.
+    /// Waits until both directions have ended, or one has and the other does not say why.
     fn until_ended(&mut self) -> Result<(), Failure> {
-        while self.seen.end.is_none() || self.seen.written.is_none() {
-            if matches!(self.seen.produced, Some(Err(_))) {
-                return Ok(());
-            }
-            let half = self.seen.end.is_some() || matches!(self.seen.written, Some(Err(_)));
-            if half {
-                // What has ended is not coming back, but the other half may know more about it.
+        while !self.seen.is_complete() {
+            let seen = &self.seen;
+            if seen.end.is_some() || matches!(seen.written, Some(Err(_))) {
+                // What has ended does not come back, but the other half may know more about it.
                 match self.said.recv_timeout(LAST_WORDS_TIMEOUT) {
                     Ok(event) => self.seen.take(event),
                     Err(_) => return Ok(()),
                 }
-            } else if self.seen.written.is_some() {
+            } else if seen.written.is_some() {
                 self.hear_in_time("the connection did not end after the last message")?;
             } else {
                 // The writer keeps the time while there is something to write.
                 match self.said.recv() {
-                    Ok(event) => {
-                        self.seen.take(event);
-                        // The wait for the end begins with what was written last.
-                        self.shared.progress();
-                    }
+                    Ok(event) => self.seen.take(event),
                     Err(_) => return Ok(()),
                 }
+                // The wait for the end begins when this direction is closed.
+                self.shared.progress();
             }
         }
         Ok(())

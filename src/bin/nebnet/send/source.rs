@@ -2,7 +2,8 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, Read as _},
+    io::{self, BufRead as _, BufReader, Read},
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -11,7 +12,6 @@ use nebnet::frame::Frame;
 
 use super::{PAYLOAD_SIZE_MAX, Shared};
 use crate::{args::SendArgs, time};
-use std::sync::atomic::Ordering;
 
 /// Frames are handed to the writer in pieces of about this size.
 const PIECE_SIZE: usize = 64 << 10;
@@ -87,14 +87,14 @@ impl<'a> Source<'a> {
     }
 
     /// Each line without its newline; other bytes, a carriage return too, are part of it.
-    fn lines(&mut self, mut input: impl BufRead) -> Result<(), Stop> {
+    fn lines(&mut self, mut input: BufReader<impl Read>) -> Result<(), Stop> {
         let fail = |error| Stop::Failed(format!("cannot read standard input: {error}"));
         let line_max = u64::from(PAYLOAD_SIZE_MAX) + 1;
         let mut line = Vec::new();
         let mut number: u64 = 0;
         loop {
             // A line that is not there yet may be long in coming, so what is made goes out.
-            if !input.fill_buf().map_err(fail)?.contains(&b'\n') {
+            if !input.buffer().contains(&b'\n') {
                 self.flush()?;
             }
             line.clear();

@@ -1,0 +1,216 @@
+//! What `serve` does with messages, and where it listens.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+};
+
+use crate::harness::{Peer, Service, TempFile, failure, frame, run, wait_until};
+
+/// The vectors of docs/wire.md: plain, with checksum, with checksum and correlation.
+const VECTORS: [&[u8]; 3] = [
+    b"\x00\x00\x00\x06\x00\x07\x00\x01hi",
+    b"\x00\x00\x00\x0a\x00\x07\x01\x01hi\x83\xa4\xe4\x18",
+    b"\x00\x00\x00\x12\x00\x07\x03\x01\x01\x02\x03\x04\x05\x06\x07\x08hi\x90\xda\xe3\xbe",
+];
+
+#[track_caller]
+fn assert_echoes(peer: &mut Peer) {
+    let sent = VECTORS.concat();
+    peer.stream.write_all(&sent).unwrap();
+    let mut came = vec![0; sent.len()];
+    peer.stream.read_exact(&mut came).unwrap();
+    assert_eq!(came, sent);
+}
+
+#[test]
+fn echo_returns_type_correlation_payload_and_checksum() {
+    let service = Service::start(&["--echo"]);
+    assert_echoes(&mut service.connect());
+    let rest = service.stop();
+    assert_eq!(rest, "");
+}
+
+#[test]
+fn echo_works_with_inline_dispatch_and_small_bounds() {
+    let service = Service::start(&[
+        "--echo",
+        "--dispatch",
+        "inline",
+        "--outbox-bytes",
+        "64K",
+        "--outbox-messages",
+        "16",
+        "--memory-budget",
+        "32M",
+    ]);
+    assert_echoes(&mut service.connect());
+    let lines: String = (0..5000).map(|number| format!("line {number}\n")).collect();
+    let output = service.send(&["--type", "7", "--replies"], lines.as_bytes());
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(payloads(&output.stdout), lines);
+    service.stop();
+}
+
+/// What `cut -f5-` leaves of printed lines.
+fn payloads(printed: &[u8]) -> String {
+    let printed = std::str::from_utf8(printed).unwrap();
+    printed
+        .lines()
+        .map(|line| line.splitn(5, '\t').nth(4).unwrap().to_owned() + "\n")
+        .collect()
+}
+
+#[test]
+fn print_gives_a_text_file_back() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock");
+    let text = fs::read(path).unwrap();
+    let service = Service::start(&["--print"]);
+    let output = service.send(&["--type", "9"], &text);
+    assert!(output.status.success(), "{output:?}");
+    let printed = service.stop();
+    assert_eq!(payloads(printed.as_bytes()).as_bytes(), text);
+    assert!(
+        printed
+            .lines()
+            .all(|line| line.split('\t').nth(1) == Some("9"))
+    );
+}
+
+#[test]
+fn print_shows_a_message_while_its_sender_stays() {
+    let mut service = Service::start(&["--print", "--echo"]);
+    let mut peer = service.connect();
+    peer.send(7, b"hi");
+    let line = service.line();
+    assert!(line.ends_with("\t7\t2\ttext\thi"), "{line}");
+    peer.send(0xFEFF, b"a\tb");
+    let line = service.line();
+    assert!(line.ends_with("\t65279\t3\thex\t610962"), "{line}");
+    // Both subscribers get everything.
+    assert_eq!(peer.recv(), Some((7, 0, b"hi".to_vec())));
+    assert_eq!(peer.recv(), Some((0xFEFF, 0, b"a\tb".to_vec())));
+    service.stop();
+}
+
+#[test]
+fn without_echo_and_print_messages_are_counted_and_discarded() {
+    let service = Service::start(&[]);
+    let output = service.send(&["--type", "1", "--text", "x", "--count", "1000"], b"");
+    assert!(output.status.success(), "{output:?}");
+    service.signal(rustix::process::Signal::TERM);
+    let (code, stderr) = service.wait();
+    assert_eq!(code, Some(0));
+    assert!(stderr.contains("tap: 1000 messages discarded"), "{stderr}");
+}
+
+#[test]
+fn listeners_are_announced_in_the_order_of_their_options() {
+    let mut service =
+        Service::start_with(&["--listen", "[::1]:0", "--listen", "127.0.0.1:0", "--echo"]);
+    let first = service.addr;
+    let second = service.announced("listening on ");
+    assert!(first.is_ipv6() && second.is_ipv4());
+    assert_echoes(&mut Peer::connect(first));
+    assert_echoes(&mut Peer::connect(second));
+    service.stop();
+}
+
+#[test]
+fn a_port_in_use_is_one_clear_line() {
+    let service = Service::start(&[]);
+    let addr = service.addr.to_string();
+    let (code, line) = failure(&run(
+        &["serve", "--listen", &addr, "--log-level", "off"],
+        b"",
+    ));
+    assert_eq!(code, 1);
+    assert!(line.contains(&addr) && line.contains("in use"), "{line}");
+    let output = run(
+        &[
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--metrics",
+            &addr,
+            "--log-level",
+            "off",
+        ],
+        b"",
+    );
+    let (code, line) = failure(&output);
+    assert_eq!(code, 1);
+    assert!(line.contains(&addr) && line.contains("in use"), "{line}");
+    service.stop();
+}
+
+#[test]
+fn http_on_the_message_port_is_told_why_and_hurts_nobody() {
+    let service = Service::start(&["--echo"]);
+    let mut neighbour = service.connect();
+    assert_echoes(&mut neighbour);
+    let mut browser = service.connect();
+    browser
+        .stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
+    assert_eq!(browser.recv_bye(), 4);
+    assert_echoes(&mut neighbour);
+    service.stop();
+}
+
+#[test]
+fn a_peer_that_takes_no_echoes_does_not_stop_the_others() {
+    let service = Service::start(&["--echo", "--write-stall-timeout", "0", "--drain", "100ms"]);
+    let mut deaf = service.connect();
+    deaf.stream
+        .set_write_timeout(Some(std::time::Duration::from_millis(500)))
+        .unwrap();
+    let message = frame(1, 0, &[b'x'; 60_000]);
+    // Until the service reads no more.
+    while deaf.stream.write_all(&message).is_ok() {}
+    assert_echoes(&mut service.connect());
+    service.stop();
+}
+
+#[test]
+fn stats_show_a_line_a_second() {
+    let service = Service::start(&["--stats"]);
+    wait_until("two status lines", || {
+        service.stderr().matches("peers 0 | in ").count() >= 2
+    });
+    assert!(
+        !service.stderr().contains('\r'),
+        "no terminal, no carriage returns"
+    );
+    service.stop();
+}
+
+#[test]
+fn log_levels_choose_what_is_logged() {
+    for (level, expected) in [("debug", true), ("off", false)] {
+        let service = Service::start(&["--log-level", level, "--echo"]);
+        assert_echoes(&mut service.connect());
+        service.signal(rustix::process::Signal::TERM);
+        let (_, stderr) = service.wait();
+        assert_eq!(stderr.contains(" DEBUG "), expected, "{level}: {stderr}");
+        assert_eq!(stderr.contains(" INFO "), expected, "{level}: {stderr}");
+    }
+}
+
+#[test]
+fn the_configuration_file_is_used_and_flags_win() {
+    let file = TempFile::new("echo = true\nmax_payload = 10\nlisten = \"127.0.0.1:0\"\n");
+    let service = Service::start_with(&["--config", file.name(), "--max-payload", "20"]);
+    let mut peer = service.connect();
+    peer.send(1, &[0; 20]);
+    assert_eq!(peer.recv(), Some((1, 0, vec![0; 20])));
+    service.stop();
+
+    let service = Service::start_with(&["--config", file.name(), "--echo=false"]);
+    let mut peer = service.connect();
+    peer.send(1, &[0; 10]);
+    peer.send(1, &[0; 27]);
+    assert_eq!(peer.recv_bye(), 4, "no echo comes first");
+    service.stop();
+}
