@@ -54,6 +54,7 @@ impl Echo {
     /// A batch goes out whole or not at all; message by message, it can go as room appears.
     fn send_singly(&mut self, batch: &Batch, handle: &Handle) {
         let peer = batch.peer();
+        let full_before = self.full;
         let mut timeout = FULL_TIMEOUT;
         for message in batch {
             let mut answer = Outgoing::new(message.message_type(), message.payload())
@@ -70,10 +71,13 @@ impl Echo {
                     // The others of the batch are tried, but have had their wait.
                     timeout = Duration::ZERO;
                     self.full += 1;
-                    log::warn!("peer {peer}: an answer found no room and is lost");
                 }
                 Err(_) => self.undeliverable += 1,
             }
+        }
+        let full = self.full - full_before;
+        if full > 0 {
+            log::warn!("peer {peer}: {full} answers found no room and are lost");
         }
     }
 

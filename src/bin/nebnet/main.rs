@@ -13,6 +13,7 @@ mod http;
 mod logger;
 mod pages;
 mod print;
+mod prometheus;
 mod send;
 mod serve;
 mod settings;

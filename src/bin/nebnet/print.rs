@@ -7,12 +7,19 @@ use std::{
     fs::File,
     io::{self, BufWriter, ErrorKind, Write},
     os::fd::AsFd as _,
+    thread,
     time::Duration,
 };
 
+use crossbeam_channel::{Receiver, bounded};
 use nebnet::{Batch, Subscription, TryRecvError};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
 
 use crate::{
+    failure::Failure,
     text, time,
     worker::{Summary, WorkerError},
 };
@@ -29,6 +36,33 @@ pub(crate) fn run(messages: Subscription) -> Result<Summary, WorkerError> {
             "cannot write to standard output: {error}"
         ))),
     }
+}
+
+/// Yields once when nobody can read standard output any more, also while nothing is printed.
+pub(crate) fn watch_stdout() -> Result<Receiver<()>, Failure> {
+    let (sender, receiver) = bounded(1);
+    thread::Builder::new()
+        .name("nebnet-stdout".to_owned())
+        .spawn(move || {
+            let stdout = io::stdout();
+            // No event is asked for: a closed pipe is told in any case, and a file never closes.
+            let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+            let closed = loop {
+                match poll(&mut fds, None) {
+                    Err(Errno::INTR) => {}
+                    result => break result.is_ok(),
+                }
+            };
+            if closed {
+                let _ = sender.try_send(());
+            } else {
+                // What cannot be watched is found closed by the next line. Until then there is
+                // nothing to say, and dropping the sender would be taken for a word.
+                std::mem::forget(sender);
+            }
+        })
+        .map_err(|error| Failure::new(format!("cannot start a thread: {error}")))?;
+    Ok(receiver)
 }
 
 /// Standard output without the line buffer that the library puts in front of it.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use nebnet::{NetService, Overflow, SubscribeOptions, Subscription, Types};
 
 use crate::{
@@ -43,6 +43,11 @@ pub(crate) fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     logger::start(settings.log_level)?;
     // Before anything is started, so that no signal finds the default action in the middle of it.
     let signals = signals::watch()?;
+    let output_closed = if settings.print {
+        print::watch_stdout()?
+    } else {
+        never()
+    };
     let endpoint = settings.metrics.map(Endpoint::bind).transpose()?;
     let mut service = NetService::new(settings.config.clone())
         .map_err(|error| Failure::new(error.to_string()))?;
@@ -52,7 +57,7 @@ pub(crate) fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     }
     let (sender, endings) = bounded(WORKERS_MAX);
     // Before the start, so that no message comes too early for a subscriber.
-    let mut running = start_workers(&settings, &service, &sender)?;
+    let mut workers = start_workers(&settings, &service, &sender)?;
     service
         .start()
         .map_err(|error| Failure::new(error.to_string()))?;
@@ -61,20 +66,20 @@ pub(crate) fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     if let Some(endpoint) = endpoint {
         endpoint.start(&service.handle())?;
     }
-    let announced = announce(&service, metrics);
-    let cause = match announced {
+    let cause = match announce(&service, metrics) {
         // The reader of --print is gone before it read anything.
         Err(error) if settings.print && error.kind() == ErrorKind::BrokenPipe => Cause::Asked,
-        Err(error) => {
-            log::warn!("cannot write to standard output: {error}");
-            wait(&service, &signals, &endings, &mut running)
+        result => {
+            if let Err(error) = result {
+                log::warn!("cannot write to standard output: {error}");
+            }
+            wait(&service, &signals, &endings, &output_closed, &mut workers)
         }
-        Ok(()) => wait(&service, &signals, &endings, &mut running),
     };
-    stop(service, cause, settings.drain, &endings, running)
+    stop(service, cause, settings.drain, &endings, workers)
 }
 
-/// Subscribes what was asked for; returns how many workers run.
+/// Subscribes what was asked for.
 fn start_workers(
     settings: &Settings,
     service: &NetService,
@@ -153,10 +158,12 @@ fn wait(
     service: &NetService,
     signals: &Receiver<i32>,
     endings: &Receiver<Ending>,
+    output_closed: &Receiver<()>,
     workers: &mut Workers,
 ) -> Cause {
     select! {
         recv(signals) -> _ => Cause::Asked,
+        recv(output_closed) -> _ => Cause::Asked,
         recv(service.ended()) -> _ => Cause::Ended,
         recv(endings) -> ending => ending.map_or(Cause::Ended, |ending| workers.ended(ending)),
     }
@@ -178,8 +185,8 @@ fn stop(
     };
     let deadline = time::now() + drain + WORKER_TIMEOUT;
     let report = service.stop(drain);
-    let mut failed = match cause {
-        Cause::Worker(message) => Some(message),
+    let mut failed = match &cause {
+        Cause::Worker(message) => Some(message.clone()),
         Cause::Asked | Cause::Ended => None,
     };
     // The subscriptions have ended, so the workers only finish what they took. One that waits for
@@ -194,6 +201,9 @@ fn stop(
     }
     if let Some(failure) = service.failure().or_else(|| report.failure.clone()) {
         return Err(Failure::new(format!("the service failed: {failure}")));
+    }
+    if matches!(cause, Cause::Ended) {
+        return Err(Failure::new("the service ended without saying why"));
     }
     logger::lines(&report.to_string());
     for summary in &workers.summaries {

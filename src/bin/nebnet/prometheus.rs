@@ -1,0 +1,292 @@
+//! A snapshot in the text format of Prometheus, version 0.0.4.
+//!
+//! Every family has a HELP and a TYPE line, also when it has no sample yet; counters end in
+//! `_total`. Names and units do not change once they are here: dashboards are built on them.
+
+use std::{
+    fmt::{Display, Write as _},
+    time::Duration,
+};
+
+use nebnet::{ServiceState, Snapshot, SubscriberRow, Traffic, TypeTraffic};
+
+/// A snapshot in the Prometheus text format.
+pub(crate) fn render(snapshot: &Snapshot) -> String {
+    let mut out = Exposition {
+        text: String::new(),
+    };
+    let running = u64::from(matches!(snapshot.state, ServiceState::Running));
+    out.gauge("up", "1 while the service runs", running);
+    out.seconds(
+        "uptime_seconds",
+        "time since the service was made",
+        snapshot.uptime,
+    );
+    out.gauge("peers", "peers connected now", snapshot.peers);
+    out.counter("peers_accepted_total", "peers accepted", snapshot.accepted);
+    out.family("peers_closed_total", "counter", "peers closed, by reason");
+    for (reason, count) in &snapshot.closed {
+        out.sample("peers_closed_total", &[("reason", &reason.name())], *count);
+    }
+    out.traffic("inbound", "application messages received", snapshot.inbound);
+    out.traffic(
+        "outbound",
+        "application messages written",
+        snapshot.outbound,
+    );
+    out.traffic(
+        "outbound_accepted",
+        "messages accepted for sending",
+        snapshot.outbound_accepted,
+    );
+    out.traffic(
+        "outbound_dropped",
+        "messages accepted and lost",
+        snapshot.outbound_dropped,
+    );
+    let queued = snapshot.outbound_queued;
+    out.gauge(
+        "outbound_queued_messages",
+        "messages that wait to be written",
+        queued.messages,
+    );
+    out.gauge(
+        "outbound_queued_bytes",
+        "bytes that wait to be written",
+        queued.bytes,
+    );
+    out.types(snapshot);
+    out.counter(
+        "dispatched_total",
+        "messages handed to the subscribers",
+        snapshot.dispatched,
+    );
+    out.counter(
+        "matched_total",
+        "messages that a subscriber wanted",
+        snapshot.matched,
+    );
+    out.counter(
+        "unclaimed_total",
+        "messages that nobody wanted",
+        snapshot.unclaimed,
+    );
+    out.queue(snapshot);
+    out.subscribers(&snapshot.subscribers);
+    out.gauge(
+        "memory_used_bytes",
+        "bytes charged to the budget",
+        snapshot.memory_used,
+    );
+    out.gauge(
+        "memory_budget_bytes",
+        "most bytes that may be charged",
+        snapshot.memory_budget,
+    );
+    out.counter(
+        "accept_errors_total",
+        "accepts that failed",
+        snapshot.accept_errors,
+    );
+    out.counter(
+        "stale_events_total",
+        "events about peers long gone",
+        snapshot.stale_events,
+    );
+    out.counter(
+        "reads_paused_total",
+        "times that reading was paused",
+        snapshot.reads_paused,
+    );
+    out.text
+}
+
+struct Exposition {
+    text: String,
+}
+
+impl Exposition {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let text = &mut self.text;
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "# HELP nebnet_{name} {help}\n# TYPE nebnet_{name} {kind}"
+        );
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &dyn Display)], value: impl Display) {
+        let _ = write!(self.text, "nebnet_{name}");
+        for (index, (label, value)) in labels.iter().enumerate() {
+            let open = if index == 0 { '{' } else { ',' };
+            let _ = write!(
+                self.text,
+                "{open}{label}=\"{}\"",
+                escape_label(&value.to_string())
+            );
+        }
+        let _ = writeln!(
+            self.text,
+            "{} {value}",
+            if labels.is_empty() { "" } else { "}" }
+        );
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        self.family(name, "gauge", help);
+        self.sample(name, &[], value);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.family(name, "counter", help);
+        self.sample(name, &[], value);
+    }
+
+    fn seconds(&mut self, name: &str, help: &str, value: Duration) {
+        self.family(name, "gauge", help);
+        self.sample(name, &[], value.as_secs_f64());
+    }
+
+    fn traffic(&mut self, name: &str, what: &str, traffic: Traffic) {
+        self.counter(&format!("{name}_messages_total"), what, traffic.messages);
+        let help = format!("{what}, in bytes of whole frames");
+        self.counter(&format!("{name}_bytes_total"), &help, traffic.bytes);
+    }
+
+    fn types(&mut self, snapshot: &Snapshot) {
+        type Read = fn(&TypeTraffic) -> u64;
+        let families: [(&str, &str, Read); 4] = [
+            ("type_inbound_messages_total", "received", |row| {
+                row.inbound.messages
+            }),
+            ("type_inbound_bytes_total", "received bytes", |row| {
+                row.inbound.bytes
+            }),
+            ("type_outbound_messages_total", "written", |row| {
+                row.outbound.messages
+            }),
+            ("type_outbound_bytes_total", "written bytes", |row| {
+                row.outbound.bytes
+            }),
+        ];
+        for (name, what, read) in families {
+            self.family(name, "counter", &format!("{what}, by message type"));
+            for row in &snapshot.types {
+                match row.message_type {
+                    Some(message_type) => self.sample(name, &[("type", &message_type)], read(row)),
+                    None => self.sample(name, &[("type", &"other")], read(row)),
+                }
+            }
+        }
+    }
+
+    fn queue(&mut self, snapshot: &Snapshot) {
+        let queue = &snapshot.dispatch_queue;
+        for (name, help, value) in [
+            ("messages", "messages in the dispatch queue", queue.messages),
+            ("bytes", "bytes in the dispatch queue", queue.bytes),
+            (
+                "messages_max",
+                "most messages since the last second",
+                queue.messages_max,
+            ),
+            (
+                "bytes_max",
+                "most bytes since the last second",
+                queue.bytes_max,
+            ),
+            (
+                "messages_capacity",
+                "messages that it may hold",
+                queue.messages_capacity,
+            ),
+            (
+                "bytes_capacity",
+                "bytes that it may hold",
+                queue.bytes_capacity,
+            ),
+        ] {
+            self.gauge(&format!("dispatch_queue_{name}"), help, value);
+        }
+    }
+
+    fn subscribers(&mut self, rows: &[SubscriberRow]) {
+        type Read = fn(&SubscriberRow) -> u64;
+        let families: [(&str, &str, &str, Read); 7] = [
+            ("matched_total", "counter", "messages wanted", |row| {
+                row.matched
+            }),
+            ("taken_total", "counter", "messages taken", |row| row.taken),
+            (
+                "dropped_total",
+                "counter",
+                "messages lost to a full queue",
+                |row| row.dropped,
+            ),
+            (
+                "discarded_total",
+                "counter",
+                "messages left at the end",
+                |row| row.discarded,
+            ),
+            (
+                "queued_messages",
+                "gauge",
+                "messages that wait to be taken",
+                |row| row.queued,
+            ),
+            (
+                "queued_bytes",
+                "gauge",
+                "bytes that wait to be taken",
+                |row| row.queued_bytes,
+            ),
+            (
+                "parked_messages",
+                "gauge",
+                "messages that wait for room",
+                |row| row.parked,
+            ),
+        ];
+        for (name, kind, help, read) in families {
+            let name = format!("subscriber_{name}");
+            self.family(&name, kind, help);
+            for row in rows {
+                // Names may repeat, and one set of labels may not.
+                self.sample(
+                    &name,
+                    &[("subscriber", &row.name), ("id", &row.id)],
+                    read(row),
+                );
+            }
+        }
+    }
+}
+
+fn escape_label(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_have_the_form_that_scrapers_read() {
+        let mut out = Exposition {
+            text: String::new(),
+        };
+        out.counter("accepted_total", "peers accepted", 3);
+        out.sample("x", &[("a", &"q\"\\\n"), ("b", &7)], 1);
+        assert_eq!(
+            out.text,
+            "# HELP nebnet_accepted_total peers accepted\n\
+             # TYPE nebnet_accepted_total counter\n\
+             nebnet_accepted_total 3\n\
+             nebnet_x{a=\"q\\\"\\\\\\n\",b=\"7\"} 1\n"
+        );
+    }
+}
