@@ -44,6 +44,7 @@ fn message(payload: &[u8]) -> Raw {
 #[test]
 fn payloads_come_from_text_file_size_or_lines() {
     assert_eq!(received(&["--text", "hi"], b"unread"), [message(b"hi")]);
+    assert_eq!(received(&["--text", "--x"], b""), [message(b"--x")]);
     assert_eq!(
         received(&["--text", "", "--count", "2"], b""),
         vec![message(b""); 2]

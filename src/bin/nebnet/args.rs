@@ -29,7 +29,12 @@ pub(crate) enum Command {
     Check(CheckArgs),
 }
 
+/// What the values of options look like.
+const FORMS: &str = "DURATION: a whole number with ms, s, m or h; 0 = off. \
+    SIZE: bytes, or with K, M or G (powers of 1024).";
+
 #[derive(Debug, clap::Args)]
+#[command(after_help = FORMS)]
 pub(crate) struct ServeArgs {
     /// Read settings from a TOML file; flags win over it
     #[arg(long, value_name = "FILE")]
@@ -38,7 +43,7 @@ pub(crate) struct ServeArgs {
     pub(crate) options: ServeOptions,
 }
 
-/// The settings of `serve`. Durations: 3s, 500ms, 2m, 1h, 0 = off. Sizes: bytes or K, M, G.
+/// The settings of `serve`.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct ServeOptions {
     /// Address to listen on; may be given more than once; port 0 picks a free port
@@ -147,7 +152,7 @@ pub(crate) struct CheckArgs {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("payload").multiple(false))]
+#[command(group = clap::ArgGroup::new("payload").multiple(false), after_help = FORMS)]
 pub(crate) struct SendArgs {
     /// Service to send to: HOST:PORT
     #[arg(value_name = "ADDR")]
@@ -156,7 +161,7 @@ pub(crate) struct SendArgs {
     #[arg(long = "type", value_name = "N", value_parser = units::message_type)]
     pub(crate) message_type: MessageType,
     /// Send this text; without --text, --file and --size each line of standard input is a message
-    #[arg(long, value_name = "S", group = "payload")]
+    #[arg(long, value_name = "S", group = "payload", allow_hyphen_values = true)]
     pub(crate) text: Option<String>,
     /// Send the whole file as one message
     #[arg(long, value_name = "F", group = "payload")]

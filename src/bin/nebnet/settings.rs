@@ -17,6 +17,9 @@ use crate::{
 };
 
 const DRAIN_DEFAULT: Duration = Duration::from_secs(5);
+/// The library's defaults, for budgets that are smaller.
+const OUTBOX_BYTES_DEFAULT: usize = 4 << 20;
+const DISPATCH_BYTES_DEFAULT: usize = 64 << 20;
 
 /// What `serve` runs with.
 #[derive(Debug)]
@@ -191,12 +194,28 @@ fn config_of(options: &ServeOptions) -> Config {
         idle_timeout,
         write_stall_timeout
     );
-    set!(memory_budget, require_hello, network_id);
+    set!(require_hello, network_id);
+    if let Some(budget) = options.memory_budget {
+        config = within_budget(config, budget, options);
+    }
     match options.dispatch {
         Some(DispatchOn::Thread) => config.dispatch(Dispatch::Thread),
         Some(DispatchOn::Inline) => config.dispatch(Dispatch::Inline),
         None => config,
     }
+}
+
+/// Sets the budget. What was not given and has to lie within it is lowered with it: a budget below
+/// these defaults is no contradiction, since nobody asked for them.
+fn within_budget(config: Config, budget: usize, options: &ServeOptions) -> Config {
+    // The share that the dispatch queue has of the default budget.
+    let mut config = config.memory_budget(budget).dispatch_bytes(
+        (budget / 4).clamp(OUTBOX_BYTES_DEFAULT.min(budget), DISPATCH_BYTES_DEFAULT),
+    );
+    if options.outbox_bytes.is_none() {
+        config = config.outbox_bytes(OUTBOX_BYTES_DEFAULT.min(budget));
+    }
+    config
 }
 
 /// The settings that an error is about, the one to change first.
@@ -228,6 +247,23 @@ mod tests {
         );
         assert_eq!(settings.drain, Duration::from_secs(5));
         assert_eq!(settings.log_level, LevelFilter::Info);
+    }
+
+    #[test]
+    fn a_small_budget_needs_nothing_else() {
+        for budget in [1 << 20, 3 << 20, 32 << 20, 512 << 20] {
+            let flags = ServeOptions {
+                memory_budget: Some(budget),
+                ..ServeOptions::default()
+            };
+            assert!(resolve(flags, None).is_ok(), "{budget}");
+        }
+        let flags = ServeOptions {
+            memory_budget: Some(1 << 20),
+            outbox_bytes: Some(2 << 20),
+            ..ServeOptions::default()
+        };
+        assert_eq!(resolve(flags, None).unwrap_err().len(), 1);
     }
 
     #[test]
