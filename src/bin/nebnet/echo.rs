@@ -27,10 +27,12 @@ pub(crate) fn run(mut messages: Subscription, handle: &Handle) -> Result<Summary
     let mut echo = Echo::default();
     let mut answers = OutgoingBatch::new();
     while let Ok(batch) = messages.recv_batch() {
-        for message in &batch {
-            answers.push_reply(message, message.payload());
-        }
-        match handle.send_batch(batch.peer(), &mut answers) {
+        // What came as a message can go as one, so nothing is refused here.
+        let pushed = (&batch)
+            .into_iter()
+            .try_for_each(|message| answers.push_reply(message, message.payload()));
+        let sent = pushed.and_then(|()| handle.send_batch(batch.peer(), &mut answers));
+        match sent {
             Ok(()) => echo.echoed += batch.len() as u64,
             Err(SendError::Full) => echo.send_singly(&batch, handle),
             Err(error) => echo.lost(&batch, error),

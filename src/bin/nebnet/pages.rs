@@ -102,6 +102,8 @@ const fn state_name(state: ServiceState) -> &'static str {
         ServiceState::Stopping => "stopping",
         ServiceState::Stopped => "stopped",
         ServiceState::Failed => "failed",
+        // A later version of the library may know more.
+        _ => "unknown",
     }
 }
 
@@ -132,6 +134,7 @@ struct Peer {
     queued: Way,
     in_flight_bytes: u64,
     reading: bool,
+    closing: bool,
 }
 
 fn peer_row(row: &PeerRow) -> Peer {
@@ -145,6 +148,7 @@ fn peer_row(row: &PeerRow) -> Peer {
         queued: row.queued.into(),
         in_flight_bytes: row.in_flight_bytes,
         reading: row.reading,
+        closing: row.closing,
     }
 }
 
@@ -154,6 +158,7 @@ struct Closed {
     addr: String,
     reason: &'static str,
     bye_received: Option<u16>,
+    closed_at_seconds: f64,
     age_seconds: f64,
     inbound: Way,
     outbound: Way,
@@ -166,6 +171,7 @@ fn closed_row(row: &ClosedRow) -> Closed {
         addr: row.addr.to_string(),
         reason: row.reason.name(),
         bye_received: row.bye_received,
+        closed_at_seconds: row.closed_at.as_secs_f64(),
         age_seconds: row.age.as_secs_f64(),
         inbound: row.inbound.into(),
         outbound: row.outbound.into(),

@@ -28,12 +28,8 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
     for (reason, count) in &snapshot.closed {
         out.sample("peers_closed_total", &[("reason", &reason.name())], *count);
     }
-    out.traffic("inbound", "application messages received", snapshot.inbound);
-    out.traffic(
-        "outbound",
-        "application messages written",
-        snapshot.outbound,
-    );
+    out.traffic("inbound", "messages received", snapshot.inbound);
+    out.traffic("outbound", "messages written", snapshot.outbound);
     out.traffic(
         "outbound_accepted",
         "messages accepted for sending",
@@ -44,60 +40,67 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
         "messages accepted and lost",
         snapshot.outbound_dropped,
     );
-    let queued = snapshot.outbound_queued;
-    out.gauge(
-        "outbound_queued_messages",
-        "messages that wait to be written",
-        queued.messages,
-    );
-    out.gauge(
-        "outbound_queued_bytes",
-        "bytes that wait to be written",
-        queued.bytes,
-    );
     out.types(snapshot);
-    out.counter(
-        "dispatched_total",
-        "messages handed to the subscribers",
-        snapshot.dispatched,
-    );
-    out.counter(
-        "matched_total",
-        "messages that a subscriber wanted",
-        snapshot.matched,
-    );
-    out.counter(
-        "unclaimed_total",
-        "messages that nobody wanted",
-        snapshot.unclaimed,
-    );
     out.queue(snapshot);
     out.subscribers(&snapshot.subscribers);
-    out.gauge(
-        "memory_used_bytes",
-        "bytes charged to the budget",
-        snapshot.memory_used,
-    );
-    out.gauge(
-        "memory_budget_bytes",
-        "most bytes that may be charged",
-        snapshot.memory_budget,
-    );
-    out.counter(
-        "accept_errors_total",
-        "accepts that failed",
-        snapshot.accept_errors,
-    );
-    out.counter(
-        "stale_events_total",
-        "events about peers long gone",
-        snapshot.stale_events,
-    );
-    out.counter(
-        "reads_paused_total",
-        "times that reading was paused",
-        snapshot.reads_paused,
-    );
+    for (name, help, value) in [
+        (
+            "memory_used_bytes",
+            "bytes charged to the budget",
+            snapshot.memory_used,
+        ),
+        (
+            "memory_budget_bytes",
+            "most bytes that may be charged",
+            snapshot.memory_budget,
+        ),
+    ] {
+        out.gauge(name, help, value);
+    }
+    for (name, help, value) in [
+        (
+            "dispatched_total",
+            "messages through the fan-out",
+            snapshot.dispatched,
+        ),
+        (
+            "claimed_total",
+            "messages that a subscriber wanted",
+            snapshot.claimed,
+        ),
+        (
+            "unclaimed_total",
+            "messages that nobody wanted",
+            snapshot.unclaimed,
+        ),
+        (
+            "dispatch_full_total",
+            "times the dispatch queue was full",
+            snapshot.dispatch_full,
+        ),
+        (
+            "reads_paused_total",
+            "times reading a peer was paused",
+            snapshot.reads_paused,
+        ),
+        (
+            "partial_frames_total",
+            "frames cut off by a close",
+            snapshot.partial_frames,
+        ),
+        (
+            "accept_errors_total",
+            "accepts that failed",
+            snapshot.accept_errors,
+        ),
+        (
+            "stale_events_total",
+            "events about peers that were gone",
+            snapshot.stale_events,
+        ),
+    ] {
+        out.counter(name, help, value);
+    }
     out.text
 }
 

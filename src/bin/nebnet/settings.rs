@@ -19,6 +19,9 @@ use crate::{
 const DRAIN_DEFAULT: Duration = Duration::from_secs(5);
 /// The library's defaults, for budgets that are smaller.
 const OUTBOX_BYTES_DEFAULT: usize = 4 << 20;
+/// The kernel gives a connection up after this time too, so it must not come before a longer write
+/// stall, or instead of none.
+const TCP_USER_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 const DISPATCH_BYTES_DEFAULT: usize = 64 << 20;
 
 /// What `serve` runs with.
@@ -195,6 +198,13 @@ fn config_of(options: &ServeOptions) -> Config {
         write_stall_timeout
     );
     set!(require_hello, network_id);
+    if let Some(timeout) = options.write_stall_timeout {
+        config = config.tcp_user_timeout(if timeout.is_zero() {
+            timeout
+        } else {
+            timeout.max(TCP_USER_TIMEOUT_DEFAULT)
+        });
+    }
     if let Some(budget) = options.memory_budget {
         config = within_budget(config, budget, options);
     }

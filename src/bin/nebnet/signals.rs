@@ -24,10 +24,14 @@ pub(crate) fn watch() -> Result<Receiver<i32>, Failure> {
     thread::Builder::new()
         .name("nebnet-signals".to_owned())
         .spawn(move || {
+            let mut asked = false;
             for signal in signals.forever() {
-                if sender.try_send(signal).is_err() {
+                if asked {
                     process::exit(EXIT_AT_ONCE);
                 }
+                asked = true;
+                // The main thread looks at it as soon as the service has started.
+                let _ = sender.try_send(signal);
             }
         })
         .map_err(fail)?;
