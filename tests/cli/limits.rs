@@ -48,7 +48,8 @@ fn timeouts() {
         peer.stream.write_all(bytes).unwrap();
         assert_eq!(peer.recv_bye(), reason, "{flag}");
         let elapsed = start.elapsed();
-        assert!(elapsed >= Duration::from_millis(300), "{flag}: {elapsed:?}");
+        // The service counts in ticks of a millisecond, and may begin inside of one.
+        assert!(elapsed >= Duration::from_millis(299), "{flag}: {elapsed:?}");
         service.stop();
     }
 }
