@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use nebnet::{Batch, Handle, Outgoing, OutgoingBatch, SendError, Subscription};
 
-use crate::worker::{Summary, WorkerError};
+use crate::{
+    time,
+    worker::{Summary, WorkerError},
+};
 
 /// What a batch waits for room. Credit makes room before a message is read, so this passes only
 /// if the service's byte budget is used up; it bounds what one peer can take from the others.
@@ -17,10 +20,8 @@ const FULL_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 struct Echo {
     echoed: u64,
-    /// Answers that their peer did not stay for.
+    /// Answers whose peer had left, or had to.
     undeliverable: u64,
-    /// Answers that found no room although they waited.
-    full: u64,
 }
 
 pub(crate) fn run(mut messages: Subscription, handle: &Handle) -> Result<Summary, WorkerError> {
@@ -42,44 +43,41 @@ pub(crate) fn run(mut messages: Subscription, handle: &Handle) -> Result<Summary
     let Echo {
         echoed,
         undeliverable,
-        full,
     } = echo;
-    let summary = format!("{echoed} messages returned, {undeliverable} undeliverable");
-    if full > 0 {
-        Ok(format!("{summary}, {full} found no room"))
-    } else {
-        Ok(summary)
-    }
+    Ok(format!(
+        "{echoed} messages returned, {undeliverable} undeliverable"
+    ))
 }
 
 impl Echo {
     /// A batch goes out whole or not at all; message by message, it can go as room appears.
+    ///
+    /// An answer without room ends the connection: what the peer got so far is then complete up to
+    /// a point that it can see, while a gap in the middle would be a silent loss.
     fn send_singly(&mut self, batch: &Batch, handle: &Handle) {
         let peer = batch.peer();
-        let full_before = self.full;
-        let mut timeout = FULL_TIMEOUT;
-        for message in batch {
+        let deadline = time::now() + FULL_TIMEOUT;
+        for (index, message) in batch.iter().enumerate() {
             let mut answer = Outgoing::new(message.message_type(), message.payload())
                 .checksum(message.checksum());
             if let Some(correlation) = message.correlation() {
                 answer = answer.correlation(correlation);
             }
-            match handle
-                .send_timeout(peer, answer, timeout)
-                .map_err(|rejected| rejected.error)
-            {
+            let left = deadline.saturating_duration_since(time::now());
+            match handle.send_timeout(peer, answer, left) {
                 Ok(()) => self.echoed += 1,
-                Err(SendError::Full) => {
-                    // The others of the batch are tried, but have had their wait.
-                    timeout = Duration::ZERO;
-                    self.full += 1;
+                Err(rejected) => {
+                    let lost = batch.len() - index;
+                    self.undeliverable += lost as u64;
+                    let error = rejected.error;
+                    if error == SendError::Full && handle.close(peer) {
+                        log::warn!("peer {peer} is closed: no room for {lost} answers");
+                    } else {
+                        log::debug!("peer {peer}: {lost} answers undeliverable: {error}");
+                    }
+                    return;
                 }
-                Err(_) => self.undeliverable += 1,
             }
-        }
-        let full = self.full - full_before;
-        if full > 0 {
-            log::warn!("peer {peer}: {full} answers found no room and are lost");
         }
     }
 

@@ -23,6 +23,8 @@ const OUTBOX_BYTES_DEFAULT: usize = 4 << 20;
 /// stall, or instead of none.
 const TCP_USER_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 const DISPATCH_BYTES_DEFAULT: usize = 64 << 20;
+/// The least that a bound in bytes may be.
+const BLOCK_SIZE: usize = 64 << 10;
 
 /// What `serve` runs with.
 #[derive(Debug)]
@@ -217,15 +219,18 @@ fn config_of(options: &ServeOptions) -> Config {
 
 /// Sets the budget. What was not given and has to lie within it is lowered with it: a budget below
 /// these defaults is no contradiction, since nobody asked for them.
+///
+/// Both get at most a quarter, the share that the dispatch queue has by default, so that neither one
+/// peer nor the queue can use a small budget up alone.
 fn within_budget(config: Config, budget: usize, options: &ServeOptions) -> Config {
-    // The share that the dispatch queue has of the default budget.
-    let mut config = config.memory_budget(budget).dispatch_bytes(
-        (budget / 4).clamp(OUTBOX_BYTES_DEFAULT.min(budget), DISPATCH_BYTES_DEFAULT),
-    );
-    if options.outbox_bytes.is_none() {
-        config = config.outbox_bytes(OUTBOX_BYTES_DEFAULT.min(budget));
+    let quarter = (budget / 4).max(BLOCK_SIZE);
+    let config = config
+        .memory_budget(budget)
+        .dispatch_bytes(DISPATCH_BYTES_DEFAULT.min(quarter));
+    if options.outbox_bytes.is_some() {
+        return config;
     }
-    config
+    config.outbox_bytes(OUTBOX_BYTES_DEFAULT.min(quarter))
 }
 
 /// The settings that an error is about, the one to change first.
