@@ -52,6 +52,23 @@ fn echo_works_with_inline_dispatch_and_small_bounds() {
     service.stop();
 }
 
+/// An unfinished message of more than half the credit must not keep its peer from being read.
+#[test]
+fn echo_returns_messages_as_large_as_the_credit() {
+    for (args, size) in [
+        (&["--echo", "--outbox-bytes", "1M"], "1M"),
+        (&["--echo", "--max-payload", "8M"], "5M"),
+    ] {
+        let service = Service::start(args);
+        let send = ["--type", "7", "--size", size, "--count", "20", "--replies"];
+        let output = service.send(&[&send[..], &["--timeout", "5s"]].concat(), b"");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {stderr}");
+        assert_eq!(payloads(&output.stdout).lines().count(), 20);
+        service.stop();
+    }
+}
+
 /// What `cut -f5-` leaves of printed lines.
 fn payloads(printed: &[u8]) -> String {
     let printed = std::str::from_utf8(printed).unwrap();
