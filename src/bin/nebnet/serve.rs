@@ -89,17 +89,17 @@ fn start_workers(
     if settings.echo {
         let (messages, handle) = (subscribe(service, "echo")?, service.handle());
         worker::start("echo", endings, move || echo::run(messages, &handle))?;
-        workers.running += 1;
+        workers.running.push("echo");
     }
     if settings.print {
         let messages = subscribe(service, "print")?;
         worker::start("print", endings, move || print::run(messages))?;
-        workers.running += 1;
+        workers.running.push("print");
     }
-    if workers.running == 0 {
+    if workers.running.is_empty() {
         let messages = subscribe(service, "tap")?;
         worker::start("tap", endings, move || tap::run(messages))?;
-        workers.running += 1;
+        workers.running.push("tap");
     }
     Ok(workers)
 }
@@ -129,15 +129,15 @@ fn announce(service: &NetService, metrics: Option<std::net::SocketAddr>) -> io::
 /// The workers, and what those that ended had to say.
 #[derive(Debug, Default)]
 struct Workers {
-    running: usize,
+    running: Vec<&'static str>,
     summaries: Vec<String>,
 }
 
 impl Workers {
     /// Takes note of an ending; returns what it means for the service.
     fn ended(&mut self, ending: Ending) -> Cause {
-        self.running = self.running.saturating_sub(1);
         let name = ending.name;
+        self.running.retain(|running| *running != name);
         match ending.result {
             Ok(summary) => {
                 self.summaries.push(format!("{name}: {summary}"));
@@ -191,7 +191,7 @@ fn stop(
     };
     // The subscriptions have ended, so the workers only finish what they took. One that waits for
     // a standard output that nobody reads would never do so.
-    while workers.running > 0 {
+    while !workers.running.is_empty() {
         let Ok(ending) = endings.recv_deadline(deadline) else {
             break;
         };
@@ -209,11 +209,8 @@ fn stop(
     for summary in &workers.summaries {
         logger::lines(summary);
     }
-    if workers.running > 0 {
-        logger::lines(&format!(
-            "{} worker(s) did not finish in time",
-            workers.running
-        ));
+    for name in &workers.running {
+        logger::lines(&format!("{name}: did not finish in time"));
     }
     failed.map_or(Ok(()), |message| Err(Failure::new(message)))
 }

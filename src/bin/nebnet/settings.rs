@@ -220,8 +220,8 @@ fn config_of(options: &ServeOptions) -> Config {
 /// Sets the budget. What was not given and has to lie within it is lowered with it: a budget below
 /// these defaults is no contradiction, since nobody asked for them.
 ///
-/// Both get at most a quarter, the share that the dispatch queue has by default, so that neither one
-/// peer nor the queue can use a small budget up alone.
+/// Both get at most a quarter, the share that the dispatch queue has by default, so that neither
+/// one peer nor the queue can use a small budget up alone.
 fn within_budget(config: Config, budget: usize, options: &ServeOptions) -> Config {
     let quarter = (budget / 4).max(BLOCK_SIZE);
     let config = config

@@ -313,7 +313,11 @@ impl Watch<'_> {
             Some(How::Bye { code, text }) => {
                 let reason = CloseReason::from_wire_code(code);
                 let name = reason.map_or("unknown reason", CloseReason::name);
-                let said = format!("BYE {name} ({code}): {text}");
+                let mut said = format!("BYE {name} ({code})");
+                // Most services have nothing to add to the name.
+                if !text.is_empty() && text != name {
+                    said = format!("{said}: {text}");
+                }
                 // A service that stops, or closes what it is done with, is not in error.
                 let harmless =
                     matches!(reason, Some(CloseReason::Shutdown | CloseReason::AppClosed));
@@ -322,7 +326,7 @@ impl Watch<'_> {
                         "{addr} closed the connection: {said}"
                     )));
                 }
-                said
+                format!("said {said}")
             }
             Some(How::Eof) => "closed the connection".to_owned(),
             None => match &self.seen.written {
