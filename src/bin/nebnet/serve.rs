@@ -6,7 +6,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
-use nebnet::{NetService, Overflow, SubscribeOptions, Subscription, Types};
+use nebnet::{Handle, NetService, Overflow, SubscribeOptions, Subscription, Types};
 
 use crate::{
     args::ServeArgs,
@@ -57,7 +57,7 @@ pub(crate) fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     }
     let (sender, endings) = bounded(WORKERS_MAX);
     // Before the start, so that no message comes too early for a subscriber.
-    let mut workers = start_workers(&settings, &service, &sender)?;
+    let subscriptions = Subscriptions::new(&settings, &service)?;
     service
         .start()
         .map_err(|error| Failure::new(error.to_string()))?;
@@ -66,7 +66,10 @@ pub(crate) fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     if let Some(endpoint) = endpoint {
         endpoint.start(&service.handle())?;
     }
-    let cause = match announce(&service, metrics) {
+    let announced = announce(&service, metrics);
+    // After that, so that no printed message comes before the lines that scripts wait for.
+    let mut workers = subscriptions.start_workers(&service.handle(), &sender)?;
+    let cause = match announced {
         // The reader of --print is gone before it read anything.
         Err(error) if settings.print && error.kind() == ErrorKind::BrokenPipe => Cause::Asked,
         result => {
@@ -79,29 +82,43 @@ pub(crate) fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     stop(service, cause, settings.drain, &endings, workers)
 }
 
-/// Subscribes what was asked for.
-fn start_workers(
-    settings: &Settings,
-    service: &NetService,
-    endings: &Sender<Ending>,
-) -> Result<Workers, Failure> {
-    let mut workers = Workers::default();
-    if settings.echo {
-        let (messages, handle) = (subscribe(service, "echo")?, service.handle());
-        worker::start("echo", endings, move || echo::run(messages, &handle))?;
-        workers.running.push("echo");
+/// What takes the messages.
+#[derive(Debug)]
+struct Subscriptions {
+    echo: Option<Subscription>,
+    print: Option<Subscription>,
+    /// If nothing else does.
+    tap: Option<Subscription>,
+}
+
+impl Subscriptions {
+    fn new(settings: &Settings, service: &NetService) -> Result<Self, Failure> {
+        let tap = !settings.echo && !settings.print;
+        let some = |wanted: bool, name| wanted.then(|| subscribe(service, name)).transpose();
+        Ok(Self {
+            echo: some(settings.echo, "echo")?,
+            print: some(settings.print, "print")?,
+            tap: some(tap, "tap")?,
+        })
     }
-    if settings.print {
-        let messages = subscribe(service, "print")?;
-        worker::start("print", endings, move || print::run(messages))?;
-        workers.running.push("print");
+
+    fn start_workers(self, handle: &Handle, endings: &Sender<Ending>) -> Result<Workers, Failure> {
+        let mut workers = Workers::default();
+        if let Some(messages) = self.echo {
+            let handle = handle.clone();
+            worker::start("echo", endings, move || echo::run(messages, &handle))?;
+            workers.running.push("echo");
+        }
+        if let Some(messages) = self.print {
+            worker::start("print", endings, move || print::run(messages))?;
+            workers.running.push("print");
+        }
+        if let Some(messages) = self.tap {
+            worker::start("tap", endings, move || tap::run(messages))?;
+            workers.running.push("tap");
+        }
+        Ok(workers)
     }
-    if workers.running.is_empty() {
-        let messages = subscribe(service, "tap")?;
-        worker::start("tap", endings, move || tap::run(messages))?;
-        workers.running.push("tap");
-    }
-    Ok(workers)
 }
 
 /// Every message, and none dropped: what cannot be taken is not read from the peer that sends it.
