@@ -61,6 +61,15 @@ impl TrafficCounter {
         self.bytes.add(traffic.bytes);
     }
 
+    /// Takes away what was added before; for what waits.
+    pub(crate) fn sub(&self, traffic: Traffic) {
+        let before = self.get();
+        debug_assert!(before.messages >= traffic.messages && before.bytes >= traffic.bytes);
+        self.messages
+            .set(before.messages.saturating_sub(traffic.messages));
+        self.bytes.set(before.bytes.saturating_sub(traffic.bytes));
+    }
+
     pub(crate) fn set(&self, traffic: Traffic) {
         self.messages.set(traffic.messages);
         self.bytes.set(traffic.bytes);
@@ -181,6 +190,8 @@ pub(crate) struct Ledger {
     pub(crate) outbound_accepted: TrafficCounter,
     pub(crate) outbound_written: TrafficCounter,
     pub(crate) outbound_dropped: TrafficCounter,
+    /// Of what is accepted, what waits; the loop adds and takes away.
+    pub(crate) outbound_queued: TrafficCounter,
     /// Dispatched, matched by at least one subscriber, and matched by none: the dispatcher's.
     pub(crate) dispatched: Counter,
     pub(crate) claimed: Counter,
@@ -210,6 +221,7 @@ impl Ledger {
             outbound_accepted: TrafficCounter::default(),
             outbound_written: TrafficCounter::default(),
             outbound_dropped: TrafficCounter::default(),
+            outbound_queued: TrafficCounter::default(),
             dispatched: Counter::default(),
             claimed: Counter::default(),
             unclaimed: Counter::default(),
@@ -219,6 +231,12 @@ impl Ledger {
             dispatch_capacity,
             dispatch_max: TrafficCounter::default(),
         }
+    }
+
+    /// The loop has taken messages that were accepted for sending.
+    pub(crate) fn note_accepted(&self, traffic: Traffic) {
+        self.outbound_accepted.add(traffic);
+        self.outbound_queued.add(traffic);
     }
 
     /// The counters as they stand; exact when the service is quiet or stopped.
@@ -241,6 +259,7 @@ impl Ledger {
             outbound: written,
             outbound_accepted: accepted,
             outbound_dropped: dropped,
+            outbound_queued: self.outbound_queued.get(),
             dispatched: self.dispatched.get(),
             claimed: self.claimed.get(),
             unclaimed: self.unclaimed.get(),
@@ -499,7 +518,7 @@ pub struct SubscriberRow {
 /// Taken live, the counters are read one after the other while others count on; when the service
 /// is quiet or stopped, they balance: `inbound.messages = dispatched + dispatch_queue.messages`,
 /// `dispatched = claimed + unclaimed`, each subscriber's row, and
-/// `outbound_accepted = outbound + outbound_dropped` once nothing is queued.
+/// `outbound_accepted = outbound + outbound_dropped + outbound_queued`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
@@ -521,6 +540,8 @@ pub struct Snapshot {
     pub outbound_accepted: Traffic,
     /// Application messages accepted for sending that were lost with their connection.
     pub outbound_dropped: Traffic,
+    /// Application messages accepted for sending that wait to be written.
+    pub outbound_queued: Traffic,
     /// Messages that went through the fan-out.
     pub dispatched: u64,
     /// Dispatched messages that at least one subscriber's types matched.

@@ -5,7 +5,7 @@
 //! same cause and subject says how many there were. The table is bounded: causes and subjects beyond
 //! it share one entry.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, fmt, net::IpAddr};
 
 use crate::{
     clock::Tick,
@@ -34,42 +34,48 @@ struct Entry {
 }
 
 impl Quiet {
-    /// Whether to write a line now; if so, how many were left out since the last one.
+    /// Whether to write a line now; if so, a note for its end on how many were left out before it.
     pub(crate) fn allow(
         &mut self,
         now: Tick,
         cause: &'static str,
         subject: Subject,
-    ) -> Option<u64> {
+    ) -> Option<Suppressed> {
         let mut key = (cause, subject);
         if !self.entries.contains_key(&key) && self.entries.len() >= LOG_SUBJECTS_MAX {
-            self.entries.retain(|_, entry| {
-                entry.suppressed > 0 || now.saturating_sub(entry.logged) < LOG_INTERVAL_MS
-            });
+            // Those of the last interval stay: forgetting them would let them write again.
+            self.entries
+                .retain(|_, entry| now.saturating_sub(entry.logged) < LOG_INTERVAL_MS);
             if self.entries.len() >= LOG_SUBJECTS_MAX {
                 key = ("several causes", Subject::Others);
             }
         }
+        let fresh = Entry {
+            logged: now,
+            suppressed: 0,
+        };
         let Some(entry) = self.entries.get_mut(&key) else {
-            self.entries.insert(
-                key,
-                Entry {
-                    logged: now,
-                    suppressed: 0,
-                },
-            );
-            return Some(0);
+            self.entries.insert(key, fresh);
+            return Some(Suppressed(0));
         };
         if now.saturating_sub(entry.logged) < LOG_INTERVAL_MS {
             entry.suppressed += 1;
             return None;
         }
-        let suppressed = entry.suppressed;
-        *entry = Entry {
-            logged: now,
-            suppressed: 0,
-        };
-        Some(suppressed)
+        Some(Suppressed(std::mem::replace(entry, fresh).suppressed))
+    }
+}
+
+/// The end of a line that stands for others too; empty if it stands for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Suppressed(u64);
+
+impl fmt::Display for Suppressed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            count => write!(f, " ({count} more of these were not logged)"),
+        }
     }
 }
 
@@ -81,12 +87,15 @@ mod tests {
     fn one_line_per_cause_subject_and_interval() {
         let mut quiet = Quiet::default();
         let peer = Subject::Address([127, 0, 0, 1].into());
-        assert_eq!(quiet.allow(0, "a", peer), Some(0));
+        assert_eq!(quiet.allow(0, "a", peer), Some(Suppressed(0)));
         assert_eq!(quiet.allow(1, "a", peer), None);
-        assert_eq!(quiet.allow(1, "b", peer), Some(0));
+        assert_eq!(quiet.allow(1, "b", peer), Some(Suppressed(0)));
         assert_eq!(quiet.allow(LOG_INTERVAL_MS - 1, "a", peer), None);
-        assert_eq!(quiet.allow(LOG_INTERVAL_MS, "a", peer), Some(2));
-        assert_eq!(quiet.allow(LOG_INTERVAL_MS * 2, "a", peer), Some(0));
+        assert_eq!(quiet.allow(LOG_INTERVAL_MS, "a", peer), Some(Suppressed(2)));
+        assert_eq!(
+            quiet.allow(LOG_INTERVAL_MS * 2, "a", peer),
+            Some(Suppressed(0))
+        );
     }
 
     #[test]
@@ -98,7 +107,7 @@ mod tests {
         assert!(quiet.entries.len() <= LOG_SUBJECTS_MAX + 1);
         assert_eq!(
             quiet.allow(LOG_INTERVAL_MS, "full", Subject::Subscriber(9_999)),
-            Some(0)
+            Some(Suppressed(0))
         );
         assert!(quiet.entries.len() < 10);
     }

@@ -149,9 +149,13 @@ impl Registry {
         Ok(account)
     }
 
-    /// Removes a subscriber, and makes the fan-out let go of what it holds for it.
+    /// Removes a subscriber, and makes the fan-out let go of what it holds for it. Once the fan-out
+    /// has ended, its row stays, for the report of the stop.
     pub(crate) fn remove(&self, id: SubscriberId) {
         let mut list = self.lock();
+        if list.closed {
+            return;
+        }
         let removed = list.subscribers.iter().position(|one| one.account.id == id);
         let removed = removed.map(|position| list.subscribers.swap_remove(position));
         self.version.fetch_add(1, Ordering::Release);

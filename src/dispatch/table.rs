@@ -270,8 +270,7 @@ impl FanOut {
         if let Some(suppressed) = self.quiet.allow(now, "subscriber full", subject) {
             let (name, dropped) = (&account.name, account.dropped.get());
             log::warn!(
-                "subscriber {name:?} is full: {dropped} messages dropped so far \
-                 ({suppressed} warnings suppressed)"
+                "subscriber {name:?} is full: {dropped} messages dropped so far{suppressed}"
             );
         }
     }
@@ -316,7 +315,7 @@ impl FanOut {
             if let Some(suppressed) = self.quiet.allow(now, "subscriber holds all", subject) {
                 log::warn!(
                     "subscriber {:?} holds back all reading: what waits for it fills the dispatch \
-                     queue ({suppressed} warnings suppressed)",
+                     queue{suppressed}",
                     account.name
                 );
             }

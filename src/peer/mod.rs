@@ -546,7 +546,7 @@ impl Peer {
         let after = |since: Option<Tick>, limit: u64| {
             since
                 .filter(|_| limit > 0)
-                .map(|since| since.saturating_add(limit))
+                .map(|since| end_of(since, limit))
         };
         let stall = after(self.stalled_since, rules.write_stall_ms);
         let receiving = self.paused_since.is_none();
@@ -576,7 +576,7 @@ impl Peer {
     /// What the deadlines that passed ask for; `lag` as for [`next_deadline`](Self::next_deadline).
     pub(crate) fn judge(&self, now: Tick, rules: &Rules, lag: Tick) -> Option<Verdict> {
         let expired = |since: Option<Tick>, limit: u64, now: Tick| {
-            since.is_some_and(|since| limit > 0 && now >= since.saturating_add(limit))
+            since.is_some_and(|since| limit > 0 && now >= end_of(since, limit))
         };
         let passed = |since, limit| expired(since, limit, now.saturating_sub(lag));
         if expired(self.stalled_since, rules.write_stall_ms, now) {
@@ -648,6 +648,11 @@ impl Peer {
         }
         self.state = next;
     }
+}
+
+/// The first tick at which `limit` ticks have certainly passed: `since` was rounded down.
+fn end_of(since: Tick, limit: u64) -> Tick {
+    since.saturating_add(limit).saturating_add(1)
 }
 
 /// Judges the one frame that may come while HELLO is required.

@@ -126,6 +126,13 @@ impl Peers {
         }
     }
 
+    /// Whether nothing of the peer is in flight or queued but the frame that it has begun.
+    fn holds_one_frame(&mut self, id: PeerId) -> bool {
+        let (released, queued) = (self.slots.released(id), self.slots.queued(id));
+        let in_flight = self.seat(id).map(|seat| seat.peer.in_flight(released));
+        in_flight == Some(Traffic::default()) && queued == Traffic::default()
+    }
+
     /// What counts against the peer's credit.
     fn used(&mut self, id: PeerId) -> Traffic {
         let (released, mut used) = (self.slots.released(id), self.slots.queued(id));
@@ -170,7 +177,7 @@ impl Peers {
         };
         let over = match pause {
             Pause::Credit => {
-                let over = self.credit.is_half_free(self.used(id));
+                let over = self.credit.is_half_free(self.used(id)) || self.holds_one_frame(id);
                 // What is written since has moved the point at which to read again.
                 if !over {
                     self.watch_credit(id);
@@ -397,7 +404,7 @@ impl Peers {
         let Some(seat) = self.seat(id) else { return };
         let addr = seat.peer.addr;
         if let Some(suppressed) = self.quietly(now, fault.reason().name(), addr) {
-            log::warn!("peer {id} at {addr}: {fault} ({suppressed} warnings suppressed)");
+            log::warn!("peer {id} at {addr}: {fault}{suppressed}");
         }
         self.begin_close(now, id, fault.reason(), LINGER_MS);
     }
@@ -469,6 +476,7 @@ impl Peers {
             seat.peer.handle_write_blocked(now);
         }
         self.slots.ledger.outbound_written.add(written);
+        self.slots.ledger.outbound_queued.sub(written);
         if self.slots.add_written(id, written) && !self.slots.notify_room(id.index()) {
             self.again.push(Again::NotifyRoom(id.index()));
         }

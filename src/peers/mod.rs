@@ -36,7 +36,7 @@ use crate::{
     ledger::{ClosedRow, PeerRow, Traffic, TypeMap},
     limits::{CLOSED_ROWS_MAX, COMMANDS_PER_TURN, LINGER_MS, REFUSED_PEERS_MAX, TIMERS_PER_TURN},
     peer::{Peer, Rules, State, Verdict},
-    quiet::{Quiet, Subject},
+    quiet::{Quiet, Subject, Suppressed},
     slots::{OpenError, Slots},
     socket::Ready,
     wheel::Wheel,
@@ -270,7 +270,7 @@ impl Peers {
             return;
         };
         peer.taken.add(taken.traffic);
-        self.slots.ledger.outbound_accepted.add(taken.traffic);
+        self.slots.ledger.note_accepted(taken.traffic);
         peer.begin_drain(now, reason, drain_ms);
         seat.pause = Some(Pause::Closing);
         recharge_carry(&self.slots, seat);
@@ -305,8 +305,9 @@ impl Peers {
         lost.messages = peer.taken.messages - peer.outbound.messages;
         lost.bytes = peer.taken.bytes - peer.outbound.bytes;
         let ledger = &self.slots.ledger;
-        ledger.outbound_accepted.add(late);
+        ledger.note_accepted(late);
         ledger.outbound_dropped.add(lost);
+        ledger.outbound_queued.sub(lost);
         if !peer.carry.is_empty() {
             ledger.partial_frames.add(1);
         }
@@ -504,7 +505,7 @@ impl Peers {
                 return;
             };
             peer.taken.add(taken.traffic);
-            self.slots.ledger.outbound_accepted.add(taken.traffic);
+            self.slots.ledger.note_accepted(taken.traffic);
             if taken.close_asked {
                 self.begin_close(now, id, CloseReason::AppClosed, self.rules.drain_ms);
             }
@@ -688,7 +689,7 @@ impl Peers {
         });
         if let Some((bytes, id)) = held.max().filter(|(bytes, _)| *bytes > 0) {
             log::warn!("peer {id} is closed: the budget is used up and it holds {bytes} bytes");
-            self.leave(now, id, CloseReason::Budget, true);
+            self.begin_close(now, id, CloseReason::Budget, LINGER_MS);
         }
     }
 
@@ -807,7 +808,7 @@ impl Peers {
         }
     }
 
-    fn quietly(&mut self, now: Tick, cause: &'static str, addr: SocketAddr) -> Option<u64> {
+    fn quietly(&mut self, now: Tick, cause: &'static str, addr: SocketAddr) -> Option<Suppressed> {
         self.quiet.allow(now, cause, Subject::Address(addr.ip()))
     }
 }
