@@ -101,40 +101,40 @@ impl Decoder {
     /// the header and four comparisons. It stops at the first frame that is not whole, breaks a
     /// rule, or belongs to the protocol.
     pub(crate) fn scan(&self, bytes: &[u8]) -> Scan {
-        let mut scan = Scan::default();
-        let mut at = 0;
-        let mut first = None;
-        let mut others = 0;
+        let length_max = self.length_max.min(self.payload_size_max + LENGTH_MIN);
+        let first = Header::read_word(bytes).unwrap_or(0);
+        let (mut rest, mut frames, mut differing) = (bytes, 0_u32, 0);
         let end = loop {
-            let rest = &bytes[at..];
-            let Some(header) = Header::read(rest) else {
+            let Some(word) = Header::read_word(rest) else {
                 break match self.decode(rest) {
                     Err(error) => ScanEnd::Error(error),
                     Ok(_) => ScanEnd::Incomplete,
                 };
             };
-            let size = header.frame_size();
-            let plain = header.flags == 0
-                && header.version == VERSION
-                && header.length.wrapping_sub(LENGTH_MIN) <= self.payload_size_max
-                && header.length <= self.length_max
-                && !header.message_type.is_protocol();
-            if !(plain && size <= rest.len()) {
-                match self.decode(rest) {
+            let header = Header::of_word(word);
+            let in_range = header.length.wrapping_sub(LENGTH_MIN) <= length_max - LENGTH_MIN;
+            let behind = rest.get(header.frame_size()..);
+            rest = match behind {
+                Some(behind) if in_range && Header::is_plain(word) => behind,
+                Some(_) | None => match self.decode(rest) {
                     Err(error) => break ScanEnd::Error(error),
                     Ok(None) => break ScanEnd::Incomplete,
                     Ok(Some(_)) if header.message_type.is_protocol() => break ScanEnd::Protocol,
-                    Ok(Some(_)) => {}
-                }
-            }
-            others |= header.message_type.0 ^ first.get_or_insert(header.message_type).0;
-            scan.frames += 1;
-            at += size;
+                    Ok(Some((_, size))) => &rest[size..],
+                },
+            };
+            differing |= word ^ first;
+            // Cannot wrap: a frame has eight bytes, and no buffer has 32 GiB.
+            frames = frames.wrapping_add(1);
         };
-        scan.bytes = at;
-        scan.message_type = first.filter(|_| others == 0);
-        scan.end = end;
-        scan
+        let same_type = Header::of_word(differing).message_type == MessageType(0);
+        Scan {
+            frames,
+            bytes: bytes.len() - rest.len(),
+            message_type: Some(Header::of_word(first).message_type)
+                .filter(|_| frames > 0 && same_type),
+            end,
+        }
     }
 
     fn judge_length(&self, bytes: &[u8]) -> Result<(), FrameError> {

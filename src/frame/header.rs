@@ -34,21 +34,41 @@ pub(crate) struct Header {
 
 impl Header {
     /// The header at the start of `bytes`, if all of it is there.
-    ///
-    /// One load and shifts: this is the load that every walk over frames waits for.
+    #[inline]
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        Self::read_word(bytes).map(Self::of_word)
+    }
+
+    /// The same as one number: the load that every walk over frames waits for.
+    #[inline]
+    pub(crate) fn read_word(bytes: &[u8]) -> Option<u64> {
+        bytes.get(..HEADER_SIZE).map(NetworkEndian::read_u64)
+    }
+
     #[inline]
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the shifts take the word apart"
     )]
-    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
-        let word = NetworkEndian::read_u64(bytes.get(..HEADER_SIZE)?);
-        Some(Self {
+    pub(crate) const fn of_word(word: u64) -> Self {
+        Self {
             length: (word >> 32) as u32,
             message_type: MessageType((word >> 16) as u16),
             flags: (word >> 8) as u8,
             version: word as u8,
-        })
+        }
+    }
+
+    /// Whether the header is that of an application message of this version, without flags; the
+    /// length is not looked at.
+    #[inline]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the lower half is what is wanted"
+    )]
+    pub(crate) const fn is_plain(word: u64) -> bool {
+        let protocol = (MessageType::APPLICATION_MAX.0 as u32 + 1) << 16;
+        word as u16 == VERSION as u16 && (word as u32) < protocol
     }
 
     pub(crate) fn emit(self, out: &mut [u8; HEADER_SIZE]) {
