@@ -1,0 +1,82 @@
+//! An echo server on the fast path: batches in, batches out, nothing done per message but the copy.
+//!
+//! `recv_batch` borrows the messages where they were read. `send_batch` hands all answers over under
+//! one lock. `Overflow::Pause` makes it lossless: when this thread falls behind, the peers that sent
+//! to it are not read until it has caught up.
+
+use std::error::Error;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use nebnet::frame::{Decoder, Frame};
+use nebnet::{
+    Config, MessageType, NetService, OutgoingBatch, Overflow, SubscribeOptions, Subscription, Types,
+};
+
+const MESSAGES: u32 = 10_000;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut service = NetService::new(Config::default().listen("127.0.0.1:0".parse()?))?;
+    let options = SubscribeOptions::new(Types::all())
+        .name("echo")
+        .overflow(Overflow::Pause);
+    let requests = service.subscribe_with(options)?;
+    let handle = service.handle();
+    let echo = thread::Builder::new()
+        .name("echo".to_owned())
+        .spawn(move || run_echo(requests, &handle))?;
+    service.start()?;
+
+    let answers = ask(TcpStream::connect(service.local_addrs()[0])?)?;
+    let report = service.stop(Duration::from_secs(5));
+    println!("{answers} of {MESSAGES} messages came back");
+    println!("{report}");
+    assert_eq!((answers, report.drained), (MESSAGES, true));
+    let requests = echo.join().map_err(|_| "the echo thread panicked")?;
+    assert_eq!(requests.row().taken, u64::from(MESSAGES));
+    Ok(())
+}
+
+/// Runs until the service has stopped and everything was answered. The subscription is handed back,
+/// because dropping it would take its row out of the report.
+fn run_echo(mut requests: Subscription, handle: &nebnet::Handle) -> Subscription {
+    let mut answers = OutgoingBatch::new();
+    while let Ok(batch) = requests.recv_batch() {
+        let pushed = batch
+            .iter()
+            .try_for_each(|message| answers.push_reply(message, message.payload()));
+        let sent = pushed.and_then(|()| handle.send_batch(batch.peer(), &mut answers));
+        if let Err(error) = sent {
+            // All or none were taken. The peer may have left; its reading stops long before its
+            // outbox is full.
+            eprintln!(
+                "peer {}: {} answers lost: {error}",
+                batch.peer(),
+                answers.len()
+            );
+            answers.clear();
+        }
+    }
+    requests
+}
+
+/// The peer: sends everything, says that it is done, and counts what comes back.
+fn ask(mut stream: TcpStream) -> Result<u32, Box<dyn Error>> {
+    let mut bytes = Vec::new();
+    for number in 0..MESSAGES {
+        Frame::new(MessageType(7), &number.to_be_bytes()).encode(&mut bytes)?;
+    }
+    stream.write_all(&bytes)?;
+    stream.shutdown(Shutdown::Write)?;
+
+    bytes.clear();
+    stream.read_to_end(&mut bytes)?;
+    let mut answers = 0_u32;
+    for frame in Decoder::new(1 << 20).frames(&bytes) {
+        assert_eq!(frame?.payload, answers.to_be_bytes());
+        answers += 1;
+    }
+    Ok(answers)
+}

@@ -1,0 +1,27 @@
+//! The program of the README: one peer, one subscriber, one answer.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use nebnet::{Config, MessageType, NetService};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut service = NetService::new(Config::default().listen("127.0.0.1:0".parse()?))?;
+    let mut greetings = service.subscribe(MessageType(7))?;
+    service.start()?;
+
+    // A peer is whoever can write eight bytes and a payload.
+    let mut peer = TcpStream::connect(service.local_addrs()[0])?;
+    peer.write_all(b"\x00\x00\x00\x06\x00\x07\x00\x01hi")?;
+
+    let greeting = greetings.recv()?;
+    println!("{} said {:?}", greeting.peer(), greeting.payload());
+    service.reply(&greeting, "hello")?;
+
+    let mut answer = [0; 13];
+    peer.read_exact(&mut answer)?;
+    assert_eq!(&answer, b"\x00\x00\x00\x09\x00\x07\x00\x01hello");
+    println!("{}", service.stop(Duration::from_secs(5)));
+    Ok(())
+}

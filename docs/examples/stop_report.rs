@@ -1,0 +1,74 @@
+//! What a stop does with a peer that takes its answers and with one that does not, and how it says
+//! so.
+
+use std::error::Error;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
+
+use nebnet::{CloseReason, Config, MessageType, NetService, Outgoing, PeerId, Subscription};
+
+const HELLO: &[u8] = b"\x00\x00\x00\x06\x00\x07\x00\x01hi";
+const PAGE: MessageType = MessageType(8);
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut service = NetService::new(Config::default().listen("127.0.0.1:0".parse()?))?;
+    let mut greetings = service.subscribe(MessageType(7))?;
+    service.start()?;
+    let addr = service.local_addrs()[0];
+    let (reader, reading) = connect(addr, &mut greetings)?;
+    let (_stuck, stuck) = connect(addr, &mut greetings)?;
+
+    // One peer reads to the end, as peers do.
+    let reader = thread::Builder::new().spawn(move || count_bytes(reader))?;
+    // The other never reads. Its pages fill the buffers of the system, then its outbox.
+    let handle = service.handle();
+    let page = vec![0; 1 << 20];
+    let patience = Duration::from_millis(300);
+    let mut sent = 0;
+    let refused = loop {
+        match handle.send_timeout(stuck, Outgoing::new(PAGE, &page), patience) {
+            Ok(()) => sent += 1,
+            Err(rejected) => break rejected.error,
+        }
+    };
+    println!("{sent} pages accepted for the peer that does not read, then: {refused}");
+    service.send(reading, PAGE, &page)?;
+
+    let report = service.stop(Duration::from_millis(500));
+    println!("{report}");
+    assert_eq!((report.closed_orderly, report.closed_abortive), (1, 1));
+    let lost = report.lost.first().ok_or("one peer lost messages")?;
+    assert_eq!((lost.peer, lost.reason), (stuck, CloseReason::Shutdown));
+    let (accepted, dropped) = (
+        report.snapshot.outbound_accepted,
+        report.snapshot.outbound_dropped,
+    );
+    assert_eq!(
+        accepted.messages,
+        report.snapshot.outbound.messages + dropped.messages
+    );
+    assert_eq!(dropped.messages, lost.lost.messages);
+
+    let bytes = reader.join().map_err(|_| "the reader panicked")??;
+    println!("the peer that read got {bytes} bytes: its page, and the BYE behind it");
+    assert!(bytes > page.len() + 8);
+    Ok(())
+}
+
+/// A peer that says hello, and who it is to the service.
+fn connect(
+    addr: std::net::SocketAddr,
+    greetings: &mut Subscription,
+) -> Result<(TcpStream, PeerId), Box<dyn Error>> {
+    let mut stream = TcpStream::connect(addr)?;
+    stream.write_all(HELLO)?;
+    let peer = greetings.recv()?.peer();
+    Ok((stream, peer))
+}
+
+fn count_bytes(mut stream: TcpStream) -> std::io::Result<usize> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)
+}
