@@ -1,8 +1,86 @@
-//! A TCP message core for low-latency servers.
+//! A TCP message core for low-latency servers: typed messages from TCP peers into your threads, and
+//! every message accounted for.
 //!
-//! One thread owns every peer, parses length-prefixed frames and keeps the timers; a dispatcher
-//! thread fans the messages out, by their type, to the queues of subscribers, and waits for none of
-//! them. There is no async runtime.
+//! # Threads
+//!
+//! | thread | owns | waits in |
+//! |---|---|---|
+//! | `nebnet-loop` | sockets, peers, timers, outgoing bytes | `poll`, nothing else |
+//! | `nebnet-dispatch` | who subscribes to what | the dispatch queue |
+//! | yours | your subscriptions | your queues |
+//!
+//! There is no async runtime, no global state and no signal handler. [`Dispatch::Inline`] does
+//! without the second thread.
+//!
+//! # Path of a message
+//!
+//! A peer writes a frame: eight bytes and a payload (module [`frame`]). The loop reads as much as is
+//! there into one block, judges the headers, and hands the block to the dispatcher: one channel
+//! operation per read. The dispatcher offers it to the [`Subscription`]s of its message types, one
+//! `try_send` each. A subscriber takes a [`Batch`] and borrows the messages where they were read, or
+//! takes owned [`Message`]s one by one. When all have let go of the block, the peer may send more.
+//!
+//! Answers go through a [`Handle`] from any thread: [`reply`](Handle::reply), [`send`](Handle::send),
+//! or many at once with [`send_batch`](Handle::send_batch). None of them waits for the peer, and `Ok`
+//! means: written, or counted as lost with the reason.
+//!
+//! # What is full, and what then
+//!
+//! A subscriber that falls behind loses messages alone and is told how many ([`Batch::missed`]), or
+//! holds back the peers that sent them, as its [`Overflow`] says. A peer that does not take its
+//! answers is not read any more, and cut off after a while. A dispatcher that falls behind stops the
+//! reading; nothing is dropped for it. [`Snapshot`] and [`StopReport`] have the counters, and they
+//! add up.
+//!
+//! # Example
+//!
+//! ```
+//! use std::{
+//!     io::{Read, Write},
+//!     net::TcpStream,
+//!     time::Duration,
+//! };
+//!
+//! use nebnet::{Config, MessageType, NetService, Overflow, SubscribeOptions};
+//!
+//! let config = Config::default().listen("127.0.0.1:0".parse()?).max_peers(100);
+//! let mut service = NetService::new(config)?;
+//! // Subscribe, then start: then no message is missed.
+//! let options = SubscribeOptions::new(MessageType(7))
+//!     .name("greetings")
+//!     .overflow(Overflow::Pause);
+//! let mut greetings = service.subscribe_with(options)?;
+//! service.start()?;
+//!
+//! // A peer is whoever can write eight bytes and a payload: length, type, flags, version.
+//! let mut peer = TcpStream::connect(service.local_addrs()[0])?;
+//! peer.write_all(b"\0\0\0\x06\0\x07\0\x01hi")?;
+//!
+//! let batch = greetings.recv_batch()?;
+//! for greeting in &batch {
+//!     assert_eq!((greeting.peer(), greeting.payload()), (batch.peer(), &b"hi"[..]));
+//!     service.reply(greeting, "hello")?;
+//! }
+//! drop(batch);
+//!
+//! let mut answer = [0; 13];
+//! peer.read_exact(&mut answer)?;
+//! assert_eq!(&answer, b"\0\0\0\x09\0\x07\0\x01hello");
+//! drop(peer);
+//!
+//! let report = service.stop(Duration::from_secs(5));
+//! assert!(report.drained);
+//! let row = &report.snapshot.subscribers[0];
+//! assert_eq!((row.matched, row.taken, row.dropped), (1, 1, 0));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Where to read on
+//!
+//! [`NetService`] begins and ends everything, [`Config`] has the bounds, [`SubscribeOptions`] those of
+//! a subscriber, [`CloseReason`] the ways in which a connection ends. [`frame`] and [`wheel`], the
+//! parser and the timer wheel, can be used alone. The repository's `docs` folder has the architecture,
+//! every byte of the wire format, and the reasons for both; `docs/examples` has programs.
 
 // Ranks: a module imports only from lower ranks. `tests/tidy.rs` holds the table.
 
