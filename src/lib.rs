@@ -1,5 +1,5 @@
-//! A TCP message core for low-latency servers: typed messages from TCP peers into your threads, and
-//! every message accounted for.
+//! A TCP message core for low-latency servers: typed messages from TCP peers into your threads,
+//! and every message accounted for.
 //!
 //! # Threads
 //!
@@ -14,23 +14,24 @@
 //!
 //! # Path of a message
 //!
-//! A peer writes a frame: eight bytes and a payload (module [`frame`]). The loop reads as much as is
-//! there into one block, judges the headers, and hands the block to the dispatcher: one channel
+//! A peer writes a frame: eight bytes and a payload (module [`frame`]). The loop reads as much as
+//! is there into one block, judges the headers, and hands the block to the dispatcher: one channel
 //! operation per read. The dispatcher offers it to the [`Subscription`]s of its message types, one
-//! `try_send` each. A subscriber takes a [`Batch`] and borrows the messages where they were read, or
-//! takes owned [`Message`]s one by one. When all have let go of the block, the peer may send more.
+//! `try_send` each. A subscriber takes a [`Batch`] and borrows the messages where they were read,
+//! or takes owned [`Message`]s one by one. When all have let go of the block, the peer may send
+//! more.
 //!
-//! Answers go through a [`Handle`] from any thread: [`reply`](Handle::reply), [`send`](Handle::send),
-//! or many at once with [`send_batch`](Handle::send_batch). None of them waits for the peer, and `Ok`
-//! means: written, or counted as lost with the reason.
+//! Answers go through a [`Handle`] from any thread: [`reply`](Handle::reply),
+//! [`send`](Handle::send), or many at once with [`send_batch`](Handle::send_batch). None of them
+//! waits for the peer, and `Ok` means: written, or counted as lost with the reason.
 //!
 //! # What is full, and what then
 //!
-//! A subscriber that falls behind loses messages alone and is told how many ([`Batch::missed`]), or
-//! holds back the peers that sent them, as its [`Overflow`] says. A peer that does not take its
-//! answers is not read any more, and cut off after a while. A dispatcher that falls behind stops the
-//! reading; nothing is dropped for it. [`Snapshot`] and [`StopReport`] have the counters, and they
-//! add up.
+//! A subscriber that falls behind loses messages alone and is told how many ([`Batch::missed`]),
+//! or holds back the peers that sent them, as its [`Overflow`] says. A peer that does not take its
+//! answers is not read any more, and cut off after a while. A dispatcher that falls behind stops
+//! the reading; nothing is dropped for it. [`Snapshot`] and [`StopReport`] have the counters, and
+//! they add up.
 //!
 //! # Example
 //!
@@ -77,10 +78,11 @@
 //!
 //! # Where to read on
 //!
-//! [`NetService`] begins and ends everything, [`Config`] has the bounds, [`SubscribeOptions`] those of
-//! a subscriber, [`CloseReason`] the ways in which a connection ends. [`frame`] and [`wheel`], the
-//! parser and the timer wheel, can be used alone. The repository's `docs` folder has the architecture,
-//! every byte of the wire format, and the reasons for both; `docs/examples` has programs.
+//! [`NetService`] begins and ends everything, [`Config`] has the bounds, [`SubscribeOptions`]
+//! those of a subscriber, [`CloseReason`] the ways in which a connection ends. [`frame`] and
+//! [`wheel`], the parser and the timer wheel, can be used alone. The repository's `docs` folder
+//! has the architecture, every byte of the wire format, and the reasons for both; `docs/examples`
+//! has programs.
 
 // Ranks: a module imports only from lower ranks. `tests/tidy.rs` holds the table.
 

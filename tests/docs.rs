@@ -95,7 +95,9 @@ fn every_frame_of_the_wire_document_is_one() {
     let text = read("docs/wire.md");
     let mut frames = 0;
     for line in text.lines() {
-        let session = line.strip_prefix("> ").or(line.strip_prefix("< "));
+        let session = ["> ", "< "]
+            .into_iter()
+            .find_map(|prefix| line.strip_prefix(prefix));
         let vector = line
             .strip_prefix("| ")
             .and_then(|row| row.split('`').nth_back(1));

@@ -1,8 +1,9 @@
-//! An echo server on the fast path: batches in, batches out, nothing done per message but the copy.
+//! An echo server on the fast path: batches in, batches out, nothing done per message but the
+//! copy.
 //!
-//! `recv_batch` borrows the messages where they were read. `send_batch` hands all answers over under
-//! one lock. `Overflow::Pause` makes it lossless: when this thread falls behind, the peers that sent
-//! to it are not read until it has caught up.
+//! `recv_batch` borrows the messages where they were read. `send_batch` hands all answers over
+//! under one lock. `Overflow::Pause` makes it lossless: when this thread falls behind, the peers
+//! that sent to it are not read until it has caught up.
 
 use std::error::Error;
 use std::io::{Read, Write};

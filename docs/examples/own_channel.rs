@@ -1,7 +1,8 @@
 //! A channel of the embedder's that serves two types, beside other channels in one `select!`.
 //!
 //! Each message costs a channel operation here, where a `Subscription` costs one per read. In
-//! exchange the thread waits for messages, for its own work and for the end of the service at once.
+//! exchange the thread waits for messages, for its own work and for the end of the service at
+//! once.
 
 use std::error::Error;
 use std::io::Write;
