@@ -40,8 +40,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Runs until the service has stopped and everything was answered. The subscription is handed back,
-/// because dropping it would take its row out of the report.
+/// Runs until the service has stopped and everything was answered. The subscription is handed back
+/// for its counters.
 fn run_echo(mut requests: Subscription, handle: &nebnet::Handle) -> Subscription {
     let mut answers = OutgoingBatch::new();
     while let Ok(batch) = requests.recv_batch() {

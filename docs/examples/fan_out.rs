@@ -65,8 +65,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Takes until the service has stopped. The subscription is handed back, because dropping it would
-/// take its row out of the report.
+/// Takes until the service has stopped. The subscription is handed back for its counters.
 fn take_all(mut subscription: Subscription) -> Subscription {
     let mut count = 0;
     while let Ok(batch) = subscription.recv_batch() {
