@@ -271,6 +271,9 @@ impl Peers {
         };
         peer.taken.add(taken.traffic);
         self.slots.ledger.note_accepted(taken.traffic);
+        if !peer.carry.is_empty() {
+            self.slots.ledger.partial_frames.add(1);
+        }
         peer.begin_drain(now, reason, drain_ms);
         seat.pause = Some(Pause::Closing);
         recharge_carry(&self.slots, seat);
