@@ -16,8 +16,8 @@ use std::{
 };
 
 use nebnet::{
-    CloseReason, ClosedRow, Config, MessageType, NetService, PeerId, SendError, Snapshot,
-    StopReport, Subscription, Types,
+    CloseReason, ClosedRow, Config, MessageType, NetService, OutgoingBatch, Overflow, PeerId,
+    SendError, Snapshot, StopReport, SubscribeOptions, Subscription, Types,
     frame::{Bye, Decoder, Frame},
 };
 
@@ -42,15 +42,15 @@ pub fn start_tap(config: Config) -> (NetService, Subscription) {
 /// The thread panics if an answer finds no room: the credit is there so that this cannot be.
 pub fn start_echo(config: Config) -> (NetService, JoinHandle<u64>) {
     let mut service = NetService::new(config).unwrap();
-    let options = nebnet::SubscribeOptions::new(nebnet::Types::all())
+    let options = SubscribeOptions::new(Types::all())
         .name("echo")
-        .overflow(nebnet::Overflow::Pause);
+        .overflow(Overflow::Pause);
     let mut requests = service.subscribe_with(options).unwrap();
     let handle = service.handle();
     let echo = std::thread::Builder::new()
         .name("echo".to_owned())
         .spawn(move || {
-            let mut answers = nebnet::OutgoingBatch::new();
+            let mut answers = OutgoingBatch::new();
             let mut count = 0;
             while let Ok(batch) = requests.recv_batch() {
                 for message in &batch {
