@@ -7,10 +7,17 @@
 
 mod util;
 
-use std::time::{Duration, Instant};
+use std::{
+    net::Shutdown,
+    time::{Duration, Instant},
+};
 
-use nebnet::{MessageType, NetService, Overflow, SubscribeOptions, Types, frame::Frame};
-use util::{Client, PATIENCE, config, start_tap, stop_tap};
+use nebnet::{
+    CloseReason, Dispatch, MessageType, NetService, Overflow, SubscribeOptions, Types, frame::Frame,
+};
+use util::{
+    Client, End, PATIENCE, assert_balanced, closed_for, config, start_tap, stop_tap, wait_until,
+};
 
 /// A read that the turn's budget cut short was taken for one that had emptied the socket, and the
 /// rest was read only when still more came.
@@ -76,4 +83,38 @@ fn a_frame_cut_off_by_our_close_is_counted() {
     client.expect_bye(13);
     let report = stop_tap(service, tap);
     assert_eq!(report.snapshot.partial_frames, 1);
+}
+
+/// A stop waited until its deadline for a half-closed peer whose messages a subscriber keeps.
+#[test]
+fn a_stop_does_not_wait_for_a_half_closed_peer_whose_messages_nobody_releases() {
+    let (mut service, tap) = start_tap(config());
+    let mut client = Client::connect(service.local_addrs()[0]);
+    client.send_message(7, b"kept");
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    wait_until("it is in the queue", || tap.row().queued == 1);
+    let report = service.stop(PATIENCE);
+    assert!(report.elapsed < PATIENCE / 3, "{report}");
+    assert_eq!((report.closed_orderly, report.closed_abortive), (1, 0));
+    client.expect_end(End::Fin);
+    stop_tap(service, tap);
+}
+
+/// A panic in the metrics callback of an inline service left its connections uncounted.
+#[test]
+fn connections_that_a_callback_ends_are_counted() {
+    let mut service = NetService::new(config().dispatch(Dispatch::Inline)).unwrap();
+    service.on_metrics(|_| panic!("the callback's own fault"));
+    service.start().unwrap();
+    let mut client = Client::connect(service.local_addrs()[0]);
+    client.ping(b"");
+    assert!(
+        service
+            .ended()
+            .recv_timeout(PATIENCE)
+            .is_err_and(|end| end.is_disconnected())
+    );
+    let report = service.stop(PATIENCE);
+    assert_eq!(closed_for(&report.snapshot, CloseReason::Internal), 1);
+    assert_balanced(&report.snapshot);
 }
