@@ -118,3 +118,25 @@ fn connections_that_a_callback_ends_are_counted() {
     assert_eq!(closed_for(&report.snapshot, CloseReason::Internal), 1);
     assert_balanced(&report.snapshot);
 }
+
+/// A question to a service that does not run waited five seconds for its answer.
+#[test]
+fn a_service_that_does_not_run_answers_at_once() {
+    let started = Instant::now();
+    let mut service = NetService::new(config()).unwrap();
+    let handle = service.handle();
+    assert!(handle.peers().is_empty() && handle.closed().is_empty());
+    service.start().unwrap();
+    let mut client = Client::connect(service.local_addrs()[0]);
+    client.ping(b"");
+    assert_eq!(handle.peers().len(), 1);
+    drop(client);
+    let report = service.stop(PATIENCE);
+    assert_balanced(&report.snapshot);
+    assert!(handle.peers().is_empty() && handle.closed().is_empty());
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        started.elapsed()
+    );
+}
