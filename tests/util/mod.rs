@@ -219,6 +219,12 @@ impl Client {
         assert_eq!(self.leftover(), 0, "the last frame was cut off");
     }
 
+    /// Expects nothing but the end, in whichever way.
+    #[track_caller]
+    pub fn expect_end_of_any_kind(&mut self) {
+        assert_eq!(self.receive(), None);
+    }
+
     /// How the connection ended, once [`receive`](Self::receive) has given `None`.
     pub fn end(&self) -> Option<End> {
         self.end
