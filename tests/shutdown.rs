@@ -142,6 +142,7 @@ fn a_peer_that_never_reads_is_cut_off_at_the_deadline_and_named() {
         let elapsed = started.elapsed();
         assert!(elapsed >= deadline && elapsed < PATIENCE / 2, "{elapsed:?}");
         assert!(report.joined && !report.drained, "{report}");
+        good.join().unwrap();
         assert_eq!(
             (report.closed_orderly, report.closed_abortive),
             (1, 1),
