@@ -5,7 +5,8 @@
 #![allow(
     missing_docs,
     clippy::disallowed_methods,
-    reason = "tests wait by the clock"
+    clippy::unwrap_used,
+    reason = "tests wait by the clock, and end where something is wrong"
 )]
 
 mod util;

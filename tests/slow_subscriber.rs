@@ -2,7 +2,8 @@
 #![allow(
     missing_docs,
     clippy::disallowed_methods,
-    reason = "tests wait by the clock"
+    clippy::unwrap_used,
+    reason = "tests wait by the clock, and end where something is wrong"
 )]
 
 mod util;
@@ -231,11 +232,9 @@ fn pause_holds_back_only_the_peers_that_sent_to_the_full_subscriber() {
             assert_eq!(self::number(message.payload()), number);
         }
         good.ping(b"still served");
-        assert!(
-            service.snapshot().dispatch_queue.bytes < 1 << 20,
-            "{:?}",
-            service.snapshot()
-        );
+        // Until the loop had seen that it is held back, its credit was the bound.
+        let queue = service.snapshot().dispatch_queue;
+        assert!(queue.bytes < 5 << 20, "{queue:?}");
         for expected in 0..20_000 {
             assert_eq!(
                 number(full.recv_timeout(PATIENCE).unwrap().payload()),

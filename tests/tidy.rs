@@ -2,7 +2,11 @@
 //!
 //! Reads the sources with the standard library alone. Comments and literals are blanked first, and
 //! what is `cfg(test)` is left out where a rule is about the library itself.
-#![allow(missing_docs, reason = "tests have no readers but their authors")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "tests end where something is wrong"
+)]
 
 use std::{
     collections::HashMap,
