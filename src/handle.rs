@@ -16,7 +16,7 @@ use crate::{
     error::{SendError, ServiceFailure, SubscribeError},
     frame::Frame,
     id::{MessageType, PeerId},
-    ledger::{ClosedRow, Ledger, PeerRow, Snapshot},
+    ledger::{ClosedRow, Ledger, PeerRow, ServiceState, Snapshot},
     limits::{PAYLOAD_COPIED_MAX, PAYLOAD_SIZE_MAX_CEILING},
     slots::{OutFrame, OutFrames, Slots},
 };
@@ -287,6 +287,11 @@ impl Handle {
     }
 
     fn ask<T>(&self, question: impl FnOnce(Sender<Vec<T>>) -> Command) -> Vec<T> {
+        match self.shared.ledger.state.get() {
+            ServiceState::Running | ServiceState::Stopping => {}
+            // Nobody would answer.
+            ServiceState::New | ServiceState::Stopped | ServiceState::Failed => return Vec::new(),
+        }
         let (sender, receiver) = bounded(1);
         if self.shared.commands.try_send(question(sender)).is_err() {
             return Vec::new();

@@ -88,31 +88,32 @@
 
 // 0
 mod clock;
-mod error;
 mod id;
 mod limits;
 // 1
+mod error;
+// 2
 mod doorbell;
 pub mod frame;
 mod ledger;
 mod quiet;
 pub mod wheel;
-// 2
+// 3
 mod config;
 mod slots;
 mod socket;
-// 3
+// 4
 mod block;
 mod outbox;
-// 4
+// 5
 mod dispatch;
 mod peer;
-// 5
+// 6
 mod handle;
 mod peers;
-// 6
-mod node;
 // 7
+mod node;
+// 8
 mod service;
 
 pub use block::{Message, MessageRef};

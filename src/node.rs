@@ -11,6 +11,7 @@
 use std::{
     fmt, io,
     io::IoSlice,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -20,7 +21,7 @@ use crossbeam_channel::Receiver;
 use crate::{
     block::BlockRef,
     clock::{Clock, Now, Tick, ticks_of_timeout},
-    dispatch::{DispatchQueue, FanOut, OnTick, Poke, PushError, QueueBounds},
+    dispatch::{DispatchQueue, FanOut, OnTick, Poke, PushError, QueueBounds, panic_message},
     error::{CloseReason, ServiceFailure},
     handle::Command,
     id::PeerId,
@@ -482,7 +483,10 @@ impl<N: Net> Node<N> {
             if self.poke.take() {
                 fan_out.pump();
                 if self.poke.take_tick() {
-                    on_tick();
+                    // Caught here, where the connections can still be closed and counted.
+                    if let Err(panic) = catch_unwind(AssertUnwindSafe(on_tick)) {
+                        self.fail(panic_message(&*panic));
+                    }
                 }
             }
         }

@@ -401,13 +401,20 @@ impl Peer {
 
     /// The service stops: reads nothing more, and waits until everything delivered is answered.
     pub(crate) fn begin_stop(&mut self, now: Tick, deadline: Tick, released: u64) {
-        debug_assert!(self.state.takes_input(), "stop in state {:?}", self.state);
+        let reason = match self.state {
+            State::HalfClosed { reason, .. } => reason,
+            State::Open
+            | State::Stopping { .. }
+            | State::Draining { .. }
+            | State::Lingering { .. } => CloseReason::Shutdown,
+        };
         self.carry = Vec::new();
         self.frame_since = None;
         self.first_frame_since = None;
         self.set_state(
             now,
             State::Stopping {
+                reason,
                 progress: (now, released),
                 deadline,
             },
@@ -513,6 +520,7 @@ impl Peer {
                     .map(|_| reason)
             }
             State::Stopping {
+                reason,
                 progress: (since, before),
                 deadline,
             } => {
@@ -521,10 +529,17 @@ impl Peer {
                 } else {
                     (since, before)
                 };
-                self.set_state(now, State::Stopping { progress, deadline });
+                self.set_state(
+                    now,
+                    State::Stopping {
+                        reason,
+                        progress,
+                        deadline,
+                    },
+                );
                 // A subscriber that lets nothing go for a while will not answer any more.
                 let waited = now - progress.0 >= HALF_CLOSE_GRACE_MS;
-                (!queued && (!in_flight || waited)).then_some(CloseReason::Shutdown)
+                (!queued && (!in_flight || waited)).then_some(reason)
             }
             State::Open | State::Draining { .. } | State::Lingering { .. } => None,
         }
@@ -561,7 +576,9 @@ impl Peer {
             State::HalfClosed { quiet_since, .. } => {
                 [after(quiet_since, HALF_CLOSE_GRACE_MS), None, None]
             }
-            State::Stopping { progress, deadline } => [
+            State::Stopping {
+                progress, deadline, ..
+            } => [
                 after(Some(progress.0), HALF_CLOSE_GRACE_MS),
                 Some(deadline),
                 None,

@@ -7,8 +7,8 @@ use crate::{clock::Tick, error::CloseReason};
 /// ```text
 ///            FIN or BYE of the peer
 ///   Open ------------------------------> HalfClosed
-///    | \                                     | quiet for 250 ms
-///    |  \  the service stops                 v
+///    | \                                   / | quiet for 250 ms
+///    |  \  the service stops  +-----------+  v
 ///    |   +------------> Stopping ------> Draining -------> Lingering ------> closed
 ///    |                           quiet   ^   |   BYE, FIN      |  FIN, 500 ms, 64 KiB
 ///    +-----------------------------------+   |                 |
@@ -33,6 +33,8 @@ pub(crate) enum State {
     },
     /// The service stops: nothing is read, but answers to what was delivered still go out.
     Stopping {
+        /// The stop, or what had half-closed the connection before.
+        reason: CloseReason,
         /// When a subscriber last released something, and the sum of bytes released then.
         progress: (Tick, u64),
         /// When the stop has waited long enough.
@@ -74,7 +76,10 @@ impl State {
     pub(crate) fn may_become(self, next: Self) -> bool {
         match (self, next) {
             (Self::Open, _) => true,
-            (Self::HalfClosed { .. }, Self::HalfClosed { .. } | Self::Draining { .. }) => true,
+            (
+                Self::HalfClosed { .. },
+                Self::HalfClosed { .. } | Self::Stopping { .. } | Self::Draining { .. },
+            ) => true,
             (Self::Stopping { .. }, Self::Stopping { .. } | Self::Draining { .. }) => true,
             (Self::Draining { .. }, Self::Draining { .. } | Self::Lingering { .. }) => true,
             (Self::Lingering { .. }, Self::Lingering { .. }) => true,

@@ -271,6 +271,9 @@ impl Peers {
         };
         peer.taken.add(taken.traffic);
         self.slots.ledger.note_accepted(taken.traffic);
+        if !peer.carry.is_empty() {
+            self.slots.ledger.partial_frames.add(1);
+        }
         peer.begin_drain(now, reason, drain_ms);
         seat.pause = Some(Pause::Closing);
         recharge_carry(&self.slots, seat);
@@ -709,8 +712,11 @@ impl Peers {
             let released = self.slots.released(id);
             let slots = Arc::clone(&self.slots);
             let Some(seat) = self.seat(id) else { continue };
-            if !seat.peer.state().takes_input() {
-                continue;
+            match seat.peer.state() {
+                State::Open | State::HalfClosed { .. } => {}
+                State::Stopping { .. } | State::Draining { .. } | State::Lingering { .. } => {
+                    continue;
+                }
             }
             if !seat.peer.carry.is_empty() {
                 slots.ledger.partial_frames.add(1);
@@ -829,8 +835,8 @@ fn closing_reason(peer: &Peer) -> CloseReason {
     match peer.state() {
         State::Draining { reason, .. }
         | State::Lingering { reason, .. }
+        | State::Stopping { reason, .. }
         | State::HalfClosed { reason, .. } => reason,
-        State::Stopping { .. } => CloseReason::Shutdown,
         State::Open => CloseReason::Internal,
     }
 }

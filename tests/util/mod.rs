@@ -9,13 +9,15 @@
 )]
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use nebnet::{
-    Config, MessageType, NetService, Snapshot,
+    CloseReason, ClosedRow, Config, MessageType, NetService, OutgoingBatch, Overflow, PeerId,
+    SendError, Snapshot, StopReport, SubscribeOptions, Subscription, Types,
     frame::{Bye, Decoder, Frame},
 };
 
@@ -27,26 +29,38 @@ pub fn config() -> Config {
     Config::default().listen("127.0.0.1:0".parse().unwrap())
 }
 
-/// A service that echoes everything, losslessly, on a thread of its own.
-pub fn start_echo(config: Config) -> (NetService, std::thread::JoinHandle<u64>) {
+/// A service with a tap: a subscriber of everything.
+pub fn start_tap(config: Config) -> (NetService, Subscription) {
     let mut service = NetService::new(config).unwrap();
-    let options = nebnet::SubscribeOptions::new(nebnet::Types::all())
+    let tap = service.subscribe(Types::all()).unwrap();
+    service.start().unwrap();
+    (service, tap)
+}
+
+/// A service that echoes everything, losslessly, on a thread of its own.
+///
+/// The thread panics if an answer finds no room: the credit is there so that this cannot be.
+pub fn start_echo(config: Config) -> (NetService, JoinHandle<u64>) {
+    let mut service = NetService::new(config).unwrap();
+    let options = SubscribeOptions::new(Types::all())
         .name("echo")
-        .overflow(nebnet::Overflow::Pause);
+        .overflow(Overflow::Pause);
     let mut requests = service.subscribe_with(options).unwrap();
     let handle = service.handle();
     let echo = std::thread::Builder::new()
         .name("echo".to_owned())
         .spawn(move || {
-            let mut answers = nebnet::OutgoingBatch::new();
+            let mut answers = OutgoingBatch::new();
             let mut count = 0;
             while let Ok(batch) = requests.recv_batch() {
                 for message in &batch {
                     answers.push_reply(message, message.payload()).unwrap();
                     count += 1;
                 }
-                if handle.send_batch(batch.peer(), &mut answers).is_err() {
-                    answers.clear();
+                match handle.send_batch(batch.peer(), &mut answers) {
+                    Ok(()) => {}
+                    Err(SendError::NotConnected | SendError::Closing) => answers.clear(),
+                    Err(error) => panic!("an answer for {} was refused: {error}", batch.peer()),
                 }
             }
             count
@@ -58,7 +72,19 @@ pub fn start_echo(config: Config) -> (NetService, std::thread::JoinHandle<u64>) 
 /// A peer.
 pub struct Client {
     pub stream: TcpStream,
+    /// What was received and not yet looked at begins at `start`.
     buffer: Vec<u8>,
+    start: usize,
+    end: Option<End>,
+}
+
+/// How a connection ended, as its peer sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By a FIN: everything that was sent has arrived.
+    Fin,
+    /// By a RST: something may be lost.
+    Reset,
 }
 
 /// A frame that came back.
@@ -73,13 +99,55 @@ pub struct Answer {
 impl Client {
     #[track_caller]
     pub fn connect(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).unwrap();
+        Self::of(TcpStream::connect(addr).unwrap())
+    }
+
+    /// Connects with a small receive buffer, so that the kernel holds little of what is not read.
+    #[track_caller]
+    pub fn connect_small(addr: SocketAddr) -> Self {
+        use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        sockopt::set_socket_recv_buffer_size(&socket, 16 << 10).unwrap();
+        connect(&socket, &addr).unwrap();
+        Self::of(socket.into())
+    }
+
+    /// Connects from a loopback address other than 127.0.0.1.
+    #[track_caller]
+    pub fn connect_from(local: &str, addr: SocketAddr) -> Self {
+        use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&socket, &SocketAddr::new(local.parse().unwrap(), 0)).unwrap();
+        connect(&socket, &addr).unwrap();
+        Self::of(socket.into())
+    }
+
+    fn of(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         Self {
             stream,
             buffer: Vec::new(),
+            start: 0,
+            end: None,
+        }
+    }
+
+    /// Closes by a RST.
+    pub fn reset(self) {
+        rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO)).unwrap();
+    }
+
+    /// Writes bytes to a service that may close meanwhile. False if it did.
+    pub fn try_write(&mut self, bytes: &[u8]) -> bool {
+        match self.stream.write_all(bytes) {
+            Ok(()) => true,
+            Err(error) => {
+                let closed = [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset];
+                assert!(closed.contains(&error.kind()), "write failed: {error}");
+                false
+            }
         }
     }
 
@@ -93,26 +161,34 @@ impl Client {
         self.send(&Frame::new(MessageType(message_type), payload));
     }
 
-    /// The next frame, or `None` at the end of the stream, in order or by a reset.
+    /// The next frame, or `None` at the end of the stream; [`end`](Self::end) tells which end.
     #[track_caller]
     pub fn receive(&mut self) -> Option<Answer> {
         loop {
-            let decoded = Decoder::new(u32::MAX).decode(&self.buffer).unwrap();
-            if let Some((frame, size)) = decoded {
+            let bytes = &self.buffer[self.start..];
+            if let Some((frame, size)) = Decoder::new(u32::MAX).decode(bytes).unwrap() {
                 let answer = Answer {
                     message_type: frame.message_type,
                     correlation: frame.correlation,
                     checksum: frame.checksum,
                     payload: frame.payload.to_vec(),
                 };
-                self.buffer.drain(..size);
+                self.start += size;
                 return Some(answer);
             }
+            self.buffer.drain(..self.start);
+            self.start = 0;
             let mut bytes = [0; 64 << 10];
             match self.stream.read(&mut bytes) {
-                Ok(0) => return None,
+                Ok(0) => {
+                    self.end = Some(End::Fin);
+                    return None;
+                }
                 Ok(count) => self.buffer.extend_from_slice(&bytes[..count]),
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => {
+                    self.end = Some(End::Reset);
+                    return None;
+                }
                 Err(error) => panic!("no answer: {error}"),
             }
         }
@@ -126,20 +202,54 @@ impl Client {
         assert_eq!(answer.payload, payload);
     }
 
-    /// Expects a BYE with this code, and then the end.
+    /// Expects a BYE with this code, and then a FIN.
     #[track_caller]
     pub fn expect_bye(&mut self, code: u16) {
         let answer = self.receive().expect("a BYE");
-        assert_eq!(answer.message_type, MessageType(0xFF02), "{answer:?}");
+        assert_eq!(answer.message_type, BYE, "{answer:?}");
         assert_eq!(Bye::parse(&answer.payload).unwrap().code, code);
+        self.expect_end(End::Fin);
+    }
+
+    /// Expects nothing but the end.
+    #[track_caller]
+    pub fn expect_end(&mut self, end: End) {
         assert_eq!(self.receive(), None);
+        assert_eq!(self.end, Some(end));
+        assert_eq!(self.leftover(), 0, "the last frame was cut off");
+    }
+
+    /// Expects nothing but the end, in whichever way.
+    #[track_caller]
+    pub fn expect_end_of_any_kind(&mut self) {
+        assert_eq!(self.receive(), None);
+    }
+
+    /// How the connection ended, once [`receive`](Self::receive) has given `None`.
+    pub fn end(&self) -> Option<End> {
+        self.end
+    }
+
+    /// Sends a PING and expects its PONG: the loop serves this peer.
+    #[track_caller]
+    pub fn ping(&mut self, payload: &[u8]) {
+        self.send(&Frame::new(PING, payload));
+        let answer = self.receive().expect("a PONG");
+        assert_eq!((answer.message_type, &*answer.payload), (PONG, payload));
     }
 
     /// Bytes of a partial frame that are left, after the end.
     pub fn leftover(&self) -> usize {
-        self.buffer.len()
+        self.buffer.len() - self.start
     }
 }
+
+/// The protocol's own types.
+pub const HELLO: MessageType = MessageType(0xFF00);
+pub const OK: MessageType = MessageType(0xFF01);
+pub const BYE: MessageType = MessageType(0xFF02);
+pub const PING: MessageType = MessageType(0xFF03);
+pub const PONG: MessageType = MessageType(0xFF04);
 
 pub fn encoded(frame: &Frame<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -154,6 +264,88 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
         std::thread::yield_now();
+    }
+}
+
+/// How many connections closed for a reason.
+pub fn closed_for(snapshot: &Snapshot, reason: CloseReason) -> u64 {
+    let rows = snapshot.closed.iter();
+    rows.filter(|(name, _)| *name == reason)
+        .map(|(_, count)| count)
+        .sum()
+}
+
+/// Waits until so many connections closed for a reason.
+#[track_caller]
+pub fn wait_for_closed(service: &NetService, reason: CloseReason, count: u64) {
+    let what = format!("{count} closed for {reason}");
+    wait_until(&what, || closed_for(&service.snapshot(), reason) >= count);
+    assert_eq!(closed_for(&service.snapshot(), reason), count);
+}
+
+/// Waits until one connection is listed as closed, and gives its row.
+#[track_caller]
+pub fn wait_for_row(service: &NetService, peer: PeerId) -> ClosedRow {
+    let handle = service.handle();
+    let mut found = None;
+    wait_until("the row of a closed connection", || {
+        found = handle.closed().into_iter().find(|row| row.peer == peer);
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+/// The only connection that there is, once it is there.
+#[track_caller]
+pub fn only_peer(service: &NetService) -> PeerId {
+    let handle = service.handle();
+    wait_until("one peer", || service.snapshot().peers == 1);
+    handle.peers()[0].peer
+}
+
+/// Stops, and holds the sums against each other.
+#[track_caller]
+pub fn stop(service: &mut NetService) -> StopReport {
+    let report = service.stop(Duration::from_secs(10));
+    assert!(report.joined, "{report}");
+    assert_balanced(&report.snapshot);
+    report
+}
+
+/// Stops a service that echoes.
+#[track_caller]
+pub fn stop_echo(mut service: NetService, echo: JoinHandle<u64>) -> StopReport {
+    let report = stop(&mut service);
+    echo.join().expect("no answer was refused");
+    assert_eq!(service.snapshot().memory_used, 0, "every byte came back");
+    report
+}
+
+/// Stops a service with a tap.
+#[track_caller]
+pub fn stop_tap(mut service: NetService, tap: Subscription) -> StopReport {
+    let report = stop(&mut service);
+    drop(tap);
+    assert_eq!(service.snapshot().memory_used, 0, "every byte came back");
+    report
+}
+
+/// Numbers that look random, the same in every run.
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        // Marsaglia's xorshift64; the state must not be zero.
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % bound as u64).unwrap()
     }
 }
 

@@ -1,0 +1,143 @@
+//! One test per defect that was found, named for it.
+#![allow(
+    missing_docs,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests wait by the clock, and end where something is wrong"
+)]
+
+mod util;
+
+use std::{
+    net::Shutdown,
+    time::{Duration, Instant},
+};
+
+use nebnet::{
+    CloseReason, Dispatch, MessageType, NetService, Overflow, SubscribeOptions, Types, frame::Frame,
+};
+use util::{
+    Client, End, PATIENCE, assert_balanced, closed_for, config, start_tap, stop_tap, wait_until,
+};
+
+/// A read that the turn's budget cut short was taken for one that had emptied the socket, and the
+/// rest was read only when still more came.
+#[test]
+fn a_burst_above_the_read_budget_is_read_to_its_end() {
+    for size in [4, 5, 61, 1021] {
+        let mut service = NetService::new(config()).unwrap();
+        let options = SubscribeOptions::new(Types::all()).overflow(Overflow::Pause);
+        let mut tap = service.subscribe_with(options).unwrap();
+        service.start().unwrap();
+        let mut client = Client::connect(service.local_addrs()[0]);
+        let payload = vec![b'b'; size];
+        let mut bytes = Vec::new();
+        let mut sent = 0;
+        while bytes.len() < 2 << 20 {
+            Frame::new(MessageType(7), &payload)
+                .encode(&mut bytes)
+                .unwrap();
+            sent += 1;
+        }
+        assert!(client.try_write(&bytes));
+        // The client now says nothing more, and does not close.
+        let mut received = 0;
+        while received < sent {
+            received += tap
+                .recv_batch_timeout(PATIENCE)
+                .expect("the rest of the burst")
+                .len();
+        }
+        drop(client);
+        stop_tap(service, tap);
+    }
+}
+
+/// Times begin at the last whole millisecond, so a deadline counted from there came up to one
+/// early.
+#[test]
+fn a_deadline_is_never_early() {
+    let timeout = Duration::from_millis(20);
+    let (service, tap) = start_tap(config().frame_timeout(timeout));
+    for _ in 0..50 {
+        let mut client = Client::connect(service.local_addrs()[0]);
+        client.ping(b"");
+        let started = Instant::now();
+        assert!(client.try_write(b"\0"));
+        client.expect_bye(13);
+        assert!(
+            started.elapsed() >= timeout,
+            "after {:?}",
+            started.elapsed()
+        );
+    }
+    stop_tap(service, tap);
+}
+
+/// A frame that a timeout or a close cut off was not counted among the partial ones.
+#[test]
+fn a_frame_cut_off_by_our_close_is_counted() {
+    let (service, mut tap) = start_tap(config().frame_timeout(Duration::from_millis(20)));
+    let mut client = Client::connect(service.local_addrs()[0]);
+    assert!(client.try_write(b"\0\0\0\x06\0\x07\0\x01hi\0\0\0\x06"));
+    assert_eq!(tap.recv_timeout(PATIENCE).unwrap().payload(), b"hi");
+    client.expect_bye(13);
+    let report = stop_tap(service, tap);
+    assert_eq!(report.snapshot.partial_frames, 1);
+}
+
+/// A stop waited until its deadline for a half-closed peer whose messages a subscriber keeps.
+#[test]
+fn a_stop_does_not_wait_for_a_half_closed_peer_whose_messages_nobody_releases() {
+    let (mut service, tap) = start_tap(config());
+    let mut client = Client::connect(service.local_addrs()[0]);
+    client.send_message(7, b"kept");
+    client.stream.shutdown(Shutdown::Write).unwrap();
+    wait_until("it is in the queue", || tap.row().queued == 1);
+    let report = service.stop(PATIENCE);
+    assert!(report.elapsed < PATIENCE / 3, "{report}");
+    assert_eq!((report.closed_orderly, report.closed_abortive), (1, 0));
+    client.expect_end(End::Fin);
+    stop_tap(service, tap);
+}
+
+/// A panic in the metrics callback of an inline service left its connections uncounted.
+#[test]
+fn connections_that_a_callback_ends_are_counted() {
+    let mut service = NetService::new(config().dispatch(Dispatch::Inline)).unwrap();
+    service.on_metrics(|_| panic!("the callback's own fault"));
+    service.start().unwrap();
+    let mut client = Client::connect(service.local_addrs()[0]);
+    client.ping(b"");
+    assert!(
+        service
+            .ended()
+            .recv_timeout(PATIENCE)
+            .is_err_and(|end| end.is_disconnected())
+    );
+    let report = service.stop(PATIENCE);
+    assert_eq!(closed_for(&report.snapshot, CloseReason::Internal), 1);
+    assert_balanced(&report.snapshot);
+}
+
+/// A question to a service that does not run waited five seconds for its answer.
+#[test]
+fn a_service_that_does_not_run_answers_at_once() {
+    let started = Instant::now();
+    let mut service = NetService::new(config()).unwrap();
+    let handle = service.handle();
+    assert!(handle.peers().is_empty() && handle.closed().is_empty());
+    service.start().unwrap();
+    let mut client = Client::connect(service.local_addrs()[0]);
+    client.ping(b"");
+    assert_eq!(handle.peers().len(), 1);
+    drop(client);
+    let report = service.stop(PATIENCE);
+    assert_balanced(&report.snapshot);
+    assert!(handle.peers().is_empty() && handle.closed().is_empty());
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        started.elapsed()
+    );
+}
