@@ -34,7 +34,7 @@ use crate::{
     clock::Clock,
     doorbell::Doorbell,
     error::SendError,
-    frame::{Frame, encode_around, encode_whole},
+    frame::{Frame, Header, encode_around, encode_whole},
     id::{MessageType, PeerId},
     ledger::{Ledger, Traffic},
     limits::{BLOCK_SIZE, BUDGET_LEASE_BYTES, FRAME_OVERHEAD_MAX, PAYLOAD_COPIED_MAX},
@@ -209,6 +209,12 @@ impl Segment {
             mixed: true,
             ..Self::default()
         }
+    }
+
+    /// Whether it begins with a frame of the protocol, which then is all there is in it. To be asked
+    /// only where a frame begins.
+    pub(crate) fn is_control(&self) -> bool {
+        Header::read(self.data.as_slice()).is_some_and(|header| header.message_type.is_protocol())
     }
 
     /// Counts a frame that ends here.
