@@ -34,6 +34,8 @@ mod peers;
 mod node;
 // 7
 mod service;
+#[cfg(test)]
+mod tests;
 
 pub use block::{Message, MessageRef};
 pub use config::{Config, Dispatch};

@@ -548,6 +548,28 @@ impl<N: Net> Node<N> {
     }
 }
 
+/// What the simulator looks at.
+#[cfg(test)]
+impl<N: Net> Node<N> {
+    pub(crate) fn has_ended(&self) -> bool {
+        self.phase == Phase::Ended
+    }
+
+    /// Messages parsed and not yet given to the dispatcher.
+    pub(crate) fn waiting_messages(&self) -> u64 {
+        let head = self.waiting.as_ref().map(BlockRef::head);
+        head.map_or(0, |head| u64::from(head.frames))
+    }
+
+    pub(crate) fn peers(&mut self) -> &mut Peers {
+        &mut self.peers
+    }
+
+    pub(crate) fn finish(self) -> LoopEnd {
+        self.end()
+    }
+}
+
 impl Sink {
     fn bounds(&self) -> &QueueBounds {
         match self {
