@@ -411,8 +411,13 @@ impl Peers {
 
     /// Gives a buffer back that brought nothing.
     fn put_back(&mut self, id: PeerId, buffer: ReadBuffer) {
-        match (buffer.kind, self.seat(id)) {
-            (BufferKind::Carry, Some(seat)) => seat.peer.carry = buffer.bytes,
+        let seat = self.seats.get_mut(id.index() as usize);
+        match (buffer.kind, seat.and_then(Option::as_mut)) {
+            (BufferKind::Carry, Some(seat)) => {
+                seat.peer.carry = buffer.bytes;
+                // It may have grown for bytes that did not come.
+                recharge_carry(&self.slots, seat);
+            }
             (BufferKind::Carry | BufferKind::Block | BufferKind::Discard, _) => {
                 self.pool.put_buffer(buffer.bytes);
             }
