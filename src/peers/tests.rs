@@ -47,7 +47,8 @@ impl Peers {
             }
             assert_eq!(seat.carry_charge, peer.carry.capacity(), "{id}");
             if peer.outbox.is_empty() && peer.state().takes_input() {
-                assert_eq!(self.slots.queued(id).messages, self.untaken(seat), "{id}");
+                let untaken = self.untaken(seat);
+                assert_eq!(self.slots.queued(id).messages, untaken, "{id} {seat:?}");
             }
         }
         assert_eq!(counted, self.counted);

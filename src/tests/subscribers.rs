@@ -174,6 +174,8 @@ impl Subscriber {
                     one.missed += batch.missed();
                     one.taken += batch.len() as u64;
                     assert!(one.gaps || batch.missed() == 0);
+                    let (peer, count) = (batch.peer(), batch.len());
+                    world.say(|| format!("subscriber {index} takes {count} of {peer}"));
                     check_batch(world, index, &batch);
                     if world.subscribers[index].echo {
                         echo(world, &batch);
