@@ -68,6 +68,24 @@ impl Peers {
 
     pub(crate) fn describe(&self, id: PeerId) -> String {
         let seat = self.seats.get(id.index() as usize).and_then(Option::as_ref);
-        format!("{seat:?}")
+        seat.map_or(String::new(), |seat| {
+            let peer = &seat.peer;
+            let (queued, released) = (self.slots.queued(id), self.slots.released(id));
+            format!(
+                "{:?} ready {:?} pause {:?} broken {:?} lists {} {} carry {} of {:?} in flight {:?} \
+                 queued {queued:?} held {} stalled {:?}",
+                peer.state(),
+                seat.ready,
+                seat.pause,
+                seat.broken,
+                seat.in_read_list,
+                seat.in_write_list,
+                peer.carry.len(),
+                peer.carried_frame_size(),
+                peer.in_flight(released),
+                self.slots.is_held(id),
+                self.stalled_since,
+            )
+        })
     }
 }

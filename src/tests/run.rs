@@ -228,14 +228,17 @@ impl Run {
             let conn = &world.conns[index];
             let inside = conn.id.map(|id| self.node.peers().describe(id));
             panic!(
-                "client {client:?} is not served on conn {index}: arrived {} sent {} fin {} \
-                 server fin {} closed {} id {:?}: {inside:?}",
+                "{:?} client is not served on conn {index}: arrived {} sent {} fin {} server fin {} \
+                 closed {} waiting {} dispatch queue {:?} budget {}: {inside:?}",
+                client.kind,
                 conn.arrived.len(),
                 conn.sent.len(),
                 conn.fin,
                 conn.server_fin,
                 conn.closed,
-                conn.id
+                self.node.waiting_messages(),
+                self.ledger.dispatch_queue.get(),
+                self.ledger.budget.used()
             );
         }
         let echoes = world.subscribers.iter().any(|one| one.echo);
