@@ -604,6 +604,11 @@ impl<N: Net> fmt::Debug for Node<N> {
         f.debug_struct("Node")
             .field("phase", &self.phase)
             .field("listeners", &self.listeners)
+            .field("waiting", &self.waiting)
+            .field("has_work", &self.peers.has_work())
+            .field("has_commands", &self.has_commands())
+            .field("more_events", &self.more_events)
+            .field("timers", &self.peers.wheel)
             .finish_non_exhaustive()
     }
 }

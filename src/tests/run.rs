@@ -152,7 +152,9 @@ impl Run {
             }
         }
         let now = self.world.borrow().now;
-        self.node.poll(now).unwrap();
+        if let Err(error) = self.node.poll(now) {
+            panic!("{error}: {:?}", self.node);
+        }
         {
             let world = &mut *self.world.borrow_mut();
             if world.random.chance(200) {
@@ -284,7 +286,10 @@ impl Run {
         self.commands
             .send(Command::Stop(Duration::from_millis(timeout)))
             .unwrap();
+        self.world.borrow_mut().rates.jump = 0;
         while !self.node.has_ended() {
+            // The loop counts on a dispatcher that runs beside it.
+            self.world.borrow_mut().drain_worker();
             self.step();
             assert!(
                 self.world.borrow().now <= stopped + timeout + 1_000,
