@@ -96,7 +96,13 @@ impl Peers {
         let in_flight = seat.peer.in_flight(released);
         if in_flight == Traffic::default() && queued == Traffic::default() {
             // Nothing is in flight but the frame itself, which is of a legal size.
-            let one = frame_left.max(credit.allowance_min());
+            // It is read to its end and no further, so that its answer finds the outbox empty and
+            // nothing comes behind that.
+            let one = if frame_left > 0 {
+                frame_left
+            } else {
+                credit.allowance_min()
+            };
             return Some(usize::try_from(one).unwrap_or(usize::MAX));
         }
         self.pause(now, id, Pause::Credit);
