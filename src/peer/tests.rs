@@ -290,7 +290,7 @@ fn a_half_closed_peer_is_closed_when_it_was_quiet_for_long_enough() {
     assert_eq!(peer.judge_quiet(40, all, false), None);
     assert_eq!(
         peer.next_deadline(&rules, 0),
-        Some(40 + HALF_CLOSE_GRACE_MS)
+        Some(40 + HALF_CLOSE_GRACE_MS + 1)
     );
     // An answer that comes late begins the quiet anew.
     assert_eq!(peer.judge_quiet(100, all, true), None);
@@ -307,12 +307,12 @@ fn the_first_frame_is_due_and_any_whole_frame_will_do() {
     let rules = rules();
     let close = Some(Verdict::Close(CloseReason::FirstFrameTimeout));
     let mut silent = peer(&rules);
-    assert_eq!(silent.next_deadline(&rules, 0), Some(100));
-    assert_eq!(silent.judge(99, &rules, 0), None);
-    assert_eq!(silent.judge(100, &rules, 0), close);
+    assert_eq!(silent.next_deadline(&rules, 0), Some(101));
+    assert_eq!(silent.judge(100, &rules, 0), None);
+    assert_eq!(silent.judge(101, &rules, 0), close);
     // A part of a frame does not count.
     silent.handle_bytes(99, 99, &rules, b"\0\0");
-    assert_eq!(silent.judge(100, &rules, 0), close);
+    assert_eq!(silent.judge(101, &rules, 0), close);
     let mut pings = peer(&rules);
     pings.handle_bytes(99, 99, &rules, &encoded(MessageType::PING, b""));
     assert_eq!(pings.judge(10_000, &rules, 0), None);
@@ -327,14 +327,14 @@ fn a_frame_is_due_from_its_first_byte() {
     peer.handle_bytes(1, 1, &rules, &app(b"one"));
     peer.handle_bytes(10, 10, &rules, &frame[..1]);
     peer.handle_bytes(55, 55, &rules, &frame[..9]);
-    assert_eq!(peer.next_deadline(&rules, 0), Some(60));
-    assert_eq!(peer.judge(59, &rules, 0), None);
+    assert_eq!(peer.next_deadline(&rules, 0), Some(61));
+    assert_eq!(peer.judge(60, &rules, 0), None);
     let close = Verdict::Close(CloseReason::FrameTimeout);
-    assert_eq!(peer.judge(60, &rules, 0), Some(close));
+    assert_eq!(peer.judge(61, &rules, 0), Some(close));
     // The next frame has its own time.
     let both = [&frame[..], &frame[..3]].concat();
     peer.handle_bytes(59, 59, &rules, &both);
-    assert_eq!(peer.next_deadline(&rules, 0), Some(109));
+    assert_eq!(peer.next_deadline(&rules, 0), Some(110));
 }
 
 #[test]
@@ -352,24 +352,24 @@ fn deadlines_of_receiving_stand_still_while_we_do_not_read() {
     assert_eq!(peer.next_deadline(&rules, 0), None);
     peer.set_reading(1_020, true);
     peer.set_reading(1_030, true);
-    assert_eq!(peer.next_deadline(&rules, 0), Some(1_060));
-    assert_eq!(peer.judge(1_059, &rules, 0), None);
+    assert_eq!(peer.next_deadline(&rules, 0), Some(1_061));
+    assert_eq!(peer.judge(1_060, &rules, 0), None);
     let close = Verdict::Close(CloseReason::FrameTimeout);
-    assert_eq!(peer.judge(1_060, &rules, 0), Some(close));
+    assert_eq!(peer.judge(1_061, &rules, 0), Some(close));
     peer.handle_bytes(1_030, 1_030, &rules, &app(b"x"));
     let idle = Verdict::Close(CloseReason::IdleTimeout);
-    assert_eq!(peer.judge(1_089, &rules, 0), None);
-    assert_eq!(peer.judge(1_090, &rules, 0), Some(idle));
+    assert_eq!(peer.judge(1_090, &rules, 0), None);
+    assert_eq!(peer.judge(1_091, &rules, 0), Some(idle));
 }
 
 #[test]
 fn deadlines_of_receiving_wait_as_long_as_nobody_was_read() {
     let rules = rules();
     let peer = peer(&rules);
-    assert_eq!(peer.next_deadline(&rules, 500), Some(600));
-    assert_eq!(peer.judge(599, &rules, 500), None);
+    assert_eq!(peer.next_deadline(&rules, 500), Some(601));
+    assert_eq!(peer.judge(600, &rules, 500), None);
     let close = Verdict::Close(CloseReason::FirstFrameTimeout);
-    assert_eq!(peer.judge(600, &rules, 500), Some(close));
+    assert_eq!(peer.judge(601, &rules, 500), Some(close));
 }
 
 #[test]
@@ -379,12 +379,12 @@ fn a_write_stall_counts_from_the_last_progress_even_while_paused() {
     peer.set_reading(0, false);
     peer.handle_write_blocked(10);
     peer.handle_write_blocked(150);
-    assert_eq!(peer.next_deadline(&rules, 1_000), Some(210));
+    assert_eq!(peer.next_deadline(&rules, 1_000), Some(211));
     peer.handle_write_progress();
     peer.handle_write_blocked(160);
-    assert_eq!(peer.judge(359, &rules, 1_000), None);
+    assert_eq!(peer.judge(360, &rules, 1_000), None);
     let abort = Verdict::Abort(CloseReason::SlowPeer);
-    assert_eq!(peer.judge(360, &rules, 1_000), Some(abort));
+    assert_eq!(peer.judge(361, &rules, 1_000), Some(abort));
 }
 
 #[test]
