@@ -64,10 +64,10 @@ impl Client {
     pub(super) fn act(world: &mut World, index: usize) {
         let mut client = std::mem::replace(&mut world.clients[index], Self::new(Kind::Healthy, 0));
         let (now, patience) = (world.now, client.patience);
-        let pause = if world.healed {
-            1
-        } else {
-            world.random.below(patience + 1)
+        let pause = match (world.healed, client.ended) {
+            (true, true) => 20,
+            (true, false) => 1,
+            (false, _) => world.random.below(patience + 1),
         };
         client.next_at = now + pause as u64;
         match client.conn {

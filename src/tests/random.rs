@@ -32,7 +32,7 @@ impl Random {
 
     /// True `permille` times in a thousand.
     pub(super) fn chance(&mut self, permille: usize) -> bool {
-        self.below(1000) < permille
+        permille > 0 && self.below(1000) < permille
     }
 
     pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {

@@ -132,7 +132,7 @@ impl Subscriber {
         }
         let one = &mut world.subscribers[index];
         let pause = match one.temper {
-            _ if healed => 1,
+            _ if healed => 5,
             Temper::Drains => slow % 3,
             Temper::Slow => slow,
             Temper::NeverDrains => 50,
