@@ -115,6 +115,8 @@ mod peers;
 mod node;
 // 8
 mod service;
+#[cfg(test)]
+mod tests;
 
 pub use block::{Message, MessageRef};
 pub use config::{Config, Dispatch};

@@ -552,6 +552,28 @@ impl<N: Net> Node<N> {
     }
 }
 
+/// What the simulator looks at.
+#[cfg(test)]
+impl<N: Net> Node<N> {
+    pub(crate) fn has_ended(&self) -> bool {
+        self.phase == Phase::Ended
+    }
+
+    /// Messages parsed and not yet given to the dispatcher.
+    pub(crate) fn waiting_messages(&self) -> u64 {
+        let head = self.waiting.as_ref().map(BlockRef::head);
+        head.map_or(0, |head| u64::from(head.frames))
+    }
+
+    pub(crate) fn peers(&mut self) -> &mut Peers {
+        &mut self.peers
+    }
+
+    pub(crate) fn finish(self) -> LoopEnd {
+        self.end()
+    }
+}
+
 impl Sink {
     fn bounds(&self) -> &QueueBounds {
         match self {
@@ -586,6 +608,11 @@ impl<N: Net> fmt::Debug for Node<N> {
         f.debug_struct("Node")
             .field("phase", &self.phase)
             .field("listeners", &self.listeners)
+            .field("waiting", &self.waiting)
+            .field("has_work", &self.peers.has_work())
+            .field("has_commands", &self.has_commands())
+            .field("more_events", &self.more_events)
+            .field("timers", &self.peers.wheel)
             .finish_non_exhaustive()
     }
 }

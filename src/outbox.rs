@@ -105,6 +105,12 @@ impl Outbox {
         segment.message_type = None;
         self.segments.insert(position + 1, behind);
         self.segments.insert(position + 1, control);
+        if position == 0 && cut == self.offset {
+            // The kernel has taken all of the first half.
+            self.segments.pop_front();
+            self.offset = 0;
+            self.counted = 0;
+        }
     }
 
     /// Slices to write next, `bytes_max` bytes at most; the number filled is returned.
@@ -164,8 +170,12 @@ impl Outbox {
         let mut offset = self.offset;
         for (position, segment) in self.segments.iter().enumerate() {
             let size = segment.data.as_slice().len() - offset;
+            let cut = offset + left;
             if left < size {
-                let cut = offset + left;
+                // What was put at the boundary before keeps its place.
+                if cut == 0 && segment.is_control() {
+                    continue;
+                }
                 return (position, (cut > 0).then_some(cut));
             }
             left -= size;
@@ -179,5 +189,287 @@ impl Outbox {
 fn report(message_type: MessageType, run: Traffic, count: &mut impl FnMut(MessageType, Traffic)) {
     if run.bytes > 0 && !message_type.is_protocol() {
         count(message_type, run);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        clock::Clock,
+        frame::{Decoder, Frame, encode_whole},
+        id::PeerId,
+        ledger::Ledger,
+        limits::{PAYLOAD_COPIED_MAX, PAYLOAD_SIZE_MAX_DEFAULT},
+        slots::{OutFrame, OutFrames, OutboxLimits, Slots},
+    };
+
+    /// A slot to send through, the outbox behind it, and what the kernel was given.
+    struct Pipe {
+        slots: Slots,
+        id: PeerId,
+        outbox: Outbox,
+        before: Traffic,
+        /// Application frames, encoded in one piece.
+        sent: Vec<Vec<u8>>,
+        /// Payloads of protocol frames, in the order of insertion.
+        controls: Vec<Vec<u8>>,
+        wire: Vec<u8>,
+        counted: BTreeMap<MessageType, Traffic>,
+    }
+
+    impl Pipe {
+        fn new() -> Self {
+            let ledger = Arc::new(Ledger::new(1 << 30, Traffic::new(1, 1)));
+            let limits = OutboxLimits {
+                bytes: 1 << 29,
+                messages: 1 << 20,
+                payload_size: PAYLOAD_SIZE_MAX_DEFAULT,
+            };
+            let slots = Slots::new(0, 1, limits, ledger, Clock::start());
+            let id = slots.open(0).unwrap();
+            Self {
+                slots,
+                id,
+                outbox: Outbox::default(),
+                before: Traffic::default(),
+                sent: Vec::new(),
+                controls: Vec::new(),
+                wire: Vec::new(),
+                counted: BTreeMap::new(),
+            }
+        }
+
+        fn note(&mut self, frame: &Frame<'_>) {
+            let mut whole = Vec::new();
+            encode_whole(frame, &mut whole);
+            self.sent.push(whole);
+        }
+
+        fn send(&mut self, frame: &Frame<'_>, owned: bool) {
+            let payload = Bytes::copy_from_slice(frame.payload);
+            let message = OutFrame {
+                frame: *frame,
+                owned: owned.then_some(payload),
+            };
+            self.slots.send(self.id, message).unwrap();
+            self.note(frame);
+        }
+
+        fn send_batch(&mut self, frames: &[Frame<'_>]) {
+            let mut batch = OutFrames::default();
+            for frame in frames {
+                batch.push(frame);
+                self.note(frame);
+            }
+            self.slots.send_batch(self.id, &mut batch).unwrap();
+        }
+
+        fn take(&mut self) {
+            let taken = self
+                .slots
+                .take_tail(self.id, &mut self.outbox, self.before, false)
+                .unwrap();
+            self.before.add(taken.traffic);
+        }
+
+        fn insert_control(&mut self, payload: Vec<u8>) {
+            let mut frame = Vec::new();
+            encode_whole(&Frame::new(MessageType::PONG, &payload), &mut frame);
+            self.outbox.insert_control(frame);
+            self.controls.push(payload);
+        }
+
+        /// Offers and lets the kernel take up to `size` bytes. Returns how many it took.
+        fn write(&mut self, size: usize) -> usize {
+            let mut slices = [IoSlice::new(&[]); 5];
+            let filled = self.outbox.fill_slices(&mut slices, size);
+            let before = self.wire.len();
+            for slice in &slices[..filled] {
+                assert!(!slice.is_empty(), "an empty slice is offered");
+                self.wire.extend_from_slice(slice);
+            }
+            let taken = self.wire.len() - before;
+            assert!(taken <= size);
+            assert!(size == 0 || taken > 0 || self.outbox.is_empty(), "stuck");
+            let counted = &mut self.counted;
+            self.outbox.handle_written(taken, |message_type, traffic| {
+                counted.entry(message_type).or_default().add(traffic);
+            });
+            taken
+        }
+
+        fn finish(mut self) {
+            self.take();
+            while self.write(4096) > 0 {}
+            assert!(self.outbox.is_empty());
+            let mut expected = BTreeMap::<MessageType, Traffic>::new();
+            let (mut sent, mut controls) = (self.sent.iter(), self.controls.iter());
+            let decoder = Decoder::new(PAYLOAD_SIZE_MAX_DEFAULT);
+            let mut at = 0;
+            while at < self.wire.len() {
+                let (frame, size) = decoder.decode(&self.wire[at..]).unwrap().unwrap();
+                if frame.message_type.is_protocol() {
+                    assert_eq!(controls.next().map(|one| &one[..]), Some(frame.payload));
+                } else {
+                    let whole = &self.wire[at..at + size];
+                    assert_eq!(sent.next().map(|one| &one[..]), Some(whole));
+                    let traffic = Traffic::new(1, size as u64);
+                    expected.entry(frame.message_type).or_default().add(traffic);
+                }
+                at += size;
+            }
+            assert_eq!((sent.next(), controls.next()), (None, None));
+            assert_eq!(self.counted, expected);
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Send {
+            message_type: u16,
+            size: usize,
+            checksum: bool,
+            correlation: bool,
+            owned: bool,
+        },
+        Batch {
+            count: usize,
+            size: usize,
+            message_type: u16,
+            mixed: bool,
+        },
+        Take,
+        Write(usize),
+        Control(usize),
+    }
+
+    fn size() -> impl Strategy<Value = usize> {
+        prop_oneof![
+            6 => 0_usize..64,
+            1 => 0_usize..PAYLOAD_COPIED_MAX + 2,
+            2 => PAYLOAD_COPIED_MAX + 1..3 * PAYLOAD_COPIED_MAX,
+        ]
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let send = (
+            0_u16..3,
+            size(),
+            any::<bool>(),
+            any::<bool>(),
+            any::<bool>(),
+        )
+            .prop_map(
+                |(message_type, size, checksum, correlation, owned)| Step::Send {
+                    message_type,
+                    size,
+                    checksum,
+                    correlation,
+                    owned,
+                },
+            );
+        let batch = (1_usize..6, 0_usize..64, 0_u16..3, any::<bool>()).prop_map(
+            |(count, size, message_type, mixed)| Step::Batch {
+                count,
+                size,
+                message_type,
+                mixed,
+            },
+        );
+        prop_oneof![
+            6 => send,
+            1 => batch,
+            3 => Just(Step::Take),
+            4 => (0_usize..40).prop_map(Step::Write),
+            2 => (0_usize..20_000).prop_map(Step::Write),
+            2 => (0_usize..64).prop_map(Step::Control),
+        ]
+    }
+
+    proptest! {
+        /// Whatever the lengths of writes: whole frames in order, the protocol's own only between
+        /// them, and every byte counted with its type.
+        #[test]
+        fn what_is_taken_is_whole_frames_in_order(steps in prop::collection::vec(step(), 1..80)) {
+            let mut pipe = Pipe::new();
+            let payload: Vec<u8> = (0..=255).cycle().take(4 * PAYLOAD_COPIED_MAX).collect();
+            for step in steps {
+                match step {
+                    Step::Send { message_type, size, checksum, correlation, owned } => {
+                        let frame = Frame {
+                            message_type: MessageType(message_type),
+                            correlation: correlation.then_some(7),
+                            checksum,
+                            payload: &payload[..size],
+                        };
+                        pipe.send(&frame, owned);
+                    }
+                    Step::Batch { count, size, message_type, mixed } => {
+                        let frames: Vec<Frame<'_>> = (0..count)
+                            .map(|index| {
+                                let other = u16::from(mixed && index % 2 == 1);
+                                let number = MessageType(message_type + other);
+                                Frame::new(number, &payload[..size])
+                            })
+                            .collect();
+                        pipe.send_batch(&frames);
+                    }
+                    Step::Take => pipe.take(),
+                    Step::Write(size) => {
+                        pipe.write(size);
+                    }
+                    Step::Control(size) => pipe.insert_control(payload[..size].to_vec()),
+                }
+            }
+            pipe.finish();
+        }
+    }
+
+    #[test]
+    fn a_long_batch_becomes_a_segment_of_its_own() {
+        let payload = vec![1; 10_000];
+        let mut pipe = Pipe::new();
+        pipe.send(&Frame::new(MessageType(1), b"before"), false);
+        let frames = [Frame::new(MessageType(2), &payload); 9];
+        pipe.send_batch(&frames);
+        pipe.send(&Frame::new(MessageType(2), b"behind"), false);
+        pipe.take();
+        pipe.write(5);
+        pipe.insert_control(vec![1]);
+        pipe.write(70_000);
+        pipe.insert_control(vec![2]);
+        pipe.finish();
+    }
+
+    /// The kernel stopped between two frames of a segment: what it has taken is not offered again,
+    /// and not left as an empty segment that would hide the others.
+    #[test]
+    fn a_control_frame_fits_where_a_write_ended() {
+        let mut pipe = Pipe::new();
+        pipe.send(&Frame::new(MessageType(1), b"one"), false);
+        pipe.send(&Frame::new(MessageType(1), b"two"), false);
+        pipe.take();
+        pipe.write(11);
+        pipe.insert_control(b"pong".to_vec());
+        pipe.finish();
+    }
+
+    /// OK and PONG that wait for the end of the same frame go out as they were caused.
+    #[test]
+    fn control_frames_keep_their_order() {
+        let mut pipe = Pipe::new();
+        pipe.insert_control(b"first".to_vec());
+        pipe.insert_control(b"second".to_vec());
+        pipe.send(&Frame::new(MessageType(1), b"one"), false);
+        pipe.take();
+        pipe.write(3);
+        pipe.insert_control(b"third".to_vec());
+        pipe.finish();
     }
 }

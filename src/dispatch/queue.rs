@@ -17,6 +17,10 @@ use crate::{
     ledger::{Ledger, Traffic},
 };
 
+/// Places in the queue besides those for blocks, so that a block for which the bounds have room finds
+/// one. A poke goes into an empty queue only; several that meet there are a matter of chance.
+const POKES_MAX: usize = 4;
+
 /// What travels through the queue.
 #[derive(Debug)]
 pub(crate) enum Item {
@@ -51,7 +55,7 @@ pub(crate) enum PushError {
 impl DispatchQueue {
     pub(crate) fn new(ledger: Arc<Ledger>) -> (Self, Receiver<Item>) {
         let capacity = usize::try_from(ledger.dispatch_capacity.messages).unwrap_or(usize::MAX);
-        let (items, receiver) = bounded(capacity);
+        let (items, receiver) = bounded(capacity.saturating_add(POKES_MAX));
         (
             Self {
                 items: Arc::new(items),
@@ -65,13 +69,18 @@ impl DispatchQueue {
         &self.bounds
     }
 
-    /// What wakes a dispatcher that waits for an item. If the queue is full, it does not wait. The
-    /// waker does not keep the queue open.
+    /// What wakes a dispatcher that waits for an item. If there is one, it does not wait, and looks
+    /// around after it. The waker does not keep the queue open.
     pub(crate) fn waker(&self) -> impl Fn() + Send + Sync + 'static {
         let items = Arc::downgrade(&self.items);
         move || {
             if let Some(items) = items.upgrade() {
-                let _ = items.try_send(Item::Poke);
+                // Pairs with the fence in `Poke::take`: either we see that the item was taken, or
+                // whoever took it sees the flag.
+                fence(Ordering::SeqCst);
+                if items.is_empty() {
+                    let _ = items.try_send(Item::Poke);
+                }
             }
         }
     }
@@ -197,6 +206,7 @@ impl Poke {
     /// Whether somebody poked since the last call.
     #[inline]
     pub(crate) fn take(&self) -> bool {
+        fence(Ordering::SeqCst);
         self.flag.load(Ordering::Relaxed) && self.flag.swap(false, Ordering::AcqRel)
     }
 

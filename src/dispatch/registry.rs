@@ -8,7 +8,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, TryLockError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
     },
 };
 
@@ -82,6 +82,18 @@ pub(crate) struct Account {
 }
 
 impl Account {
+    /// The queue got emptier: pokes the dispatcher if deliveries wait and half of it is free.
+    pub(crate) fn note_room(&self) {
+        // Pairs with the fence in the fan-out: either it sees the room, or we see that it waits.
+        fence(Ordering::SeqCst);
+        if self.waited.load(Ordering::Relaxed) {
+            let (fill, capacity) = (self.fill.get(), self.capacity);
+            if fill.messages <= capacity.messages / 2 && fill.bytes <= capacity.bytes / 2 {
+                self.poke.poke();
+            }
+        }
+    }
+
     pub(crate) fn row(&self) -> SubscriberRow {
         let fill = self.fill.get();
         SubscriberRow {

@@ -2,10 +2,7 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{Ordering, fence},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -150,11 +147,14 @@ impl Drop for Delivery {
     fn drop(&mut self) {
         match self.place {
             Place::Taken | Place::Offered => {}
-            Place::Parked | Place::Queued => {
+            place @ (Place::Parked | Place::Queued) => {
                 self.set_place(Place::Offered);
                 self.account
                     .discarded
                     .fetch_add(u64::from(self.count), Ordering::Relaxed);
+                if place == Place::Queued {
+                    self.account.note_room();
+                }
             }
         }
     }
@@ -461,14 +461,7 @@ impl Subscription {
         delivery.set_place(Place::Taken);
         let next = delivery.number + u64::from(delivery.count);
         let expected = account.expected.swap(next, Ordering::Relaxed);
-        // Pairs with the fence in the fan-out: either it sees the room, or we see that it waits.
-        fence(Ordering::SeqCst);
-        if account.waited.load(Ordering::Relaxed) {
-            let (fill, capacity) = (account.fill.get(), account.capacity);
-            if fill.messages <= capacity.messages / 2 && fill.bytes <= capacity.bytes / 2 {
-                account.poke.poke();
-            }
-        }
+        account.note_room();
         Batch {
             missed: delivery.number.saturating_sub(expected),
             delivery,

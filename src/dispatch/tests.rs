@@ -1,1 +1,361 @@
+//! Fan-out: who gets what, what is lost and what waits, and that every sum balances.
 
+use std::sync::Arc;
+
+use crossbeam_channel::bounded;
+
+use super::{
+    queue::{QueueBounds, queue_charge},
+    *,
+};
+use crate::{
+    block::{BlockHead, BlockPool, BlockRef},
+    clock::Clock,
+    error::TryRecvError,
+    frame::{Frame, encode_whole},
+    id::{MessageType, PeerId},
+    ledger::{Ledger, Traffic},
+    slots::{OutboxLimits, Slots},
+};
+
+struct Bench {
+    slots: Arc<Slots>,
+    registry: Arc<Registry>,
+    bounds: QueueBounds,
+    fan_out: FanOut,
+    pool: BlockPool,
+    peer: PeerId,
+    sent: u64,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let ledger = Arc::new(Ledger::new(64 << 20, Traffic::new(100, 8 << 10)));
+        let limits = OutboxLimits {
+            bytes: 1 << 20,
+            messages: 1_000,
+            payload_size: 1 << 20,
+        };
+        let slots = Arc::new(Slots::new(
+            0,
+            2,
+            limits,
+            Arc::clone(&ledger),
+            Clock::start(),
+        ));
+        let registry = Arc::new(Registry::new());
+        let bounds = QueueBounds::new(ledger);
+        let fan_out = FanOut::new(Arc::clone(&registry), Arc::clone(&slots), bounds.clone());
+        let peer = slots.open(0).unwrap();
+        let pool = BlockPool::new(Arc::clone(&slots));
+        Self {
+            slots,
+            registry,
+            bounds,
+            fan_out,
+            pool,
+            peer,
+            sent: 0,
+        }
+    }
+
+    fn subscribe(&self, options: SubscribeOptions) -> Subscription {
+        let (sender, receiver) = bounded(options.messages);
+        let account = self
+            .registry
+            .add(options, Outlet::Deliveries(sender))
+            .unwrap();
+        Subscription::new(receiver, account, Arc::clone(&self.registry))
+    }
+
+    /// A block with a message of each type; payloads are running numbers. A type of the protocol
+    /// is a frame that nobody may see.
+    fn block(&mut self, types: &[u16]) -> BlockRef {
+        let mut bytes = Vec::new();
+        let mut application = Vec::new();
+        for number in types {
+            let message_type = MessageType(*number);
+            let payload = self.sent.to_be_bytes();
+            encode_whole(&Frame::new(message_type, &payload), &mut bytes);
+            if !message_type.is_protocol() {
+                self.sent += 1;
+                application.push(message_type);
+            }
+        }
+        let has_protocol = application.len() < types.len();
+        let uniform = application.windows(2).all(|pair| pair[0] == pair[1]);
+        let frames = u32::try_from(application.len()).unwrap();
+        let size = bytes.len();
+        let head = BlockHead {
+            peer: self.peer,
+            received: self.slots.clock.now().instant,
+            frames,
+            message_type: application
+                .first()
+                .copied()
+                .filter(|_| uniform && !has_protocol),
+            has_protocol,
+            credit: Traffic::new(u64::from(frames), size as u64),
+        };
+        self.pool.make(&mut bytes, size, head)
+    }
+
+    fn dispatch(&mut self, types: &[u16]) {
+        let block = self.block(types);
+        self.bounds.raise(&block);
+        self.fan_out.dispatch(block);
+    }
+
+    fn fill(&self) -> Traffic {
+        self.slots.ledger.dispatch_queue.get()
+    }
+}
+
+fn number(payload: &[u8]) -> u64 {
+    u64::from_be_bytes(payload.try_into().unwrap())
+}
+
+/// Takes what is there: running numbers of the messages, and how many were missed in all.
+fn take(subscription: &mut Subscription) -> (Vec<u64>, u64) {
+    let (mut numbers, mut missed) = (Vec::new(), 0);
+    while let Ok(batch) = subscription.try_recv_batch() {
+        missed += batch.missed();
+        assert_eq!(batch.iter().count(), batch.len());
+        numbers.extend(batch.iter().map(|message| number(message.payload())));
+    }
+    (numbers, missed)
+}
+
+#[track_caller]
+fn balanced(subscription: &Subscription) {
+    let row = subscription.row();
+    let sum = row.taken + row.dropped + row.discarded + row.queued + row.parked;
+    assert_eq!(row.matched, sum, "{row:?}");
+}
+
+#[test]
+fn types_choose_the_subscribers() {
+    let mut bench = Bench::new();
+    let mut one = bench.subscribe(SubscribeOptions::new(MessageType(1)));
+    let mut range = bench.subscribe(SubscribeOptions::new(MessageType(1)..=MessageType(3)));
+    let some = [MessageType(2), MessageType(9)];
+    let mut some = bench.subscribe(SubscribeOptions::new(some.as_slice()));
+    let mut tap = bench.subscribe(SubscribeOptions::new(Types::all()));
+    bench.dispatch(&[1, 1]);
+    bench.dispatch(&[1, 2, 0xFF03, 3, 9]);
+    bench.dispatch(&[9]);
+    assert_eq!(take(&mut one).0, [0, 1, 2]);
+    assert_eq!(take(&mut range).0, [0, 1, 2, 3, 4]);
+    assert_eq!(take(&mut some).0, [3, 5, 6]);
+    assert_eq!(take(&mut tap).0, [0, 1, 2, 3, 4, 5, 6]);
+    let ledger = &bench.slots.ledger;
+    assert_eq!((ledger.dispatched.get(), ledger.claimed.get()), (7, 7));
+    drop(tap);
+    bench.dispatch(&[5, 1]);
+    bench.dispatch(&[0xFEFF]);
+    assert_eq!(bench.slots.ledger.unclaimed.get(), 2);
+    assert_eq!(bench.slots.ledger.claimed.get(), 8);
+    assert_eq!(bench.fill(), Traffic::default());
+}
+
+#[test]
+fn the_newest_that_do_not_fit_are_dropped_and_missed() {
+    let mut bench = Bench::new();
+    let options = SubscribeOptions::new(MessageType(1)).messages(3);
+    let mut full = bench.subscribe(options);
+    bench.dispatch(&[1, 2, 1]);
+    // One more fits.
+    bench.dispatch(&[2, 1, 1, 2, 1]);
+    bench.dispatch(&[1]);
+    balanced(&full);
+    assert_eq!(full.row().dropped, 3);
+    assert_eq!(take(&mut full), (vec![0, 2, 4], 0));
+    bench.dispatch(&[1]);
+    assert_eq!(take(&mut full), (vec![9], 3));
+    balanced(&full);
+}
+
+#[test]
+fn a_subscriber_is_bounded_in_bytes_but_an_empty_one_takes_something() {
+    let mut bench = Bench::new();
+    let options = SubscribeOptions::new(MessageType(1)).bytes(1);
+    let mut small = bench.subscribe(options);
+    bench.dispatch(&[1, 1]);
+    bench.dispatch(&[1]);
+    assert_eq!(small.row().dropped, 1);
+    assert_eq!(take(&mut small), (vec![0, 1], 0));
+    bench.dispatch(&[1]);
+    assert_eq!(take(&mut small), (vec![3], 1));
+}
+
+#[test]
+fn what_waits_is_delivered_in_order_and_holds_its_peer() {
+    let mut bench = Bench::new();
+    let options = SubscribeOptions::new(Types::all())
+        .messages(2)
+        .overflow(Overflow::Pause);
+    let mut slow = bench.subscribe(options);
+    let mut other = bench.subscribe(SubscribeOptions::new(Types::all()));
+    for _ in 0..3 {
+        bench.dispatch(&[1, 2, 3]);
+    }
+    let row = slow.row();
+    assert_eq!((row.queued, row.parked), (2, 7));
+    assert!(bench.slots.is_held(bench.peer));
+    let charge = bench.fill();
+    assert!(charge.bytes > 0, "what waits is charged to the queue");
+    assert_eq!(take(&mut other).0.len(), 9);
+    let mut numbers = Vec::new();
+    while slow.row().queued > 0 {
+        balanced(&slow);
+        numbers.extend(take(&mut slow).0);
+        assert!(bench.registry.poke.take() || slow.row().parked == 0);
+        bench.fan_out.pump();
+    }
+    assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    assert!(!bench.slots.is_held(bench.peer));
+    assert_eq!(bench.fill(), Traffic::default());
+    balanced(&slow);
+}
+
+/// A delivery that was taken from the channel and thrown away makes room, as one that was opened.
+#[test]
+fn a_dropped_delivery_wakes_what_waits() {
+    let mut bench = Bench::new();
+    let options = SubscribeOptions::new(Types::all())
+        .messages(1)
+        .overflow(Overflow::Pause);
+    let mut slow = bench.subscribe(options);
+    bench.dispatch(&[1, 1]);
+    bench.registry.poke.take();
+    drop(slow.receiver().try_recv().unwrap());
+    assert!(bench.registry.poke.take());
+    bench.fan_out.pump();
+    assert_eq!(take(&mut slow).0, [1]);
+    assert_eq!(slow.row().discarded, 1);
+    balanced(&slow);
+}
+
+#[test]
+fn whoever_leaves_frees_what_waited_for_it() {
+    let mut bench = Bench::new();
+    let options = SubscribeOptions::new(Types::all())
+        .messages(1)
+        .overflow(Overflow::Pause);
+    let slow = bench.subscribe(options);
+    bench.dispatch(&[1, 1, 1]);
+    assert!(bench.slots.is_held(bench.peer));
+    drop(slow);
+    assert!(bench.registry.poke.take());
+    bench.fan_out.pump();
+    assert!(!bench.slots.is_held(bench.peer));
+    assert_eq!(bench.fill(), Traffic::default());
+    assert_eq!(bench.slots.ledger.budget.used(), 0);
+}
+
+#[test]
+fn a_subscriber_sees_a_contiguous_run() {
+    let mut bench = Bench::new();
+    let mut first = bench.subscribe(SubscribeOptions::new(Types::all()));
+    bench.dispatch(&[1, 2]);
+    let mut second = bench.subscribe(SubscribeOptions::new(Types::all()));
+    bench.dispatch(&[1, 2]);
+    let taken = take(&mut first);
+    drop(first);
+    bench.dispatch(&[1, 2]);
+    assert_eq!(taken, (vec![0, 1, 2, 3], 0));
+    assert_eq!(take(&mut second), (vec![2, 3, 4, 5], 0));
+}
+
+#[test]
+fn a_channel_of_ones_own_takes_message_by_message() {
+    let mut bench = Bench::new();
+    let (sender, receiver) = bounded(3);
+    let options = SubscribeOptions::new(MessageType(1));
+    let account = bench
+        .registry
+        .add(options, Outlet::Messages(sender))
+        .unwrap();
+    let own = ChannelSubscription::new(account, Arc::clone(&bench.registry));
+    bench.dispatch(&[1, 2, 1]);
+    bench.dispatch(&[1, 1]);
+    let row = own.row();
+    assert_eq!((row.matched, row.taken, row.dropped), (4, 3, 1));
+    let numbers: Vec<u64> = receiver
+        .try_iter()
+        .map(|message| number(message.payload()))
+        .collect();
+    assert_eq!(numbers, [0, 2, 3]);
+    drop(receiver);
+    bench.dispatch(&[1, 1]);
+    let row = own.row();
+    assert_eq!((row.matched, row.discarded), (6, 2));
+    // It was removed, so nothing is counted for it any more.
+    bench.dispatch(&[1]);
+    assert_eq!(own.row().matched, 6);
+    assert_eq!(bench.slots.ledger.unclaimed.get(), 2);
+}
+
+#[test]
+fn the_end_discards_what_waits_and_leaves_what_is_queued() {
+    let mut bench = Bench::new();
+    let options = SubscribeOptions::new(Types::all())
+        .messages(2)
+        .overflow(Overflow::Pause);
+    let mut slow = bench.subscribe(options);
+    bench.dispatch(&[1, 1, 1]);
+    bench.fan_out.close();
+    let row = slow.row();
+    assert_eq!((row.queued, row.discarded, row.parked), (2, 1, 0));
+    assert_eq!(take(&mut slow).0, [0, 1]);
+    assert_eq!(slow.try_recv().unwrap_err(), TryRecvError::Disconnected);
+    balanced(&slow);
+    assert!(!bench.slots.is_held(bench.peer));
+    assert_eq!(bench.slots.ledger.budget.used(), 0);
+    let late = SubscribeOptions::new(Types::all());
+    assert!(bench.registry.add(late, Outlet::Closed).is_err());
+}
+
+#[test]
+fn messages_can_be_taken_one_by_one_and_kept() {
+    let mut bench = Bench::new();
+    let mut one = bench.subscribe(SubscribeOptions::new(MessageType(1)));
+    bench.dispatch(&[2, 1, 0xFF04, 1, 1]);
+    assert_eq!(number(one.try_recv().unwrap().payload()), 1);
+    let batch = one.try_recv_batch().unwrap();
+    let rest: Vec<u64> = batch
+        .iter()
+        .map(|message| number(message.payload()))
+        .collect();
+    assert_eq!((batch.len(), rest), (2, vec![2, 3]));
+    let kept = batch.iter().next().unwrap().to_message();
+    assert_eq!(bench.slots.released(bench.peer), Traffic::default());
+    drop(batch);
+    assert_eq!(bench.slots.released(bench.peer).messages, 4);
+    assert_eq!(bench.slots.ledger.budget.used(), 0);
+    assert_eq!(number(kept.payload()), 2);
+}
+
+/// The queue between the threads: bounded in messages and bytes, and an empty one takes anything.
+#[test]
+fn the_queue_is_bounded_and_rings_when_it_is_half_empty() {
+    let mut bench = Bench::new();
+    let ledger = Arc::clone(&bench.slots.ledger);
+    let (queue, items) = DispatchQueue::new(ledger);
+    let large = bench.block(&[1; 500]);
+    assert!(queue.push(large.clone()).is_ok());
+    let small = bench.block(&[1]);
+    assert!(matches!(queue.push(small.clone()), Err(PushError::Full(_))));
+    queue.bounds().wait_for_room();
+    drop(items.recv().unwrap());
+    let charge = queue_charge(&large);
+    queue.bounds().lower(charge, &bench.slots.doorbell);
+    assert!(queue.push(small.clone()).is_ok());
+    drop(items);
+    assert!(matches!(queue.push(small), Err(PushError::Dead)));
+    assert_eq!(
+        bench.fill().messages,
+        1,
+        "what was not taken is not charged"
+    );
+}

@@ -42,17 +42,21 @@ impl Worker {
     pub(crate) fn run(mut self) -> Result<(), String> {
         let result = catch_unwind(AssertUnwindSafe(|| {
             while let Ok(item) = self.items.recv() {
-                match item {
-                    Item::Block(block) => self.fan_out.dispatch(block),
-                    Item::Poke => {}
-                }
-                if self.poke.take() {
-                    self.look_around();
-                }
+                self.handle(item);
             }
         }));
         self.fan_out.close();
         result.map_err(|panic| panic_message(&*panic))
+    }
+
+    fn handle(&mut self, item: Item) {
+        match item {
+            Item::Block(block) => self.fan_out.dispatch(block),
+            Item::Poke => {}
+        }
+        if self.poke.take() {
+            self.look_around();
+        }
     }
 
     fn look_around(&mut self) {
@@ -60,6 +64,21 @@ impl Worker {
         if self.poke.take_tick() {
             (self.on_tick)();
         }
+    }
+}
+
+/// The simulator calls for each item, in place of the thread.
+#[cfg(test)]
+impl Worker {
+    /// Handles the next item; false if there is none.
+    pub(crate) fn step(&mut self) -> bool {
+        let item = self.items.try_recv();
+        item.map(|item| self.handle(item)).is_ok()
+    }
+
+    /// Messages in the queue.
+    pub(crate) fn has_items(&self) -> bool {
+        !self.items.is_empty()
     }
 }
 

@@ -96,7 +96,13 @@ impl Peers {
         let in_flight = seat.peer.in_flight(released);
         if in_flight == Traffic::default() && queued == Traffic::default() {
             // Nothing is in flight but the frame itself, which is of a legal size.
-            let one = frame_left.max(credit.allowance_min());
+            // It is read to its end and no further, so that its answer finds the outbox empty and
+            // nothing comes behind that.
+            let one = if frame_left > 0 {
+                frame_left
+            } else {
+                credit.allowance_min()
+            };
             return Some(usize::try_from(one).unwrap_or(usize::MAX));
         }
         self.pause(now, id, Pause::Credit);
@@ -411,8 +417,13 @@ impl Peers {
 
     /// Gives a buffer back that brought nothing.
     fn put_back(&mut self, id: PeerId, buffer: ReadBuffer) {
-        match (buffer.kind, self.seat(id)) {
-            (BufferKind::Carry, Some(seat)) => seat.peer.carry = buffer.bytes,
+        let seat = self.seats.get_mut(id.index() as usize);
+        match (buffer.kind, seat.and_then(Option::as_mut)) {
+            (BufferKind::Carry, Some(seat)) => {
+                seat.peer.carry = buffer.bytes;
+                // It may have grown for bytes that did not come.
+                recharge_carry(&self.slots, seat);
+            }
             (BufferKind::Carry | BufferKind::Block | BufferKind::Discard, _) => {
                 self.pool.put_buffer(buffer.bytes);
             }

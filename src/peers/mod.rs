@@ -597,14 +597,23 @@ impl Peers {
 
     /// Makes sure that the peer's timer is not later than its next deadline. An earlier one stays: it
     /// is cheaper to look once in vain than to move the timer with every byte.
+    ///
+    /// What a deadline that passed asks for may have to wait. It is looked at again a little later,
+    /// because a timer that is due would keep the loop busy.
     fn arm(&mut self, now: Tick, id: PeerId) {
-        let Some(deadline) = self.deadline_of(now, id) else {
+        let Some(mut deadline) = self.deadline_of(now, id) else {
             return;
         };
         let index = id.index() as usize;
         let Some(seat) = self.seats.get_mut(index).and_then(Option::as_mut) else {
             return;
         };
+        if deadline <= now {
+            deadline = match seat.peer.state() {
+                State::HalfClosed { .. } | State::Stopping { .. } => now + QUIET_CHECK_MS,
+                State::Open | State::Draining { .. } | State::Lingering { .. } => now + 1,
+            };
+        }
         if let Some(timer) = seat.timer {
             if self
                 .wheel

@@ -1,0 +1,56 @@
+//! The simulator: the real loop on a network, a clock and threads that are all drawn from a seed.
+//!
+//! A run draws its own sizes and rates first, so that rare mixes happen. `NEBNET_SEEDS=n` runs
+//! more seeds than the suite does; `NEBNET_SEED=n cargo test sim_one_seed` runs one of them again.
+
+mod clients;
+mod random;
+mod run;
+mod subscribers;
+mod world;
+
+use run::Run;
+
+/// Says the seed if the run panics.
+struct Say(u64);
+
+impl Drop for Say {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("NEBNET_SEED={} cargo test sim_one_seed", self.0);
+        }
+    }
+}
+
+fn run_seed(seed: u64) {
+    let say = Say(seed);
+    Run::new(seed).run();
+    drop(say);
+}
+
+fn seed_from(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn sim_many_seeds() {
+    let first = seed_from("NEBNET_SEED_FIRST").unwrap_or(1);
+    let count = seed_from("NEBNET_SEEDS").unwrap_or(300);
+    for seed in first..first + count {
+        run_seed(seed);
+    }
+}
+
+#[test]
+fn sim_one_seed() {
+    if let Some(seed) = seed_from("NEBNET_SEED") {
+        run_seed(seed);
+    }
+}
+
+/// The same seed gives the same run.
+#[test]
+fn sim_is_deterministic() {
+    let (one, other) = (Run::new(4711).run(), Run::new(4711).run());
+    assert_eq!(one, other);
+}

@@ -1,0 +1,426 @@
+//! One run: draws its sizes and rates, drives the loop, heals, stops, and checks all the while.
+
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    sync::{Arc, OnceLock, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::{Sender, bounded};
+
+use super::{
+    clients::{Client, Kind},
+    random::Random,
+    subscribers::Subscriber,
+    world::{Rates, SimNet, World},
+};
+use crate::{
+    clock::{Clock, Now},
+    dispatch::{DispatchQueue, FanOut, QueueBounds, Registry, Worker},
+    error::CloseReason,
+    frame::{Decoder, Hello},
+    handle::Command,
+    ledger::{Counter, Ledger, Traffic},
+    limits::{BLOCK_SIZE, DRAIN_MS, REFUSED_PEERS_MAX},
+    node::{Node, Sink},
+    peer::Rules,
+    peers::{PeerLimits, Peers, Timer},
+    slots::{OutboxLimits, Slots},
+};
+
+pub(super) struct Run {
+    world: Rc<RefCell<World>>,
+    node: Node<SimNet>,
+    commands: Sender<Command>,
+    ledger: Arc<Ledger>,
+    start: Instant,
+    steps: usize,
+    payload_max: usize,
+    inline: bool,
+    /// No limit of the service can end a well-behaved connection.
+    calm: bool,
+}
+
+impl Run {
+    pub(super) fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let calm = random.chance(400);
+        let payload_max = random.pick(&[100, 3_000, 70_000, 200_000]);
+        let budget = if calm {
+            256 << 20
+        } else {
+            random.pick(&[1 << 20, 4 << 20, 256 << 20])
+        };
+        let capacity = Traffic::new(
+            random.pick(&[1, 10, 1_000, 65_536]),
+            random.pick(&[64 << 10, 200 << 10, 1 << 20]),
+        );
+        let ledger = Arc::new(Ledger::new(budget, capacity));
+        let clock = Clock::start();
+        let limits = PeerLimits {
+            peers: if calm { 40 } else { random.pick(&[1, 3, 20]) },
+            peers_per_origin: if calm { 0 } else { random.pick(&[0, 0, 2]) },
+        };
+        let outbox = OutboxLimits {
+            bytes: random.pick(&[64 << 10, 300 << 10, 4 << 20]),
+            messages: random.pick(&[1, 5, 200, 65_536]),
+            payload_size: u32::try_from(payload_max).unwrap(),
+        };
+        let count = limits.peers + REFUSED_PEERS_MAX;
+        let slots = Arc::new(Slots::new(0, count, outbox, Arc::clone(&ledger), clock));
+        let registry = Arc::new(Registry::new());
+        let rules = rules(&mut random, calm, outbox.payload_size);
+
+        let mut world = World::new(random, Arc::clone(&slots), Arc::clone(&registry));
+        world.hello_required = rules.hello_required;
+        world.payload_max = payload_max;
+        draw_rates(&mut world, calm);
+        draw_people(&mut world, payload_max, calm);
+        let bell = Arc::clone(&world.bell);
+        slots
+            .doorbell
+            .set_bell(move || bell.store(true, Ordering::Relaxed));
+
+        let inline = world.random.chance(500);
+        let poke = Arc::clone(&registry.poke);
+        let sink = if inline {
+            let bounds = QueueBounds::new(Arc::clone(&ledger));
+            let ring = Arc::clone(&slots);
+            poke.set_wake(move || ring.doorbell.ring());
+            let fan_out = FanOut::new(registry, Arc::clone(&slots), bounds.clone());
+            Sink::Inline {
+                fan_out: Box::new(fan_out),
+                bounds,
+                on_tick: Box::new(|| {}),
+            }
+        } else {
+            let (queue, items) = DispatchQueue::new(Arc::clone(&ledger));
+            let fan_out = FanOut::new(registry, Arc::clone(&slots), queue.bounds().clone());
+            world.worker = Some(Worker::new(
+                items,
+                fan_out,
+                Arc::clone(&poke),
+                Box::new(|| {}),
+            ));
+            poke.set_wake(queue.waker());
+            Sink::Queue(queue)
+        };
+        let world = Rc::new(RefCell::new(world));
+        let net = SimNet(Rc::clone(&world));
+        let peers = Peers::new(Arc::clone(&slots), rules, limits, 0);
+        let (commands, receiver) = bounded(8);
+        let failed = Arc::new(OnceLock::new());
+        let node = Node::new(net, 1, peers, slots, sink, poke, receiver, failed, 0);
+        Self {
+            world,
+            node,
+            commands,
+            ledger,
+            start: clock.now().instant,
+            steps: 0,
+            payload_max,
+            inline,
+            calm,
+        }
+    }
+
+    /// Returns what tells one run from another.
+    pub(super) fn run(mut self) -> (u64, u64, Traffic, Traffic) {
+        let steps = self.world.borrow_mut().random.between(50, 600);
+        for _ in 0..steps {
+            self.step();
+        }
+        let stop_early = self.world.borrow_mut().random.chance(250);
+        if !stop_early {
+            self.heal();
+        }
+        self.stop(stop_early)
+    }
+
+    fn step(&mut self) {
+        self.steps += 1;
+        {
+            let world = &mut *self.world.borrow_mut();
+            for _ in 0..world.random.below(6) {
+                if !world.act() {
+                    break;
+                }
+            }
+            if world.random.chance(world.rates.jump) {
+                world.now += world.random.between(1, 20_000) as u64;
+            }
+        }
+        let now = self.world.borrow().now;
+        if let Err(error) = self.node.poll(now) {
+            panic!("{error}: {:?}", self.node);
+        }
+        {
+            let world = &mut *self.world.borrow_mut();
+            if world.random.chance(200) {
+                world.act();
+            }
+        }
+        let tick = self.world.borrow().now;
+        let instant = self.start + Duration::from_millis(tick);
+        self.node.turn(Now { tick, instant });
+        self.check();
+    }
+
+    fn check(&mut self) {
+        let world = self.world.borrow();
+        self.node.peers().check(world.now);
+        for subscriber in &world.subscribers {
+            subscriber.check();
+        }
+        let ledger = &self.ledger;
+        let dispatched = ledger.dispatched.get();
+        assert_eq!(dispatched, ledger.claimed.get() + ledger.unclaimed.get());
+        let waiting = self.node.waiting_messages();
+        let undispatched = ledger.inbound.messages.get() - dispatched;
+        if self.inline {
+            assert_eq!(undispatched, waiting);
+        } else {
+            assert!(undispatched <= waiting + ledger.dispatch_queue.get().messages);
+        }
+        let mut out = ledger.outbound_written.get();
+        out.add(ledger.outbound_dropped.get());
+        out.add(ledger.outbound_queued.get());
+        assert_eq!(ledger.outbound_accepted.get(), out);
+        let closed: u64 = ledger.closed.iter().map(Counter::get).sum();
+        assert_eq!(ledger.accepted.get(), closed + self.node.peers().len_all());
+        // What is read last may pass the limit by itself.
+        let slack = 2 * (self.payload_max + 64).max(BLOCK_SIZE) + BLOCK_SIZE;
+        let used = ledger.budget.used();
+        assert!(
+            used <= ledger.budget.limit() + slack,
+            "{used} bytes are in use"
+        );
+    }
+
+    /// Ends all faults, lets everybody finish, and looks whether everything arrived.
+    fn heal(&mut self) {
+        {
+            let world = &mut *self.world.borrow_mut();
+            world.say(|| "heal".to_owned());
+            world.healed = true;
+            world.rates = Rates::default();
+            let now = world.now;
+            for client in &mut world.clients {
+                client.next_at = client.next_at.min(now);
+                client.frames_left = client.frames_left.min(20);
+            }
+            for subscriber in &mut world.subscribers {
+                subscriber.next_at = now;
+            }
+            world.worker_at = now;
+        }
+        let deadline = self.world.borrow().now + 60_000;
+        while self.world.borrow().now < deadline && !self.is_quiet() {
+            self.step();
+            assert!(self.steps < 200_000, "no end of steps");
+        }
+        let world = self.world.borrow();
+        for subscriber in &world.subscribers {
+            assert!(subscriber.is_drained(), "{subscriber:?}");
+        }
+        for client in &world.clients {
+            let Some(index) = client.conn else { continue };
+            let conn = &world.conns[index];
+            let inside = conn.id.map(|id| self.node.peers().describe(id));
+            panic!(
+                "{:?} client is not served on conn {index}: arrived {} sent {} fin {} server fin {} \
+                 closed {} waiting {} dispatch queue {:?} budget {}: {inside:?}",
+                client.kind,
+                conn.arrived.len(),
+                conn.sent.len(),
+                conn.fin,
+                conn.server_fin,
+                conn.closed,
+                self.node.waiting_messages(),
+                self.ledger.dispatch_queue.get(),
+                self.ledger.budget.used()
+            );
+        }
+        let echoes = world.subscribers.iter().any(|one| one.echo);
+        for (index, conn) in world.conns.iter().enumerate() {
+            let clean =
+                conn.fin && !conn.rst && !conn.aborted && !conn.refused && conn.id.is_some();
+            if clean && conn.bye.is_none() && conn.arrived.is_empty() && !conn.echo_lossy {
+                let rest = conn.log[conn.echo_at..].iter();
+                let missing = rest.filter(|sent| sent.message_type.0 < super::clients::ECHO_BELOW);
+                let (missing, partial) = (missing.count(), conn.hostile);
+                assert!(
+                    !echoes || partial || missing == 0,
+                    "conn {index}: {missing} echoes are missing"
+                );
+            }
+            if self.calm && world.unasked == 0 && !conn.hostile && !conn.refused {
+                assert!(
+                    !conn.aborted && conn.bye.is_none(),
+                    "conn {index} was closed: {:?}",
+                    conn.bye
+                );
+            }
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        let world = self.world.borrow();
+        world
+            .clients
+            .iter()
+            .all(|one| one.conn.is_none() && one.connects_left == 0)
+            && world.subscribers.iter().all(Subscriber::is_drained)
+    }
+
+    fn stop(mut self, early: bool) -> (u64, u64, Traffic, Traffic) {
+        self.world.borrow().say(|| "stop".to_owned());
+        let timeout = if early {
+            self.world.borrow_mut().random.pick(&[0, 300, 5_000])
+        } else {
+            5_000
+        };
+        let stopped = self.world.borrow().now;
+        self.commands
+            .send(Command::Stop(Duration::from_millis(timeout)))
+            .unwrap();
+        self.world.borrow_mut().rates.jump = 0;
+        while !self.node.has_ended() {
+            // The loop counts on a dispatcher that runs beside it.
+            self.world.borrow_mut().drain_worker();
+            self.step();
+            assert!(
+                self.world.borrow().now <= stopped + timeout + 1_000,
+                "the stop takes too long"
+            );
+        }
+        let took = self.world.borrow().now - stopped;
+        assert!(
+            early || took < 600,
+            "a quiet service stopped after {took} ms"
+        );
+        while let Some(timer) = self.node.peers().wheel.poll(u64::MAX) {
+            assert!(!matches!(timer.value, Timer::Peer(_)), "{timer:?} is left");
+        }
+        let Self {
+            world,
+            node,
+            ledger,
+            ..
+        } = self;
+        drop(node.finish());
+        let world = &mut *world.borrow_mut();
+        if let Some(worker) = world.worker.take() {
+            worker.run().unwrap();
+        }
+        for index in 0..world.subscribers.len() {
+            while !Subscriber::drain(world, index, 1000, 0) {}
+            world.subscribers[index].check_end();
+            world.subscribers[index].leave();
+        }
+        for (index, conn) in world.conns.iter().enumerate() {
+            let expected = u32::from(!conn.refused);
+            assert_eq!(
+                conn.closed, expected,
+                "conn {index} is closed once: {conn:?}"
+            );
+        }
+        let snapshot = ledger.snapshot(Duration::ZERO, Vec::new());
+        assert_eq!(snapshot.memory_used, 0, "bytes are not given back");
+        assert_eq!(ledger.dispatch_queue.get(), Traffic::default());
+        assert_eq!(snapshot.inbound.messages, snapshot.dispatched);
+        assert_eq!(snapshot.accepted, snapshot.closed_total());
+        assert_eq!(snapshot.peers, 0);
+        let mut out = snapshot.outbound;
+        out.add(snapshot.outbound_dropped);
+        assert_eq!(snapshot.outbound_accepted, out);
+        let internal = snapshot
+            .closed
+            .iter()
+            .find(|one| one.0 == CloseReason::Internal);
+        assert_eq!(internal.map(|one| one.1), Some(0));
+        (
+            world.now,
+            snapshot.accepted,
+            snapshot.inbound,
+            snapshot.outbound,
+        )
+    }
+}
+
+fn rules(random: &mut Random, calm: bool, payload_size: u32) -> Rules {
+    let mut timeout = |values: &[u64]| if calm { 0 } else { random.pick(values) };
+    let (first_frame_ms, frame_ms) = (timeout(&[0, 50, 5_000]), timeout(&[0, 50, 10_000]));
+    let (idle_ms, write_stall_ms) = (timeout(&[0, 0, 3_000]), timeout(&[0, 100, 10_000]));
+    let hello = Hello {
+        payload_size_max: payload_size,
+        ..Hello::default()
+    };
+    Rules {
+        decoder: Decoder::new(payload_size),
+        first_frame_ms,
+        frame_ms,
+        idle_ms,
+        write_stall_ms,
+        drain_ms: DRAIN_MS,
+        hello_required: random.chance(250),
+        network_id: 0,
+        ok_payload: hello.to_payload(),
+    }
+}
+
+fn draw_rates(world: &mut World, calm: bool) {
+    let random = &mut world.random;
+    let mut rate = |values: &[usize]| random.pick(values);
+    world.rates = Rates {
+        spurious: rate(&[0, 0, 30]),
+        stale: rate(&[0, 0, 100]),
+        split: rate(&[0, 300]),
+        short_write: rate(&[0, 100, 600]),
+        skip: if calm { 0 } else { rate(&[0, 50]) },
+        exhausted: rate(&[0, 50]),
+        register: if calm { 0 } else { rate(&[0, 0, 50]) },
+        jump: if calm { 0 } else { rate(&[0, 0, 10]) },
+        few_events: rate(&[0, 0, 500]),
+    };
+    world.worker_slow = rate(&[0, 50, 500]);
+    world.unasked = rate(&[0, 0, 50]);
+}
+
+fn draw_people(world: &mut World, payload_max: usize, calm: bool) {
+    let hostile = world.random.chance(600);
+    let kinds: &[Kind] = if hostile {
+        &[
+            Kind::Healthy,
+            Kind::SlowReader,
+            Kind::NeverReads,
+            Kind::Hostile,
+        ]
+    } else if calm {
+        &[Kind::Healthy, Kind::SlowReader]
+    } else {
+        &[Kind::Healthy, Kind::SlowReader, Kind::NeverReads]
+    };
+    let most = world.random.pick(&[1, 4, 12]);
+    for number in 0..world.random.between(1, most) {
+        let random = &mut world.random;
+        let mut client = Client::new(random.pick(kinds), u8::try_from(number % 3).unwrap());
+        client.connects_left = random.between(1, 3);
+        client.frames_left = random.pick(&[1, 20, 300]);
+        client.types = u16::try_from(random.pick(&[1, 2, 6])).unwrap();
+        client.size_max = random.pick(&[0, 30, 5_000, payload_max]);
+        client.patience = random.pick(&[0, 3, 100]);
+        client.next_at = random.below(50) as u64;
+        world.clients.push(client);
+    }
+    let registry = Arc::clone(&world.registry);
+    if world.random.chance(800) {
+        let echo = Subscriber::echo(&registry, &mut world.random);
+        world.subscribers.push(echo);
+    }
+    for _ in 0..world.random.below(4) {
+        let one = Subscriber::new(&registry, &mut world.random, true);
+        world.subscribers.push(one);
+    }
+}

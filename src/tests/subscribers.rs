@@ -1,0 +1,333 @@
+//! Subscribers of all tempers, and the check of what they get.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use super::{
+    clients::{ECHO_BELOW, UNASKED},
+    random::Random,
+    world::World,
+};
+use crate::{
+    block::MessageRef,
+    clock::Tick,
+    dispatch::{Batch, Outlet, Overflow, Registry, SubscribeOptions, Subscription, Types},
+    error::{SendError, TryRecvError},
+    frame::Frame,
+    id::{MessageType, PeerId},
+    slots::OutFrame,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Temper {
+    Drains,
+    Slow,
+    /// Takes nothing until faults are healed.
+    NeverDrains,
+    /// Leaves in the middle.
+    Leaves,
+}
+
+#[derive(Debug)]
+pub(super) struct Subscriber {
+    pub(super) temper: Temper,
+    pub(super) echo: bool,
+    pub(super) next_at: Tick,
+    subscription: Option<Subscription>,
+    types: Types,
+    /// Nothing may be missing: it pauses, and was there from the start.
+    lossless: bool,
+    held: Vec<Batch>,
+    missed: u64,
+    taken: u64,
+    gaps: bool,
+}
+
+impl Subscriber {
+    /// Subscribes; `whole` says that nothing was dispatched before.
+    pub(super) fn new(
+        registry: &std::sync::Arc<Registry>,
+        random: &mut Random,
+        whole: bool,
+    ) -> Self {
+        let types = match random.below(4) {
+            0 => Types::all(),
+            1 => Types::from(MessageType(0)),
+            2 => Types::from(MessageType(1)..=MessageType(5)),
+            _ => Types::from([MessageType(0), MessageType(3)].as_slice()),
+        };
+        let overflow = random.pick(&[Overflow::Pause, Overflow::DropNewest]);
+        let temper = random.pick(&[
+            Temper::Drains,
+            Temper::Drains,
+            Temper::Slow,
+            Temper::NeverDrains,
+            Temper::Leaves,
+        ]);
+        let messages = random.pick(&[1, 3, 50, 1000]);
+        let bytes = random.pick(&[1, 2_000, 100_000, 1 << 20]);
+        Self::with(
+            registry,
+            types,
+            overflow,
+            temper,
+            (messages, bytes),
+            false,
+            whole,
+        )
+    }
+
+    /// Answers every message of the lower types.
+    pub(super) fn echo(registry: &std::sync::Arc<Registry>, random: &mut Random) -> Self {
+        let types = Types::from(MessageType(0)..=MessageType(ECHO_BELOW - 1));
+        let temper = random.pick(&[Temper::Drains, Temper::Slow]);
+        let bounds = (
+            random.pick(&[1, 7, 300]),
+            random.pick(&[100, 10_000, 1 << 20]),
+        );
+        Self::with(registry, types, Overflow::Pause, temper, bounds, true, true)
+    }
+
+    fn with(
+        registry: &std::sync::Arc<Registry>,
+        types: Types,
+        overflow: Overflow,
+        temper: Temper,
+        (messages, bytes): (usize, usize),
+        echo: bool,
+        whole: bool,
+    ) -> Self {
+        let options = SubscribeOptions::new(types.clone())
+            .messages(messages)
+            .bytes(bytes)
+            .overflow(overflow);
+        let (sender, receiver) = crossbeam_channel::bounded(messages);
+        let account = registry.add(options, Outlet::Deliveries(sender)).unwrap();
+        Self {
+            temper,
+            echo,
+            next_at: 0,
+            subscription: Some(Subscription::new(
+                receiver,
+                account,
+                std::sync::Arc::clone(registry),
+            )),
+            types,
+            lossless: whole && overflow == Overflow::Pause,
+            held: Vec::new(),
+            missed: 0,
+            taken: 0,
+            gaps: overflow == Overflow::DropNewest,
+        }
+    }
+
+    pub(super) fn act(world: &mut World, index: usize) {
+        let slow = world.random.below(60) as u64;
+        let leaves = world.random.chance(10);
+        let unasked = world.random.chance(world.unasked);
+        let healed = world.healed;
+        if unasked {
+            send_unasked(world);
+        }
+        let one = &mut world.subscribers[index];
+        let pause = match one.temper {
+            _ if healed => 5,
+            Temper::Drains => slow % 3,
+            Temper::Slow => slow,
+            Temper::NeverDrains => 50,
+            Temper::Leaves if leaves => {
+                one.held.clear();
+                one.subscription = None;
+                world.work += 1;
+                50
+            }
+            Temper::Leaves => slow,
+        };
+        one.next_at = world.now + pause.max(1);
+        if one.temper == Temper::NeverDrains && !healed {
+            return;
+        }
+        let count = if healed {
+            1000
+        } else {
+            world.random.between(1, 5)
+        };
+        let keep = if healed {
+            0
+        } else {
+            world.random.pick(&[0, 0, 1, 3])
+        };
+        Self::drain(world, index, count, keep);
+    }
+
+    /// Takes batches, and keeps some of them. Returns whether the queue is at its end.
+    pub(super) fn drain(world: &mut World, index: usize, count: usize, keep: usize) -> bool {
+        for _ in 0..count {
+            let one = &mut world.subscribers[index];
+            let Some(subscription) = &mut one.subscription else {
+                return true;
+            };
+            match subscription.try_recv_batch() {
+                Ok(batch) => {
+                    world.work += 1;
+                    one.missed += batch.missed();
+                    one.taken += batch.len() as u64;
+                    assert!(one.gaps || batch.missed() == 0);
+                    let (peer, count) = (batch.peer(), batch.len());
+                    world.say(|| format!("subscriber {index} takes {count} of {peer}"));
+                    check_batch(world, index, &batch);
+                    if world.subscribers[index].echo {
+                        echo(world, &batch);
+                    }
+                    world.subscribers[index].held.push(batch);
+                }
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => {
+                    one.held.clear();
+                    return true;
+                }
+            }
+            let held = &mut world.subscribers[index].held;
+            while held.len() > keep {
+                held.remove(0);
+            }
+        }
+        if keep == 0 {
+            let held = &mut world.subscribers[index].held;
+            world.work += u64::from(!held.is_empty());
+            held.clear();
+        }
+        false
+    }
+
+    /// The sums of the subscriber's row.
+    pub(super) fn check(&self) {
+        let Some(subscription) = &self.subscription else {
+            return;
+        };
+        let row = subscription.row();
+        let sum = row.taken + row.dropped + row.discarded + row.queued + row.parked;
+        assert_eq!(row.matched, sum, "{row:?}");
+        assert_eq!(row.taken, self.taken, "{row:?}");
+        assert!(self.missed <= row.dropped, "{row:?}");
+        assert_eq!(row.discarded, 0, "{row:?}");
+        assert!(self.gaps || row.dropped == 0, "{row:?}");
+    }
+
+    /// The sums at the end of a stop, which may have discarded what waited.
+    pub(super) fn check_end(&self) {
+        let Some(subscription) = &self.subscription else {
+            return;
+        };
+        let row = subscription.row();
+        assert_eq!(
+            row.matched,
+            row.taken + row.dropped + row.discarded,
+            "{row:?}"
+        );
+    }
+
+    /// Whether nothing waits for it.
+    pub(super) fn is_drained(&self) -> bool {
+        self.subscription.as_ref().is_none_or(|subscription| {
+            let row = subscription.row();
+            row.queued == 0 && row.parked == 0 && self.held.is_empty()
+        })
+    }
+
+    pub(super) fn leave(&mut self) {
+        self.held.clear();
+        self.subscription = None;
+    }
+}
+
+fn conn_of(world: &World) -> HashMap<PeerId, usize> {
+    let conns = world.conns.iter().enumerate();
+    conns
+        .filter_map(|(index, conn)| Some((conn.id?, index)))
+        .collect()
+}
+
+/// Everything is what the client sent, in its order, and without gaps where none may be.
+fn check_batch(world: &mut World, index: usize, batch: &Batch) {
+    let conn = conn_of(world)[&batch.peer()];
+    let one = &world.subscribers[index];
+    let conn = &mut world.conns[conn];
+    if conn.subscribers_at.len() <= index {
+        conn.subscribers_at.resize(index + 1, 0);
+    }
+    assert!(!batch.is_empty());
+    let mut count = 0;
+    for message in batch {
+        count += 1;
+        let at = &mut conn.subscribers_at[index];
+        loop {
+            let sent = conn.log.get(*at).expect("no more than was sent");
+            *at += 1;
+            if !one.types.contains(sent.message_type) {
+                continue;
+            }
+            let same = sent.message_type == message.message_type()
+                && sent.payload == message.payload()
+                && sent.correlation == message.correlation()
+                && sent.checksum == message.checksum();
+            if same {
+                break;
+            }
+            assert!(!one.lossless, "{message:?} instead of {sent:?}");
+        }
+    }
+    assert_eq!(count, batch.len());
+}
+
+fn send(world: &World, message: &MessageRef<'_>) -> Result<(), SendError> {
+    let frame = Frame {
+        message_type: message.message_type(),
+        correlation: message.correlation(),
+        checksum: message.checksum(),
+        payload: message.payload(),
+    };
+    let owned = (frame.payload.len() > 4096).then(|| Bytes::copy_from_slice(frame.payload));
+    world.slots.send(message.peer(), OutFrame { frame, owned })
+}
+
+fn echo(world: &mut World, batch: &Batch) {
+    let conn = conn_of(world)[&batch.peer()];
+    for message in batch {
+        match send(world, &message) {
+            Ok(()) => {}
+            Err(SendError::Full) => {
+                let budget = &world.slots.ledger.budget;
+                let short = budget.used() * 4 >= budget.limit() * 2;
+                assert!(
+                    short || world.unasked > 0,
+                    "an echo found no room: {:?}",
+                    world.slots.queued(message.peer())
+                );
+                world.conns[conn].echo_lossy = true;
+            }
+            Err(SendError::Closing | SendError::NotConnected) => {
+                world.conns[conn].echo_lossy = true;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn send_unasked(world: &mut World) {
+    let ids: Vec<PeerId> = world.conns.iter().filter_map(|conn| conn.id).collect();
+    if ids.is_empty() {
+        return;
+    }
+    let id = ids[world.random.below(ids.len())];
+    if world.random.chance(30) {
+        world.slots.ask_close(id);
+        return;
+    }
+    let size = world.random.pick(&[0, 10, 300, 5_000]);
+    let payload = vec![9; size.min(world.payload_max)];
+    let frame = Frame::new(UNASKED, &payload);
+    let owned = (size > 4096).then(|| Bytes::copy_from_slice(&payload));
+    let _ = world.slots.send(id, OutFrame { frame, owned });
+}

@@ -1,0 +1,569 @@
+//! A network in memory, with virtual time and edges that come once.
+//!
+//! An edge to read is given when bytes come after a read that found the end; an edge to write when
+//! there is room after a write that found none. Nothing reminds of an edge that was lost. Only a FIN,
+//! a RST and urgent bytes make an edge of their own.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    io::{self, IoSlice},
+    net::SocketAddr,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{clients::Client, random::Random, subscribers::Subscriber};
+use crate::{
+    clock::Tick,
+    dispatch::{Registry, Worker},
+    id::{MessageType, PeerId},
+    slots::Slots,
+    socket::{AcceptFault, Event, Net, Ready},
+};
+
+/// Polls without a wait and without progress that are taken for a busy loop.
+const IDLE_POLLS_MAX: u32 = 50;
+
+/// How often faults happen, per thousand.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rates {
+    pub(super) spurious: usize,
+    pub(super) stale: usize,
+    pub(super) split: usize,
+    pub(super) short_write: usize,
+    pub(super) skip: usize,
+    pub(super) exhausted: usize,
+    pub(super) register: usize,
+    pub(super) jump: usize,
+    pub(super) few_events: usize,
+}
+
+/// An application frame as a client sent it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sent {
+    pub(super) message_type: MessageType,
+    pub(super) correlation: Option<u64>,
+    pub(super) checksum: bool,
+    pub(super) payload: Vec<u8>,
+}
+
+/// One connection, both ends.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) addr: SocketAddr,
+    /// Arrived at the server and not read; what was read.
+    pub(super) arrived: VecDeque<u8>,
+    read: u64,
+    urgent_at: Option<u64>,
+    pub(super) fin: bool,
+    pub(super) rst: bool,
+    rst_told: bool,
+    /// Written by the server and not taken by the client.
+    pub(super) sent: VecDeque<u8>,
+    pub(super) server_fin: bool,
+    pub(super) closed: u32,
+    pub(super) aborted: bool,
+    pub(super) refused: bool,
+    pub(super) id: Option<PeerId>,
+    pending: Ready,
+    read_armed: bool,
+    write_blocked: Option<Tick>,
+    pub(super) arrived_max: usize,
+    sent_max: usize,
+    /// Application frames in the order in which the client sent them.
+    pub(super) log: Vec<Sent>,
+    /// For each subscriber, which of them comes next.
+    pub(super) subscribers_at: Vec<usize>,
+    /// An echo was refused or came to somebody who loses messages.
+    pub(super) echo_lossy: bool,
+    /// Bytes that the client took, and its place in the echoes.
+    pub(super) got: Vec<u8>,
+    pub(super) echo_at: usize,
+    pub(super) echoes: usize,
+    pub(super) bye: Option<u16>,
+    pub(super) hostile: bool,
+}
+
+pub(super) struct World {
+    pub(super) random: Random,
+    pub(super) now: Tick,
+    pub(super) rates: Rates,
+    pub(super) conns: Vec<Conn>,
+    backlog: VecDeque<usize>,
+    listener_armed: bool,
+    listener_pending: bool,
+    listening: bool,
+    exhausted_until: Tick,
+    pub(super) bell: Arc<AtomicBool>,
+    /// Whatever was done, counted.
+    pub(super) work: u64,
+    work_before: u64,
+    idle_polls: u32,
+    stale: Vec<PeerId>,
+    pub(super) clients: Vec<Client>,
+    pub(super) subscribers: Vec<Subscriber>,
+    pub(super) worker: Option<Worker>,
+    pub(super) worker_at: Tick,
+    pub(super) worker_slow: usize,
+    pub(super) slots: Arc<Slots>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) healed: bool,
+    /// The application sends of its own accord, per thousand acts of a subscriber.
+    pub(super) unasked: usize,
+    pub(super) hello_required: bool,
+    pub(super) payload_max: usize,
+    pub(super) trace: bool,
+}
+
+impl World {
+    pub(super) fn new(random: Random, slots: Arc<Slots>, registry: Arc<Registry>) -> Self {
+        Self {
+            random,
+            now: 0,
+            rates: Rates::default(),
+            conns: Vec::new(),
+            backlog: VecDeque::new(),
+            listener_armed: true,
+            listener_pending: false,
+            listening: true,
+            exhausted_until: 0,
+            bell: Arc::default(),
+            work: 0,
+            work_before: 0,
+            idle_polls: 0,
+            stale: Vec::new(),
+            clients: Vec::new(),
+            subscribers: Vec::new(),
+            worker: None,
+            worker_at: 0,
+            worker_slow: 0,
+            slots,
+            registry,
+            healed: false,
+            unasked: 0,
+            hello_required: false,
+            payload_max: 0,
+            trace: std::env::var_os("NEBNET_TRACE").is_some(),
+        }
+    }
+
+    pub(super) fn say(&self, text: impl FnOnce() -> String) {
+        if self.trace {
+            eprintln!("{:>8} {}", self.now, text());
+        }
+    }
+
+    // ----- the clients' side -----------------------------------------------------------------
+
+    pub(super) fn connect(&mut self, addr: SocketAddr) -> usize {
+        let conn = Conn {
+            addr,
+            arrived: VecDeque::new(),
+            read: 0,
+            urgent_at: None,
+            fin: false,
+            rst: false,
+            rst_told: false,
+            sent: VecDeque::new(),
+            server_fin: false,
+            closed: 0,
+            aborted: false,
+            refused: !self.listening,
+            id: None,
+            pending: Ready::default(),
+            read_armed: true,
+            write_blocked: None,
+            arrived_max: self.random.pick(&[100, 5_000, 100_000, 400_000]),
+            sent_max: self.random.pick(&[60, 3_000, 100_000]),
+            log: Vec::new(),
+            subscribers_at: vec![0; self.subscribers.len()],
+            echo_lossy: false,
+            got: Vec::new(),
+            echo_at: 0,
+            echoes: 0,
+            bye: None,
+            hostile: false,
+        };
+        self.conns.push(conn);
+        let index = self.conns.len() - 1;
+        if self.listening {
+            self.backlog.push_back(index);
+            self.listener_pending |= std::mem::take(&mut self.listener_armed);
+        }
+        index
+    }
+
+    /// Bytes of a client arrive.
+    pub(super) fn arrive(&mut self, index: usize, bytes: &[u8]) {
+        let conn = &mut self.conns[index];
+        if conn.rst || conn.closed > 0 {
+            return;
+        }
+        conn.arrived.extend(bytes);
+        if std::mem::take(&mut conn.read_armed) {
+            conn.pending.set(Ready::READ);
+        }
+    }
+
+    /// The byte that arrived last is an urgent one.
+    pub(super) fn urge(&mut self, index: usize) {
+        let conn = &mut self.conns[index];
+        conn.urgent_at = Some(conn.read + conn.arrived.len() as u64);
+        conn.pending.set(Ready::READ | Ready::URGENT);
+    }
+
+    pub(super) fn finish(&mut self, index: usize) {
+        let conn = &mut self.conns[index];
+        if !conn.fin {
+            conn.fin = true;
+            conn.pending.set(Ready::READ | Ready::READ_CLOSED);
+            if conn.server_fin {
+                conn.pending.set(Ready::WRITE | Ready::ERROR);
+            }
+        }
+    }
+
+    pub(super) fn reset(&mut self, index: usize) {
+        let purge = self.random.chance(500);
+        let conn = &mut self.conns[index];
+        if !conn.rst {
+            conn.rst = true;
+            conn.sent.clear();
+            if purge {
+                conn.arrived.clear();
+            }
+            conn.pending
+                .set(Ready::READ | Ready::WRITE | Ready::READ_CLOSED | Ready::ERROR);
+        }
+    }
+
+    /// The client takes up to `size` bytes.
+    pub(super) fn take(&mut self, index: usize, size: usize) -> usize {
+        let conn = &mut self.conns[index];
+        let size = size.min(conn.sent.len());
+        conn.got.extend(conn.sent.drain(..size));
+        size
+    }
+
+    // ----- time and events -------------------------------------------------------------------
+
+    /// Lets one of those who are due act. False if nobody is.
+    pub(super) fn act(&mut self) -> bool {
+        let clients = self.clients.len();
+        let count = clients + self.subscribers.len() + 1;
+        let start = self.random.below(count);
+        for offset in 0..count {
+            let index = (start + offset) % count;
+            if index < clients {
+                if self.clients[index].next_at <= self.now {
+                    Client::act(self, index);
+                    return true;
+                }
+            } else if index < count - 1 {
+                let index = index - clients;
+                if self.subscribers[index].next_at <= self.now {
+                    Subscriber::act(self, index);
+                    return true;
+                }
+            } else if self.worker_is_due() {
+                self.run_worker();
+                return true;
+            }
+        }
+        false
+    }
+
+    fn worker_is_due(&self) -> bool {
+        self.worker_at <= self.now && self.worker.as_ref().is_some_and(Worker::has_items)
+    }
+
+    fn run_worker(&mut self) {
+        let count = self.random.between(1, 4);
+        if let Some(worker) = &mut self.worker {
+            for _ in 0..count {
+                if !worker.step() {
+                    break;
+                }
+                self.work += 1;
+            }
+        }
+        if !self.healed && self.random.chance(self.worker_slow) {
+            self.worker_at = self.now + self.random.between(1, 500) as u64;
+        }
+    }
+
+    pub(super) fn drain_worker(&mut self) {
+        while self.worker.as_mut().is_some_and(Worker::step) {
+            self.work += 1;
+        }
+    }
+
+    /// When somebody acts next.
+    fn next_act(&self) -> Tick {
+        let clients = self.clients.iter().map(|one| one.next_at);
+        let subscribers = self.subscribers.iter().map(|one| one.next_at);
+        let worker = self.worker.as_ref().filter(|worker| worker.has_items());
+        let blocked = self.conns.iter().filter_map(|conn| conn.write_blocked);
+        clients
+            .chain(subscribers)
+            .chain(worker.map(|_| self.worker_at))
+            .chain(blocked.filter(|tick| *tick > self.now))
+            .min()
+            .unwrap_or(Tick::MAX)
+    }
+
+    /// Takes the edges that are due.
+    fn collect(&mut self, events: &mut Vec<Event>) -> bool {
+        let before = events.len();
+        if std::mem::take(&mut self.listener_pending) && self.listening {
+            events.push(Event::Listener(0));
+        }
+        let few = self.random.chance(self.rates.few_events);
+        let mut left = false;
+        for index in 0..self.conns.len() {
+            let split = self.random.chance(self.rates.split);
+            let spurious = self.random.chance(self.rates.spurious);
+            let conn = &mut self.conns[index];
+            let (Some(id), 0) = (conn.id, conn.closed) else {
+                continue;
+            };
+            let room = conn.sent_max.saturating_sub(conn.sent.len());
+            if conn.write_blocked.is_some_and(|tick| tick <= self.now) && room * 3 >= conn.sent_max
+            {
+                conn.write_blocked = None;
+                conn.pending.set(Ready::WRITE);
+            }
+            if spurious {
+                events.push(Event::Peer(
+                    id,
+                    self.random.pick(&[Ready::READ, Ready::WRITE]),
+                ));
+            }
+            if conn.pending == Ready::default() {
+                continue;
+            }
+            if few && events.len() >= before + 2 {
+                left = true;
+                continue;
+            }
+            let ready = std::mem::take(&mut conn.pending);
+            if split {
+                let all = [
+                    Ready::READ,
+                    Ready::WRITE,
+                    Ready::READ_CLOSED,
+                    Ready::URGENT,
+                    Ready::ERROR,
+                ];
+                for bit in all.into_iter().filter(|bit| ready.has(*bit)) {
+                    // The kernel never says one without the other.
+                    let bit = match bit {
+                        Ready::READ_CLOSED | Ready::URGENT | Ready::ERROR => bit | Ready::READ,
+                        bit => bit,
+                    };
+                    events.push(Event::Peer(id, bit));
+                }
+            } else {
+                events.push(Event::Peer(id, ready));
+            }
+        }
+        if !self.stale.is_empty() && self.random.chance(self.rates.stale) {
+            let id = self.stale[self.random.below(self.stale.len())];
+            events.push(Event::Peer(id, Ready::READ | Ready::WRITE | Ready::ERROR));
+        }
+        self.random.shuffle(&mut events[before..]);
+        left
+    }
+}
+
+/// The loop's network.
+pub(super) struct SimNet(pub(super) Rc<RefCell<World>>);
+
+/// A connection, by its index.
+#[derive(Debug)]
+pub(super) struct SimStream(usize);
+
+impl Net for SimNet {
+    type Stream = SimStream;
+
+    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<bool> {
+        let mut world = self.0.borrow_mut();
+        let world = &mut *world;
+        let wait = timeout.map_or(Tick::MAX, |time| u64::try_from(time.as_millis()).unwrap());
+        let deadline = world.now.saturating_add(wait);
+        if wait == 0 {
+            let progress = world.work != std::mem::replace(&mut world.work_before, world.work);
+            world.idle_polls = if progress { 0 } else { world.idle_polls + 1 };
+            if world.idle_polls >= IDLE_POLLS_MAX {
+                return Err(io::Error::other("the loop is busy with nothing"));
+            }
+        } else {
+            world.idle_polls = 0;
+        }
+        world.bell.store(false, Ordering::Relaxed);
+        loop {
+            let left = world.collect(events);
+            if !events.is_empty() {
+                world.work += 1;
+                return Ok(left);
+            }
+            if world.now >= deadline || world.bell.swap(false, Ordering::Relaxed) {
+                return Ok(false);
+            }
+            if !world.act() {
+                let next = world.next_act().max(world.now + 1).min(deadline);
+                assert_ne!(next, Tick::MAX, "the loop sleeps for ever");
+                world.now = next;
+            } else if world.random.chance(100) {
+                world.now += 1;
+            }
+        }
+    }
+
+    fn accept(&mut self, _: usize) -> Result<(SimStream, SocketAddr), AcceptFault> {
+        let world = &mut *self.0.borrow_mut();
+        if world.now < world.exhausted_until {
+            return Err(AcceptFault::Exhausted(io::Error::other("no descriptors")));
+        }
+        if world.backlog.is_empty() {
+            world.listener_armed = true;
+            return Err(AcceptFault::WouldBlock);
+        }
+        world.work += 1;
+        if world.random.chance(world.rates.exhausted) {
+            world.exhausted_until = world.now + world.random.between(1, 3_000) as u64;
+            return Err(AcceptFault::Exhausted(io::Error::other("no descriptors")));
+        }
+        if world.random.chance(world.rates.skip) {
+            if let Some(index) = world.backlog.pop_front() {
+                world.conns[index].refused = true;
+            }
+            return Err(AcceptFault::Skip);
+        }
+        let index = world.backlog.pop_front().unwrap();
+        Ok((SimStream(index), world.conns[index].addr))
+    }
+
+    fn register(&mut self, stream: &mut SimStream, peer: PeerId) -> io::Result<()> {
+        let world = &mut *self.0.borrow_mut();
+        let fails = world.random.chance(world.rates.register);
+        let conn = &mut world.conns[stream.0];
+        assert!(conn.id.is_none(), "registered once");
+        conn.id = Some(peer);
+        if fails {
+            return Err(io::Error::other("no memory"));
+        }
+        // What is there already is told, as epoll does.
+        conn.pending.set(Ready::WRITE);
+        if !conn.arrived.is_empty() {
+            conn.pending.set(Ready::READ);
+            conn.read_armed = false;
+        }
+        Ok(())
+    }
+
+    fn read(
+        &mut self,
+        stream: &mut SimStream,
+        buffer: &mut Vec<u8>,
+        limit: usize,
+    ) -> io::Result<usize> {
+        let world = &mut *self.0.borrow_mut();
+        let conn = &mut world.conns[stream.0];
+        assert_eq!(conn.closed, 0);
+        let space = (buffer.capacity() - buffer.len()).min(limit);
+        assert!(space > 0, "a read without space");
+        if conn.arrived.is_empty() {
+            if conn.rst && !std::mem::replace(&mut conn.rst_told, true) {
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+            if conn.fin || conn.rst {
+                return Ok(0);
+            }
+            conn.read_armed = true;
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let mut count = space.min(conn.arrived.len());
+        if let Some(mark) = conn.urgent_at.filter(|mark| *mark > conn.read) {
+            count = count.min(usize::try_from(mark - conn.read).unwrap());
+        }
+        buffer.extend(conn.arrived.drain(..count));
+        conn.read += count as u64;
+        if count < space && conn.arrived.is_empty() {
+            conn.read_armed = true;
+        }
+        world.work += 1;
+        Ok(count)
+    }
+
+    fn write(&mut self, stream: &mut SimStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let world = &mut *self.0.borrow_mut();
+        let short = world.random.chance(world.rates.short_write);
+        let conn = &mut world.conns[stream.0];
+        assert!(
+            conn.closed == 0 && !conn.server_fin,
+            "a write after the end"
+        );
+        let offered: usize = slices.iter().map(|slice| slice.len()).sum();
+        assert!(offered > 0, "a write of nothing");
+        if conn.rst {
+            conn.rst_told = true;
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let mut count = offered.min(conn.sent_max - conn.sent.len().min(conn.sent_max));
+        if short {
+            count = world.random.below(count + 1);
+        }
+        if count < offered {
+            conn.write_blocked = Some(world.now + u64::from(short) * 3);
+        }
+        if count == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let mut left = count;
+        for slice in slices {
+            let part = left.min(slice.len());
+            conn.sent.extend(&slice[..part]);
+            left -= part;
+        }
+        world.work += 1;
+        Ok(count)
+    }
+
+    fn shutdown(&mut self, stream: &mut SimStream) -> io::Result<()> {
+        let world = &mut *self.0.borrow_mut();
+        let conn = &mut world.conns[stream.0];
+        assert!(conn.closed == 0 && !conn.server_fin, "a second FIN");
+        conn.server_fin = true;
+        Ok(())
+    }
+
+    fn close(&mut self, stream: SimStream, abort: bool) {
+        let world = &mut *self.0.borrow_mut();
+        let conn = &mut world.conns[stream.0];
+        conn.closed += 1;
+        conn.server_fin = true;
+        // Unread input turns the FIN into a RST.
+        if abort || !conn.arrived.is_empty() {
+            conn.aborted = true;
+            conn.sent.clear();
+        }
+        world.stale.extend(conn.id);
+        world.work += 1;
+        let (id, index) = (conn.id, stream.0);
+        world.say(|| format!("close conn {index} {id:?} abort {abort}"));
+    }
+
+    fn close_listeners(&mut self) {
+        let world = &mut *self.0.borrow_mut();
+        world.listening = false;
+        for index in world.backlog.drain(..) {
+            world.conns[index].refused = true;
+        }
+    }
+}
