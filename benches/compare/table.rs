@@ -90,7 +90,7 @@ impl Table {
             let range = format!("{:.2}..{:.2}", min / 1e6, max / 1e6);
             let ratio = self
                 .reference()
-                .map_or("-".into(), |whole| format!("{:.2}", rate / whole));
+                .map_or_else(|| "-".into(), |whole| format!("{:.2}", rate / whole));
             let server_cores = row.median(|sample| sample.server_cores);
             writeln!(
                 text,
