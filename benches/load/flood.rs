@@ -6,7 +6,7 @@ use super::{Report, Spec, cpu_time};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 /// Writes between two looks at the connections that were full, so that one fast connection does not
@@ -140,9 +140,9 @@ impl Flood {
         if left == 0 {
             return true;
         }
-        let at = (connection.written % self.ring.bytes.len() as u64) as usize;
-        let size = left.min((self.ring.bytes.len() - at) as u64) as usize;
-        match connection.stream.write(&self.ring.bytes[at..at + size]) {
+        let at = (connection.written % self.ring.size as u64) as usize;
+        let size = left.min((self.ring.size - at) as u64) as usize;
+        match self.ring.send(&connection.stream, at, size) {
             Ok(written) => {
                 connection.written += written as u64;
                 if connection.written == connection.end {
