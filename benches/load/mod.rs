@@ -13,7 +13,11 @@
 //! | `stats` | nothing | `done ...` with the percentiles since `clear` |
 //!
 //! The end of its input ends the client.
-#![allow(dead_code, reason = "every benchmark uses a part of this")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "every benchmark uses a part of this"
+)]
 
 mod child;
 mod flood;

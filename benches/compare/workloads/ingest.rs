@@ -89,6 +89,18 @@ fn measure(kind: &Kind, cell: &Cell, options: &Options) -> Sample {
     let sent = load.report();
     tally.expect(sent.messages);
     let complete = tally.wait();
+    let agrees = !kind.reads_numbers || tally.sum() == sent.sum;
+    if !(complete && agrees) {
+        eprintln!(
+            "{} {}: sent {} with sum {}, took {} with sum {}",
+            cell.name(),
+            kind.name,
+            sent.messages,
+            sent.sum,
+            tally.messages(),
+            tally.sum(),
+        );
+    }
     let seconds = (end - start).as_secs_f64();
     let client_cores = sent.cpu.as_secs_f64() / sent.wall.as_secs_f64();
     let server_cores = (cpu_end - cpu_start).as_secs_f64() / seconds;
@@ -98,6 +110,6 @@ fn measure(kind: &Kind, cell: &Cell, options: &Options) -> Sample {
         client_cores,
         server_cores,
         other_cores: (all_cores - client_cores - server_cores).max(0.0),
-        verified: complete && (!kind.reads_numbers || tally.sum() == sent.sum),
+        verified: complete && agrees,
     }
 }
