@@ -1,0 +1,3 @@
+//! What is asked of a server: one file each.
+
+pub(crate) mod ingest;

@@ -1,0 +1,58 @@
+//! The load generator of the benchmarks: a process of its own.
+//!
+//! A benchmark binary starts itself again with [`SPEC_VARIABLE`] set; the copy becomes the client,
+//! takes commands on its standard input and answers on its standard output, one line each. So the
+//! client's work never shares an address space, an allocator or a scheduler entity with what is
+//! measured, and its CPU time can be told apart.
+//!
+//! | command | what the client does | answer |
+//! |---|---|---|
+//! | `go N` | sends exactly N messages over all connections, or makes N round trips | `done ...` |
+//! | `for MS` | sends whole messages for that many milliseconds | `done ...` |
+//! | `clear` | forgets the round trips measured so far | `done ...` |
+//! | `stats` | nothing | `done ...` with the percentiles since `clear` |
+//!
+//! The end of its input ends the client.
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "every benchmark uses a part of this"
+)]
+
+mod child;
+mod flood;
+mod report;
+mod round_trip;
+mod service;
+mod spec;
+mod tally;
+mod wire;
+
+pub(crate) use child::{Load, run_if_child};
+pub(crate) use report::Report;
+pub(crate) use service::Service;
+pub(crate) use spec::{Mode, Spec};
+pub(crate) use tally::Tally;
+pub(crate) use wire::{HEADER_SIZE, MESSAGE_TYPE, number};
+
+use std::fs;
+use std::time::Duration;
+
+/// Set in the environment of the client, and only there.
+const SPEC_VARIABLE: &str = "NEBNET_LOAD";
+
+/// User and system time of this process so far, all threads, the ended ones included.
+pub(crate) fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Processor time that the whole machine has spent so far on programs, ours included, and lost to
+/// other machines; without the interrupts, which are nobody's. In steps of 10 ms.
+pub(crate) fn machine_time() -> Duration {
+    let stat = fs::read_to_string("/proc/stat").unwrap();
+    let fields = stat.lines().next().unwrap().split_whitespace().skip(1);
+    let ticks: Vec<u64> = fields.map(|field| field.parse().unwrap()).collect();
+    // user, nice, system, idle, iowait, irq, softirq, steal
+    Duration::from_millis(10 * (ticks[0] + ticks[1] + ticks[2] + ticks[7]))
+}
