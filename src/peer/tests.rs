@@ -268,9 +268,11 @@ fn eof_inside_a_frame_is_told_from_eof_between_frames() {
     let mut cut = peer(&rules);
     cut.carry = app(b"one")[..6].to_vec();
     assert!(cut.handle_eof(2) && cut.carry.is_empty());
-    let reason = |peer: &Peer| match peer.state() {
-        State::HalfClosed { reason, .. } => reason,
-        other => panic!("{other:?}"),
+    let reason = |peer: &Peer| {
+        let State::HalfClosed { reason, .. } = peer.state() else {
+            panic!("{:?}", peer.state());
+        };
+        reason
     };
     assert_eq!(reason(&whole), CloseReason::PeerClosed);
     assert_eq!(reason(&cut), CloseReason::EofInFrame);
