@@ -1,9 +1,9 @@
 //! Received bytes on their way to subscribers.
 //!
-//! A [`Block`] holds the whole frames of one read from one peer. It is shared by reference count: one
-//! for the way to the dispatcher, one per delivery to a subscriber, none per message. When the last
-//! reference goes, the peer gets its credit back and the service's budget the bytes; the storage then
-//! waits in the loop's pool for the next read.
+//! A [`Block`] holds the whole frames of one read from one peer. It is shared by reference count:
+//! one for the way to the dispatcher, one per delivery to a subscriber, none per message. When the
+//! last reference goes, the peer gets its credit back and the service's budget the bytes; the
+//! storage then waits in the loop's pool for the next read.
 //!
 //! Reads go into one block of 64 KiB. What they bring is copied into storage of the next smaller
 //! class if it fits one, so that a message of ten bytes that somebody keeps does not pin 64 KiB; a
@@ -163,8 +163,8 @@ impl BlockPool {
         }
     }
 
-    /// Makes a block of the first `size` bytes of `buffer`: a copy in right-sized storage, or of the
-    /// buffer itself, which is then left empty.
+    /// Makes a block of the first `size` bytes of `buffer`: a copy in right-sized storage, or of
+    /// the buffer itself, which is then left empty.
     pub(crate) fn make(&mut self, buffer: &mut Vec<u8>, size: usize, head: BlockHead) -> BlockRef {
         let class = BLOCK_CLASSES.iter().position(|class| size <= *class);
         let block = match class {
@@ -312,8 +312,9 @@ impl<'a> MessageRef<'a> {
         self.block.head().received
     }
 
-    /// The message to keep: a copy up to 1 KiB of payload; a larger payload shares the storage of the
-    /// read that it came in, up to 64 KiB or the frame's own size, and with it the peer's credit.
+    /// The message to keep: a copy up to 1 KiB of payload; a larger payload shares the storage of
+    /// the read that it came in, up to 64 KiB or the frame's own size, and with it the peer's
+    /// credit.
     #[must_use]
     pub fn to_message(&self) -> Message {
         let payload = if self.frame.payload.len() <= MESSAGE_COPIED_MAX {

@@ -1,9 +1,9 @@
 //! Time as the crate sees it: milliseconds since the service started.
 //!
 //! [`Clock`] is the only reader of the system clock. Everything else takes the time as an argument,
-//! so that a test owns it. Elapsed time is rounded down and deadlines are rounded up: a timer may be
-//! late by a tick, never early. The clock is monotonic; time in which the machine is suspended is
-//! not counted.
+//! so that a test owns it. Elapsed time is rounded down and deadlines are rounded up: a timer may
+//! be late by a tick, never early. The clock is monotonic; time in which the machine is suspended
+//! is not counted.
 
 use std::time::{Duration, Instant};
 

@@ -16,14 +16,15 @@ pub enum Dispatch {
     /// kernel, and the loop does no work per subscriber.
     #[default]
     Thread,
-    /// On the loop's thread: one hand-off less. With many subscribers the loop has less time to read.
+    /// On the loop's thread: one hand-off less. With many subscribers the loop has less time to
+    /// read.
     Inline,
 }
 
 /// The settings of a service.
 ///
-/// Every setter replaces its value and leaves the others. Timeouts of zero are off; they are rounded
-/// up to milliseconds.
+/// Every setter replaces its value and leaves the others. Timeouts of zero are off; they are
+/// rounded up to milliseconds.
 ///
 /// # Examples
 ///
@@ -103,8 +104,8 @@ impl Config {
         self
     }
 
-    /// The longest payload accepted and sent, in bytes: 1 to 256 MiB, default 1 MiB. A peer can make
-    /// the service hold that much for a frame that it sends slowly, until the frame timeout.
+    /// The longest payload accepted and sent, in bytes: 1 to 256 MiB, default 1 MiB. A peer can
+    /// make the service hold that much for a frame that it sends slowly, until the frame timeout.
     #[must_use]
     pub fn max_payload(self, bytes: u32) -> Self {
         Self {
@@ -179,8 +180,8 @@ impl Config {
     }
 
     /// Bytes that may wait for one peer, and bytes read from it that may be in flight before its
-    /// reading pauses: 64 KiB to the memory budget, default 4 MiB. An empty outbox takes one message
-    /// of any legal size.
+    /// reading pauses: 64 KiB to the memory budget, default 4 MiB. An empty outbox takes one
+    /// message of any legal size.
     #[must_use]
     pub fn outbox_bytes(self, bytes: usize) -> Self {
         Self {

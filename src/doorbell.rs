@@ -3,10 +3,10 @@
 //! A wake is a system call of about five microseconds, so it is left out while the loop is awake:
 //! the loop looks at its queues before it sleeps anyway. Many rings in one sleep are one wake.
 //!
-//! The promise is the one of Dekker's algorithm: the ringer first puts its work into a queue and then
-//! looks whether the loop sleeps; the loop first says that it is about to sleep and then looks at the
-//! queues. Both put a sequentially consistent fence between the two steps, so at least one of them
-//! sees the other's.
+//! The promise is the one of Dekker's algorithm: the ringer first puts its work into a queue and
+//! then looks whether the loop sleeps; the loop first says that it is about to sleep and then looks
+//! at the queues. Both put a sequentially consistent fence between the two steps, so at least one
+//! of them sees the other's.
 
 use std::{
     fmt,

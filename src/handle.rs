@@ -93,8 +93,8 @@ impl Handle {
     }
 
     /// Subscribes a channel of the caller's, which gets the messages one by one, each by a
-    /// `try_send`. The bounds in the options do not count; the channel's do. What it does not take is
-    /// dropped and counted, whatever the overflow policy.
+    /// `try_send`. The bounds in the options do not count; the channel's do. What it does not take
+    /// is dropped and counted, whatever the overflow policy.
     ///
     /// # Errors
     ///
@@ -127,8 +127,8 @@ impl Handle {
     /// Sends a message. Never waits for the peer.
     ///
     /// `Ok` means that it will be written, or counted as lost with the reason of the close; what is
-    /// sent to a peer by one thread is written in that order. A borrowed payload is copied; an owned
-    /// one above 4 KiB is not.
+    /// sent to a peer by one thread is written in that order. A borrowed payload is copied; an
+    /// owned one above 4 KiB is not.
     ///
     /// # Errors
     ///
@@ -156,8 +156,8 @@ impl Handle {
             .map_err(|error| Rejected { error, message })
     }
 
-    /// Sends a message, and waits for room in the outbox no longer than `timeout`. On the loop's own
-    /// thread it does not wait, because nobody else could make the room.
+    /// Sends a message, and waits for room in the outbox no longer than `timeout`. On the loop's
+    /// own thread it does not wait, because nobody else could make the room.
     ///
     /// # Errors
     ///
@@ -239,7 +239,8 @@ impl Handle {
     }
 
     /// Closes a connection in order: what was accepted for it is written, then BYE with
-    /// [`CloseReason::AppClosed`](crate::CloseReason::AppClosed). False if there is no such connection.
+    /// [`CloseReason::AppClosed`](crate::CloseReason::AppClosed). False if there is no such
+    /// connection.
     #[must_use = "false says that the peer was not connected"]
     pub fn close(&self, peer: PeerId) -> bool {
         self.shared.slots.ask_close(peer)
@@ -519,13 +520,14 @@ impl OutgoingBatch {
     ///
     /// # Errors
     ///
-    /// [`SendError::ReservedType`], or [`SendError::TooLarge`] above 256 MiB; a smaller limit of the
-    /// peer is looked at when the batch is sent.
+    /// [`SendError::ReservedType`], or [`SendError::TooLarge`] above 256 MiB; a smaller limit of
+    /// the peer is looked at when the batch is sent.
     pub fn push(&mut self, message: &Outgoing<'_>) -> Result<(), SendError> {
         self.push_frame(&message.frame())
     }
 
-    /// Appends the answer to a message: the same type and correlation, and a checksum if it had one.
+    /// Appends the answer to a message: the same type and correlation, and a checksum if it had
+    /// one.
     ///
     /// # Errors
     ///

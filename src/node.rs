@@ -5,8 +5,8 @@
 //! kind of work can keep the others waiting. The loop waits in `poll` and nowhere else.
 //!
 //! Reads come before timers, so that after a pause of the whole process the bytes that arrived
-//! meanwhile are seen before anybody is judged for their absence. Writes come last, because reads and
-//! timers cause them.
+//! meanwhile are seen before anybody is judged for their absence. Writes come last, because reads
+//! and timers cause them.
 
 use std::{
     fmt, io,
@@ -269,8 +269,8 @@ impl<N: Net> Node<N> {
             let Some(stream) = stream_of(&mut self.streams, id) else {
                 return;
             };
-            // The budget is looked at between reads: one that it cut short would be taken for the end
-            // of the input.
+            // The budget is looked at between reads: one that it cut short would be taken for the
+            // end of the input.
             let result = self.net.read(stream, &mut buffer.bytes, buffer.limit);
             let count = *result.as_ref().unwrap_or(&0);
             left = left.saturating_sub(count);

@@ -8,8 +8,8 @@
 //! that is taken as a whole knows how many frames it ends; only where the kernel stopped inside, or
 //! types are mixed, are frame headers looked at.
 //!
-//! Invariants: `offset < len(front)` unless the outbox is empty; the next byte to write begins a frame
-//! exactly if `frame_left == 0`.
+//! Invariants: `offset < len(front)` unless the outbox is empty; the next byte to write begins a
+//! frame exactly if `frame_left == 0`.
 
 use std::{collections::VecDeque, io::IoSlice};
 
@@ -44,8 +44,9 @@ impl Extend<Segment> for Outbox {
 }
 
 impl Outbox {
-    /// The kernel took `taken` bytes of those offered. `count` is told every run of the application's
-    /// bytes: their type, how many frames they made whole, and how many bytes they are.
+    /// The kernel took `taken` bytes of those offered. `count` is told every run of the
+    /// application's bytes: their type, how many frames they made whole, and how many bytes they
+    /// are.
     ///
     /// Panics if more was taken than offered.
     pub(crate) fn handle_written(

@@ -1,9 +1,9 @@
 //! Keeps the log short: one line per cause and subject in ten seconds.
 //!
 //! A peer can cause as many errors as it can send frames, and a full subscriber one per batch. The
-//! first is logged, the others of the interval are counted, and the next line that is logged for the
-//! same cause and subject says how many there were. The table is bounded: causes and subjects beyond
-//! it share one entry.
+//! first is logged, the others of the interval are counted, and the next line that is logged for
+//! the same cause and subject says how many there were. The table is bounded: causes and subjects
+//! beyond it share one entry.
 
 use std::{collections::HashMap, fmt, net::IpAddr};
 

@@ -46,8 +46,8 @@ type MetricsCallback = Box<dyn FnMut(&Snapshot) + Send>;
 
 /// A networking core: one thread that owns all peers, and one that fans their messages out.
 ///
-/// Subscribe, then start: then no message is missed. Several services in one process know nothing of
-/// each other. A service installs no signal handlers and has no global state.
+/// Subscribe, then start: then no message is missed. Several services in one process know nothing
+/// of each other. A service installs no signal handlers and has no global state.
 ///
 /// # Examples
 ///
@@ -143,8 +143,8 @@ impl NetService {
     /// Starts the service: first the dispatcher, then the node. If the node cannot start, the
     /// dispatcher is stopped again and no thread is left.
     ///
-    /// The soft limit of descriptors is raised to the hard one, and the limit of peers is lowered to
-    /// it less 64, which the log says.
+    /// The soft limit of descriptors is raised to the hard one, and the limit of peers is lowered
+    /// to it less 64, which the log says.
     ///
     /// # Errors
     ///
@@ -188,13 +188,14 @@ impl NetService {
     }
 
     /// Stops the service: accepts and reads nothing more, delivers what was parsed, lets
-    /// subscribers answer it, writes what was accepted for sending, says BYE to every peer, and ends
-    /// both threads. Takes no longer than `deadline` and a little; ends early when nothing is left.
+    /// subscribers answer it, writes what was accepted for sending, says BYE to every peer, and
+    /// ends both threads. Takes no longer than `deadline` and a little; ends early when nothing is
+    /// left.
     ///
     /// Subscriptions then yield what is left in their queues. A subscriber that lets nothing go for
     /// 250 ms is not waited for, unless messages are parked for it
-    /// ([`Overflow::Pause`](crate::Overflow::Pause)); those wait for the deadline and are then discarded
-    /// and counted.
+    /// ([`Overflow::Pause`](crate::Overflow::Pause)); those wait for the deadline and are then
+    /// discarded and counted.
     ///
     /// A second call returns the same report.
     pub fn stop(&mut self, deadline: Duration) -> StopReport {

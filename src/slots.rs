@@ -1,14 +1,14 @@
 //! What a connection shares with other threads: its outgoing tail, its credit, its doorbell.
 //!
-//! The loop owns everything about a peer except for one [`Slot`]. Other threads reach the slot by the
-//! peer's id: a sender appends encoded frames to its tail, whoever drops the last reference to a
-//! block returns the credit, the dispatcher holds the peer back. Each of them then asks for the loop's
-//! attention, at most once until the loop has looked.
+//! The loop owns everything about a peer except for one [`Slot`]. Other threads reach the slot by
+//! the peer's id: a sender appends encoded frames to its tail, whoever drops the last reference to
+//! a block returns the credit, the dispatcher holds the peer back. Each of them then asks for the
+//! loop's attention, at most once until the loop has looked.
 //!
-//! The tail stands behind a mutex that is held for a copy of at most a few kilobytes. Senders may wait
-//! for each other there; the loop never does: it tries the lock and comes back in its next turn. The
-//! generation is compared under the same lock, so whether a message was accepted is decided at one
-//! place and cannot be wrong.
+//! The tail stands behind a mutex that is held for a copy of at most a few kilobytes. Senders may
+//! wait for each other there; the loop never does: it tries the lock and comes back in its next
+//! turn. The generation is compared under the same lock, so whether a message was accepted is
+//! decided at one place and cannot be wrong.
 //!
 //! Invariants, per connection:
 //! - `written <= accepted`, in messages and in bytes; their difference is what is queued
@@ -211,8 +211,8 @@ impl Segment {
         }
     }
 
-    /// Whether it begins with a frame of the protocol, which then is all there is in it. To be asked
-    /// only where a frame begins.
+    /// Whether it begins with a frame of the protocol, which then is all there is in it. To be
+    /// asked only where a frame begins.
     pub(crate) fn is_control(&self) -> bool {
         Header::read(self.data.as_slice()).is_some_and(|header| header.message_type.is_protocol())
     }
@@ -460,8 +460,8 @@ impl Slots {
 
     /// Whether a message of this size could be accepted now; for waiting senders.
     ///
-    /// Registers the calling thread to be unparked when there may be room. Senders on the loop's own
-    /// thread must not wait: nobody else could make the room.
+    /// Registers the calling thread to be unparked when there may be room. Senders on the loop's
+    /// own thread must not wait: nobody else could make the room.
     pub(crate) fn wait_for_room(&self, peer: PeerId) -> bool {
         let Some(slot) = self.slot(peer) else {
             return false;
@@ -518,8 +518,8 @@ impl Slots {
         self.apply(Deferred::Unhold(peer), !never_waits());
     }
 
-    /// Changes what the slot of a peer counts, if the peer is still connected. A thread that must not
-    /// wait for the lock leaves it to the loop's next turn.
+    /// Changes what the slot of a peer counts, if the peer is still connected. A thread that must
+    /// not wait for the lock leaves it to the loop's next turn.
     fn apply(&self, change: Deferred, may_wait: bool) {
         let (Deferred::Release(peer, _) | Deferred::Hold(peer) | Deferred::Unhold(peer)) = change;
         let Some(slot) = self.slot(peer) else { return };

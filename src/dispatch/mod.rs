@@ -1,9 +1,9 @@
 //! Fan-out: who gets which messages, and what happens when one of them is full.
 //!
-//! The dispatcher takes blocks from the dispatch queue, looks up the subscribers of their message types
-//! in a dense table and offers each of them the part it asked for: one channel operation per block and
-//! subscriber, none per message. It never waits for a subscriber. What does not fit is dropped and
-//! counted, or parked, as the subscriber chose.
+//! The dispatcher takes blocks from the dispatch queue, looks up the subscribers of their message
+//! types in a dense table and offers each of them the part it asked for: one channel operation per
+//! block and subscriber, none per message. It never waits for a subscriber. What does not fit is
+//! dropped and counted, or parked, as the subscriber chose.
 //!
 //! The same code runs on a thread of its own ([`worker`]) or on the loop.
 

@@ -17,8 +17,8 @@ use crate::{
     ledger::{Ledger, Traffic},
 };
 
-/// Places in the queue besides those for blocks, so that a block for which the bounds have room finds
-/// one. A poke goes into an empty queue only; several that meet there are a matter of chance.
+/// Places in the queue besides those for blocks, so that a block for which the bounds have room
+/// finds one. A poke goes into an empty queue only; several that meet there are a matter of chance.
 const POKES_MAX: usize = 4;
 
 /// What travels through the queue.
@@ -85,8 +85,8 @@ impl DispatchQueue {
         }
     }
 
-    /// Hands over the last block at a stop, whatever the bounds say; waits for the dispatcher to take
-    /// an item if every place is taken. False if it did not in time.
+    /// Hands over the last block at a stop, whatever the bounds say; waits for the dispatcher to
+    /// take an item if every place is taken. False if it did not in time.
     pub(crate) fn push_last(&self, block: BlockRef, timeout: Duration) -> bool {
         let charge = queue_charge(&block);
         self.bounds.ledger.dispatch_queue.raise(charge);

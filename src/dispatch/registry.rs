@@ -1,8 +1,8 @@
 //! Who subscribes: the list that every thread may change and the fan-out reads.
 //!
-//! The fan-out keeps a table of its own and makes it anew when the list's version has changed, which
-//! it looks at once per block. So subscribing takes effect from the next block on, and a subscriber
-//! sees a contiguous run of what is dispatched.
+//! The fan-out keeps a table of its own and makes it anew when the list's version has changed,
+//! which it looks at once per block. So subscribing takes effect from the next block on, and a
+//! subscriber sees a contiguous run of what is dispatched.
 
 use std::{
     fmt,

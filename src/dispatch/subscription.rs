@@ -277,8 +277,8 @@ impl ExactSizeIterator for Messages<'_> {}
 ///
 /// After the service stopped, it yields what is left and then says that it is disconnected.
 ///
-/// [`recv_batch`](Self::recv_batch) is the fast way: it borrows. [`recv`](Self::recv) makes an owned
-/// [`Message`] of each.
+/// [`recv_batch`](Self::recv_batch) is the fast way: it borrows. [`recv`](Self::recv) makes an
+/// owned [`Message`] of each.
 ///
 /// # Examples
 ///
@@ -415,8 +415,8 @@ impl Subscription {
         }
     }
 
-    /// The channel behind the subscription, for crossbeam's `select!`. What comes out of it is to be
-    /// given to [`take`](Self::take).
+    /// The channel behind the subscription, for crossbeam's `select!`. What comes out of it is to
+    /// be given to [`take`](Self::take).
     ///
     /// # Examples
     ///

@@ -1,9 +1,9 @@
 //! The fan-out itself: from message types to subscribers, and what happens when one is full.
 //!
-//! A dense table leads from each of the 65,536 types to a list of subscribers; equal lists are shared,
-//! so the table is 128 KiB whatever the number of subscribers. A block whose messages are all of one
-//! type, which the parser knows, costs one look; the messages of a mixed one are counted per list in
-//! one walk over their headers.
+//! A dense table leads from each of the 65,536 types to a list of subscribers; equal lists are
+//! shared, so the table is 128 KiB whatever the number of subscribers. A block whose messages are
+//! all of one type, which the parser knows, costs one look; the messages of a mixed one are counted
+//! per list in one walk over their headers.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -424,8 +424,8 @@ impl FanOut {
         }
     }
 
-    /// The position of a list, which is added if it is new. There are at most as many lists as types
-    /// of the application, so the position fits.
+    /// The position of a list, which is added if it is new. There are at most as many lists as
+    /// types of the application, so the position fits.
     fn list_of(&mut self, known: &mut HashMap<Vec<u16>, u16>, list: Vec<u16>) -> u16 {
         if let Some(position) = known.get(&list) {
             return *position;

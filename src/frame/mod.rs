@@ -16,7 +16,8 @@
 //! A [`Decoder`] judges the length as soon as its four bytes are there, before anything is reserved
 //! for the rest, and walks frames where they lie: it copies nothing and keeps no state, so bytes
 //! may be cut anywhere as long as the cut-off part is offered again with what follows it. The work
-//! is linear in the bytes: per frame it reads the header, and the payload only to verify a checksum.
+//! is linear in the bytes: per frame it reads the header, and the payload only to verify a
+//! checksum.
 //!
 //! What this module refuses to do: buffering, and judging who may send what; a frame with a
 //! protocol type is a frame here.

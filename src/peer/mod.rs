@@ -2,12 +2,12 @@
 //!
 //! A [`Peer`] takes received bytes ([`handle_bytes`](Peer::handle_bytes)), tells which of them are
 //! whole frames, answers the protocol's own messages, and judges its deadlines
-//! ([`next_deadline`](Peer::next_deadline), [`judge`](Peer::judge)). What it wants to write is in its
-//! [`Outbox`]. It knows no other peer, no socket and no subscriber.
+//! ([`next_deadline`](Peer::next_deadline), [`judge`](Peer::judge)). What it wants to write is in
+//! its [`Outbox`]. It knows no other peer, no socket and no subscriber.
 //!
 //! Deadlines about receiving stand still while we do not read: that of this peer alone, by
-//! [`set_reading`](Peer::set_reading), that of everybody by a time of receiving that lags behind. The
-//! methods that take bytes get the time of receiving; all others get the time.
+//! [`set_reading`](Peer::set_reading), that of everybody by a time of receiving that lags behind.
+//! The methods that take bytes get the time of receiving; all others get the time.
 
 mod state;
 #[cfg(test)]
@@ -421,8 +421,8 @@ impl Peer {
         );
     }
 
-    /// To be called when the outbox is empty: queues the BYE that is due. True when there is nothing
-    /// left to write and the FIN is due.
+    /// To be called when the outbox is empty: queues the BYE that is due. True when there is
+    /// nothing left to write and the FIN is due.
     pub(crate) fn finish_drain(&mut self, now: Tick, text: &str) -> bool {
         let State::Draining {
             reason,
@@ -493,8 +493,8 @@ impl Peer {
         left > 0
     }
 
-    /// Whether everything is quiet; called when that may have changed. `None`: not yet; `Some` is the
-    /// reason to drain for, now that it is.
+    /// Whether everything is quiet; called when that may have changed. `None`: not yet; `Some` is
+    /// the reason to drain for, now that it is.
     pub(crate) fn judge_quiet(
         &mut self,
         now: Tick,

@@ -18,9 +18,9 @@ use crate::{clock::Tick, error::CloseReason};
 ///      write stall, reset, I/O error                 I/O error
 /// ```
 ///
-/// *Quiet* means: everything read from the peer was released by its subscribers, and everything that
-/// was accepted for it was written. `Draining` is skipped by nobody who closes in order: it finishes the
-/// outbox, says BYE unless the peer closed first, and sends the FIN.
+/// *Quiet* means: everything read from the peer was released by its subscribers, and everything
+/// that was accepted for it was written. `Draining` is skipped by nobody who closes in order: it
+/// finishes the outbox, says BYE unless the peer closed first, and sends the FIN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// Reads and writes.

@@ -14,8 +14,9 @@ use crate::{
     socket::Ready,
 };
 
-/// The beginning of a frame up to this size is copied in front of the next read; a longer one is read
-/// on to where it lies. So a byte is copied a bounded number of times however the peer cuts its frames.
+/// The beginning of a frame up to this size is copied in front of the next read; a longer one is
+/// read on to where it lies. So a byte is copied a bounded number of times however the peer cuts
+/// its frames.
 const CARRY_COPIED_MAX: usize = 4096;
 
 /// Space to read into, and back.

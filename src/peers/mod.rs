@@ -1,15 +1,15 @@
 //! All peers of a loop, without I/O.
 //!
 //! [`Peers`] joins the peers with their slots, their timers and the pool of blocks, and decides who
-//! may read and write. It is told what happened (`handle_*`) and asked what to do next (`poll_*`); the
-//! node does the system calls in between. A turn goes like this: `begin_turn`, then for each peer that
-//! `poll_read` names `prepare_read` and `handle_read`, then for each that `poll_write` names
-//! `fill_slices` and `handle_written`, then `poll_timer` until it gives none, and `poll_action` whenever
-//! something may have been closed.
+//! may read and write. It is told what happened (`handle_*`) and asked what to do next (`poll_*`);
+//! the node does the system calls in between. A turn goes like this: `begin_turn`, then for each
+//! peer that `poll_read` names `prepare_read` and `handle_read`, then for each that `poll_write`
+//! names `fill_slices` and `handle_written`, then `poll_timer` until it gives none, and
+//! `poll_action` whenever something may have been closed.
 //!
 //! Invariants:
-//! - a peer whose input is ready and that is not paused is in the read list; one that has output and
-//!   may write is in the write list (so no edge is lost)
+//! - a peer whose input is ready and that is not paused is in the read list; one that has output
+//!   and may write is in the write list (so no edge is lost)
 //! - a seat's timer is never later than its peer's next deadline
 //! - the seats that count for the limit of peers are those that were not refused
 
@@ -215,8 +215,9 @@ impl Peers {
         (per_origin > 0 && used >= per_origin).then_some(CloseReason::TooManyPerAddress)
     }
 
-    /// A slot for a new connection. One that is retired, or whose lock is held by somebody who still
-    /// knows an old id, is passed over; its place in the table stays taken, for ever or for this turn.
+    /// A slot for a new connection. One that is retired, or whose lock is held by somebody who
+    /// still knows an old id, is passed over; its place in the table stays taken, for ever or for
+    /// this turn.
     fn take_slot(&mut self) -> Option<PeerId> {
         loop {
             let index = u32::try_from(self.seats.vacant_key()).ok()?;
@@ -433,8 +434,8 @@ impl Peers {
         self.writing.append(&mut self.write_list);
     }
 
-    /// Fires the timers that are due, `TIMERS_PER_TURN` at most, and returns the first that is not a
-    /// peer's.
+    /// Fires the timers that are due, `TIMERS_PER_TURN` at most, and returns the first that is not
+    /// a peer's.
     pub(crate) fn poll_timer(&mut self, now: Tick, budget: &mut usize) -> Option<Timer> {
         debug_assert!(*budget <= TIMERS_PER_TURN);
         while *budget > 0 {
@@ -462,8 +463,8 @@ impl Peers {
             || !self.actions.is_empty()
     }
 
-    /// Nobody is read from now on, or everybody again: the dispatch queue is full, or has room. What
-    /// is listed for reading stays so.
+    /// Nobody is read from now on, or everybody again: the dispatch queue is full, or has room.
+    /// What is listed for reading stays so.
     pub(crate) fn set_stalled(&mut self, now: Tick, stalled: bool) {
         match (stalled, self.stalled_since) {
             (true, None) => self.stalled_since = Some(now),
@@ -595,8 +596,8 @@ impl Peers {
         seat.peer.next_deadline(&self.rules, self.lag(now))
     }
 
-    /// Makes sure that the peer's timer is not later than its next deadline. An earlier one stays: it
-    /// is cheaper to look once in vain than to move the timer with every byte.
+    /// Makes sure that the peer's timer is not later than its next deadline. An earlier one stays:
+    /// it is cheaper to look once in vain than to move the timer with every byte.
     ///
     /// What a deadline that passed asks for may have to wait. It is looked at again a little later,
     /// because a timer that is due would keep the loop busy.

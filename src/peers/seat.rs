@@ -79,9 +79,9 @@ pub(super) struct Credit {
 }
 
 impl Credit {
-    /// Bytes that may be read when `used` is in flight or queued, so that neither bound can be passed
-    /// whatever the bytes turn out to be. The first `frame_left` bytes belong to a frame that has
-    /// begun.
+    /// Bytes that may be read when `used` is in flight or queued, so that neither bound can be
+    /// passed whatever the bytes turn out to be. The first `frame_left` bytes belong to a frame
+    /// that has begun.
     pub(super) fn allowance(self, used: Traffic, frame_left: u64) -> u64 {
         let messages_left = self.messages.saturating_sub(used.messages);
         if messages_left == 0 {

@@ -37,8 +37,8 @@ impl AcceptFault {
                 | Errno::NOTCONN,
             ) => Self::Dead(error),
             // ECONNABORTED, EINTR, EPERM (a firewall), EPROTO, ENETDOWN, EHOSTUNREACH and the like:
-            // see accept(2), "Error handling". Unknown ones are taken as the connection's fault too:
-            // the budget per turn keeps them from becoming a busy loop.
+            // see accept(2), "Error handling". Unknown ones are taken as the connection's fault
+            // too: the budget per turn keeps them from becoming a busy loop.
             Some(_) | None => Self::Skip,
         }
     }

@@ -1,8 +1,8 @@
 //! A network in memory, with virtual time and edges that come once.
 //!
 //! An edge to read is given when bytes come after a read that found the end; an edge to write when
-//! there is room after a write that found none. Nothing reminds of an edge that was lost. Only a FIN,
-//! a RST and urgent bytes make an edge of their own.
+//! there is room after a write that found none. Nothing reminds of an edge that was lost. Only a
+//! FIN, a RST and urgent bytes make an edge of their own.
 
 use std::{
     cell::RefCell,
