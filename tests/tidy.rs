@@ -355,6 +355,8 @@ fn every_module_is_declared_with_a_rank() {
     let modules = sources.iter().filter(|source| source.is_library());
     let missing: Vec<String> = ranks
         .keys()
+        // The simulator sees everything, so it has no rank.
+        .filter(|name| *name != "tests")
         .filter(|name| {
             !modules
                 .clone()
@@ -450,7 +452,8 @@ fn functions_fit_a_screen() {
     let mut found = Vec::new();
     let mut allowed: Vec<&str> = LONG_FUNCTIONS.iter().map(|(name, _)| *name).collect();
     for source in sources(&[".rs"]) {
-        if !source.path.starts_with("src/") {
+        // A function of the simulator may list all that a run draws.
+        if !source.path.starts_with("src/") || source.path.starts_with("src/tests/") {
             continue;
         }
         let code = source.code();

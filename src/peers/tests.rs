@@ -72,8 +72,8 @@ impl Peers {
             let peer = &seat.peer;
             let (queued, released) = (self.slots.queued(id), self.slots.released(id));
             format!(
-                "{:?} ready {:?} pause {:?} broken {:?} lists {} {} carry {} of {:?} in flight {:?} \
-                 queued {queued:?} held {} stalled {:?}",
+                "{:?} ready {:?} pause {:?} broken {:?} lists {} {} carry {} of {:?} \
+                 in flight {:?} queued {queued:?} held {} stalled {:?}",
                 peer.state(),
                 seat.ready,
                 seat.pause,

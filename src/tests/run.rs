@@ -236,8 +236,8 @@ impl Run {
             let conn = &world.conns[index];
             let inside = conn.id.map(|id| self.node.peers().describe(id));
             panic!(
-                "{:?} client is not served on conn {index}: arrived {} sent {} fin {} server fin {} \
-                 closed {} waiting {} dispatch queue {:?} budget {}: {inside:?}",
+                "{:?} client is not served on conn {index}: arrived {} sent {} fin {} \
+                 server fin {} closed {} waiting {} dispatch queue {:?} budget {}: {inside:?}",
                 client.kind,
                 conn.arrived.len(),
                 conn.sent.len(),
