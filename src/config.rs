@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{clock::ticks_of_timeout, error::ConfigError, limits};
+use crate::{clock::ticks_of_timeout, error::ConfigError, idle::IdleStrategy, limits};
 
 /// Where the fan-out to subscribers runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,6 +63,7 @@ pub struct Config {
     pub(crate) dispatch: Dispatch,
     pub(crate) dispatch_messages: usize,
     pub(crate) dispatch_bytes: usize,
+    pub(crate) idle: IdleStrategy,
 }
 
 impl Default for Config {
@@ -88,6 +89,7 @@ impl Default for Config {
             dispatch: Dispatch::Thread,
             dispatch_messages: limits::DISPATCH_MESSAGES_MAX_DEFAULT,
             dispatch_bytes: limits::DISPATCH_BYTES_MAX_DEFAULT,
+            idle: IdleStrategy::default(),
         }
     }
 }
@@ -270,6 +272,15 @@ impl Config {
             dispatch_bytes: bytes,
             ..self
         }
+    }
+
+    /// What the loop and the dispatcher do while there is nothing to do; default
+    /// [`IdleStrategy::default`]. A subscriber has its own: [`SubscribeOptions::idle`].
+    ///
+    /// [`SubscribeOptions::idle`]: crate::SubscribeOptions::idle
+    #[must_use]
+    pub fn idle(self, idle: IdleStrategy) -> Self {
+        Self { idle, ..self }
     }
 
     /// Whether a service can be made of the settings.

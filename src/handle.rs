@@ -88,8 +88,15 @@ impl Handle {
         options.validate()?;
         let (sender, receiver) = bounded(options.messages);
         let registry = Arc::clone(&self.shared.registry);
+        let idle = options.idle;
         let account = registry.add(options, Outlet::Deliveries(sender))?;
-        Ok(Subscription::new(receiver, account, registry))
+        Ok(Subscription::new(
+            receiver,
+            account,
+            registry,
+            idle,
+            self.shared.clock,
+        ))
     }
 
     /// Subscribes a channel of the caller's, which gets the messages one by one, each by a

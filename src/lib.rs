@@ -95,6 +95,7 @@ mod error;
 // 2
 mod doorbell;
 pub mod frame;
+mod idle;
 mod ledger;
 mod quiet;
 pub mod wheel;
@@ -130,6 +131,7 @@ pub use error::{
 };
 pub use handle::{Handle, Outgoing, OutgoingBatch, Payload, Rejected, ReplyTo};
 pub use id::{MessageType, PeerId, SubscriberId};
+pub use idle::IdleStrategy;
 pub use ledger::{
     ClosedRow, PeerRow, QueueGauge, ServiceState, Snapshot, StopReport, SubscriberRow, Traffic,
     TypeTraffic,

@@ -59,6 +59,10 @@ pub(crate) const ACCEPTS_PER_TURN: usize = 64;
 pub(crate) const TIMERS_PER_TURN: usize = 4096;
 /// Commands taken in a turn.
 pub(crate) const COMMANDS_PER_TURN: usize = 4096;
+/// Default time for which an idle thread looks again before it sleeps, in microseconds.
+pub(crate) const IDLE_POLL_US: u64 = 50;
+/// Above this many bytes in a millisecond work comes in bulk, and an idle thread sleeps at once.
+pub(crate) const IDLE_BULK_BYTES_PER_MS: usize = 64 << 10;
 /// Readiness events taken from the kernel in one call.
 pub(crate) const EVENTS_PER_POLL: usize = 1024;
 /// Slices given to one vectored write; the kernel takes 1,024 at the most.

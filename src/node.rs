@@ -25,6 +25,7 @@ use crate::{
     error::{CloseReason, ServiceFailure},
     handle::Command,
     id::PeerId,
+    idle::{Idle, IdleStrategy},
     ledger::{ServiceState, Traffic},
     limits::{
         ACCEPT_BACKOFF_MAX_MS, ACCEPT_BACKOFF_MIN_MS, ACCEPTS_PER_TURN, COMMANDS_PER_TURN,
@@ -77,6 +78,9 @@ pub(crate) struct Node<N: Net> {
     failed: Arc<OnceLock<ServiceFailure>>,
     /// What ended the loop itself.
     failure: Option<String>,
+    idle: Idle,
+    /// Bytes moved in this turn, if any were.
+    moved: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +125,7 @@ impl<N: Net> Node<N> {
         poke: Arc<Poke>,
         commands: Receiver<Command>,
         failed: Arc<OnceLock<ServiceFailure>>,
+        idle: IdleStrategy,
         now: Tick,
     ) -> Self {
         let metrics_next = now + METRICS_TICK_MS;
@@ -144,6 +149,8 @@ impl<N: Net> Node<N> {
             phase: Phase::Running,
             failed,
             failure: None,
+            idle: Idle::new(idle),
+            moved: 0,
         }
     }
 
@@ -151,7 +158,7 @@ impl<N: Net> Node<N> {
     pub(crate) fn run(mut self, clock: Clock) -> LoopEnd {
         Slots::set_loop_thread();
         while self.phase != Phase::Ended {
-            if let Err(error) = self.poll(clock.now().tick) {
+            if let Err(error) = self.poll(clock.now()) {
                 self.fail(format!("poll failed: {error}"));
             }
             self.turn(clock.now());
@@ -160,8 +167,12 @@ impl<N: Net> Node<N> {
     }
 
     /// Waits for events, or until the next timer.
-    pub(crate) fn poll(&mut self, now: Tick) -> io::Result<()> {
-        let mut timeout = self.timeout(now);
+    pub(crate) fn poll(&mut self, now: Now) -> io::Result<()> {
+        let mut timeout = self.timeout(now.tick);
+        let rests = timeout != Some(Duration::ZERO) && self.idle.polls(now.instant);
+        if rests {
+            timeout = Some(Duration::ZERO);
+        }
         if timeout != Some(Duration::ZERO) {
             self.slots.doorbell.prepare_sleep();
             // Whoever looked before this and saw us awake has put its work where we look now.
@@ -172,6 +183,9 @@ impl<N: Net> Node<N> {
         let result = self.net.poll(&mut self.events, timeout);
         self.slots.doorbell.awake();
         self.more_events = result?;
+        if rests && self.events.is_empty() && !self.has_commands() {
+            Idle::rest();
+        }
         Ok(())
     }
 
@@ -194,6 +208,10 @@ impl<N: Net> Node<N> {
         }
         self.write_peers(now);
         self.run_actions();
+        if self.moved > 0 {
+            self.idle
+                .handle_work(now.instant, std::mem::take(&mut self.moved));
+        }
         if self.phase == Phase::Stopping && self.peers.is_empty() && self.waiting.is_none() {
             self.phase = Phase::Ended;
         }
@@ -273,6 +291,7 @@ impl<N: Net> Node<N> {
             // end of the input.
             let result = self.net.read(stream, &mut buffer.bytes, buffer.limit);
             let count = *result.as_ref().unwrap_or(&0);
+            self.moved += count;
             left = left.saturating_sub(count);
             let block = self.peers.handle_read(now, id, buffer, result);
             if let Some(block) = block {
@@ -416,6 +435,7 @@ impl<N: Net> Node<N> {
             let offered = slices.iter().map(|slice| slice.len()).sum();
             let result = self.net.write(stream, slices);
             let taken = self.peers.handle_written(now.tick, id, offered, result);
+            self.moved += taken;
             if taken < offered {
                 return;
             }

@@ -344,7 +344,14 @@ impl NetService {
             Dispatch::Thread => {
                 let (queue, items) = DispatchQueue::new(Arc::clone(&shared.ledger));
                 let fan_out = FanOut::new(registry, slots, queue.bounds().clone());
-                let worker = Worker::new(items, fan_out, Arc::clone(&poke), on_tick);
+                let worker = Worker::new(
+                    items,
+                    fan_out,
+                    Arc::clone(&poke),
+                    on_tick,
+                    self.config.idle,
+                    shared.clock,
+                );
                 poke.set_wake(queue.waker());
                 let (running, shared) = (running.clone(), Arc::clone(shared));
                 let thread = spawn("nebnet-dispatch", move || {
@@ -392,7 +399,16 @@ impl NetService {
         let failed = Arc::clone(&self.shared.failure);
         let count = addrs.len();
         let node = Node::new(
-            sockets, count, peers, slots, sink, poke, commands, failed, now,
+            sockets,
+            count,
+            peers,
+            slots,
+            sink,
+            poke,
+            commands,
+            failed,
+            config.idle,
+            now,
         );
         self.addrs = addrs;
         Ok(node)

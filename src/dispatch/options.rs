@@ -5,6 +5,7 @@ use std::{fmt, ops::RangeInclusive};
 use crate::{
     error::SubscribeError,
     id::MessageType,
+    idle::IdleStrategy,
     limits::{
         QUEUE_MESSAGES_MAX_CEILING, SUBSCRIBER_BYTES_MAX_DEFAULT, SUBSCRIBER_MESSAGES_MAX_DEFAULT,
     },
@@ -173,6 +174,7 @@ pub struct SubscribeOptions {
     pub(crate) messages: usize,
     pub(crate) bytes: usize,
     pub(crate) overflow: Overflow,
+    pub(crate) idle: IdleStrategy,
 }
 
 impl SubscribeOptions {
@@ -185,6 +187,7 @@ impl SubscribeOptions {
             messages: SUBSCRIBER_MESSAGES_MAX_DEFAULT,
             bytes: SUBSCRIBER_BYTES_MAX_DEFAULT,
             overflow: Overflow::default(),
+            idle: IdleStrategy::default(),
         }
     }
 
@@ -218,6 +221,13 @@ impl SubscribeOptions {
     #[must_use]
     pub fn overflow(self, overflow: Overflow) -> Self {
         Self { overflow, ..self }
+    }
+
+    /// What the subscriber's thread does in [`recv`](crate::Subscription::recv) and the like while
+    /// nothing is there; default [`IdleStrategy::default`]. `select!` does not look at it.
+    #[must_use]
+    pub fn idle(self, idle: IdleStrategy) -> Self {
+        Self { idle, ..self }
     }
 
     pub(crate) fn validate(&self) -> Result<(), SubscribeError> {

@@ -29,6 +29,16 @@ pub(crate) enum Item {
     Poke,
 }
 
+impl Item {
+    /// Bytes of messages.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Block(block) => block.bytes().len(),
+            Self::Poke => 0,
+        }
+    }
+}
+
 /// The loop's end of the queue; bounded in messages and in bytes.
 #[derive(Debug)]
 pub(crate) struct DispatchQueue {

@@ -11,8 +11,10 @@ use crossbeam_channel::Receiver;
 use super::registry::{Account, Registry};
 use crate::{
     block::{BlockFrames, BlockRef, Message, MessageRef},
+    clock::Clock,
     error::{RecvError, RecvTimeoutError, TryRecvError},
     id::{PeerId, SubscriberId},
+    idle::{Idle, IdleStrategy},
     ledger::{SubscriberRow, Traffic},
 };
 
@@ -307,6 +309,8 @@ pub struct Subscription {
     current: Option<Batch>,
     account: Arc<Account>,
     registry: Arc<Registry>,
+    idle: Idle,
+    clock: Clock,
 }
 
 impl Subscription {
@@ -314,12 +318,16 @@ impl Subscription {
         receiver: Receiver<Delivery>,
         account: Arc<Account>,
         registry: Arc<Registry>,
+        idle: IdleStrategy,
+        clock: Clock,
     ) -> Self {
         Self {
             receiver,
             current: None,
             account,
             registry,
+            idle: Idle::new(idle),
+            clock,
         }
     }
 
@@ -499,31 +507,66 @@ impl Subscription {
         self.current.take().filter(|batch| !batch.is_empty())
     }
 
-    fn next_batch(&self) -> Result<Batch, RecvError> {
-        self.receiver
-            .recv()
-            .map(|delivery| self.take(delivery))
-            .map_err(|_| RecvError)
+    fn next_batch(&mut self) -> Result<Batch, RecvError> {
+        if let Some(result) = self.poll_batch(None) {
+            return result.map_err(|_| RecvError);
+        }
+        let delivery = self.receiver.recv().map_err(|_| RecvError)?;
+        Ok(self.take_noted(delivery))
     }
 
-    fn try_next_batch(&self) -> Result<Batch, TryRecvError> {
-        self.receiver
-            .try_recv()
-            .map(|delivery| self.take(delivery))
-            .map_err(|error| match error {
-                crossbeam_channel::TryRecvError::Empty => TryRecvError::Empty,
-                crossbeam_channel::TryRecvError::Disconnected => TryRecvError::Disconnected,
-            })
+    fn try_next_batch(&mut self) -> Result<Batch, TryRecvError> {
+        match self.receiver.try_recv() {
+            Ok(delivery) => Ok(self.take_noted(delivery)),
+            Err(crossbeam_channel::TryRecvError::Empty) => Err(TryRecvError::Empty),
+            Err(crossbeam_channel::TryRecvError::Disconnected) => Err(TryRecvError::Disconnected),
+        }
     }
 
-    fn next_batch_timeout(&self, timeout: Duration) -> Result<Batch, RecvTimeoutError> {
-        let received = self.receiver.recv_timeout(timeout);
-        received
-            .map(|delivery| self.take(delivery))
-            .map_err(|error| match error {
-                crossbeam_channel::RecvTimeoutError::Timeout => RecvTimeoutError::Timeout,
-                crossbeam_channel::RecvTimeoutError::Disconnected => RecvTimeoutError::Disconnected,
-            })
+    fn next_batch_timeout(&mut self, timeout: Duration) -> Result<Batch, RecvTimeoutError> {
+        let started = self.clock.now().instant;
+        if let Some(result) = self.poll_batch(Some(timeout)) {
+            return result.map_err(|_| RecvTimeoutError::Disconnected);
+        }
+        let waited = self.clock.now().instant.saturating_duration_since(started);
+        match self.receiver.recv_timeout(timeout.saturating_sub(waited)) {
+            Ok(delivery) => Ok(self.take_noted(delivery)),
+            Err(crossbeam_channel::RecvTimeoutError::Timeout) => Err(RecvTimeoutError::Timeout),
+            Err(crossbeam_channel::RecvTimeoutError::Disconnected) => {
+                Err(RecvTimeoutError::Disconnected)
+            }
+        }
+    }
+
+    /// Looks for a batch for as long as the idle strategy says, and no longer than `limit`. `None`
+    /// if none came; an error is the end of the queue.
+    fn poll_batch(&mut self, limit: Option<Duration>) -> Option<Result<Batch, RecvError>> {
+        let mut started = None;
+        loop {
+            match self.try_next_batch() {
+                Ok(batch) => return Some(Ok(batch)),
+                Err(TryRecvError::Disconnected) => return Some(Err(RecvError)),
+                Err(TryRecvError::Empty) => {}
+            }
+            if !self.idle.polls_by(self.clock) {
+                return None;
+            }
+            if let Some(limit) = limit {
+                let now = self.clock.now().instant;
+                let waited = now.saturating_duration_since(*started.get_or_insert(now));
+                if waited >= limit {
+                    return None;
+                }
+            }
+            Idle::rest();
+        }
+    }
+
+    /// Opens a delivery, and remembers how much work it is.
+    fn take_noted(&mut self, delivery: Delivery) -> Batch {
+        let size = (delivery.end - delivery.start) as usize;
+        self.idle.handle_work(self.clock.now().instant, size);
+        self.take(delivery)
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     error::TryRecvError,
     frame::{Frame, encode_whole},
     id::{MessageType, PeerId},
+    idle::IdleStrategy,
     ledger::{Ledger, Traffic},
     slots::{OutboxLimits, Slots},
 };
@@ -65,7 +66,14 @@ impl Bench {
             .registry
             .add(options, Outlet::Deliveries(sender))
             .unwrap();
-        Subscription::new(receiver, account, Arc::clone(&self.registry))
+        let idle = IdleStrategy::Block;
+        Subscription::new(
+            receiver,
+            account,
+            Arc::clone(&self.registry),
+            idle,
+            self.slots.clock,
+        )
     }
 
     /// A block with a message of each type; payloads are running numbers. A type of the protocol

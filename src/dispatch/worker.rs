@@ -7,9 +7,13 @@ use std::{
     sync::Arc,
 };
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, TryRecvError};
 
 use super::{FanOut, queue::Item, queue::Poke};
+use crate::{
+    clock::Clock,
+    idle::{Idle, IdleStrategy},
+};
 
 /// What the thread runs: takes items until the loop has let go of the queue and it is empty.
 pub(crate) struct Worker {
@@ -17,6 +21,8 @@ pub(crate) struct Worker {
     fan_out: FanOut,
     poke: Arc<Poke>,
     on_tick: OnTick,
+    idle: Idle,
+    clock: Clock,
 }
 
 /// The embedder's metrics callback, closed over what it reports.
@@ -28,12 +34,16 @@ impl Worker {
         fan_out: FanOut,
         poke: Arc<Poke>,
         on_tick: OnTick,
+        idle: IdleStrategy,
+        clock: Clock,
     ) -> Self {
         Self {
             items,
             fan_out,
             poke,
             on_tick,
+            idle: Idle::new(idle),
+            clock,
         }
     }
 
@@ -41,12 +51,26 @@ impl Worker {
     /// find the end of their queues.
     pub(crate) fn run(mut self) -> Result<(), String> {
         let result = catch_unwind(AssertUnwindSafe(|| {
-            while let Ok(item) = self.items.recv() {
+            while let Some(item) = self.next_item() {
+                let bytes = item.size();
                 self.handle(item);
+                self.idle.handle_work(self.clock.now().instant, bytes);
             }
         }));
         self.fan_out.close();
         result.map_err(|panic| panic_message(&*panic))
+    }
+
+    /// The next item; waits for it as the idle strategy says. `None` at the end of the queue.
+    fn next_item(&mut self) -> Option<Item> {
+        loop {
+            match self.items.try_recv() {
+                Ok(item) => return Some(item),
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) if self.idle.polls_by(self.clock) => Idle::rest(),
+                Err(TryRecvError::Empty) => return self.items.recv().ok(),
+            }
+        }
     }
 
     fn handle(&mut self, item: Item) {

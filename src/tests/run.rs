@@ -21,6 +21,7 @@ use crate::{
     error::CloseReason,
     frame::{Decoder, Hello},
     handle::Command,
+    idle::IdleStrategy,
     ledger::{Counter, Ledger, Traffic},
     limits::{BLOCK_SIZE, DRAIN_MS, REFUSED_PEERS_MAX},
     node::{Node, Sink},
@@ -102,6 +103,8 @@ impl Run {
                 fan_out,
                 Arc::clone(&poke),
                 Box::new(|| {}),
+                IdleStrategy::Block,
+                clock,
             ));
             poke.set_wake(queue.waker());
             Sink::Queue(queue)
@@ -111,7 +114,8 @@ impl Run {
         let peers = Peers::new(Arc::clone(&slots), rules, limits, 0);
         let (commands, receiver) = bounded(8);
         let failed = Arc::new(OnceLock::new());
-        let node = Node::new(net, 1, peers, slots, sink, poke, receiver, failed, 0);
+        let idle = IdleStrategy::Block;
+        let node = Node::new(net, 1, peers, slots, sink, poke, receiver, failed, idle, 0);
         Self {
             world,
             node,
@@ -151,7 +155,7 @@ impl Run {
                 world.now += world.random.between(1, 20_000) as u64;
             }
         }
-        let now = self.world.borrow().now;
+        let now = self.now();
         if let Err(error) = self.node.poll(now) {
             panic!("{error}: {:?}", self.node);
         }
@@ -161,10 +165,15 @@ impl Run {
                 world.act();
             }
         }
+        let now = self.now();
+        self.node.turn(now);
+        self.check();
+    }
+
+    fn now(&self) -> Now {
         let tick = self.world.borrow().now;
         let instant = self.start + Duration::from_millis(tick);
-        self.node.turn(Now { tick, instant });
-        self.check();
+        Now { tick, instant }
     }
 
     fn check(&mut self) {

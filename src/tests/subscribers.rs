@@ -11,11 +11,12 @@ use super::{
 };
 use crate::{
     block::MessageRef,
-    clock::Tick,
+    clock::{Clock, Tick},
     dispatch::{Batch, Outlet, Overflow, Registry, SubscribeOptions, Subscription, Types},
     error::{SendError, TryRecvError},
     frame::Frame,
     id::{MessageType, PeerId},
+    idle::IdleStrategy,
     slots::OutFrame,
 };
 
@@ -112,6 +113,8 @@ impl Subscriber {
                 receiver,
                 account,
                 std::sync::Arc::clone(registry),
+                IdleStrategy::Block,
+                Clock::start(),
             )),
             types,
             lossless: whole && overflow == Overflow::Pause,
