@@ -39,6 +39,8 @@ use crate::{
 
 /// How long the end of the loop waits for the dispatcher to take the last block.
 const LAST_BLOCK_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often the end of an inline loop looks for the list of subscribers.
+const LAST_REFRESHES_MAX: usize = 1000;
 
 /// Where the blocks go.
 pub(crate) enum Sink {
@@ -309,7 +311,9 @@ impl<N: Net> Node<N> {
         match self.sink.push(block) {
             Ok(()) => self.note_queue(),
             Err(PushError::Full(block)) => {
-                self.slots.ledger.dispatch_full.add(1);
+                if !self.sink.has_room_for(&block) {
+                    self.slots.ledger.dispatch_full.add(1);
+                }
                 self.peers.set_stalled(now.tick, true);
                 self.waiting = Some(block);
                 self.push_waiting(now);
@@ -554,6 +558,13 @@ impl<N: Net> Node<N> {
             Sink::Inline {
                 fan_out, bounds, ..
             } => {
+                // The loop is over, so that somebody else may have the processor.
+                for _ in 0..LAST_REFRESHES_MAX {
+                    if fan_out.refresh() {
+                        break;
+                    }
+                    std::thread::yield_now();
+                }
                 bounds.raise(&block);
                 fan_out.dispatch(block);
             }
@@ -612,7 +623,9 @@ impl Sink {
             Self::Inline {
                 fan_out, bounds, ..
             } => {
-                if !bounds.has_room_for(&block) {
+                // With an outdated table a subscriber would miss what it may rely on: the block
+                // waits for the next turn instead.
+                if !bounds.has_room_for(&block) || !fan_out.refresh() {
                     return Err(PushError::Full(block));
                 }
                 bounds.raise(&block);

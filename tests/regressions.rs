@@ -10,6 +10,11 @@ mod util;
 
 use std::{
     net::Shutdown,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -140,4 +145,42 @@ fn a_service_that_does_not_run_answers_at_once() {
         "{:?}",
         started.elapsed()
     );
+}
+
+/// With inline dispatch, a snapshot taken at the wrong moment kept the loop from the list of
+/// subscribers, and what came then went past those who had just subscribed.
+#[test]
+fn who_has_subscribed_misses_nothing_while_others_look_at_the_list() {
+    let mut service = NetService::new(config().dispatch(Dispatch::Inline)).unwrap();
+    service.start().unwrap();
+    let mut client = Client::connect(service.local_addrs()[0]);
+    client.ping(b"");
+    let handle = service.handle();
+    let done = Arc::new(AtomicBool::new(false));
+    let looking = thread::spawn({
+        let done = Arc::clone(&done);
+        move || {
+            while !done.load(Ordering::Relaxed) {
+                drop(handle.snapshot());
+            }
+        }
+    });
+    // Makes the list long to look at.
+    let _many: Vec<_> = (0..200)
+        .map(|_| service.subscribe(MessageType(1)).unwrap())
+        .collect();
+    for number in 0..500_u32 {
+        let mut subscription = service.subscribe(MessageType(7)).unwrap();
+        client.send_message(7, &number.to_be_bytes());
+        let message = subscription
+            .recv_timeout(PATIENCE)
+            .expect("it was sent after subscribing");
+        assert_eq!(message.payload(), number.to_be_bytes());
+    }
+    done.store(true, Ordering::Relaxed);
+    looking.join().unwrap();
+    drop(client);
+    let report = service.stop(PATIENCE);
+    assert_balanced(&report.snapshot);
+    assert_eq!(report.snapshot.unclaimed, 0);
 }

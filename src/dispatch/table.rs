@@ -110,7 +110,10 @@ impl FanOut {
 
     /// Delivers what waits and fits now, and lets go of what belonged to subscribers that left.
     pub(crate) fn pump(&mut self) {
-        self.refresh();
+        if !self.refresh() {
+            // Whoever left is still in the table, and would not poke again.
+            self.registry.poke.poke();
+        }
         for position in 0..self.entries.len() {
             self.unpark(position);
         }
@@ -368,18 +371,17 @@ impl FanOut {
         self.registry.remove(id);
     }
 
-    /// Makes the table anew if the list of subscribers has changed.
+    /// Makes the table anew if the list of subscribers has changed. False on a thread that would
+    /// have to wait for the list; what is dispatched then misses whoever has come since.
     #[inline]
-    fn refresh(&mut self) {
-        if self.version != Some(self.registry.version()) {
-            self.rebuild();
-        }
+    pub(crate) fn refresh(&mut self) -> bool {
+        self.version == Some(self.registry.version()) || self.rebuild()
     }
 
     #[cold]
-    fn rebuild(&mut self) {
+    fn rebuild(&mut self) -> bool {
         let Some((version, subscribers)) = self.registry.subscribers() else {
-            return;
+            return false;
         };
         self.version = Some(version);
         let mut old = std::mem::take(&mut self.entries);
@@ -397,6 +399,7 @@ impl FanOut {
             discard_parked(&mut left, &self.slots, &self.bounds);
         }
         self.rebuild_routes();
+        true
     }
 
     /// Costs a step per type and subscriber that names it; taps cost nothing per type.
