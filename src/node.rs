@@ -29,7 +29,7 @@ use crate::{
     ledger::{ServiceState, Traffic},
     limits::{
         ACCEPT_BACKOFF_MAX_MS, ACCEPT_BACKOFF_MIN_MS, ACCEPTS_PER_TURN, COMMANDS_PER_TURN,
-        METRICS_TICK_MS, READ_PER_TURN_BYTES, SLICES_PER_WRITE, TIMERS_PER_TURN,
+        EVENTS_PER_POLL, METRICS_TICK_MS, READ_PER_TURN_BYTES, SLICES_PER_WRITE, TIMERS_PER_TURN,
         WRITE_PER_TURN_BYTES,
     },
     peers::{Action, Peers, Stop, Timer},
@@ -70,6 +70,8 @@ pub(crate) struct Node<N: Net> {
     events: Vec<Event>,
     /// Whether the last poll may have left events behind.
     more_events: bool,
+    /// Turns in which timers waited for events that were left behind.
+    timers_waited: usize,
     /// The block that the dispatcher has no room for. Nothing is read while there is one.
     waiting: Option<BlockRef>,
     /// Maxima of the dispatch queue since the last metrics tick.
@@ -145,6 +147,7 @@ impl<N: Net> Node<N> {
             commands,
             events: Vec::new(),
             more_events: false,
+            timers_waited: 0,
             waiting: None,
             queue_max: Traffic::default(),
             metrics_next,
@@ -204,8 +207,11 @@ impl<N: Net> Node<N> {
         self.run_actions();
         self.read_peers(now);
         self.accept_all(now);
-        // With events left behind, some bytes that arrived in time are not read yet.
-        if !self.more_events {
+        // With events left behind, some bytes that arrived in time are not read yet. The kernel gives
+        // events in turn, so after as many polls as all connections need, everybody had one.
+        self.timers_waited += 1;
+        if !self.more_events || self.timers_waited * EVENTS_PER_POLL > self.streams.len() {
+            self.timers_waited = 0;
             self.fire_timers(now);
         }
         self.write_peers(now);

@@ -800,6 +800,17 @@ impl Slots {
     }
 }
 
+#[cfg(test)]
+impl Slots {
+    /// Does something while a sender holds the lock of a slot.
+    pub(crate) fn with_lock<T>(&self, peer: PeerId, act: impl FnOnce() -> T) -> T {
+        let locked = self.own(peer).lock();
+        let result = act();
+        drop(locked);
+        result
+    }
+}
+
 impl fmt::Debug for Slots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Slots")

@@ -48,6 +48,9 @@ impl Peers {
             return None;
         }
         if seat.peer.state().takes_input() {
+            if seat.pause == Some(Pause::Closing) {
+                return None;
+            }
             let (limit, broken) = (self.allowance(now, id), self.seat(id)?.broken);
             if let (None, Some(reason)) = (limit, broken) {
                 // Nobody will write to it, and it may not be read on: that was it.

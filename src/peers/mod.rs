@@ -267,6 +267,8 @@ impl Peers {
         }
         let peer = &mut seat.peer;
         let Ok(taken) = self.slots.take_tail(id, &mut peer.outbox, peer.taken, true) else {
+            // What lies behind the reason of the close is not to be read meanwhile.
+            seat.pause = Some(Pause::Closing);
             self.again.push(Again::Close(id, reason, drain_ms));
             return;
         };

@@ -89,3 +89,74 @@ impl Peers {
         })
     }
 }
+
+mod contended {
+    use super::*;
+    use crate::{
+        clock::{Clock, Now},
+        frame::Decoder,
+        ledger::Ledger,
+        slots::OutboxLimits,
+    };
+
+    /// A bad frame, while a sender holds the slot's lock: the close has to wait, and nothing that
+    /// lies behind the bad frame is read until then.
+    #[test]
+    fn nothing_is_read_behind_a_bad_frame() {
+        let clock = Clock::start();
+        let ledger = Arc::new(Ledger::new(64 << 20, Traffic::new(100, 1 << 20)));
+        let limits = OutboxLimits {
+            bytes: 1 << 20,
+            messages: 100,
+            payload_size: 1000,
+        };
+        let slots = Arc::new(Slots::new(0, 65, limits, Arc::clone(&ledger), clock));
+        let rules = Rules {
+            decoder: Decoder::new(1000),
+            first_frame_ms: 0,
+            frame_ms: 0,
+            idle_ms: 0,
+            write_stall_ms: 0,
+            drain_ms: 100,
+            hello_required: false,
+            network_id: 0,
+            ok_payload: Vec::new(),
+        };
+        let limits = PeerLimits {
+            peers: 1,
+            peers_per_origin: 0,
+        };
+        let mut peers = Peers::new(Arc::clone(&slots), rules, limits, 0);
+        let id = peers
+            .handle_accepted(0, "10.0.0.1:1".parse().unwrap())
+            .unwrap();
+        peers.handle_ready(id, Ready::READ);
+        let instant = clock.now().instant;
+        // Whoever lets go of a block takes the lock, so this one outlives it.
+        let block = slots.with_lock(id, || {
+            peers.begin_turn(1);
+            assert_eq!(peers.poll_read(), Some(id));
+            let mut buffer = peers.prepare_read(1, id).unwrap();
+            // The second frame is of version 2, and the third would be fine.
+            let bytes = b"\0\0\0\x04\0\x01\0\x01\0\0\0\x04\0\x01\0\x02";
+            buffer.limit = bytes.len();
+            buffer.bytes.extend_from_slice(bytes);
+            let now = Now { tick: 1, instant };
+            let block = peers.handle_read(now, id, buffer, Ok(bytes.len()));
+            let read_on = peers.prepare_read(1, id).is_some();
+            peers.continue_reading(id);
+            let read_list = std::mem::take(&mut peers.read_list);
+            (block.unwrap(), read_on, read_list)
+        });
+        let (block, read_on, read_list) = block;
+        assert_eq!(block.head().frames, 1);
+        assert!(
+            !read_on && read_list.is_empty(),
+            "read on behind the bad frame"
+        );
+        peers.begin_turn(2);
+        let seat = peers.seat(id).unwrap();
+        assert_eq!(closing_reason(&seat.peer), CloseReason::BadVersion);
+        assert!(seat.peer.is_closing());
+    }
+}

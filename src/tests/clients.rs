@@ -172,7 +172,7 @@ impl Client {
         };
         let size = size.min(room);
         if size == 0 {
-            self.next_at = self.next_at.max(world.now + 1);
+            self.next_at = self.next_at.max(world.now + 5);
             return;
         }
         let bytes = self.out[self.out_at..self.out_at + size].to_vec();

@@ -212,7 +212,7 @@ impl Run {
         {
             let world = &mut *self.world.borrow_mut();
             world.say(|| "heal".to_owned());
-            world.healed = true;
+            world.heal();
             world.rates = Rates::default();
             let now = world.now;
             for client in &mut world.clients {
