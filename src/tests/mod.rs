@@ -35,7 +35,7 @@ fn seed_from(name: &str) -> Option<u64> {
 #[test]
 fn sim_many_seeds() {
     let first = seed_from("NEBNET_SEED_FIRST").unwrap_or(1);
-    let count = seed_from("NEBNET_SEEDS").unwrap_or(120);
+    let count = seed_from("NEBNET_SEEDS").unwrap_or(150);
     for seed in first..first + count {
         run_seed(seed);
     }
