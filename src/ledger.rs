@@ -199,6 +199,8 @@ pub(crate) struct Ledger {
     pub(crate) types_in: TypeRows,
     pub(crate) types_out: TypeRows,
     pub(crate) dispatch_queue: Fill,
+    /// Of this, what is parked for full subscribers.
+    pub(crate) dispatch_parked: Fill,
     pub(crate) dispatch_capacity: Traffic,
     /// Maxima of the dispatch queue during the interval before the last metrics tick.
     pub(crate) dispatch_max: TrafficCounter,
@@ -228,6 +230,7 @@ impl Ledger {
             types_in: TypeRows::default(),
             types_out: TypeRows::default(),
             dispatch_queue: Fill::default(),
+            dispatch_parked: Fill::default(),
             dispatch_capacity,
             dispatch_max: TrafficCounter::default(),
         }

@@ -85,7 +85,7 @@ impl Outbox {
 
     /// Puts a frame of the protocol at the next frame boundary.
     pub(crate) fn insert_control(&mut self, frame: Vec<u8>) {
-        let control = Segment::whole(frame, 0);
+        let control = Segment::control(frame);
         let (position, cut) = self.next_boundary();
         let Some(cut) = cut else {
             self.segments.insert(position, control);
@@ -97,11 +97,8 @@ impl Outbox {
             SegmentData::Encoded(bytes) => SegmentData::Encoded(bytes.split_off(cut)),
             SegmentData::Shared(bytes) => SegmentData::Shared(bytes.split_off(cut)),
         };
-        // How the counted frames spread over the halves is not known, so headers tell.
-        let mut behind = Segment::whole(Vec::new(), 0);
-        behind.data = rest;
-        behind.spill = std::mem::take(&mut segment.spill);
-        behind.spill_type = segment.spill_type;
+        let spill = std::mem::take(&mut segment.spill);
+        let behind = Segment::second_half(rest, spill, segment.spill_type);
         segment.messages = 0;
         segment.message_type = None;
         self.segments.insert(position + 1, behind);
@@ -129,6 +126,11 @@ impl Outbox {
             filled += 1;
         }
         filled
+    }
+
+    /// Whether a frame of the protocol waits.
+    pub(crate) fn has_control(&self) -> bool {
+        self.segments.iter().any(|segment| segment.is_control)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -174,7 +176,7 @@ impl Outbox {
             let cut = offset + left;
             if left < size {
                 // What was put at the boundary before keeps its place.
-                if cut == 0 && segment.is_control() {
+                if cut == 0 && segment.is_control {
                     continue;
                 }
                 return (position, (cut > 0).then_some(cut));

@@ -34,7 +34,7 @@ use crate::{
     clock::Clock,
     doorbell::Doorbell,
     error::SendError,
-    frame::{Frame, Header, encode_around, encode_whole},
+    frame::{Frame, encode_around, encode_whole},
     id::{MessageType, PeerId},
     ledger::{Ledger, Traffic},
     limits::{BLOCK_SIZE, BUDGET_LEASE_BYTES, FRAME_OVERHEAD_MAX, PAYLOAD_COPIED_MAX},
@@ -175,6 +175,8 @@ pub(crate) struct Segment {
     pub(crate) spill: usize,
     /// The type of that frame.
     pub(crate) spill_type: MessageType,
+    /// Whether it is a frame of the protocol.
+    pub(crate) is_control: bool,
 }
 
 #[derive(Debug)]
@@ -201,20 +203,25 @@ impl SegmentData {
 }
 
 impl Segment {
-    /// Frames that were encoded elsewhere, all whole.
-    pub(crate) fn whole(bytes: Vec<u8>, messages: u32) -> Self {
+    /// A frame of the protocol.
+    pub(crate) fn control(frame: Vec<u8>) -> Self {
         Self {
-            data: SegmentData::Encoded(bytes),
-            messages,
+            data: SegmentData::Encoded(frame),
             mixed: true,
+            is_control: true,
             ..Self::default()
         }
     }
 
-    /// Whether it begins with a frame of the protocol, which then is all there is in it. To be
-    /// asked only where a frame begins.
-    pub(crate) fn is_control(&self) -> bool {
-        Header::read(self.data.as_slice()).is_some_and(|header| header.message_type.is_protocol())
+    /// The second half of a segment: how many frames end in it is not known, so headers tell.
+    pub(crate) fn second_half(data: SegmentData, spill: usize, spill_type: MessageType) -> Self {
+        Self {
+            data,
+            mixed: true,
+            spill,
+            spill_type,
+            ..Self::default()
+        }
     }
 
     /// Counts a frame that ends here.

@@ -100,11 +100,8 @@ impl DispatchQueue {
     pub(crate) fn push_last(&self, block: BlockRef, timeout: Duration) -> bool {
         let charge = queue_charge(&block);
         self.bounds.ledger.dispatch_queue.raise(charge);
-        let sent = self.items.send_timeout(Item::Block(block), timeout).is_ok();
-        if !sent {
-            self.bounds.ledger.dispatch_queue.lower(charge);
-        }
-        sent
+        // If it was not taken, it stays in the sum of what is queued: received, and not dispatched.
+        self.items.send_timeout(Item::Block(block), timeout).is_ok()
     }
 
     /// Hands a block over.
@@ -171,8 +168,15 @@ impl QueueBounds {
                 self.ledger.dispatch_queue.get(),
                 self.ledger.dispatch_capacity,
             );
-            let half = fill.messages <= capacity.messages / 2 && fill.bytes <= capacity.bytes / 2;
-            if half {
+            // What is parked gives way when its subscriber takes, not when the dispatcher works on,
+            // so half is half of the rest.
+            let parked = self.ledger.dispatch_parked.get();
+            let is_half = |fill: u64, parked: u64, capacity: u64| {
+                fill.saturating_sub(parked) <= capacity.saturating_sub(parked) / 2
+            };
+            if is_half(fill.messages, parked.messages, capacity.messages)
+                && is_half(fill.bytes, parked.bytes, capacity.bytes)
+            {
                 self.loop_waits.store(false, Ordering::Relaxed);
                 doorbell.ring();
             }

@@ -254,6 +254,7 @@ impl FanOut {
             }
         }
         if entry.gone {
+            account.dropped.add(u64::from(dropped));
             self.remove_gone(position);
         } else if dropped > 0 {
             self.drop_newest(position, dropped);
@@ -300,6 +301,7 @@ impl FanOut {
     fn park(&mut self, position: usize, mut delivery: Delivery) {
         let charge = queue_charge(delivery.block());
         self.slots.ledger.dispatch_queue.raise(charge);
+        self.slots.ledger.dispatch_parked.raise(charge);
         self.slots.hold(delivery.block().head().peer);
         delivery.set_place(Place::Parked);
         let entry = &mut self.entries[position];
@@ -360,6 +362,7 @@ impl FanOut {
             let peer = delivery.block().head().peer;
             entry.deliver(delivery);
             self.slots.unhold(peer);
+            self.slots.ledger.dispatch_parked.lower(charge);
             self.bounds.lower(charge, &self.slots.doorbell);
         }
     }
@@ -467,10 +470,11 @@ impl Entry {
 
     /// Puts a delivery into the queue, which has a place for every message that it may hold.
     fn deliver(&mut self, mut delivery: Delivery) {
+        delivery.set_place(Place::Queued);
         let Outlet::Deliveries(sender) = &self.subscriber.outlet else {
+            // The service has failed meanwhile. The delivery counts itself, as below.
             return;
         };
-        delivery.set_place(Place::Queued);
         match sender.try_send(delivery) {
             Ok(()) => {}
             // The subscription was dropped; its removal is on the way. The delivery counts itself.
@@ -489,6 +493,7 @@ fn discard_parked(entry: &mut Entry, slots: &Slots, bounds: &QueueBounds) {
         let peer = delivery.block().head().peer;
         drop(delivery);
         slots.unhold(peer);
+        slots.ledger.dispatch_parked.lower(charge);
         bounds.lower(charge, &slots.doorbell);
     }
 }

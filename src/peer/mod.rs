@@ -369,7 +369,13 @@ impl Peer {
     }
 
     /// Moves the PONG that waits into the outbox.
+    ///
+    /// Not behind another frame of the protocol that waits there: a peer that reads little and asks
+    /// much must not make us queue an answer for every write.
     pub(crate) fn queue_pong(&mut self) {
+        if self.outbox.has_control() {
+            return;
+        }
         if let Some(payload) = self.pong.take() {
             self.insert_control(&Frame::new(MessageType::PONG, &payload));
         }

@@ -730,6 +730,10 @@ impl Peers {
                     continue;
                 }
             }
+            if let Some(reason) = seat.broken {
+                self.leave(now, id, reason, true);
+                continue;
+            }
             if !seat.peer.carry.is_empty() {
                 slots.ledger.partial_frames.add(1);
             }
