@@ -48,6 +48,21 @@ impl Row {
         (rates[0], rates[rates.len() - 1])
     }
 
+    fn remark(&self) -> &'static str {
+        let disturbed = self
+            .samples
+            .iter()
+            .filter(|sample| sample.is_disturbed())
+            .count();
+        if !self.is_verified() {
+            "  MESSAGES LOST"
+        } else if disturbed > self.samples.len() / 2 {
+            "  BUSY MACHINE"
+        } else {
+            ""
+        }
+    }
+
     fn is_verified(&self) -> bool {
         self.samples.iter().all(|sample| sample.verified)
     }
@@ -102,11 +117,7 @@ impl Table {
                 row.median(|sample| sample.client_cores),
                 row.median(|sample| sample.other_cores),
                 row.median(|sample| sample.server_cores / sample.rate) * 1e9,
-                if row.is_verified() {
-                    ""
-                } else {
-                    "  MESSAGES LOST"
-                },
+                row.remark(),
             )
             .unwrap();
         }
