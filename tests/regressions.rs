@@ -184,3 +184,15 @@ fn who_has_subscribed_misses_nothing_while_others_look_at_the_list() {
     assert_balanced(&report.snapshot);
     assert_eq!(report.snapshot.unclaimed, 0);
 }
+
+/// The time that a stop may take was added to a margin, which overflowed.
+#[test]
+fn a_stop_may_have_all_the_time_there_is() {
+    let (mut service, tap) = start_tap(config());
+    let client = Client::connect(service.local_addrs()[0]);
+    wait_until("the client is there", || service.snapshot().peers == 1);
+    drop(client);
+    let report = service.stop(Duration::MAX);
+    assert!(report.joined && report.drained, "{report}");
+    drop(tap);
+}
