@@ -207,8 +207,8 @@ impl<N: Net> Node<N> {
         self.run_actions();
         self.read_peers(now);
         self.accept_all(now);
-        // With events left behind, some bytes that arrived in time are not read yet. The kernel gives
-        // events in turn, so after as many polls as all connections need, everybody had one.
+        // With events left behind, some bytes that arrived in time are not read yet. The kernel
+        // gives events in turn, so after as many polls as all connections need, everybody had one.
         self.timers_waited += 1;
         if !self.more_events || self.timers_waited * EVENTS_PER_POLL > self.streams.len() {
             self.timers_waited = 0;
