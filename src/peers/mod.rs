@@ -398,7 +398,7 @@ impl Peers {
         self.reading.append(&mut self.read_list);
         self.handle_attention(now);
         self.retry(now);
-        if !self.budget_paused.is_empty() && !self.slots.ledger.budget.is_tight() {
+        if self.has_budget_again() {
             self.resume_budget(now);
         }
         self.writing.append(&mut self.write_list);
@@ -463,6 +463,12 @@ impl Peers {
             || !self.writing.is_empty()
             || !self.again.is_empty()
             || !self.actions.is_empty()
+    }
+
+    /// Whether peers that wait for the budget can be read again. The loop's own writes give bytes
+    /// back without a ring, so this is to be looked at before it sleeps.
+    pub(crate) fn has_budget_again(&self) -> bool {
+        !self.budget_paused.is_empty() && !self.slots.ledger.budget.is_tight()
     }
 
     /// Nobody is read from now on, or everybody again: the dispatch queue is full, or has room.
