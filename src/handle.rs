@@ -18,7 +18,7 @@ use crate::{
     id::{MessageType, PeerId},
     ledger::{ClosedRow, Ledger, PeerRow, ServiceState, Snapshot},
     limits::{PAYLOAD_COPIED_MAX, PAYLOAD_SIZE_MAX_CEILING},
-    slots::{OutFrame, OutFrames, Slots},
+    slots::{OutFrame, OutFrames, Slots, never_waits},
 };
 
 /// How long a question to the loop waits for the answer.
@@ -254,7 +254,8 @@ impl Handle {
     }
 
     /// The connections now. Asks the loop, and waits up to 5 s for its answer; empty if it does not
-    /// run.
+    /// run, and on the loop's own thread (a metrics callback with
+    /// [`Dispatch::Inline`](crate::Dispatch::Inline)), where nobody could answer.
     #[must_use]
     pub fn peers(&self) -> Vec<PeerRow> {
         self.ask(Command::Peers)
@@ -299,6 +300,10 @@ impl Handle {
             ServiceState::Running | ServiceState::Stopping => {}
             // Nobody would answer.
             ServiceState::New | ServiceState::Stopped | ServiceState::Failed => return Vec::new(),
+        }
+        // The loop cannot answer while it waits for its own answer.
+        if never_waits() {
+            return Vec::new();
         }
         let (sender, receiver) = bounded(1);
         if self.shared.commands.try_send(question(sender)).is_err() {

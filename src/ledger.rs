@@ -162,7 +162,12 @@ impl Budget {
 
     /// Whether the heaviest readers have to pause: above 75 percent.
     pub(crate) fn is_tight(&self) -> bool {
-        self.used() > self.limit / 4 * 3
+        self.is_tight_without(0)
+    }
+
+    /// Whether they would have to even if so many bytes came back.
+    pub(crate) fn is_tight_without(&self, bytes: usize) -> bool {
+        self.used().saturating_sub(bytes) > self.limit / 4 * 3
     }
 
     /// Whether nobody may read.

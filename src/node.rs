@@ -238,6 +238,7 @@ impl<N: Net> Node<N> {
     fn has_commands(&self) -> bool {
         self.slots.has_attention()
             || self.slots.has_deferred()
+            || self.peers.has_budget_again()
             || !self.commands.is_empty()
             || (matches!(self.sink, Sink::Inline { .. }) && self.poke.is_set())
             || self.failed.get().is_some()

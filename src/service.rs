@@ -210,7 +210,7 @@ impl NetService {
             if self
                 .shared
                 .commands
-                .send_timeout(command, deadline + JOIN_MARGIN)
+                .send_timeout(command, deadline.saturating_add(JOIN_MARGIN))
                 .is_ok()
             {
                 self.shared.slots.doorbell.ring();

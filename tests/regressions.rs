@@ -184,3 +184,32 @@ fn who_has_subscribed_misses_nothing_while_others_look_at_the_list() {
     assert_balanced(&report.snapshot);
     assert_eq!(report.snapshot.unclaimed, 0);
 }
+
+/// The time that a stop may take was added to a margin, which overflowed.
+#[test]
+fn a_stop_may_have_all_the_time_there_is() {
+    let (mut service, tap) = start_tap(config());
+    let client = Client::connect(service.local_addrs()[0]);
+    wait_until("the client is there", || service.snapshot().peers == 1);
+    drop(client);
+    let report = service.stop(Duration::MAX);
+    assert!(report.joined && report.drained, "{report}");
+    drop(tap);
+}
+
+/// A metrics callback on the loop asked the loop for its connections, and both waited five seconds.
+#[test]
+fn a_callback_on_the_loop_is_answered_at_once() {
+    let mut service = NetService::new(config().dispatch(Dispatch::Inline)).unwrap();
+    let handle = service.handle();
+    let (sender, receiver) = crossbeam_channel::bounded(1);
+    service.on_metrics(move |_| {
+        let started = Instant::now();
+        let empty = handle.peers().is_empty() && handle.closed().is_empty();
+        let _ = sender.try_send((empty, started.elapsed()));
+    });
+    service.start().unwrap();
+    let (empty, waited) = receiver.recv_timeout(PATIENCE).unwrap();
+    assert!(empty && waited < Duration::from_secs(4), "{waited:?}");
+    service.stop(PATIENCE);
+}

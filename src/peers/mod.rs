@@ -398,7 +398,7 @@ impl Peers {
         self.reading.append(&mut self.read_list);
         self.handle_attention(now);
         self.retry(now);
-        if !self.budget_paused.is_empty() && !self.slots.ledger.budget.is_tight() {
+        if self.has_budget_again() {
             self.resume_budget(now);
         }
         self.writing.append(&mut self.write_list);
@@ -463,6 +463,12 @@ impl Peers {
             || !self.writing.is_empty()
             || !self.again.is_empty()
             || !self.actions.is_empty()
+    }
+
+    /// Whether peers that wait for the budget can be read again. The loop's own writes give bytes
+    /// back without a ring, so this is to be looked at before it sleeps.
+    pub(crate) fn has_budget_again(&self) -> bool {
+        !self.budget_paused.is_empty() && !self.slots.ledger.budget.is_tight()
     }
 
     /// Nobody is read from now on, or everybody again: the dispatch queue is full, or has room.
@@ -692,20 +698,34 @@ impl Peers {
     }
 
     /// The budget is used up and nobody may read: the peer that holds most of what is not with
-    /// subscribers makes room.
+    /// subscribers makes room. Where subscribers hold so much that no peer's end would let anybody
+    /// read again, nobody is closed.
     fn evict_largest(&mut self, now: Tick) {
         let seats = self.seats.iter().filter_map(|(_, seat)| seat.as_ref());
         let open = seats.filter(|seat| seat.leaving.is_none() && !seat.peer.is_closing());
         let held = open.map(|seat| {
-            (
-                self.slots.queued(seat.id()).bytes + seat.carry_charge as u64,
-                seat.id(),
-            )
+            let queued = usize::try_from(self.slots.queued(seat.id()).bytes);
+            let queued = queued.unwrap_or(usize::MAX);
+            (queued.saturating_add(seat.carry_charge), seat.id())
         });
-        if let Some((bytes, id)) = held.max().filter(|(bytes, _)| *bytes > 0) {
-            log::warn!("peer {id} is closed: the budget is used up and it holds {bytes} bytes");
-            self.begin_close(now, id, CloseReason::Budget, LINGER_MS);
+        let (mut all, mut largest) = (0_usize, None);
+        for one in held {
+            all = all.saturating_add(one.0);
+            largest = largest.max(Some(one));
         }
+        let Some((bytes, id)) = largest else { return };
+        let budget = &self.slots.ledger.budget;
+        if budget.is_tight_without(all) {
+            return;
+        }
+        let addr = self.seat(id).map(|seat| seat.peer.addr);
+        let said = addr.and_then(|addr| self.quietly(now, CloseReason::Budget.name(), addr));
+        if let Some(suppressed) = said {
+            log::warn!(
+                "peer {id} is closed: the budget is used up and it holds {bytes} bytes{suppressed}"
+            );
+        }
+        self.begin_close(now, id, CloseReason::Budget, LINGER_MS);
     }
 
     // ----- stop, rows ------------------------------------------------------------------------

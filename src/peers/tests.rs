@@ -160,3 +160,99 @@ mod contended {
         assert!(seat.peer.is_closing());
     }
 }
+
+mod budget {
+    use super::*;
+    use crate::{
+        clock::{Clock, Now},
+        frame::{Decoder, Frame},
+        id::MessageType,
+        ledger::Ledger,
+        slots::{OutFrame, OutboxLimits},
+    };
+
+    const BUDGET: usize = 100_000;
+
+    /// A table with one peer, and the time of the next look at the budget. The peer has sent the
+    /// first two bytes of a frame, `queued` messages of 1,000 bytes wait for it, and it is not read
+    /// further, because subscribers hold `held` bytes.
+    fn paused(queued: usize, held: usize) -> (Peers, PeerId, Tick) {
+        let clock = Clock::start();
+        let ledger = Arc::new(Ledger::new(BUDGET, Traffic::new(100, 1 << 20)));
+        let limits = OutboxLimits {
+            bytes: 1 << 20,
+            messages: 100,
+            payload_size: 1000,
+        };
+        let slots = Arc::new(Slots::new(0, 65, limits, ledger, clock));
+        let rules = Rules {
+            decoder: Decoder::new(1000),
+            first_frame_ms: 0,
+            frame_ms: 0,
+            idle_ms: 0,
+            write_stall_ms: 0,
+            drain_ms: 100,
+            hello_required: false,
+            network_id: 0,
+            ok_payload: Vec::new(),
+        };
+        let limits = PeerLimits {
+            peers: 1,
+            peers_per_origin: 0,
+        };
+        let mut peers = Peers::new(Arc::clone(&slots), rules, limits, 0);
+        let addr = "10.0.0.1:1".parse().unwrap();
+        let id = peers.handle_accepted(0, addr).unwrap();
+        peers.handle_ready(id, Ready::READ);
+        peers.begin_turn(1);
+        assert_eq!(peers.poll_read(), Some(id));
+        let mut buffer = peers.prepare_read(1, id).unwrap();
+        buffer.bytes.extend_from_slice(b"\0\0");
+        let instant = clock.now().instant;
+        let now = Now { tick: 1, instant };
+        assert!(peers.handle_read(now, id, buffer, Ok(2)).is_none());
+        for _ in 0..queued {
+            let frame = Frame::new(MessageType(1), &[0; 992]);
+            slots.send(id, OutFrame { frame, owned: None }).unwrap();
+        }
+        slots.ledger.budget.charge(held);
+        peers.handle_ready(id, Ready::READ);
+        peers.begin_turn(2);
+        assert_eq!(peers.poll_read(), Some(id));
+        assert!(peers.prepare_read(2, id).is_none());
+        (peers, id, 2 + BUDGET_CHECK_MS)
+    }
+
+    fn fire(peers: &mut Peers, now: Tick) {
+        let mut budget = TIMERS_PER_TURN;
+        assert_eq!(peers.poll_timer(now, &mut budget), None);
+        assert!(budget < TIMERS_PER_TURN, "the budget was looked at");
+    }
+
+    /// Subscribers hold everything: to close a peer that holds two bytes helps nobody.
+    #[test]
+    fn nobody_is_closed_for_what_subscribers_hold() {
+        let (mut peers, id, now) = paused(0, BUDGET);
+        for round in 0..10 {
+            fire(&mut peers, now + round * BUDGET_CHECK_MS);
+        }
+        let seat = peers.seat(id).unwrap();
+        assert!(!seat.peer.is_closing() && seat.pause == Some(Pause::Budget));
+        // The loop may not sleep over it, whoever gave the bytes back.
+        assert!(!peers.has_budget_again());
+        peers.slots.ledger.budget.release(BUDGET);
+        assert!(peers.has_budget_again());
+        peers.begin_turn(now + 10 * BUDGET_CHECK_MS);
+        assert!(!peers.has_budget_again());
+        assert_eq!(peers.seat(id).unwrap().pause, None);
+    }
+
+    #[test]
+    fn who_holds_much_is_closed_if_that_helps() {
+        let (mut peers, id, now) = paused(40, BUDGET - 40_000);
+        fire(&mut peers, now);
+        let seat = peers.seat(id).unwrap();
+        assert_eq!(closing_reason(&seat.peer), CloseReason::Budget);
+        assert!(seat.peer.is_closing());
+    }
+}
