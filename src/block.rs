@@ -119,11 +119,11 @@ impl Block {
 ///
 /// The pool keeps a reference to the blocks that it gave away and finds out by looking whether they
 /// came back; so giving one back costs its last holder nothing. The worst memory that it keeps in
-/// use without need is the sum of `BLOCKS_KEPT * BLOCK_CLASSES`, about 5.5 MiB.
+/// use without need is the sum of `BLOCKS_KEPT * BLOCK_CLASSES`, about 6.5 MiB.
 pub(crate) struct BlockPool {
     slots: Arc<Slots>,
     /// Per class, the longest out first.
-    classes: [VecDeque<Arc<Block>>; 3],
+    classes: [VecDeque<Arc<Block>>; BLOCK_CLASSES.len()],
     /// What the next read goes into.
     spare: Vec<Vec<u8>>,
 }
@@ -142,7 +142,7 @@ impl BlockPool {
         if let Some(buffer) = self.spare.pop() {
             return buffer;
         }
-        match self.reclaim(2) {
+        match self.reclaim(BLOCK_CLASSES.len() - 1) {
             Some(mut block) => match Arc::get_mut(&mut block) {
                 Some(block) => {
                     let mut bytes = std::mem::take(&mut block.bytes);

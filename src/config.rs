@@ -202,7 +202,7 @@ impl Config {
     }
 
     /// Bytes that all buffers of the service may hold: from 1 MiB, default 256 MiB. Kernel socket
-    /// buffers, and up to 6 MiB of blocks kept for the next read, are outside.
+    /// buffers, and up to 7 MiB of blocks kept for the next read, are outside.
     #[must_use]
     pub fn memory_budget(self, bytes: usize) -> Self {
         Self {

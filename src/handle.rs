@@ -46,8 +46,8 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn snapshot(&self) -> Snapshot {
-        self.ledger
-            .snapshot(self.clock.elapsed(), self.registry.rows())
+        let (rows, departed) = (self.registry.rows(), self.registry.departed());
+        self.ledger.snapshot(self.clock.elapsed(), rows, departed)
     }
 }
 
@@ -199,7 +199,9 @@ impl Handle {
                 break Some(SendError::Full);
             }
         };
-        slots.forget_waiter(peer);
+        if waiting {
+            slots.forget_waiter(peer);
+        }
         error.map_or(Ok(()), |error| Err(Rejected { error, message }))
     }
 

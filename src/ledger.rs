@@ -248,7 +248,12 @@ impl Ledger {
     }
 
     /// The counters as they stand; exact when the service is quiet or stopped.
-    pub(crate) fn snapshot(&self, uptime: Duration, subscribers: Vec<SubscriberRow>) -> Snapshot {
+    pub(crate) fn snapshot(
+        &self,
+        uptime: Duration,
+        subscribers: Vec<SubscriberRow>,
+        departed: DepartedRow,
+    ) -> Snapshot {
         let fill = self.dispatch_queue.get();
         let max = self.dispatch_max.get();
         let accepted = self.outbound_accepted.get();
@@ -281,6 +286,7 @@ impl Ledger {
             },
             types: TypeRows::merge(&self.types_in, &self.types_out),
             subscribers,
+            departed,
             memory_used: self.budget.used() as u64,
             memory_budget: self.budget.limit() as u64,
             accept_errors: self.accept_errors.get(),
@@ -521,6 +527,35 @@ pub struct SubscriberRow {
     pub parked: u64,
 }
 
+/// The sum of the rows of subscribers that left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DepartedRow {
+    /// How many left.
+    pub subscribers: u64,
+    /// As in [`SubscriberRow`], and so are the others.
+    pub matched: u64,
+    /// Taken before they left.
+    pub taken: u64,
+    /// Dropped because their queues were full.
+    pub dropped: u64,
+    /// Thrown away because they left.
+    pub discarded: u64,
+    /// Not yet thrown away.
+    pub queued: u64,
+}
+
+impl DepartedRow {
+    pub(crate) fn add(&mut self, row: &SubscriberRow) {
+        self.subscribers += 1;
+        self.matched += row.matched;
+        self.taken += row.taken;
+        self.dropped += row.dropped;
+        self.discarded += row.discarded;
+        self.queued += row.queued + row.parked;
+    }
+}
+
 /// All counters of a service at one moment.
 ///
 /// Taken live, the counters are read one after the other while others count on; when the service
@@ -560,8 +595,10 @@ pub struct Snapshot {
     pub dispatch_queue: QueueGauge,
     /// Traffic per message type.
     pub types: Vec<TypeTraffic>,
-    /// The subscribers, those that left included only in the sums above.
+    /// The subscribers.
     pub subscribers: Vec<SubscriberRow>,
+    /// The sum of those that left before the service stopped.
+    pub departed: DepartedRow,
     /// Bytes that buffers hold of the budget.
     pub memory_used: u64,
     /// The byte budget.
@@ -691,6 +728,18 @@ impl std::fmt::Display for StopReport {
                 row.dropped,
                 row.discarded,
                 row.queued + row.parked
+            )?;
+        }
+        let departed = &snapshot.departed;
+        if departed.subscribers > 0 {
+            writeln!(
+                f,
+                "  {} subscribers that left: {} matched, {} taken, {} dropped, {} discarded",
+                departed.subscribers,
+                departed.matched,
+                departed.taken,
+                departed.dropped,
+                departed.discarded
             )?;
         }
         write!(

@@ -133,7 +133,7 @@ pub use handle::{Handle, Outgoing, OutgoingBatch, Payload, Rejected, ReplyTo};
 pub use id::{MessageType, PeerId, SubscriberId};
 pub use idle::IdleStrategy;
 pub use ledger::{
-    ClosedRow, PeerRow, QueueGauge, ServiceState, Snapshot, StopReport, SubscriberRow, Traffic,
-    TypeTraffic,
+    ClosedRow, DepartedRow, PeerRow, QueueGauge, ServiceState, Snapshot, StopReport, SubscriberRow,
+    Traffic, TypeTraffic,
 };
 pub use service::{NetService, Never};

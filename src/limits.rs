@@ -73,9 +73,9 @@ pub(crate) const SLICES_PER_WRITE: usize = 64;
 /// Size of the block that a read goes into.
 pub(crate) const BLOCK_SIZE: usize = 64 << 10;
 /// Storage classes for what a read brought; the last one is the block itself.
-pub(crate) const BLOCK_CLASSES: [usize; 3] = [512, 4096, BLOCK_SIZE];
+pub(crate) const BLOCK_CLASSES: [usize; 4] = [512, 4096, 16 << 10, BLOCK_SIZE];
 /// Blocks of each class kept for the next read when nobody holds them.
-pub(crate) const BLOCKS_KEPT: [usize; 3] = [1024, 256, 64];
+pub(crate) const BLOCKS_KEPT: [usize; 4] = [1024, 256, 64, 64];
 /// A payload up to this size is copied behind its header; a larger owned one is queued as it is.
 pub(crate) const PAYLOAD_COPIED_MAX: usize = 4096;
 /// A `Message` of at most this payload owns a copy; a larger one shares the block it came in.
@@ -158,7 +158,8 @@ const _: () = {
     assert!(PING_SIZE_MAX < LENGTH_BEFORE_HELLO_MAX as usize);
     assert!(PEERS_MAX_CEILING + REFUSED_PEERS_MAX < 1 << 24);
     assert!(BLOCK_CLASSES[0] < BLOCK_CLASSES[1] && BLOCK_CLASSES[1] < BLOCK_CLASSES[2]);
-    assert!(BLOCK_CLASSES[2] == BLOCK_SIZE && READ_PER_TURN_BYTES >= BLOCK_SIZE);
+    assert!(BLOCK_CLASSES[2] < BLOCK_CLASSES[3] && BLOCK_CLASSES[3] == BLOCK_SIZE);
+    assert!(READ_PER_TURN_BYTES >= BLOCK_SIZE);
     assert!(OUTBOX_BYTES_MAX_DEFAULT <= MEMORY_BUDGET_DEFAULT);
     assert!(SLICES_PER_WRITE <= 1024);
 };

@@ -33,6 +33,7 @@ use crate::{
         WRITE_PER_TURN_BYTES,
     },
     peers::{Action, Peers, Stop, Timer},
+    quiet::{Quiet, Subject},
     slots::Slots,
     socket::{AcceptFault, Event, Net},
 };
@@ -82,6 +83,7 @@ pub(crate) struct Node<N: Net> {
     failed: Arc<OnceLock<ServiceFailure>>,
     /// What ended the loop itself.
     failure: Option<String>,
+    quiet: Quiet,
     idle: Idle,
     /// Bytes moved in this turn, if any were.
     moved: usize,
@@ -154,6 +156,7 @@ impl<N: Net> Node<N> {
             phase: Phase::Running,
             failed,
             failure: None,
+            quiet: Quiet::default(),
             idle: Idle::new(idle),
             moved: 0,
         }
@@ -391,7 +394,10 @@ impl<N: Net> Node<N> {
         );
         self.streams[index] = Some(stream);
         if let Err(error) = registered {
-            log::warn!("peer {id} at {addr} cannot be registered: {error}");
+            let subject = Subject::Address(addr.ip());
+            if let Some(suppressed) = self.quiet.allow(now.tick, "cannot register", subject) {
+                log::warn!("peer {id} at {addr} cannot be registered: {error}{suppressed}");
+            }
             self.peers.handle_failed(now.tick, id, CloseReason::Io);
         }
         self.run_actions();
@@ -406,7 +412,10 @@ impl<N: Net> Node<N> {
                 ledger.accept_errors.add(1);
                 let pause = self.backoffs[index];
                 self.backoffs[index] = (pause * 2).min(ACCEPT_BACKOFF_MAX_MS);
-                log::warn!("cannot accept for {pause} ms: {error}");
+                let subject = Subject::Listener(index);
+                if let Some(suppressed) = self.quiet.allow(now.tick, "cannot accept", subject) {
+                    log::warn!("cannot accept for {pause} ms: {error}{suppressed}");
+                }
                 self.listeners[index] = Accepting::Paused;
                 self.peers
                     .wheel

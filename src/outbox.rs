@@ -20,6 +20,9 @@ use crate::{
     slots::{Segment, SegmentData},
 };
 
+/// Places for segments that an empty outbox keeps: a peer that is idle again holds little memory.
+const SEGMENTS_KEPT: usize = 16;
+
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     segments: VecDeque<Segment>,
@@ -80,6 +83,9 @@ impl Outbox {
             self.segments.pop_front();
             self.offset = 0;
             self.counted = 0;
+        }
+        if self.segments.is_empty() && self.segments.capacity() > SEGMENTS_KEPT {
+            self.segments = VecDeque::new();
         }
     }
 

@@ -16,6 +16,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Subject {
     Address(IpAddr),
+    Listener(usize),
     Subscriber(u64),
     /// Stands for all that the table has no room for.
     Others,

@@ -427,6 +427,7 @@ impl NetService {
                 failure: Some(panic_message(&*panic)),
                 ..LoopEnd::default()
             });
+            shared.slots.end();
             if let Some(message) = &end.failure {
                 fail(&shared, "nebnet-loop", message.clone());
             }
@@ -467,6 +468,7 @@ impl NetService {
     fn report_of(&self, end: LoopEnd, joined: bool, started: Duration) -> StopReport {
         let snapshot = self.shared.snapshot();
         let failure = self.failure();
+        // A subscriber that left before has thrown its messages away itself.
         let discarded = snapshot.subscribers.iter().any(|row| row.discarded > 0);
         let drained = joined
             && failure.is_none()

@@ -73,6 +73,8 @@ pub(crate) struct Slots {
     waiters: Mutex<Vec<(u32, Thread)>>,
     /// True while the loop does not read because the budget is short.
     budget_waited: AtomicBool,
+    /// The loop has ended and will write nothing more.
+    ended: AtomicBool,
     deferred: (Sender<Deferred>, Receiver<Deferred>),
     pub(crate) doorbell: Doorbell,
     pub(crate) ledger: Arc<Ledger>,
@@ -294,7 +296,8 @@ impl Tail {
 
     /// Moves all segments to `out`.
     fn take(&mut self, out: &mut impl Extend<Segment>) {
-        out.extend(self.sealed.drain(..));
+        // Taken as it is: a peer that is idle again holds no memory for what it once had.
+        out.extend(std::mem::take(&mut self.sealed));
         if !self.open.data.as_slice().is_empty() {
             out.extend([std::mem::take(&mut self.open)]);
         }
@@ -358,6 +361,7 @@ impl Slots {
             attention: bounded(count.div_ceil(CHUNK_SLOTS) * CHUNK_SLOTS),
             waiters: Mutex::default(),
             budget_waited: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             deferred: bounded(DEFERRED_MAX),
             doorbell: Doorbell::default(),
             ledger,
@@ -400,7 +404,7 @@ impl Slots {
     ) -> Result<(), SendError> {
         let slot = self.slot(peer).ok_or(SendError::NotConnected)?;
         let mut inner = slot.lock();
-        if inner.generation != peer.generation() {
+        if inner.generation != peer.generation() || self.ended.load(Ordering::Relaxed) {
             return Err(SendError::NotConnected);
         }
         match inner.state {
@@ -586,6 +590,11 @@ impl Slots {
     }
 
     // ----- the loop --------------------------------------------------------------------------
+
+    /// The loop has ended, perhaps without closing its connections: nobody is connected any more.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
 
     /// Says that the calling thread must never wait.
     pub(crate) fn set_loop_thread() {

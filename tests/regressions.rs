@@ -22,7 +22,8 @@ use nebnet::{
     CloseReason, Dispatch, MessageType, NetService, Overflow, SubscribeOptions, Types, frame::Frame,
 };
 use util::{
-    Client, End, PATIENCE, assert_balanced, closed_for, config, start_tap, stop_tap, wait_until,
+    Client, End, PATIENCE, assert_balanced, closed_for, config, encoded, start_echo, start_tap,
+    stop_tap, wait_until,
 };
 
 /// A read that the turn's budget cut short was taken for one that had emptied the socket, and the
@@ -212,4 +213,29 @@ fn a_callback_on_the_loop_is_answered_at_once() {
     let (empty, waited) = receiver.recv_timeout(PATIENCE).unwrap();
     assert!(empty && waited < Duration::from_secs(4), "{waited:?}");
     service.stop(PATIENCE);
+}
+
+/// What a peer sent before it broke the protocol is delivered; its answers were refused all the
+/// same, because the connection was closed to senders at once.
+#[test]
+fn answers_to_the_frames_before_a_bad_one_are_written() {
+    let (mut service, echo) = start_echo(config());
+    for _ in 0..20 {
+        let mut client = Client::connect(service.local_addrs()[0]);
+        let mut bytes = Vec::new();
+        for number in 0..50_u8 {
+            let payload = [number];
+            bytes.extend(encoded(&Frame::new(MessageType(7), &payload)));
+        }
+        // A frame of version 2.
+        bytes.extend(b"\0\0\0\x04\0\x07\0\x02");
+        assert!(client.try_write(&bytes));
+        for number in 0..50_u8 {
+            client.expect(7, &[number]);
+        }
+        client.expect_bye(5);
+    }
+    let report = service.stop(Duration::from_secs(5));
+    assert_balanced(&report.snapshot);
+    echo.join().unwrap();
 }

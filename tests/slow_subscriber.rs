@@ -388,6 +388,19 @@ fn messages_for_a_dropped_subscription_are_unclaimed() {
         wait_until("the peer is gone", || service.snapshot().peers == 0);
         let report = stop(&mut service);
         assert_eq!(report.snapshot.claimed, 10);
+        // The row has left with its subscriber, and what it counted has not.
+        let departed = report.snapshot.departed;
+        assert_eq!(
+            (departed.subscribers, departed.matched),
+            (1, 10),
+            "{departed:?}"
+        );
+        let settled = departed.taken + departed.dropped + departed.discarded;
+        assert_eq!((settled, departed.queued), (10, 0), "{departed:?}");
+        assert!(
+            report.to_string().contains("1 subscribers that left"),
+            "{report}"
+        );
         assert_eq!(service.snapshot().memory_used, 0);
     }
 }

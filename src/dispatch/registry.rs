@@ -19,7 +19,7 @@ use crate::{
     block::Message,
     error::SubscribeError,
     id::SubscriberId,
-    ledger::{Counter, Fill, SubscriberRow, Traffic},
+    ledger::{Counter, DepartedRow, Fill, SubscriberRow, Traffic},
     limits::SUBSCRIBERS_MAX,
     slots::never_waits,
 };
@@ -36,8 +36,25 @@ pub(crate) struct Registry {
 struct List {
     next_id: u64,
     subscribers: Vec<Subscriber>,
+    /// Those that left and whose deliveries may still be counted somewhere.
+    leaving: Vec<Arc<Account>>,
+    departed: DepartedRow,
     /// The fan-out has ended: nothing will ever be delivered again.
     closed: bool,
+}
+
+impl List {
+    /// Adds the rows of those that left to the sum once nobody can count in them any more.
+    fn settle(&mut self) {
+        let departed = &mut self.departed;
+        self.leaving.retain(|account| {
+            let settled = Arc::strong_count(account) == 1;
+            if settled {
+                departed.add(&account.row());
+            }
+            !settled
+        });
+    }
 }
 
 /// One subscriber, as the fan-out sees it.
@@ -170,6 +187,10 @@ impl Registry {
         }
         let removed = list.subscribers.iter().position(|one| one.account.id == id);
         let removed = removed.map(|position| list.subscribers.swap_remove(position));
+        if let Some(removed) = &removed {
+            list.settle();
+            list.leaving.push(Arc::clone(&removed.account));
+        }
         self.version.fetch_add(1, Ordering::Release);
         drop(list);
         // Its sender may be the last; what that discards is not to be discarded under the lock.
@@ -206,6 +227,17 @@ impl Registry {
             Err(_) => self.lock(),
         };
         Some((self.version(), list.subscribers.clone()))
+    }
+
+    /// What became of the messages of those that left.
+    pub(crate) fn departed(&self) -> DepartedRow {
+        let mut list = self.lock();
+        list.settle();
+        let mut sum = list.departed;
+        for account in &list.leaving {
+            sum.add(&account.row());
+        }
+        sum
     }
 
     pub(crate) fn rows(&self) -> Vec<SubscriberRow> {

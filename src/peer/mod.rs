@@ -405,14 +405,21 @@ impl Peer {
         );
     }
 
-    /// The service stops: reads nothing more, and waits until everything delivered is answered.
-    pub(crate) fn begin_stop(&mut self, now: Tick, deadline: Tick, released: u64) {
+    /// Reads nothing more, and waits until everything delivered is answered. What had half-closed
+    /// the connection stays the reason.
+    pub(crate) fn begin_stop(
+        &mut self,
+        now: Tick,
+        reason: CloseReason,
+        deadline: Tick,
+        released: u64,
+    ) {
         let reason = match self.state {
             State::HalfClosed { reason, .. } => reason,
             State::Open
             | State::Stopping { .. }
             | State::Draining { .. }
-            | State::Lingering { .. } => CloseReason::Shutdown,
+            | State::Lingering { .. } => reason,
         };
         self.carry = Vec::new();
         self.frame_since = None;
@@ -619,9 +626,9 @@ impl Peer {
                 }
             }
             State::HalfClosed { .. } => Some(Verdict::CheckQuiet),
-            State::Stopping { deadline, .. } if now >= deadline => {
-                Some(Verdict::Abort(CloseReason::Shutdown))
-            }
+            State::Stopping {
+                reason, deadline, ..
+            } if now >= deadline => Some(Verdict::Close(reason)),
             State::Stopping { .. } => Some(Verdict::CheckQuiet),
             State::Draining {
                 reason, deadline, ..

@@ -31,9 +31,10 @@ pub(crate) enum State {
         /// Since when nothing is in flight and nothing is queued.
         quiet_since: Option<Tick>,
     },
-    /// The service stops: nothing is read, but answers to what was delivered still go out.
+    /// The service stops, or the peer broke the protocol: nothing is read, but answers to what was
+    /// delivered still go out.
     Stopping {
-        /// The stop, or what had half-closed the connection before.
+        /// The stop, what had half-closed the connection before it, or what the peer did.
         reason: CloseReason,
         /// When a subscriber last released something, and the sum of bytes released then.
         progress: (Tick, u64),

@@ -410,13 +410,23 @@ impl Peers {
         self.arm(now, id);
     }
 
+    /// The peer broke the protocol. It is not read any more; what it sent before is delivered, and
+    /// may be answered for as long as a flush may take.
     fn handle_fault(&mut self, now: Tick, id: PeerId, fault: Fault) {
+        let released = self.slots.released(id);
         let Some(seat) = self.seat(id) else { return };
-        let addr = seat.peer.addr;
-        if let Some(suppressed) = self.quietly(now, fault.reason().name(), addr) {
+        let (addr, reason) = (seat.peer.addr, fault.reason());
+        if seat.peer.state().takes_input() {
+            seat.peer
+                .begin_stop(now, reason, now + LINGER_MS, released.bytes);
+            seat.pause = Some(Pause::Closing);
+        }
+        if let Some(suppressed) = self.quietly(now, reason.name(), addr) {
             log::warn!("peer {id} at {addr}: {fault}{suppressed}");
         }
-        self.begin_close(now, id, fault.reason(), LINGER_MS);
+        self.list_writing(id);
+        self.check_quiet(now, id);
+        self.arm(now, id);
     }
 
     /// Gives a buffer back that brought nothing.

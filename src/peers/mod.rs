@@ -663,9 +663,27 @@ impl Peers {
             return;
         };
         match slots.close_if_quiet(id) {
-            Ok(true) => self.begin_close(now, id, reason, self.rules.drain_ms),
+            Ok(true) => {
+                let drain_ms = self.drain_ms_of(now, id);
+                self.begin_close(now, id, reason, drain_ms);
+            }
             Ok(false) => {}
             Err(_) => self.again.push(Again::Attention(id.index())),
+        }
+    }
+
+    /// How long the flush of a peer may take that has become quiet.
+    fn drain_ms_of(&mut self, now: Tick, id: PeerId) -> u64 {
+        let drain_ms = self.rules.drain_ms;
+        match self.seat(id).map(|seat| seat.peer.state()) {
+            Some(State::Stopping { deadline, .. }) => deadline.saturating_sub(now).max(LINGER_MS),
+            Some(
+                State::Open
+                | State::HalfClosed { .. }
+                | State::Draining { .. }
+                | State::Lingering { .. },
+            )
+            | None => drain_ms,
         }
     }
 
@@ -757,7 +775,8 @@ impl Peers {
             if !seat.peer.carry.is_empty() {
                 slots.ledger.partial_frames.add(1);
             }
-            seat.peer.begin_stop(now, deadline, released.bytes);
+            let reason = CloseReason::Shutdown;
+            seat.peer.begin_stop(now, reason, deadline, released.bytes);
             seat.pause = Some(Pause::Closing);
             recharge_carry(&slots, seat);
             self.handle_slot(now, id.index());

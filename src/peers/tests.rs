@@ -154,7 +154,11 @@ mod contended {
             !read_on && read_list.is_empty(),
             "read on behind the bad frame"
         );
+        // The frame before the bad one may be answered as long as somebody holds it.
         peers.begin_turn(2);
+        assert!(!peers.seat(id).unwrap().peer.is_closing());
+        drop(block);
+        peers.begin_turn(3);
         let seat = peers.seat(id).unwrap();
         assert_eq!(closing_reason(&seat.peer), CloseReason::BadVersion);
         assert!(seat.peer.is_closing());

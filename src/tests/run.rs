@@ -22,7 +22,7 @@ use crate::{
     frame::{Decoder, Hello},
     handle::Command,
     idle::IdleStrategy,
-    ledger::{Counter, Ledger, Traffic},
+    ledger::{Counter, DepartedRow, Ledger, Traffic},
     limits::{BLOCK_SIZE, DRAIN_MS, REFUSED_PEERS_MAX},
     node::{Node, Sink},
     peer::Rules,
@@ -342,7 +342,7 @@ impl Run {
                 "conn {index} is closed once: {conn:?}"
             );
         }
-        let snapshot = ledger.snapshot(Duration::ZERO, Vec::new());
+        let snapshot = ledger.snapshot(Duration::ZERO, Vec::new(), DepartedRow::default());
         assert_eq!(snapshot.memory_used, 0, "bytes are not given back");
         assert_eq!(ledger.dispatch_queue.get(), Traffic::default());
         assert_eq!(snapshot.inbound.messages, snapshot.dispatched);
