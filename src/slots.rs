@@ -731,7 +731,6 @@ impl Slots {
             .release(std::mem::take(&mut inner.leased));
         let accepted = slot.accepted.get();
         drop(inner);
-        slot.waited.store(true, Ordering::Relaxed);
         Ok(Traffic::new(
             accepted.messages - taken_before.messages,
             accepted.bytes - taken_before.bytes,

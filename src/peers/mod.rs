@@ -300,16 +300,16 @@ impl Peers {
             return;
         };
         let peer = &mut seat.peer;
-        let queued_before = self.slots.queued(id);
         let Ok(late) = self.slots.close(id, &mut peer.outbox, peer.taken) else {
             self.again.push(Again::Leave(id));
             return;
         };
         peer.taken.add(late);
         // Nothing was written since, and the slot takes nothing any more, so this is what is lost.
-        let mut lost = queued_before;
-        lost.messages = peer.taken.messages - peer.outbound.messages;
-        lost.bytes = peer.taken.bytes - peer.outbound.bytes;
+        let lost = Traffic::new(
+            peer.taken.messages - peer.outbound.messages,
+            peer.taken.bytes - peer.outbound.bytes,
+        );
         let ledger = &self.slots.ledger;
         ledger.note_accepted(late);
         ledger.outbound_dropped.add(lost);
