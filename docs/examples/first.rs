@@ -16,12 +16,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     peer.write_all(b"\x00\x00\x00\x06\x00\x07\x00\x01hi")?;
 
     let greeting = greetings.recv()?;
-    println!("{} said {:?}", greeting.peer(), greeting.payload());
+    let text = String::from_utf8_lossy(greeting.payload());
+    println!("{} said {text:?}", greeting.peer());
     service.reply(&greeting, "hello")?;
 
     let mut answer = [0; 13];
     peer.read_exact(&mut answer)?;
     assert_eq!(&answer, b"\x00\x00\x00\x09\x00\x07\x00\x01hello");
+    // A peer that stays connected is given half a second to read its BYE.
+    drop(peer);
     println!("{}", service.stop(Duration::from_secs(5)));
     Ok(())
 }
