@@ -84,7 +84,7 @@
 //! has the architecture, every byte of the wire format, and the reasons for both; `docs/examples`
 //! has programs.
 
-// Ranks: a module imports only from lower ranks. `tests/tidy.rs` holds the table.
+// Ranks: a module imports only from lower ranks. `tests/tidy.rs` reads them here.
 
 // 0
 mod clock;

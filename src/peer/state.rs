@@ -8,11 +8,11 @@ use crate::{clock::Tick, error::CloseReason};
 ///            FIN or BYE of the peer
 ///   Open ------------------------------> HalfClosed
 ///    | \                                   / | quiet for 250 ms
-///    |  \  the service stops  +-----------+  v
+///    |  \  stop, bad frame    +-----------+  v
 ///    |   +------------> Stopping ------> Draining -------> Lingering ------> closed
 ///    |                           quiet   ^   |   BYE, FIN      |  FIN, 500 ms, 64 KiB
 ///    +-----------------------------------+   |                 |
-///    | bad frame, deadline, refusal, close   | deadline        |
+///    | deadline, refusal, close              | deadline        |
 ///    |                                       v                 v
 ///    +-------------------------------> closed by RST <---------+
 ///      write stall, reset, I/O error                 I/O error
