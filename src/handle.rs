@@ -286,12 +286,13 @@ impl Handle {
             return Err(SendError::TooLarge { size, limit });
         }
         let owned = match &message.payload {
-            Payload::Owned(bytes) => Some(bytes.clone()),
+            Payload::Owned(bytes) if bytes.len() > PAYLOAD_COPIED_MAX => Some(bytes.clone()),
             // Copied here rather than under the lock that other senders wait for.
             Payload::Borrowed(bytes) if bytes.len() > PAYLOAD_COPIED_MAX => {
                 Some(Bytes::copy_from_slice(bytes))
             }
-            Payload::Borrowed(_) => None,
+            // Short ones are copied behind their headers: no reference count for them.
+            Payload::Owned(_) | Payload::Borrowed(_) => None,
         };
         let frame = message.frame();
         self.shared.slots.send(peer, OutFrame { frame, owned })

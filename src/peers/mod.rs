@@ -642,27 +642,24 @@ impl Peers {
             let fill = self.slots.ledger.dispatch_queue.get();
             fill.messages == 0 && fill.bytes == 0
         };
-        let released = self.slots.released(id);
-        let slots = Arc::clone(&self.slots);
+        let (released, queued) = (self.slots.released(id), self.slots.queued(id));
         let Some(seat) = self.seat(id) else { return };
         let waits = match seat.peer.state() {
             State::HalfClosed { .. } => true,
             // While parsed messages wait for a subscriber, answers may still come.
             State::Stopping { .. } => delivered || seat.peer.in_flight(released).bytes == 0,
-            State::Open | State::Draining { .. } | State::Lingering { .. } => false,
+            State::Open | State::Draining { .. } | State::Lingering { .. } => return,
         };
         if !waits {
-            if matches!(seat.peer.state(), State::Stopping { .. }) {
-                self.watch_release(now, id, released);
-            }
+            self.watch_release(now, id, released);
             return;
         }
-        let queued = seat.peer.has_output() || slots.queued(id).messages > 0;
+        let queued = seat.peer.has_output() || queued.messages > 0;
         let Some(reason) = seat.peer.judge_quiet(now, released, queued) else {
             self.watch_release(now, id, released);
             return;
         };
-        match slots.close_if_quiet(id) {
+        match self.slots.close_if_quiet(id) {
             Ok(true) => {
                 let drain_ms = self.drain_ms_of(now, id);
                 self.begin_close(now, id, reason, drain_ms);

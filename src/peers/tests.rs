@@ -1,6 +1,7 @@
 //! What holds between turns, and the simulator's look inside.
 
 use super::*;
+use crate::{clock::Clock, frame::Decoder, ledger::Ledger, slots::OutboxLimits};
 
 impl Peers {
     /// Panics unless the invariants of the module hold: to be called between turns.
@@ -90,47 +91,47 @@ impl Peers {
     }
 }
 
+/// A table with one peer that can be read, under a byte budget.
+fn one_peer(clock: Clock, budget: usize) -> (Arc<Slots>, Peers, PeerId) {
+    let ledger = Arc::new(Ledger::new(budget, Traffic::new(100, 1 << 20)));
+    let limits = OutboxLimits {
+        bytes: 1 << 20,
+        messages: 100,
+        payload_size: 1000,
+    };
+    let slots = Arc::new(Slots::new(0, 65, limits, ledger, clock));
+    let rules = Rules {
+        decoder: Decoder::new(1000),
+        first_frame_ms: 0,
+        frame_ms: 0,
+        idle_ms: 0,
+        write_stall_ms: 0,
+        drain_ms: 100,
+        hello_required: false,
+        network_id: 0,
+        ok_payload: Vec::new(),
+    };
+    let limits = PeerLimits {
+        peers: 1,
+        peers_per_origin: 0,
+    };
+    let mut peers = Peers::new(Arc::clone(&slots), rules, limits, 0);
+    let addr = "10.0.0.1:1".parse().unwrap();
+    let id = peers.handle_accepted(0, addr).unwrap();
+    peers.handle_ready(id, Ready::READ);
+    (slots, peers, id)
+}
+
 mod contended {
     use super::*;
-    use crate::{
-        clock::{Clock, Now},
-        frame::Decoder,
-        ledger::Ledger,
-        slots::OutboxLimits,
-    };
+    use crate::clock::Now;
 
     /// A bad frame, while a sender holds the slot's lock: the close has to wait, and nothing that
     /// lies behind the bad frame is read until then.
     #[test]
     fn nothing_is_read_behind_a_bad_frame() {
         let clock = Clock::start();
-        let ledger = Arc::new(Ledger::new(64 << 20, Traffic::new(100, 1 << 20)));
-        let limits = OutboxLimits {
-            bytes: 1 << 20,
-            messages: 100,
-            payload_size: 1000,
-        };
-        let slots = Arc::new(Slots::new(0, 65, limits, Arc::clone(&ledger), clock));
-        let rules = Rules {
-            decoder: Decoder::new(1000),
-            first_frame_ms: 0,
-            frame_ms: 0,
-            idle_ms: 0,
-            write_stall_ms: 0,
-            drain_ms: 100,
-            hello_required: false,
-            network_id: 0,
-            ok_payload: Vec::new(),
-        };
-        let limits = PeerLimits {
-            peers: 1,
-            peers_per_origin: 0,
-        };
-        let mut peers = Peers::new(Arc::clone(&slots), rules, limits, 0);
-        let id = peers
-            .handle_accepted(0, "10.0.0.1:1".parse().unwrap())
-            .unwrap();
-        peers.handle_ready(id, Ready::READ);
+        let (slots, mut peers, id) = one_peer(clock, 64 << 20);
         let instant = clock.now().instant;
         // Whoever lets go of a block takes the lock, so this one outlives it.
         let block = slots.with_lock(id, || {
@@ -167,13 +168,7 @@ mod contended {
 
 mod budget {
     use super::*;
-    use crate::{
-        clock::{Clock, Now},
-        frame::{Decoder, Frame},
-        id::MessageType,
-        ledger::Ledger,
-        slots::{OutFrame, OutboxLimits},
-    };
+    use crate::{clock::Now, frame::Frame, id::MessageType, slots::OutFrame};
 
     const BUDGET: usize = 100_000;
 
@@ -182,32 +177,7 @@ mod budget {
     /// further, because subscribers hold `held` bytes.
     fn paused(queued: usize, held: usize) -> (Peers, PeerId, Tick) {
         let clock = Clock::start();
-        let ledger = Arc::new(Ledger::new(BUDGET, Traffic::new(100, 1 << 20)));
-        let limits = OutboxLimits {
-            bytes: 1 << 20,
-            messages: 100,
-            payload_size: 1000,
-        };
-        let slots = Arc::new(Slots::new(0, 65, limits, ledger, clock));
-        let rules = Rules {
-            decoder: Decoder::new(1000),
-            first_frame_ms: 0,
-            frame_ms: 0,
-            idle_ms: 0,
-            write_stall_ms: 0,
-            drain_ms: 100,
-            hello_required: false,
-            network_id: 0,
-            ok_payload: Vec::new(),
-        };
-        let limits = PeerLimits {
-            peers: 1,
-            peers_per_origin: 0,
-        };
-        let mut peers = Peers::new(Arc::clone(&slots), rules, limits, 0);
-        let addr = "10.0.0.1:1".parse().unwrap();
-        let id = peers.handle_accepted(0, addr).unwrap();
-        peers.handle_ready(id, Ready::READ);
+        let (slots, mut peers, id) = one_peer(clock, BUDGET);
         peers.begin_turn(1);
         assert_eq!(peers.poll_read(), Some(id));
         let mut buffer = peers.prepare_read(1, id).unwrap();
