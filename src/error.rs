@@ -209,6 +209,81 @@ impl From<FrameError> for CloseReason {
     }
 }
 
+/// Why an attempt to connect failed; see [`Event::DialFailed`](crate::Event::DialFailed).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DialError {
+    /// The name has no address, or the system could not look it up.
+    Resolve {
+        /// What the system said.
+        message: String,
+    },
+    /// The system refused or lost the connection before it was made.
+    Connect {
+        /// The kind of the system's error.
+        kind: io::ErrorKind,
+        /// Its number, if it has one.
+        os_error: Option<i32>,
+    },
+    /// No connection within the connect timeout.
+    Timeout,
+    /// The connection was made, and ended before the peer's OK: it refused us, or broke the
+    /// protocol, or took too long.
+    Handshake {
+        /// Why it ended, seen from here.
+        reason: CloseReason,
+        /// The code of the BYE that the peer sent, if it did; see
+        /// [`CloseReason::from_wire_code`].
+        bye_received: Option<u16>,
+    },
+    /// As many links as the service may have are connected or connecting already.
+    TooManyLinks {
+        /// The limit.
+        limit: usize,
+    },
+}
+
+impl DialError {
+    pub(crate) fn connect(error: &io::Error) -> Self {
+        Self::Connect {
+            kind: error.kind(),
+            os_error: error.raw_os_error(),
+        }
+    }
+}
+
+impl fmt::Display for DialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resolve { message } => write!(f, "cannot resolve the name: {message}"),
+            Self::Connect {
+                os_error: Some(number),
+                ..
+            } => write!(
+                f,
+                "cannot connect: {}",
+                io::Error::from_raw_os_error(*number)
+            ),
+            Self::Connect { kind, .. } => write!(f, "cannot connect: {kind}"),
+            Self::Timeout => f.write_str("no connection within the connect timeout"),
+            Self::Handshake {
+                reason,
+                bye_received: None,
+            } => write!(f, "no OK to our HELLO: {reason}"),
+            Self::Handshake {
+                bye_received: Some(code),
+                ..
+            } => match CloseReason::from_wire_code(*code) {
+                Some(reason) => write!(f, "the peer refused our HELLO: {reason}"),
+                None => write!(f, "the peer refused our HELLO: reason {code}"),
+            },
+            Self::TooManyLinks { limit } => write!(f, "there are {limit} links already"),
+        }
+    }
+}
+
+impl Error for DialError {}
+
 /// A value of a [`Config`](crate::Config) that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -119,6 +119,74 @@ impl fmt::Debug for PeerId {
     }
 }
 
+/// Who a node is, across connections and restarts: 16 bytes that its operator chose, and that it
+/// says in HELLO or OK. All zero is anonymous.
+///
+/// Prints as 32 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct NodeId(pub [u8; 16]);
+
+impl NodeId {
+    /// The node that does not say who it is.
+    pub const ANONYMOUS: Self = Self([0; 16]);
+
+    /// Whether the node does not say who it is.
+    #[must_use]
+    pub fn is_anonymous(self) -> bool {
+        self == Self::ANONYMOUS
+    }
+}
+
+impl From<[u8; 16]> for NodeId {
+    fn from(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NodeId({self})")
+    }
+}
+
+/// What a peer said of itself in HELLO or OK.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerIdentity {
+    /// Who it is.
+    pub node_id: NodeId,
+    /// Its program and version, at most 255 bytes, as it wrote them: to be escaped before it is
+    /// shown.
+    pub agent: String,
+    /// The longest payload in bytes that it accepts.
+    pub payload_size_max: u32,
+    /// Whether it showed a token that we accept; never where we ask for none.
+    pub authenticated: bool,
+}
+
+/// A wish to be connected to somebody, from [`Handle::connect`](crate::Handle::connect) until it
+/// is given up; never used twice. One link may have many connections, one after the other.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub(crate) u64);
+
+impl fmt::Display for LinkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl fmt::Debug for LinkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LinkId({self})")
+    }
+}
+
 /// A subscriber of the service; never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SubscriberId(pub(crate) u64);

@@ -13,13 +13,16 @@
 //! instruction: see [`Counter`].
 
 use std::{
-    sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use crate::{
     error::{CloseReason, ServiceFailure},
-    id::{MessageType, PeerId, SubscriberId},
+    id::{LinkId, MessageType, NodeId, PeerId, PeerIdentity, SubscriberId},
     limits::TYPE_COUNTERS_MAX,
 };
 
@@ -631,7 +634,11 @@ pub struct PeerRow {
     pub peer: PeerId,
     /// The remote address.
     pub addr: std::net::SocketAddr,
-    /// Time since it was accepted.
+    /// The link that made it; `None` if the peer connected to us.
+    pub link: Option<LinkId>,
+    /// Who the peer is and what it runs, if it said so.
+    pub identity: Option<Arc<PeerIdentity>>,
+    /// Time since it was accepted or made.
     pub age: Duration,
     /// Time since the last byte in either direction.
     pub idle: Duration,
@@ -657,6 +664,10 @@ pub struct ClosedRow {
     pub peer: PeerId,
     /// The remote address.
     pub addr: std::net::SocketAddr,
+    /// The link that had made it; `None` if the peer had connected to us.
+    pub link: Option<LinkId>,
+    /// Who the peer was, if it said so.
+    pub node_id: NodeId,
     /// Why it ended.
     pub reason: CloseReason,
     /// The code of the BYE that the peer sent, if it did.

@@ -101,6 +101,7 @@ mod quiet;
 pub mod wheel;
 // 3
 mod config;
+mod event;
 mod slots;
 mod socket;
 // 4
@@ -126,11 +127,12 @@ pub use dispatch::{
     TryIter, Types,
 };
 pub use error::{
-    CloseReason, ConfigError, FrameError, RecvError, RecvTimeoutError, SendError, ServiceFailure,
-    StartError, SubscribeError, TryRecvError,
+    CloseReason, ConfigError, DialError, FrameError, RecvError, RecvTimeoutError, SendError,
+    ServiceFailure, StartError, SubscribeError, TryRecvError,
 };
+pub use event::{Event, PauseCause};
 pub use handle::{Handle, Outgoing, OutgoingBatch, Payload, Rejected, ReplyTo};
-pub use id::{MessageType, PeerId, SubscriberId};
+pub use id::{LinkId, MessageType, NodeId, PeerId, PeerIdentity, SubscriberId};
 pub use idle::IdleStrategy;
 pub use ledger::{
     ClosedRow, DepartedRow, PeerRow, QueueGauge, ServiceState, Snapshot, StopReport, SubscriberRow,

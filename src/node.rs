@@ -464,6 +464,7 @@ impl<N: Net> Node<N> {
     }
 
     fn run_actions(&mut self) {
+        while self.peers.poll_event().is_some() {}
         while let Some(action) = self.peers.poll_action() {
             match action {
                 Action::Shutdown(id) => {

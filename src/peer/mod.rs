@@ -13,7 +13,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 pub(crate) use state::{Bye, State};
 
@@ -21,7 +21,7 @@ use crate::{
     clock::Tick,
     error::{CloseReason, FrameError},
     frame::{self, Decoder, Frame, Hello, ScanEnd},
-    id::{MessageType, PeerId},
+    id::{LinkId, MessageType, NodeId, PeerId, PeerIdentity},
     ledger::Traffic,
     limits::{
         HALF_CLOSE_GRACE_MS, LENGTH_BEFORE_HELLO_MAX, LINGER_BYTES_MAX, LINGER_MS, PING_SIZE_MAX,
@@ -49,6 +49,10 @@ pub(crate) struct Rules {
 pub(crate) struct Peer {
     pub(crate) id: PeerId,
     pub(crate) addr: SocketAddr,
+    /// The link that made the connection, if it was we who connected.
+    pub(crate) link: Option<LinkId>,
+    /// What the peer said of itself.
+    pub(crate) identity: Option<Arc<PeerIdentity>>,
     state: State,
     pub(crate) opened: Tick,
     /// When the last byte moved, in either direction.
@@ -106,8 +110,8 @@ pub(crate) struct Parsed {
     pub(crate) has_protocol: bool,
     /// What was wrong with the frame behind them.
     pub(crate) fault: Option<Fault>,
-    /// The longest payload that the peer's HELLO says it takes.
-    pub(crate) payload_size_max: Option<u32>,
+    /// The peer said who it is.
+    pub(crate) introduced: bool,
 }
 
 impl Parsed {
@@ -166,6 +170,8 @@ impl Peer {
         Self {
             id,
             addr,
+            link: None,
+            identity: None,
             state: State::Open,
             opened: now,
             moved: now,
@@ -265,7 +271,8 @@ impl Peer {
         }
         match frame.message_type {
             MessageType::HELLO => {
-                parsed.payload_size_max = Some(self.handle_hello(rules, frame.payload)?);
+                self.handle_hello(rules, frame.payload)?;
+                parsed.introduced = true;
             }
             MessageType::OK => return wrong("OK without our HELLO"),
             MessageType::BYE => match frame::Bye::parse(frame.payload) {
@@ -285,7 +292,7 @@ impl Peer {
         Ok(())
     }
 
-    fn handle_hello(&mut self, rules: &Rules, payload: &[u8]) -> Result<u32, Fault> {
+    fn handle_hello(&mut self, rules: &Rules, payload: &[u8]) -> Result<(), Fault> {
         if self.hello == HelloState::Said {
             return Err(Fault::Message(
                 CloseReason::BadProtocolMessage,
@@ -304,7 +311,20 @@ impl Peer {
         }
         self.hello = HelloState::Said;
         self.insert_control(&Frame::new(MessageType::OK, &rules.ok_payload));
-        Ok(hello.payload_size_max)
+        self.identity = Some(Arc::new(PeerIdentity {
+            node_id: NodeId(hello.node_id),
+            agent: hello.agent.to_owned(),
+            payload_size_max: hello.payload_size_max,
+            authenticated: false,
+        }));
+        Ok(())
+    }
+
+    /// Who the peer says it is.
+    pub(crate) fn node_id(&self) -> NodeId {
+        self.identity
+            .as_ref()
+            .map_or(NodeId::ANONYMOUS, |identity| identity.node_id)
     }
 
     /// Bytes moved, in either direction.

@@ -98,7 +98,8 @@ fn an_optional_hello_may_come_late_and_is_answered() {
     let parsed = peer.handle_bytes(1, 1, &rules, &bytes);
     assert_eq!((parsed.frames, parsed.consumed), (2, bytes.len()));
     assert!(parsed.has_protocol && parsed.fault.is_none());
-    assert_eq!(parsed.payload_size_max, Some(500));
+    assert!(parsed.introduced);
+    assert_eq!(peer.identity.as_ref().unwrap().payload_size_max, 500);
     let ok = (MessageType::OK, rules.ok_payload.clone());
     assert_eq!(output(&mut peer), [ok]);
 }

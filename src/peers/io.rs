@@ -363,6 +363,11 @@ impl Peers {
         }
         let peer = &mut seat.peer;
         let parsed = peer.handle_bytes(now.tick, receiving, &self.rules, &buffer.bytes);
+        if parsed.introduced {
+            self.admit(id);
+        }
+        let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
+        let peer = &mut seat.peer;
         let traffic = Traffic::new(u64::from(parsed.frames), parsed.consumed as u64);
         self.slots.ledger.inbound.add(traffic);
 
@@ -398,9 +403,6 @@ impl Peers {
 
     /// Follows up on what the bytes said.
     fn after_input(&mut self, now: Tick, id: PeerId, parsed: Parsed) {
-        if let Some(limit) = parsed.payload_size_max {
-            self.set_payload_max(id, limit);
-        }
         if let Some(fault) = parsed.fault {
             self.handle_fault(now, id, fault);
             return;

@@ -21,7 +21,7 @@ mod tests;
 use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -32,12 +32,13 @@ use crate::{
     block::BlockPool,
     clock::Tick,
     error::CloseReason,
+    event::Event,
     id::PeerId,
     ledger::{ClosedRow, PeerRow, Traffic, TypeMap},
     limits::{CLOSED_ROWS_MAX, COMMANDS_PER_TURN, LINGER_MS, REFUSED_PEERS_MAX, TIMERS_PER_TURN},
     peer::{Peer, Rules, State, Verdict},
     quiet::{Quiet, Subject, Suppressed},
-    slots::{OpenError, Slots},
+    slots::{About, OpenError, Slots},
     socket::Ready,
     wheel::Wheel,
 };
@@ -99,6 +100,8 @@ pub(crate) struct Peers {
     writing: VecDeque<PeerId>,
     write_list: VecDeque<PeerId>,
     actions: VecDeque<Action>,
+    /// To be told, in this order.
+    events: VecDeque<Event>,
     /// To be done again in the next turn, because somebody held a slot's lock.
     again: Vec<Again>,
     /// Peers that wait for the budget.
@@ -120,7 +123,7 @@ enum Again {
     NotifyRoom(u32),
     Close(PeerId, CloseReason, u64),
     Leave(PeerId),
-    PayloadMax(PeerId, u32),
+    Identity(PeerId),
     FreePlace(u32),
 }
 
@@ -153,6 +156,7 @@ impl Peers {
             writing: VecDeque::new(),
             write_list: VecDeque::new(),
             actions: VecDeque::new(),
+            events: VecDeque::new(),
             again: Vec::new(),
             budget_paused: Vec::new(),
             budget_timer: false,
@@ -174,7 +178,11 @@ impl Peers {
         self.slots.ledger.accepted.add(1);
         let refusal = self.refusal(addr);
         let full = self.seats.len() >= self.limits.peers + REFUSED_PEERS_MAX;
-        let Some(id) = (if full { None } else { self.take_slot() }) else {
+        let Some(id) = (if full {
+            None
+        } else {
+            self.take_slot(About { addr, link: None })
+        }) else {
             self.count_closed(refusal.unwrap_or(CloseReason::TooManyPeers));
             return None;
         };
@@ -200,6 +208,9 @@ impl Peers {
                     *self.origins.entry(Origin::of(addr)).or_default() += 1;
                 }
                 self.slots.ledger.peers.set(self.counted as u64);
+                if !self.rules.hello_required {
+                    self.admit(id);
+                }
                 self.arm(now, id);
             }
         }
@@ -218,10 +229,10 @@ impl Peers {
     /// A slot for a new connection. One that is retired, or whose lock is held by somebody who
     /// still knows an old id, is passed over; its place in the table stays taken, for ever or for
     /// this turn.
-    fn take_slot(&mut self) -> Option<PeerId> {
+    fn take_slot(&mut self, about: About) -> Option<PeerId> {
         loop {
             let index = u32::try_from(self.seats.vacant_key()).ok()?;
-            match self.slots.open(index) {
+            match self.slots.open_for(index, about) {
                 Ok(id) => return Some(id),
                 Err(OpenError::NoSuchSlot) => return None,
                 Err(OpenError::Retired) => {}
@@ -323,10 +334,12 @@ impl Peers {
         if let Some(timer) = seat.timer {
             self.wheel.cancel(timer);
         }
-        let refused = seat.refused;
+        let (refused, announced) = (seat.refused, seat.announced);
         let row = ClosedRow {
             peer: id,
             addr: peer.addr,
+            link: peer.link,
+            node_id: peer.node_id(),
             reason,
             bye_received: peer.bye_received,
             closed_at: Duration::from_millis(now),
@@ -347,6 +360,9 @@ impl Peers {
             self.forget_origin(row.addr);
         }
         self.count_closed(reason);
+        if announced {
+            self.emit(Event::Closed(Box::new(row.clone())));
+        }
         self.keep_row(row, abort);
         // Senders that wait for room learn that there will never be any.
         if !self.slots.notify_room(id.index()) {
@@ -424,6 +440,11 @@ impl Peers {
                 return Some(id);
             }
         }
+    }
+
+    /// The next event for whoever subscribed to them.
+    pub(crate) fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
     }
 
     pub(crate) fn poll_action(&mut self) -> Option<Action> {
@@ -538,7 +559,7 @@ impl Peers {
                 }
                 Again::Close(id, reason, drain_ms) => self.begin_close(now, id, reason, drain_ms),
                 Again::Leave(id) => self.finish_leaving(now, id),
-                Again::PayloadMax(id, limit) => self.set_payload_max(id, limit),
+                Again::Identity(id) => self.keep_identity(id),
                 Again::FreePlace(index) => {
                     self.seats.remove(index as usize);
                 }
@@ -546,9 +567,39 @@ impl Peers {
         }
     }
 
-    fn set_payload_max(&mut self, id: PeerId, limit: u32) {
-        if self.seat(id).is_some() && self.slots.set_payload_size_max(id, limit).is_err() {
-            self.again.push(Again::PayloadMax(id, limit));
+    /// Lets a peer be sent to, and tells of it: it connected, or said who it is.
+    ///
+    /// To be called before the block that brought a HELLO is made, so that the events come before
+    /// its messages.
+    fn admit(&mut self, id: PeerId) {
+        let Some(seat) = self.seat(id) else { return };
+        let (addr, link) = (seat.peer.addr, seat.peer.link);
+        let identity = seat.peer.identity.clone();
+        let is_new = !std::mem::replace(&mut seat.announced, true);
+        let limit = identity.as_ref().map(|said| said.payload_size_max);
+        self.slots.admit(id, limit.unwrap_or(u32::MAX));
+        if is_new {
+            let peer = id;
+            self.emit(Event::Connected { peer, addr, link });
+        }
+        if let Some(identity) = identity {
+            self.keep_identity(id);
+            self.emit(Event::Hello { peer: id, identity });
+        }
+    }
+
+    fn keep_identity(&mut self, id: PeerId) {
+        let identity = self.seat(id).and_then(|seat| seat.peer.identity.clone());
+        let Some(identity) = identity else { return };
+        if self.slots.set_identity(id, &identity).is_err() {
+            self.again.push(Again::Identity(id));
+        }
+    }
+
+    /// Tells whoever subscribed to events.
+    fn emit(&mut self, event: Event) {
+        if self.slots.event_subscribers.load(Ordering::Relaxed) > 0 {
+            self.events.push_back(event);
         }
     }
 
@@ -809,6 +860,8 @@ impl Peers {
                 PeerRow {
                     peer: peer.id,
                     addr: peer.addr,
+                    link: peer.link,
+                    identity: peer.identity.clone(),
                     age: Duration::from_millis(now.saturating_sub(peer.opened)),
                     idle: Duration::from_millis(now.saturating_sub(peer.moved)),
                     inbound: peer.inbound,

@@ -23,6 +23,8 @@ pub(super) struct Seat {
     pub(super) carry_charge: usize,
     /// The connection was refused at the door, and does not count as a peer.
     pub(super) refused: bool,
+    /// Its `Connected` was told, so that its `Closed` is due.
+    pub(super) announced: bool,
     /// The connection broke while it was written; unread input is taken first.
     pub(super) broken: Option<CloseReason>,
     /// Set when the seat waits for its slot to be given back; nothing else happens to it.
@@ -61,6 +63,7 @@ impl Seat {
             timer: None,
             carry_charge: 0,
             refused: false,
+            announced: false,
             broken: None,
             leaving: None,
         })

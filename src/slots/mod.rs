@@ -23,9 +23,10 @@ mod tests;
 use std::{
     cell::Cell,
     fmt,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
     },
     thread::{self, Thread},
     time::Duration,
@@ -37,7 +38,7 @@ use crate::{
     clock::Clock,
     doorbell::Doorbell,
     error::SendError,
-    id::PeerId,
+    id::{LinkId, PeerId, PeerIdentity},
     ledger::{Ledger, Traffic},
     limits::BUDGET_LEASE_BYTES,
 };
@@ -82,6 +83,8 @@ pub(crate) struct Slots {
     /// The loop has ended and will write nothing more.
     ended: AtomicBool,
     deferred: (Sender<Deferred>, Receiver<Deferred>),
+    /// Subscriptions to events that exist: without any, events need not be made.
+    pub(crate) event_subscribers: AtomicUsize,
     pub(crate) doorbell: Doorbell,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) clock: Clock,
@@ -105,6 +108,10 @@ struct Slot {
     paused: AtomicBool,
     /// Deliveries of this peer that wait for a full subscriber.
     held: AtomicU32,
+    /// The connection may be sent to: it is made, and what it has to say first was accepted.
+    admitted: AtomicBool,
+    /// The longest payload that the peer takes.
+    payload_size_max: AtomicU32,
     /// Written under the lock, read by the loop.
     accepted: TrafficCell,
     released: TrafficCell,
@@ -118,10 +125,19 @@ struct Slot {
 struct Inner {
     generation: u32,
     state: SlotState,
-    /// The longest payload that the peer takes.
-    payload_size_max: u32,
+    about: Option<About>,
+    /// Set a moment after the slot was admitted, at the latest.
+    identity: Option<Arc<PeerIdentity>>,
     leased: usize,
     tail: Tail,
+}
+
+/// What is known of a connection from its beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct About {
+    pub(crate) addr: SocketAddr,
+    /// The link that makes it, if it is we who connect.
+    pub(crate) link: Option<LinkId>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -204,6 +220,7 @@ impl Slots {
             budget_waited: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             deferred: bounded(DEFERRED_MAX),
+            event_subscribers: AtomicUsize::new(0),
             doorbell: Doorbell::default(),
             ledger,
             clock,
@@ -250,11 +267,14 @@ impl Slots {
         }
         match inner.state {
             SlotState::Free => return Err(SendError::NotConnected),
+            SlotState::Open if !slot.admitted.load(Ordering::Acquire) => {
+                return Err(SendError::NotConnected);
+            }
             SlotState::CloseAsked | SlotState::Closing => return Err(SendError::Closing),
             SlotState::Open => {}
         }
-        if payload_size > inner.payload_size_max as usize {
-            let limit = inner.payload_size_max as usize;
+        let limit = slot.payload_size_max.load(Ordering::Relaxed) as usize;
+        if payload_size > limit {
             return Err(SendError::TooLarge {
                 size: payload_size,
                 limit,
@@ -457,8 +477,18 @@ impl Slots {
         !self.deferred.1.is_empty()
     }
 
-    /// Gives the slot to a new connection.
+    /// Gives the slot to a new connection, which may be sent to at once.
+    #[cfg(test)]
     pub(crate) fn open(&self, index: u32) -> Result<PeerId, OpenError> {
+        let addr = SocketAddr::from(([127, 0, 0, 1], 1));
+        let id = self.open_for(index, About { addr, link: None })?;
+        self.admit(id, self.limits.payload_size);
+        Ok(id)
+    }
+
+    /// Gives the slot to a new connection. Until it is [admitted](Self::admit), nothing can be sent
+    /// to it.
+    pub(crate) fn open_for(&self, index: u32, about: About) -> Result<PeerId, OpenError> {
         let chunk = self
             .chunks
             .get(index as usize / CHUNK_SLOTS)
@@ -473,7 +503,11 @@ impl Slots {
         );
         inner.generation = inner.generation.checked_add(1).ok_or(OpenError::Retired)?;
         inner.state = SlotState::Open;
-        inner.payload_size_max = self.limits.payload_size;
+        inner.about = Some(about);
+        inner.identity = None;
+        slot.admitted.store(false, Ordering::Relaxed);
+        slot.payload_size_max
+            .store(self.limits.payload_size, Ordering::Relaxed);
         for cell in [&slot.accepted, &slot.released, &slot.written, &slot.resume] {
             cell.set(Traffic::default());
         }
@@ -482,10 +516,23 @@ impl Slots {
         Ok(PeerId::new(self.shard, index, inner.generation))
     }
 
-    /// Lowers the longest payload that may be sent to the peer: what it said in its HELLO.
-    pub(crate) fn set_payload_size_max(&self, peer: PeerId, limit: u32) -> Result<(), Contended> {
+    /// Lets the peer be sent to, payloads up to `payload_size_max` bytes. Needs no lock, so that
+    /// whoever learns of the connection can send to it at once.
+    pub(crate) fn admit(&self, peer: PeerId, payload_size_max: u32) {
+        let slot = self.own(peer);
+        let limit = payload_size_max.min(self.limits.payload_size);
+        slot.payload_size_max.store(limit, Ordering::Relaxed);
+        slot.admitted.store(true, Ordering::Release);
+    }
+
+    /// Keeps what the peer said of itself where other threads can look it up.
+    pub(crate) fn set_identity(
+        &self,
+        peer: PeerId,
+        identity: &Arc<PeerIdentity>,
+    ) -> Result<(), Contended> {
         let mut inner = self.own(peer).try_lock()?;
-        inner.payload_size_max = limit.min(self.limits.payload_size);
+        inner.identity = Some(Arc::clone(identity));
         Ok(())
     }
 
@@ -567,6 +614,7 @@ impl Slots {
         inner.tail.take(out);
         inner.tail = Tail::default();
         inner.state = SlotState::Free;
+        inner.identity = None;
         self.ledger
             .budget
             .release(std::mem::take(&mut inner.leased));

@@ -75,7 +75,7 @@ fn an_empty_outbox_takes_one_message_of_any_legal_size() {
     let too_large = Err(SendError::TooLarge { size, limit });
     assert_eq!(send(&slots, peer, size), too_large);
     let other = slots.open(1).unwrap();
-    slots.set_payload_size_max(other, 5).unwrap();
+    slots.admit(other, 5);
     let too_large = Err(SendError::TooLarge { size: 6, limit: 5 });
     assert_eq!(send(&slots, other, 6), too_large);
     assert_eq!(send(&slots, other, 5), Ok(()));
