@@ -3,11 +3,12 @@
 //! Validation happens once, in [`Config::problems`]; everything behind it relies on the ranges.
 
 use std::{
+    fmt,
     net::{Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
-use crate::{clock::ticks_of_timeout, error::ConfigError, idle::IdleStrategy, limits};
+use crate::{clock::ticks_of_timeout, error::ConfigError, id::NodeId, idle::IdleStrategy, limits};
 
 /// Where the fan-out to subscribers runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +20,26 @@ pub enum Dispatch {
     /// On the loop's thread: one hand-off less. With many subscribers the loop has less time to
     /// read.
     Inline,
+}
+
+/// What proves the right to connect. Never shown.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Token(Vec<u8>);
+
+impl Token {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
 }
 
 /// The settings of a service.
@@ -53,12 +74,21 @@ pub struct Config {
     pub(crate) idle_timeout: Duration,
     pub(crate) write_stall_timeout: Duration,
     pub(crate) tcp_user_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) reconnect_min: Duration,
+    pub(crate) reconnect_max: Duration,
+    pub(crate) heartbeat_interval: Duration,
+    pub(crate) heartbeat_timeout: Duration,
+    pub(crate) send_buffer: usize,
+    pub(crate) recv_buffer: usize,
     pub(crate) outbox_bytes: usize,
     pub(crate) outbox_messages: usize,
     pub(crate) memory_budget: usize,
     pub(crate) require_hello: bool,
     pub(crate) network_id: u32,
-    pub(crate) node_id: [u8; 16],
+    pub(crate) node_id: NodeId,
+    pub(crate) token: Token,
+    pub(crate) accept_tokens: Vec<Token>,
     pub(crate) agent: String,
     pub(crate) dispatch: Dispatch,
     pub(crate) dispatch_messages: usize,
@@ -79,12 +109,21 @@ impl Default for Config {
             idle_timeout: Duration::ZERO,
             write_stall_timeout: Duration::from_millis(limits::WRITE_STALL_TIMEOUT_MS),
             tcp_user_timeout: Duration::from_millis(limits::TCP_USER_TIMEOUT_MS),
+            connect_timeout: Duration::from_millis(limits::CONNECT_TIMEOUT_MS),
+            reconnect_min: Duration::from_millis(limits::RECONNECT_MIN_MS),
+            reconnect_max: Duration::from_millis(limits::RECONNECT_MAX_MS),
+            heartbeat_interval: Duration::from_millis(limits::HEARTBEAT_INTERVAL_MS),
+            heartbeat_timeout: Duration::from_millis(limits::HEARTBEAT_TIMEOUT_MS),
+            send_buffer: 0,
+            recv_buffer: 0,
             outbox_bytes: limits::OUTBOX_BYTES_MAX_DEFAULT,
             outbox_messages: limits::OUTBOX_MESSAGES_MAX_DEFAULT,
             memory_budget: limits::MEMORY_BUDGET_DEFAULT,
             require_hello: false,
             network_id: 0,
-            node_id: [0; 16],
+            node_id: NodeId::ANONYMOUS,
+            token: Token::default(),
+            accept_tokens: Vec::new(),
             agent: concat!("nebnet/", env!("CARGO_PKG_VERSION")).to_owned(),
             dispatch: Dispatch::Thread,
             dispatch_messages: limits::DISPATCH_MESSAGES_MAX_DEFAULT,
@@ -106,6 +145,16 @@ impl Config {
         self
     }
 
+    /// Listens on nothing, as a service that only connects to others.
+    #[must_use]
+    pub fn listen_nowhere(self) -> Self {
+        Self {
+            listen: Vec::new(),
+            listen_is_default: false,
+            ..self
+        }
+    }
+
     /// The longest payload accepted and sent, in bytes: 1 to 256 MiB, default 1 MiB. A peer can
     /// make the service hold that much for a frame that it sends slowly, until the frame timeout.
     #[must_use]
@@ -116,7 +165,7 @@ impl Config {
         }
     }
 
-    /// Connections at a time: 1 to 2^24 - 1,024, default 10,000. A peer beyond is told
+    /// Connections at a time: 1 to 2^24 - 8,192, default 10,000. A peer beyond is told
     /// `TooManyPeers` and closed. At start the number is lowered to what the process may open.
     #[must_use]
     pub fn max_peers(self, count: usize) -> Self {
@@ -181,6 +230,52 @@ impl Config {
         }
     }
 
+    /// How long a connection that the service makes may take to be made, and then to be answered
+    /// OK, for each address of a target: 1 ms to 365 days, default 5 s.
+    #[must_use]
+    pub fn connect_timeout(self, timeout: Duration) -> Self {
+        Self {
+            connect_timeout: timeout,
+            ..self
+        }
+    }
+
+    /// The pauses before a kept link connects again: the bound that they are drawn below begins
+    /// with `min`, doubles with each failure in a row up to `max`, and begins anew after 10 s of
+    /// being connected. 1 ms to 365 days; default 100 ms and 30 s.
+    #[must_use]
+    pub fn reconnect(self, min: Duration, max: Duration) -> Self {
+        Self {
+            reconnect_min: min,
+            reconnect_max: max,
+            ..self
+        }
+    }
+
+    /// Sends a PING to a peer that said HELLO or OK and then nothing for `interval`, and takes it
+    /// for dead after `timeout` of silence. Any byte is a sign of life. Default 15 s and 45 s; an
+    /// interval of zero is off, a timeout of zero asks and never judges.
+    #[must_use]
+    pub fn heartbeat(self, interval: Duration, timeout: Duration) -> Self {
+        Self {
+            heartbeat_interval: interval,
+            heartbeat_timeout: timeout,
+            ..self
+        }
+    }
+
+    /// Sizes in bytes of the kernel's buffers of each connection, to send and to receive; zero, the
+    /// default, leaves one to the system, which adapts it. Linux doubles what is asked for, bounds
+    /// it by `net.core.wmem_max` and `rmem_max`, and no longer adapts it. Not part of the budget.
+    #[must_use]
+    pub fn socket_buffers(self, send: usize, recv: usize) -> Self {
+        Self {
+            send_buffer: send,
+            recv_buffer: recv,
+            ..self
+        }
+    }
+
     /// Bytes that may wait for one peer, and bytes read from it that may be in flight before its
     /// reading pauses: 64 KiB to the memory budget, default 4 MiB. An empty outbox takes one
     /// message of any legal size.
@@ -230,16 +325,40 @@ impl Config {
         }
     }
 
-    /// Who the service is, as its OK says; default zero, which is anonymous.
+    /// Who the service is, as its HELLO and OK say; default zero, which is anonymous. Of several
+    /// connections to one node that is not anonymous, one stays.
     #[must_use]
-    pub fn node_id(self, id: [u8; 16]) -> Self {
+    pub fn node_id(self, id: impl Into<NodeId>) -> Self {
         Self {
-            node_id: id,
+            node_id: id.into(),
             ..self
         }
     }
 
-    /// The program, as OK says it; cut to 255 bytes. Default: this crate and its version.
+    /// What the service shows to those that it connects to: up to 255 bytes, empty by default. It
+    /// travels in clear: for trusted networks, or behind something that encrypts. Where tokens are
+    /// asked for ([`accept_tokens`](Self::accept_tokens)), an OK shows it too.
+    #[must_use]
+    pub fn token(self, token: impl Into<Vec<u8>>) -> Self {
+        Self {
+            token: Token(token.into()),
+            ..self
+        }
+    }
+
+    /// Requires every peer to show one of these tokens in its HELLO or OK: 1 to 255 bytes each, up
+    /// to 16, so that one can take over from another. Implies
+    /// [`require_hello`](Self::require_hello). A peer with another is not read, and refused after
+    /// half a second. None by default, and then nothing is asked for.
+    #[must_use]
+    pub fn accept_tokens<T: Into<Vec<u8>>>(self, tokens: impl IntoIterator<Item = T>) -> Self {
+        Self {
+            accept_tokens: tokens.into_iter().map(|one| Token(one.into())).collect(),
+            ..self
+        }
+    }
+
+    /// The program, as HELLO and OK say it; cut to 255 bytes. Default: this crate and its version.
     #[must_use]
     pub fn agent(self, agent: impl Into<String>) -> Self {
         Self {
@@ -296,12 +415,12 @@ impl Config {
     #[must_use]
     pub fn problems(&self) -> Vec<ConfigError> {
         let mut problems = Vec::new();
-        if self.listen.is_empty() {
-            problems.push(ConfigError::NoListener);
-        }
         let block = limits::BLOCK_SIZE as u64;
         let budget = self.memory_budget as u64;
         let queue = limits::QUEUE_MESSAGES_MAX_CEILING as u64;
+        let token_size = limits::TOKEN_SIZE_MAX as u64;
+        let tokens = self.accept_tokens.len() as u64;
+        let buffer = u64::from(i32::MAX.unsigned_abs()) / 2;
         let ranges = [
             (
                 "listen",
@@ -359,6 +478,16 @@ impl Config {
                 u64::MAX,
                 "bytes",
             ),
+            ("token", self.token.size(), 0, token_size, "bytes"),
+            (
+                "accept_tokens",
+                tokens,
+                0,
+                limits::TOKENS_MAX as u64,
+                "tokens",
+            ),
+            ("send_buffer", self.send_buffer as u64, 0, buffer, "bytes"),
+            ("recv_buffer", self.recv_buffer as u64, 0, buffer, "bytes"),
         ];
         for (setting, value, min, max, unit) in ranges {
             if !(min..=max).contains(&value) {
@@ -371,22 +500,61 @@ impl Config {
                 });
             }
         }
+        for token in &self.accept_tokens {
+            let (value, setting) = (token.size(), "accept_tokens");
+            if !(1..=token_size).contains(&value) {
+                problems.push(ConfigError::OutOfRange {
+                    setting,
+                    value,
+                    min: 1,
+                    max: token_size,
+                    unit: "bytes",
+                });
+            }
+        }
         let timeouts = [
-            ("first_frame_timeout", self.first_frame_timeout),
-            ("frame_timeout", self.frame_timeout),
-            ("idle_timeout", self.idle_timeout),
-            ("write_stall_timeout", self.write_stall_timeout),
-            ("tcp_user_timeout", self.tcp_user_timeout),
+            ("first_frame_timeout", self.first_frame_timeout, 0),
+            ("frame_timeout", self.frame_timeout, 0),
+            ("idle_timeout", self.idle_timeout, 0),
+            ("write_stall_timeout", self.write_stall_timeout, 0),
+            ("tcp_user_timeout", self.tcp_user_timeout, 0),
+            ("connect_timeout", self.connect_timeout, 1),
+            ("reconnect_min", self.reconnect_min, 1),
+            ("reconnect_max", self.reconnect_max, 1),
+            ("heartbeat_interval", self.heartbeat_interval, 0),
+            ("heartbeat_timeout", self.heartbeat_timeout, 0),
         ];
-        for (setting, timeout) in timeouts {
+        for (setting, timeout, min) in timeouts {
             let (value, max) = (ticks_of_timeout(timeout), limits::TIMEOUT_MS_CEILING);
-            if value > max {
+            if !(min..=max).contains(&value) {
                 let unit = "ms";
                 problems.push(ConfigError::OutOfRange {
                     setting,
                     value,
-                    min: 0,
+                    min,
                     max,
+                    unit,
+                });
+            }
+        }
+        let ms = ticks_of_timeout;
+        let mut orders = vec![("reconnect_min", ms(self.reconnect_min), "reconnect_max")];
+        if !self.heartbeat_timeout.is_zero() {
+            let interval = ms(self.heartbeat_interval);
+            orders.push(("heartbeat_interval", interval, "heartbeat_timeout"));
+        }
+        for (setting, value, bound) in orders {
+            let limit = match bound {
+                "reconnect_max" => ms(self.reconnect_max),
+                _ => ms(self.heartbeat_timeout),
+            };
+            if value > limit {
+                let unit = "ms";
+                problems.push(ConfigError::Exceeds {
+                    setting,
+                    value,
+                    bound,
+                    limit,
                     unit,
                 });
             }
@@ -439,8 +607,8 @@ mod tests {
             base().max_payload((256 << 20) + 1).problems().len() == 2,
             "range and budget"
         );
-        ok(base().max_peers((1 << 24) - 1024));
-        bad(base().max_peers((1 << 24) - 1023));
+        ok(base().max_peers((1 << 24) - 8192));
+        bad(base().max_peers((1 << 24) - 8191));
         bad(base().max_peers(0));
         bad(base().outbox_bytes((64 << 10) - 1));
         ok(base().outbox_bytes(64 << 10));

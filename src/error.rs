@@ -236,11 +236,8 @@ pub enum DialError {
         /// [`CloseReason::from_wire_code`].
         bye_received: Option<u16>,
     },
-    /// As many links as the service may have are connected or connecting already.
-    TooManyLinks {
-        /// The limit.
-        limit: usize,
-    },
+    /// There is no place for another connection.
+    NoPlace,
 }
 
 impl DialError {
@@ -277,12 +274,91 @@ impl fmt::Display for DialError {
                 Some(reason) => write!(f, "the peer refused our HELLO: {reason}"),
                 None => write!(f, "the peer refused our HELLO: reason {code}"),
             },
-            Self::TooManyLinks { limit } => write!(f, "there are {limit} links already"),
+            Self::NoPlace => f.write_str("there is no place for another connection"),
         }
     }
 }
 
 impl Error for DialError {}
+
+/// Why [`Handle::connect`](crate::Handle::connect) did not even try.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The text is not `host:port` with a host of at most 255 bytes, or the list of addresses is
+    /// empty.
+    BadTarget,
+    /// The timeout is above 365 days.
+    BadTimeout,
+    /// There are as many links as a service may have.
+    TooManyLinks {
+        /// The limit.
+        limit: usize,
+    },
+    /// The loop has more commands waiting than it takes in a turn; trying again later helps.
+    Busy,
+    /// The service has stopped or failed.
+    Stopped,
+    /// The thread that looks names up could not be started.
+    Resolver(io::Error),
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadTarget => f.write_str("the target is not an address or host:port"),
+            Self::BadTimeout => f.write_str("the timeout is above 365 days"),
+            Self::TooManyLinks { limit } => write!(f, "there are {limit} links already"),
+            Self::Busy => f.write_str("too many commands wait for the loop"),
+            Self::Stopped => f.write_str("the service has stopped"),
+            Self::Resolver(source) => write!(f, "cannot start the resolver: {source}"),
+        }
+    }
+}
+
+impl Error for ConnectError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Resolver(source) => Some(source),
+            Self::BadTarget
+            | Self::BadTimeout
+            | Self::TooManyLinks { .. }
+            | Self::Busy
+            | Self::Stopped => None,
+        }
+    }
+}
+
+/// Why [`Handle::listen`](crate::Handle::listen) failed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// The system refused.
+    Io(io::Error),
+    /// The loop has more commands waiting than it takes in a turn, or did not answer in time.
+    Busy,
+    /// The service has stopped or failed.
+    Stopped,
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(source) => write!(f, "cannot listen: {source}"),
+            Self::Busy => f.write_str("the loop did not answer"),
+            Self::Stopped => f.write_str("the service has stopped"),
+        }
+    }
+}
+
+impl Error for ListenError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Io(source) => Some(source),
+            Self::Busy | Self::Stopped => None,
+        }
+    }
+}
 
 /// A value of a [`Config`](crate::Config) that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -314,8 +390,6 @@ pub enum ConfigError {
         /// The unit of both.
         unit: &'static str,
     },
-    /// There is no address to listen on.
-    NoListener,
 }
 
 impl fmt::Display for ConfigError {
@@ -342,7 +416,6 @@ impl fmt::Display for ConfigError {
                     "{setting} is {value} {unit}, above {bound} of {limit} {unit}"
                 )
             }
-            Self::NoListener => f.write_str("listen names no address"),
         }
     }
 }

@@ -1,8 +1,12 @@
 //! What threads other than the loop hold: sends, closes, subscribes, asks.
 
 use std::{
-    fmt,
-    sync::{Arc, OnceLock},
+    fmt, io,
+    net::{SocketAddr, TcpListener},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,13 +16,15 @@ use crossbeam_channel::{Sender, bounded};
 use crate::{
     block::{Message, MessageRef},
     clock::Clock,
+    dial::{ConnectOptions, NewLink, Resolved, Resolver},
     dispatch::{ChannelSubscription, Outlet, Registry, SubscribeOptions, Subscription, Types},
-    error::{SendError, ServiceFailure, SubscribeError},
+    error::{ConnectError, ListenError, SendError, ServiceFailure, SubscribeError},
     frame::Frame,
-    id::{MessageType, PeerId},
+    id::{LinkId, ListenerId, MessageType, PeerId},
     ledger::{ClosedRow, Ledger, PeerRow, ServiceState, Snapshot},
-    limits::{PAYLOAD_COPIED_MAX, PAYLOAD_SIZE_MAX_CEILING},
+    limits::{LINKS_MAX, PAYLOAD_COPIED_MAX, PAYLOAD_SIZE_MAX_CEILING},
     slots::{OutFrame, OutFrames, Slots, never_waits},
+    socket::{Listener, SocketOptions},
 };
 
 /// How long a question to the loop waits for the answer.
@@ -29,6 +35,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) enum Command {
     /// To stop within the time given.
     Stop(Duration),
+    Connect(Box<NewLink>),
+    Disconnect(LinkId),
+    Resolved(LinkId, Resolved),
+    Listen(ListenerId, Box<Listener>, Sender<io::Result<()>>),
+    Unlisten(ListenerId, Sender<bool>),
     Peers(Sender<Vec<PeerRow>>),
     Closed(Sender<Vec<ClosedRow>>),
 }
@@ -41,6 +52,11 @@ pub(crate) struct Shared {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) clock: Clock,
     pub(crate) commands: Sender<Command>,
+    pub(crate) socket_options: SocketOptions,
+    pub(crate) next_listener: AtomicU64,
+    pub(crate) next_link: AtomicU64,
+    /// Started with the first name that has to be looked up.
+    pub(crate) resolver: Mutex<Option<Resolver>>,
     pub(crate) failure: Arc<OnceLock<ServiceFailure>>,
 }
 
@@ -255,19 +271,168 @@ impl Handle {
         self.shared.slots.ask_close(peer)
     }
 
+    /// Connects to somebody. Returns at once: what becomes of it is told by events
+    /// ([`Event::Connected`](crate::Event::Connected) with this link, or
+    /// [`Event::DialFailed`](crate::Event::DialFailed)), so
+    /// subscribe to events first.
+    ///
+    /// The link ends with its first failure or with its connection, unless it is
+    /// [kept](ConnectOptions::keep_connected). [`disconnect`](Self::disconnect) gives it up, and so
+    /// does [`close`](Self::close) of its connection. Before the start of the service it waits for
+    /// it. A name is looked up by a thread of its own, which the first name starts. A service may
+    /// have 4,096 links, besides the peers that it accepts.
+    ///
+    /// # Errors
+    ///
+    /// See [`ConnectError`]; no event follows.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # fn example(handle: nebnet::Handle) -> Result<(), Box<dyn std::error::Error>> {
+    /// use nebnet::ConnectOptions;
+    ///
+    /// let link = handle.connect(ConnectOptions::from("gateway:8680").keep_connected(true))?;
+    /// // Later, for good:
+    /// handle.disconnect(link)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn connect(&self, target: impl Into<ConnectOptions>) -> Result<LinkId, ConnectError> {
+        let mut options = target.into();
+        let is_name = options.check()?;
+        if self.has_ended() {
+            return Err(ConnectError::Stopped);
+        }
+        let resolver = is_name.then(|| self.resolver()).transpose()?;
+        let links = &self.shared.slots.links;
+        let taken = links.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+            (count < LINKS_MAX).then_some(count + 1)
+        });
+        if taken.is_err() {
+            return Err(ConnectError::TooManyLinks { limit: LINKS_MAX });
+        }
+        let id = LinkId(self.shared.next_link.fetch_add(1, Ordering::Relaxed));
+        let link = Box::new(NewLink::new(id, options, resolver));
+        if self
+            .shared
+            .commands
+            .try_send(Command::Connect(link))
+            .is_err()
+        {
+            links.fetch_sub(1, Ordering::Relaxed);
+            return Err(ConnectError::Busy);
+        }
+        self.shared.slots.doorbell.ring();
+        Ok(id)
+    }
+
+    /// Gives a link up: nothing connects any more, and a connection that it has is closed in order
+    /// with [`CloseReason::AppClosed`](crate::CloseReason::AppClosed). Nothing happens if the link
+    /// has ended.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::Busy`] or [`ConnectError::Stopped`].
+    pub fn disconnect(&self, link: LinkId) -> Result<(), ConnectError> {
+        if self.has_ended() {
+            return Err(ConnectError::Stopped);
+        }
+        let sent = self.shared.commands.try_send(Command::Disconnect(link));
+        sent.map_err(|_| ConnectError::Busy)?;
+        self.shared.slots.doorbell.ring();
+        Ok(())
+    }
+
+    /// Listens on one more address; port 0 picks a free one, which the answer names. Before the
+    /// start of the service connections wait for it.
+    ///
+    /// # Errors
+    ///
+    /// See [`ListenError`]; there may be 64 listeners.
+    pub fn listen(&self, addr: SocketAddr) -> Result<Listening, ListenError> {
+        let listener = Listener::bind(addr, self.shared.socket_options);
+        self.add_listener(listener.map_err(ListenError::Io)?)
+    }
+
+    /// Takes over a socket that listens already: one that a supervisor has opened, or that survived
+    /// a restart. Its options are set as for the others; its backlog stays what it is.
+    ///
+    /// # Errors
+    ///
+    /// See [`ListenError`].
+    pub fn listen_from(&self, socket: TcpListener) -> Result<Listening, ListenError> {
+        let listener = Listener::adopt(socket, self.shared.socket_options);
+        self.add_listener(listener.map_err(ListenError::Io)?)
+    }
+
+    /// Closes a listener; connections that it has accepted stay. False if there is no such
+    /// listener, or nobody to ask.
+    #[must_use = "false says that nothing was closed"]
+    pub fn unlisten(&self, listener: ListenerId) -> bool {
+        self.ask(|answer| Command::Unlisten(listener, answer))
+            .unwrap_or(false)
+    }
+
+    fn add_listener(&self, listener: Listener) -> Result<Listening, ListenError> {
+        let id = ListenerId(self.shared.next_listener.fetch_add(1, Ordering::Relaxed));
+        let addr = listener.addr;
+        let (answer, answered) = bounded(1);
+        if self.has_ended() {
+            return Err(ListenError::Stopped);
+        }
+        let command = Command::Listen(id, Box::new(listener), answer);
+        let sent = self.shared.commands.try_send(command);
+        sent.map_err(|_| ListenError::Busy)?;
+        self.shared.slots.doorbell.ring();
+        // Nobody answers before the start, and the loop not to itself.
+        if self.shared.ledger.state.get() != ServiceState::New && !never_waits() {
+            let answer = answered.recv_timeout(ANSWER_TIMEOUT);
+            answer
+                .map_err(|_| ListenError::Busy)?
+                .map_err(ListenError::Io)?;
+        }
+        Ok(Listening { id, addr })
+    }
+
+    fn resolver(&self) -> Result<Resolver, ConnectError> {
+        let place = &self.shared.resolver;
+        let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(resolver) = &*place {
+            return Ok(resolver.clone());
+        }
+        let (commands, slots) = (self.shared.commands.clone(), Arc::clone(&self.shared.slots));
+        let resolver = Resolver::start(move |link, resolved| {
+            // The loop takes commands in every turn; one that has ended takes none, and needs none.
+            let command = Command::Resolved(link, resolved);
+            if commands.send_timeout(command, ANSWER_TIMEOUT).is_ok() {
+                slots.doorbell.ring();
+            }
+        });
+        let resolver = resolver.map_err(ConnectError::Resolver)?;
+        Ok(place.insert(resolver).clone())
+    }
+
+    fn has_ended(&self) -> bool {
+        match self.shared.ledger.state.get() {
+            ServiceState::New | ServiceState::Running => false,
+            ServiceState::Stopping | ServiceState::Stopped | ServiceState::Failed => true,
+        }
+    }
+
     /// The connections now. Asks the loop, and waits up to 5 s for its answer; empty if it does not
     /// run, and on the loop's own thread (a metrics callback with
     /// [`Dispatch::Inline`](crate::Dispatch::Inline)), where nobody could answer.
     #[must_use]
     pub fn peers(&self) -> Vec<PeerRow> {
-        self.ask(Command::Peers)
+        self.ask(Command::Peers).unwrap_or_default()
     }
 
     /// The last 1,024 connections that ended, the latest last. Asks the loop, as
     /// [`peers`](Self::peers) does.
     #[must_use]
     pub fn closed(&self) -> Vec<ClosedRow> {
-        self.ask(Command::Closed)
+        self.ask(Command::Closed).unwrap_or_default()
     }
 
     /// All counters now. Takes the lock of the list of subscribers, and none of the hot path.
@@ -298,22 +463,21 @@ impl Handle {
         self.shared.slots.send(peer, OutFrame { frame, owned })
     }
 
-    fn ask<T>(&self, question: impl FnOnce(Sender<Vec<T>>) -> Command) -> Vec<T> {
+    /// The loop's answer to a question, if there is a loop and it answers in time.
+    fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Command) -> Option<T> {
         match self.shared.ledger.state.get() {
             ServiceState::Running | ServiceState::Stopping => {}
             // Nobody would answer.
-            ServiceState::New | ServiceState::Stopped | ServiceState::Failed => return Vec::new(),
+            ServiceState::New | ServiceState::Stopped | ServiceState::Failed => return None,
         }
         // The loop cannot answer while it waits for its own answer.
         if never_waits() {
-            return Vec::new();
+            return None;
         }
         let (sender, receiver) = bounded(1);
-        if self.shared.commands.try_send(question(sender)).is_err() {
-            return Vec::new();
-        }
+        self.shared.commands.try_send(question(sender)).ok()?;
         self.shared.slots.doorbell.ring();
-        receiver.recv_timeout(ANSWER_TIMEOUT).unwrap_or_default()
+        receiver.recv_timeout(ANSWER_TIMEOUT).ok()
     }
 }
 
@@ -323,6 +487,16 @@ impl fmt::Debug for Handle {
             .field("state", &self.shared.ledger.state.get())
             .finish_non_exhaustive()
     }
+}
+
+/// A socket that the service listens on; see [`Handle::listen`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Listening {
+    /// Names it for [`Handle::unlisten`].
+    pub id: ListenerId,
+    /// The address, with the port that was picked.
+    pub addr: SocketAddr,
 }
 
 /// Bytes to send.

@@ -186,6 +186,8 @@ pub(crate) struct Ledger {
     pub(crate) budget: Budget,
     pub(crate) peers: Counter,
     pub(crate) accepted: Counter,
+    pub(crate) dialled: Counter,
+    pub(crate) dials_failed: Counter,
     pub(crate) closed: [Counter; CloseReason::COUNT],
     pub(crate) accept_errors: Counter,
     pub(crate) stale_events: Counter,
@@ -221,6 +223,8 @@ impl Ledger {
             budget: Budget::new(budget),
             peers: Counter::default(),
             accepted: Counter::default(),
+            dialled: Counter::default(),
+            dials_failed: Counter::default(),
             closed: Default::default(),
             accept_errors: Counter::default(),
             stale_events: Counter::default(),
@@ -267,6 +271,8 @@ impl Ledger {
             state: self.state.get(),
             peers: self.peers.get(),
             accepted: self.accepted.get(),
+            dialled: self.dialled.get(),
+            dials_failed: self.dials_failed.get(),
             closed: CloseReason::ALL
                 .iter()
                 .map(|reason| (*reason, self.closed[reason.ordinal()].get()))
@@ -576,6 +582,11 @@ pub struct Snapshot {
     pub peers: u64,
     /// Connections accepted so far, those refused for a limit included.
     pub accepted: u64,
+    /// Connections that this service made so far. `accepted + dialled = peers + closed`, the closed
+    /// ones summed up over the reasons; connections that are being refused are in neither yet.
+    pub dialled: u64,
+    /// Attempts of links that failed: all addresses were tried.
+    pub dials_failed: u64,
     /// Connections that ended, by reason; every reason is listed.
     pub closed: Vec<(CloseReason, u64)>,
     /// Application messages received.

@@ -101,6 +101,7 @@ mod quiet;
 pub mod wheel;
 // 3
 mod config;
+mod dial;
 mod event;
 mod slots;
 mod socket;
@@ -122,17 +123,18 @@ mod tests;
 
 pub use block::{Message, MessageRef};
 pub use config::{Config, Dispatch};
+pub use dial::ConnectOptions;
 pub use dispatch::{
     Batch, ChannelSubscription, Delivery, Iter, Messages, Overflow, SubscribeOptions, Subscription,
     TryIter, Types,
 };
 pub use error::{
-    CloseReason, ConfigError, DialError, FrameError, RecvError, RecvTimeoutError, SendError,
-    ServiceFailure, StartError, SubscribeError, TryRecvError,
+    CloseReason, ConfigError, ConnectError, DialError, FrameError, ListenError, RecvError,
+    RecvTimeoutError, SendError, ServiceFailure, StartError, SubscribeError, TryRecvError,
 };
 pub use event::{Event, PauseCause};
-pub use handle::{Handle, Outgoing, OutgoingBatch, Payload, Rejected, ReplyTo};
-pub use id::{LinkId, MessageType, NodeId, PeerId, PeerIdentity, SubscriberId};
+pub use handle::{Handle, Listening, Outgoing, OutgoingBatch, Payload, Rejected, ReplyTo};
+pub use id::{LinkId, ListenerId, MessageType, NodeId, PeerId, PeerIdentity, SubscriberId};
 pub use idle::IdleStrategy;
 pub use ledger::{
     ClosedRow, DepartedRow, PeerRow, QueueGauge, ServiceState, Snapshot, StopReport, SubscriberRow,

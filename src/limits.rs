@@ -34,10 +34,22 @@ pub(crate) const PAYLOAD_SIZE_MAX_CEILING: u32 = 256 << 20;
 
 /// Default for the number of peers.
 pub(crate) const PEERS_MAX_DEFAULT: usize = 10_000;
-/// An index in a [`PeerId`](crate::PeerId) has 24 bits; the highest part is kept for refusals.
-pub(crate) const PEERS_MAX_CEILING: usize = (1 << 24) - 1024;
+/// An index in a [`PeerId`](crate::PeerId) has 24 bits; the highest part is kept for refusals and
+/// for links.
+pub(crate) const PEERS_MAX_CEILING: usize = (1 << 24) - 8192;
 /// Slots beyond the peer limit in which a refused peer is told why before it is closed.
 pub(crate) const REFUSED_PEERS_MAX: usize = 64;
+/// Links of one service: connections that it makes itself, besides the peers that it accepts.
+pub(crate) const LINKS_MAX: usize = 4096;
+/// Addresses of one name that are tried.
+pub(crate) const ADDRESSES_PER_NAME_MAX: usize = 16;
+/// Bytes of a name with its port.
+pub(crate) const NAME_SIZE_MAX: usize = 255 + 6;
+/// Tokens that a service may accept, and bytes of one.
+pub(crate) const TOKENS_MAX: usize = 16;
+pub(crate) const TOKEN_SIZE_MAX: usize = 255;
+/// Bytes of messages that may come before the OK to our HELLO.
+pub(crate) const BEFORE_OK_BYTES_MAX: usize = BLOCK_SIZE;
 /// Descriptors that are not peers: standard streams, listeners, poller, waker, the embedder's.
 pub(crate) const DESCRIPTORS_RESERVED: usize = 64;
 /// Length of the queue of connections that the kernel completed and we did not accept yet.
@@ -114,6 +126,18 @@ pub(crate) const TYPE_COUNTERS_MAX: usize = 1024;
 
 /// Deadline for the first whole frame of a peer that connected to us.
 pub(crate) const FIRST_FRAME_TIMEOUT_MS: u64 = 5_000;
+/// Deadline for a connection that we make, and then for its OK.
+pub(crate) const CONNECT_TIMEOUT_MS: u64 = 5_000;
+/// Pause before a link connects again: the first, and the longest.
+pub(crate) const RECONNECT_MIN_MS: u64 = 100;
+pub(crate) const RECONNECT_MAX_MS: u64 = 30_000;
+/// A link that was connected for this long begins with the first pause again.
+pub(crate) const LINK_HEALTHY_MS: u64 = 10_000;
+/// Silence after which a peer is asked for a sign of life, and after which it is dead.
+pub(crate) const HEARTBEAT_INTERVAL_MS: u64 = 15_000;
+pub(crate) const HEARTBEAT_TIMEOUT_MS: u64 = 45_000;
+/// What a peer with a wrong token waits for its BYE, so that guessing is slow.
+pub(crate) const AUTH_DELAY_MS: u64 = 500;
 /// Deadline for a whole frame, from its first byte.
 pub(crate) const FRAME_TIMEOUT_MS: u64 = 10_000;
 /// How long a peer may take none of the bytes that wait for it.
@@ -156,7 +180,7 @@ const _: () = {
     // A block holds the largest frame of a peer that has not said HELLO, and a whole PING.
     assert!(LENGTH_BEFORE_HELLO_MAX as usize + LENGTH_SIZE <= BLOCK_SIZE);
     assert!(PING_SIZE_MAX < LENGTH_BEFORE_HELLO_MAX as usize);
-    assert!(PEERS_MAX_CEILING + REFUSED_PEERS_MAX < 1 << 24);
+    assert!(PEERS_MAX_CEILING + REFUSED_PEERS_MAX + LINKS_MAX < 1 << 24);
     assert!(BLOCK_CLASSES[0] < BLOCK_CLASSES[1] && BLOCK_CLASSES[1] < BLOCK_CLASSES[2]);
     assert!(BLOCK_CLASSES[2] < BLOCK_CLASSES[3] && BLOCK_CLASSES[3] == BLOCK_SIZE);
     assert!(READ_PER_TURN_BYTES >= BLOCK_SIZE);

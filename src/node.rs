@@ -11,6 +11,7 @@
 use std::{
     fmt, io,
     io::IoSlice,
+    net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, OnceLock},
     time::Duration,
@@ -24,7 +25,7 @@ use crate::{
     dispatch::{DispatchQueue, FanOut, OnTick, Poke, PushError, QueueBounds, panic_message},
     error::{CloseReason, ServiceFailure},
     handle::Command,
-    id::PeerId,
+    id::{ListenerId, PeerId},
     idle::{Idle, IdleStrategy},
     ledger::{ServiceState, Traffic},
     limits::{
@@ -35,7 +36,7 @@ use crate::{
     peers::{Action, Peers, Stop, Timer},
     quiet::{Quiet, Subject},
     slots::Slots,
-    socket::{AcceptFault, Event, Net},
+    socket::{AcceptFault, Event, Listener, Net},
 };
 
 /// How long the end of the loop waits for the dispatcher to take the last block.
@@ -61,6 +62,8 @@ pub(crate) struct Node<N: Net> {
     /// By the index of the peer.
     streams: Vec<Option<N::Stream>>,
     listeners: Vec<Accepting>,
+    /// Their names; `None` is a place for another one.
+    listener_ids: Vec<Option<ListenerId>>,
     /// For each listener the next pause in milliseconds, should the system run out of something.
     backoffs: Vec<u64>,
     peers: Peers,
@@ -124,7 +127,7 @@ impl<N: Net> Node<N> {
     )]
     pub(crate) fn new(
         net: N,
-        listeners: usize,
+        listeners: Vec<ListenerId>,
         mut peers: Peers,
         slots: Arc<Slots>,
         sink: Sink,
@@ -140,8 +143,9 @@ impl<N: Net> Node<N> {
             net,
             streams: Vec::new(),
             // Connections may wait from before the listener was registered.
-            listeners: vec![Accepting::Ready; listeners],
-            backoffs: vec![ACCEPT_BACKOFF_MIN_MS; listeners],
+            listeners: vec![Accepting::Ready; listeners.len()],
+            backoffs: vec![ACCEPT_BACKOFF_MIN_MS; listeners.len()],
+            listener_ids: listeners.into_iter().map(Some).collect(),
             peers,
             slots,
             sink,
@@ -167,7 +171,7 @@ impl<N: Net> Node<N> {
         Slots::set_loop_thread();
         while self.phase != Phase::Ended {
             if let Err(error) = self.poll(clock.now()) {
-                self.fail(format!("poll failed: {error}"));
+                self.fail(clock.now(), format!("poll failed: {error}"));
             }
             self.turn(clock.now());
         }
@@ -200,14 +204,14 @@ impl<N: Net> Node<N> {
     /// Does what there is to do, within the budgets of a turn.
     pub(crate) fn turn(&mut self, now: Now) {
         if self.failed.get().is_some() {
-            self.fail("another thread failed".to_owned());
+            self.fail(now, "another thread failed".to_owned());
         }
         self.handle_events();
         self.handle_commands(now);
         self.push_waiting(now);
-        self.look_around();
+        self.look_around(now);
         self.peers.begin_turn(now.tick);
-        self.run_actions();
+        self.run_actions(now);
         self.read_peers(now);
         self.accept_all(now);
         // With events left behind, some bytes that arrived in time are not read yet. The kernel
@@ -218,7 +222,7 @@ impl<N: Net> Node<N> {
             self.fire_timers(now);
         }
         self.write_peers(now);
-        self.run_actions();
+        self.run_actions(now);
         if self.moved > 0 {
             self.idle
                 .handle_work(now.instant, std::mem::take(&mut self.moved));
@@ -270,9 +274,22 @@ impl<N: Net> Node<N> {
                 return;
             };
             match command {
-                Command::Stop(timeout) => self.begin_stop(now.tick, timeout),
+                Command::Stop(timeout) => self.begin_stop(now, timeout),
                 // Whoever asked may have given up waiting.
                 Command::Peers(answer) => drop(answer.try_send(self.peers.rows(now.tick))),
+                Command::Connect(link) => self.peers.handle_connect(now.tick, *link),
+                Command::Disconnect(link) => self.peers.handle_disconnect(now.tick, link),
+                Command::Resolved(link, addrs) => {
+                    self.peers.handle_resolved(now.tick, link, addrs);
+                }
+                Command::Listen(id, listener, answer) => {
+                    let result = self.add_listener(id, *listener);
+                    if let Err(error) = &result {
+                        log::warn!("listener {id} cannot be added: {error}");
+                    }
+                    drop(answer.try_send(result));
+                }
+                Command::Unlisten(id, answer) => drop(answer.try_send(self.remove_listener(id))),
                 Command::Closed(answer) => drop(answer.try_send(self.peers.closed_rows())),
             }
         }
@@ -286,7 +303,7 @@ impl<N: Net> Node<N> {
                 break;
             };
             self.read_peer(now, id);
-            self.run_actions();
+            self.run_actions(now);
         }
     }
 
@@ -328,7 +345,7 @@ impl<N: Net> Node<N> {
                 self.waiting = Some(block);
                 self.push_waiting(now);
             }
-            Err(PushError::Dead) => self.fail("the dispatcher ended".to_owned()),
+            Err(PushError::Dead) => self.fail(now, "the dispatcher ended".to_owned()),
         }
     }
 
@@ -344,7 +361,7 @@ impl<N: Net> Node<N> {
                 self.peers.set_stalled(now.tick, false);
             }
             Err(PushError::Full(block)) => self.waiting = Some(block),
-            Err(PushError::Dead) => self.fail("the dispatcher ended".to_owned()),
+            Err(PushError::Dead) => self.fail(now, "the dispatcher ended".to_owned()),
         }
     }
 
@@ -378,21 +395,13 @@ impl<N: Net> Node<N> {
         }
     }
 
-    fn handle_accepted(&mut self, now: Now, mut stream: N::Stream, addr: std::net::SocketAddr) {
+    fn handle_accepted(&mut self, now: Now, mut stream: N::Stream, addr: SocketAddr) {
         let Some(id) = self.peers.handle_accepted(now.tick, addr) else {
             self.net.close(stream, false);
             return;
         };
         let registered = self.net.register(&mut stream, id);
-        let index = id.index() as usize;
-        if self.streams.len() <= index {
-            self.streams.resize_with(index + 1, || None);
-        }
-        debug_assert!(
-            self.streams[index].is_none(),
-            "the slot's last connection was closed"
-        );
-        self.streams[index] = Some(stream);
+        self.keep_stream(id, stream);
         if let Err(error) = registered {
             let subject = Subject::Address(addr.ip());
             if let Some(suppressed) = self.quiet.allow(now.tick, "cannot register", subject) {
@@ -400,7 +409,7 @@ impl<N: Net> Node<N> {
             }
             self.peers.handle_failed(now.tick, id, CloseReason::Io);
         }
-        self.run_actions();
+        self.run_actions(now);
     }
 
     fn handle_accept_fault(&mut self, now: Now, index: usize, fault: AcceptFault) {
@@ -436,7 +445,7 @@ impl<N: Net> Node<N> {
         self.peers.poll_late_output(now.tick);
         while let Some(id) = self.peers.poll_write() {
             self.write_peer(now, id);
-            self.run_actions();
+            self.run_actions(now);
         }
     }
 
@@ -463,10 +472,12 @@ impl<N: Net> Node<N> {
         }
     }
 
-    fn run_actions(&mut self) {
+    fn run_actions(&mut self, now: Now) {
         while self.peers.poll_event().is_some() {}
         while let Some(action) = self.peers.poll_action() {
             match action {
+                Action::Connect(id, addr) => self.connect(now, id, addr),
+                Action::LookConnected(id) => self.look_connected(now, id),
                 Action::Shutdown(id) => {
                     if let Some(stream) = stream_of(&mut self.streams, id) {
                         // The peer may have reset the connection; reading will tell.
@@ -481,6 +492,66 @@ impl<N: Net> Node<N> {
                 }
             }
         }
+    }
+
+    fn connect(&mut self, now: Now, id: PeerId, addr: SocketAddr) {
+        match self.net.connect(addr, id) {
+            Ok(stream) => self.keep_stream(id, stream),
+            Err(error) => self.peers.handle_dial_failed(now.tick, id, &error),
+        }
+    }
+
+    fn look_connected(&mut self, now: Now, id: PeerId) {
+        let Some(stream) = stream_of(&mut self.streams, id) else {
+            return;
+        };
+        match self.net.is_connected(stream) {
+            Ok(true) => self.peers.handle_connected(now.tick, id),
+            Ok(false) => {}
+            Err(error) => self.peers.handle_dial_failed(now.tick, id, &error),
+        }
+    }
+
+    fn keep_stream(&mut self, id: PeerId, stream: N::Stream) {
+        let index = id.index() as usize;
+        if self.streams.len() <= index {
+            self.streams.resize_with(index + 1, || None);
+        }
+        debug_assert!(
+            self.streams[index].is_none(),
+            "the slot's last connection was closed"
+        );
+        self.streams[index] = Some(stream);
+    }
+
+    // ----- listeners that come and go --------------------------------------------------------
+
+    /// Finds the listener a place, and says whether it was taken in.
+    fn add_listener(&mut self, id: ListenerId, listener: Listener) -> io::Result<()> {
+        if self.phase != Phase::Running {
+            return Err(io::Error::other("the service stops"));
+        }
+        let vacant = self.listener_ids.iter().position(Option::is_none);
+        let index = vacant.unwrap_or(self.listeners.len());
+        self.net.add_listener(index, listener)?;
+        if index == self.listeners.len() {
+            self.listeners.push(Accepting::Closed);
+            self.listener_ids.push(None);
+            self.backoffs.push(ACCEPT_BACKOFF_MIN_MS);
+        }
+        self.listeners[index] = Accepting::Ready;
+        self.listener_ids[index] = Some(id);
+        self.backoffs[index] = ACCEPT_BACKOFF_MIN_MS;
+        Ok(())
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        let place = self.listener_ids.iter().position(|one| *one == Some(id));
+        let Some(index) = place else { return false };
+        self.listener_ids[index] = None;
+        self.listeners[index] = Accepting::Closed;
+        self.net.remove_listener(index);
+        true
     }
 
     // ----- timers, metrics, stop -------------------------------------------------------------
@@ -499,7 +570,7 @@ impl<N: Net> Node<N> {
                     self.peers.abort_all(now.tick, CloseReason::Shutdown);
                     self.push_last();
                 }
-                Timer::Peer(_) | Timer::Budget => {}
+                Timer::Peer(_) | Timer::Link(_) | Timer::Budget => {}
             }
         }
     }
@@ -516,7 +587,7 @@ impl<N: Net> Node<N> {
     }
 
     /// Does the dispatcher's looking around, where the loop is the dispatcher.
-    fn look_around(&mut self) {
+    fn look_around(&mut self, now: Now) {
         if let Sink::Inline {
             fan_out, on_tick, ..
         } = &mut self.sink
@@ -526,14 +597,14 @@ impl<N: Net> Node<N> {
                 if self.poke.take_tick() {
                     // Caught here, where the connections can still be closed and counted.
                     if let Err(panic) = catch_unwind(AssertUnwindSafe(on_tick)) {
-                        self.fail(panic_message(&*panic));
+                        self.fail(now, panic_message(&*panic));
                     }
                 }
             }
         }
     }
 
-    fn begin_stop(&mut self, now: Tick, timeout: Duration) {
+    fn begin_stop(&mut self, now: Now, timeout: Duration) {
         if self.phase != Phase::Running {
             return;
         }
@@ -541,13 +612,13 @@ impl<N: Net> Node<N> {
         self.slots.ledger.state.set(ServiceState::Stopping);
         self.listeners.fill(Accepting::Closed);
         self.net.close_listeners();
-        let deadline = now.saturating_add(ticks_of_timeout(timeout));
-        self.peers.begin_stop(now, deadline);
-        self.run_actions();
+        let deadline = now.tick.saturating_add(ticks_of_timeout(timeout));
+        self.peers.begin_stop(now.tick, deadline);
+        self.run_actions(now);
     }
 
     /// Ends everything at once; subscribers get what was dispatched.
-    fn fail(&mut self, message: String) {
+    fn fail(&mut self, now: Now, message: String) {
         if self.phase == Phase::Ended {
             return;
         }
@@ -556,9 +627,8 @@ impl<N: Net> Node<N> {
         self.phase = Phase::Ended;
         self.listeners.fill(Accepting::Closed);
         self.net.close_listeners();
-        let now = self.peers.wheel.now();
-        self.peers.abort_all(now, CloseReason::Internal);
-        self.run_actions();
+        self.peers.abort_all(now.tick, CloseReason::Internal);
+        self.run_actions(now);
     }
 
     /// Nothing that was parsed is lost here, even at the deadline of a stop.

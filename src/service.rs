@@ -1,10 +1,13 @@
 //! The facade: start order, rollback, stop.
 
 use std::{
-    fmt, io,
-    net::SocketAddr,
+    collections::hash_map::RandomState,
+    fmt,
+    hash::{BuildHasher as _, Hasher as _},
+    io,
+    net::{SocketAddr, TcpListener},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -15,21 +18,25 @@ use crate::{
     block::Message,
     clock::{Clock, ticks_of_timeout},
     config::{Config, Dispatch},
+    dial::ConnectOptions,
     dispatch::{
         ChannelSubscription, DispatchQueue, FanOut, OnTick, QueueBounds, Registry,
         SubscribeOptions, Subscription, Types, Worker, panic_message,
     },
-    error::{ConfigError, SendError, ServiceFailure, StartError, SubscribeError},
+    error::{
+        ConfigError, ConnectError, ListenError, SendError, ServiceFailure, StartError,
+        SubscribeError,
+    },
     frame::{Decoder, Hello},
-    handle::{Command, Handle, Payload, ReplyTo, Shared},
-    id::{MessageType, PeerId},
+    handle::{Command, Handle, Listening, Payload, ReplyTo, Shared},
+    id::{LinkId, ListenerId, MessageType, PeerId},
     ledger::{Ledger, ServiceState, Snapshot, StopReport, Traffic},
-    limits::{COMMANDS_MAX, DESCRIPTORS_RESERVED, DRAIN_MS, REFUSED_PEERS_MAX},
+    limits::{COMMANDS_MAX, DESCRIPTORS_RESERVED, DRAIN_MS, LINKS_MAX, REFUSED_PEERS_MAX},
     node::{LoopEnd, Node, Sink},
     peer::Rules,
     peers::{PeerLimits, Peers},
     slots::{OutboxLimits, Slots},
-    socket::{ListenOptions, Listener, Sockets, raise_descriptor_limit},
+    socket::{Listener, SocketOptions, Sockets, raise_descriptor_limit},
 };
 
 /// How long a service that is dropped while it runs may drain.
@@ -104,7 +111,7 @@ impl NetService {
             messages: config.outbox_messages as u64,
             payload_size: config.max_payload,
         };
-        let count = config.max_peers + REFUSED_PEERS_MAX;
+        let count = config.max_peers + REFUSED_PEERS_MAX + LINKS_MAX;
         let slots = Arc::new(Slots::new(0, count, outbox, Arc::clone(&ledger), clock));
         let (sender, commands) = bounded(COMMANDS_MAX);
         let shared = Arc::new(Shared {
@@ -113,6 +120,15 @@ impl NetService {
             ledger,
             clock,
             commands: sender,
+            socket_options: SocketOptions {
+                tcp_user_timeout_ms: u32::try_from(ticks_of_timeout(config.tcp_user_timeout))
+                    .unwrap_or(u32::MAX),
+                send_buffer: config.send_buffer,
+                recv_buffer: config.recv_buffer,
+            },
+            next_listener: AtomicU64::new(config.listen.len() as u64),
+            next_link: AtomicU64::new(0),
+            resolver: Mutex::default(),
             failure: Arc::default(),
         });
         let (running, ended) = bounded(0);
@@ -297,6 +313,42 @@ impl NetService {
         self.handle().reply(to, payload)
     }
 
+    /// As [`Handle::connect`].
+    ///
+    /// # Errors
+    ///
+    /// See [`ConnectError`].
+    pub fn connect(&self, target: impl Into<ConnectOptions>) -> Result<LinkId, ConnectError> {
+        self.handle().connect(target)
+    }
+
+    /// As [`Handle::disconnect`].
+    ///
+    /// # Errors
+    ///
+    /// See [`ConnectError`].
+    pub fn disconnect(&self, link: LinkId) -> Result<(), ConnectError> {
+        self.handle().disconnect(link)
+    }
+
+    /// As [`Handle::listen`].
+    ///
+    /// # Errors
+    ///
+    /// See [`ListenError`].
+    pub fn listen(&self, addr: SocketAddr) -> Result<Listening, ListenError> {
+        self.handle().listen(addr)
+    }
+
+    /// As [`Handle::listen_from`].
+    ///
+    /// # Errors
+    ///
+    /// See [`ListenError`].
+    pub fn listen_from(&self, socket: TcpListener) -> Result<Listening, ListenError> {
+        self.handle().listen_from(socket)
+    }
+
     /// As [`Handle::close`].
     #[must_use = "false says that the peer was not connected"]
     pub fn close(&self, peer: PeerId) -> bool {
@@ -370,10 +422,7 @@ impl NetService {
 
     fn make_node(&mut self, sink: Sink) -> Result<Node<Sockets>, StartError> {
         let config = &self.config;
-        let options = ListenOptions {
-            tcp_user_timeout_ms: u32::try_from(ticks_of_timeout(config.tcp_user_timeout))
-                .unwrap_or(u32::MAX),
-        };
+        let options = self.shared.socket_options;
         let mut listeners = Vec::new();
         for addr in &config.listen {
             let listener = Listener::bind(*addr, options).map_err(|source| StartError::Listen {
@@ -384,7 +433,7 @@ impl NetService {
         }
         let addrs: Vec<SocketAddr> = listeners.iter().map(|listener| listener.addr).collect();
         warn_if_public(&addrs);
-        let sockets = Sockets::new(listeners).map_err(StartError::Poller)?;
+        let sockets = Sockets::new(listeners, options).map_err(StartError::Poller)?;
         let waker = sockets.waker().map_err(StartError::Poller)?;
         self.shared.slots.doorbell.set_bell(waker);
         let now = self.shared.clock.now().tick;
@@ -397,10 +446,10 @@ impl NetService {
         let poke = Arc::clone(&self.shared.registry.poke);
         let commands = self.commands.clone();
         let failed = Arc::clone(&self.shared.failure);
-        let count = addrs.len();
+        let count = addrs.len() as u64;
         let node = Node::new(
             sockets,
-            count,
+            (0..count).map(ListenerId).collect(),
             peers,
             slots,
             sink,
@@ -533,10 +582,17 @@ fn spawn<T: Send + 'static>(
 fn rules_of(config: &Config) -> Rules {
     let hello = Hello {
         network_id: config.network_id,
-        node_id: config.node_id,
+        node_id: config.node_id.0,
         payload_size_max: config.max_payload,
         agent: &config.agent,
+        token: config.token.bytes(),
         ..Hello::default()
+    };
+    // Whoever need not show a token is not shown ours.
+    let checks_tokens = !config.accept_tokens.is_empty();
+    let ok = Hello {
+        token: if checks_tokens { hello.token } else { &[] },
+        ..hello.clone()
     };
     Rules {
         decoder: Decoder::new(config.max_payload),
@@ -545,9 +601,23 @@ fn rules_of(config: &Config) -> Rules {
         idle_ms: ticks_of_timeout(config.idle_timeout),
         write_stall_ms: ticks_of_timeout(config.write_stall_timeout),
         drain_ms: DRAIN_MS,
-        hello_required: config.require_hello,
+        connect_ms: ticks_of_timeout(config.connect_timeout),
+        heartbeat_ms: ticks_of_timeout(config.heartbeat_interval),
+        heartbeat_timeout_ms: ticks_of_timeout(config.heartbeat_timeout),
+        hello_required: config.require_hello || checks_tokens,
         network_id: config.network_id,
-        ok_payload: hello.to_payload(),
+        node_id: config.node_id,
+        tokens: config
+            .accept_tokens
+            .iter()
+            .map(|token| token.bytes().to_vec())
+            .collect(),
+        hello_payload: hello.to_payload(),
+        ok_payload: ok.to_payload(),
+        reconnect_min_ms: ticks_of_timeout(config.reconnect_min),
+        reconnect_max_ms: ticks_of_timeout(config.reconnect_max),
+        // The standard library seeds its hashers from the system.
+        seed: RandomState::new().build_hasher().finish(),
     }
 }
 

@@ -17,6 +17,8 @@ use std::{fmt, net::SocketAddr, sync::Arc};
 
 pub(crate) use state::{Bye, State};
 
+use subtle::{Choice, ConstantTimeEq};
+
 use crate::{
     clock::Tick,
     error::{CloseReason, FrameError},
@@ -24,7 +26,8 @@ use crate::{
     id::{LinkId, MessageType, NodeId, PeerId, PeerIdentity},
     ledger::Traffic,
     limits::{
-        HALF_CLOSE_GRACE_MS, LENGTH_BEFORE_HELLO_MAX, LINGER_BYTES_MAX, LINGER_MS, PING_SIZE_MAX,
+        AUTH_DELAY_MS, BEFORE_OK_BYTES_MAX, HALF_CLOSE_GRACE_MS, LENGTH_BEFORE_HELLO_MAX,
+        LINGER_BYTES_MAX, LINGER_MS, PING_SIZE_MAX, TOKEN_SIZE_MAX,
     },
     outbox::Outbox,
 };
@@ -38,10 +41,67 @@ pub(crate) struct Rules {
     pub(crate) idle_ms: u64,
     pub(crate) write_stall_ms: u64,
     pub(crate) drain_ms: u64,
+    /// For a connection that we make, and then for its OK.
+    pub(crate) connect_ms: u64,
+    /// Silence after which a PING is sent, and after which the peer is dead.
+    pub(crate) heartbeat_ms: u64,
+    pub(crate) heartbeat_timeout_ms: u64,
     pub(crate) hello_required: bool,
     pub(crate) network_id: u32,
-    /// The payload of our OK.
+    pub(crate) node_id: NodeId,
+    /// What a peer has to show one of; none is needed if there is none.
+    pub(crate) tokens: Vec<Vec<u8>>,
+    /// The payloads of our HELLO and of our OK.
+    pub(crate) hello_payload: Vec<u8>,
     pub(crate) ok_payload: Vec<u8>,
+    /// Pauses of links: the first, and the longest. The seed is what they are drawn from.
+    pub(crate) reconnect_min_ms: u64,
+    pub(crate) reconnect_max_ms: u64,
+    pub(crate) seed: u64,
+}
+
+impl Rules {
+    /// No deadlines and nothing required.
+    #[cfg(test)]
+    pub(crate) fn lenient(decoder: Decoder) -> Self {
+        Self {
+            decoder,
+            first_frame_ms: 0,
+            frame_ms: 0,
+            idle_ms: 0,
+            write_stall_ms: 0,
+            drain_ms: 1_000,
+            connect_ms: 5_000,
+            heartbeat_ms: 0,
+            heartbeat_timeout_ms: 0,
+            hello_required: false,
+            network_id: 0,
+            node_id: NodeId::ANONYMOUS,
+            tokens: Vec::new(),
+            hello_payload: Hello::default().to_payload(),
+            ok_payload: Hello::default().to_payload(),
+            reconnect_min_ms: 100,
+            reconnect_max_ms: 30_000,
+            seed: 1,
+        }
+    }
+
+    /// Whether a token is one of ours. Takes as long for a wrong one as for a right one, whatever
+    /// their lengths.
+    fn accepts_token(&self, token: &[u8]) -> bool {
+        let shown = padded(token);
+        let accepted = self.tokens.iter().map(|one| padded(one).ct_eq(&shown));
+        accepted.fold(Choice::from(0), |all, one| all | one).into()
+    }
+}
+
+/// A token and its length, in a form that has the same size for all.
+fn padded(token: &[u8]) -> [u8; TOKEN_SIZE_MAX + 1] {
+    let mut out = [0; TOKEN_SIZE_MAX + 1];
+    let size = token.len().min(TOKEN_SIZE_MAX);
+    out[..size].copy_from_slice(&token[..size]);
+    out[TOKEN_SIZE_MAX] = u8::try_from(size).unwrap_or(u8::MAX);
+    out
 }
 
 /// One connection.
@@ -67,6 +127,10 @@ pub(crate) struct Peer {
     paused_since: Option<Tick>,
     /// Since when the outbox waits and the peer takes nothing.
     stalled_since: Option<Tick>,
+    /// When the last byte came from the peer; shifted by the time in which we did not read.
+    heard_since: Tick,
+    /// The first and the latest PING since then; shifted likewise.
+    pinged: Option<(Tick, Tick)>,
     hello: HelloState,
     /// The peer's FIN came.
     pub(crate) eof: bool,
@@ -92,7 +156,11 @@ enum HelloState {
     Optional,
     /// Nothing else may come before it.
     Required,
-    /// It came.
+    /// Ours is out, and its OK has not come.
+    Awaited,
+    /// We connected and said none.
+    Never,
+    /// It came, or the OK to ours.
     Said,
 }
 
@@ -124,6 +192,14 @@ impl Parsed {
         self.message_type = message_type.filter(|_| !self.mixed);
         self.frames += frames;
     }
+}
+
+/// How a connection is to be made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dial {
+    pub(crate) link: LinkId,
+    pub(crate) timeout_ms: u64,
+    pub(crate) hello: bool,
 }
 
 /// How a peer broke the protocol.
@@ -159,6 +235,10 @@ pub(crate) enum Verdict {
     Close(CloseReason),
     /// To cut off.
     Abort(CloseReason),
+    /// A connection that we make was not made in time.
+    GiveUp,
+    /// To ask for a sign of life.
+    Ping,
     /// A closing connection has lingered long enough.
     Done,
     /// To look whether everything is quiet.
@@ -166,7 +246,17 @@ pub(crate) enum Verdict {
 }
 
 impl Peer {
+    /// A connection that was accepted.
     pub(crate) fn new(id: PeerId, addr: SocketAddr, now: Tick, rules: &Rules) -> Self {
+        let hello = if rules.hello_required {
+            HelloState::Required
+        } else {
+            HelloState::Optional
+        };
+        Self::with_hello(id, addr, now, hello)
+    }
+
+    fn with_hello(id: PeerId, addr: SocketAddr, now: Tick, hello: HelloState) -> Self {
         Self {
             id,
             addr,
@@ -180,11 +270,9 @@ impl Peer {
             idle_since: now,
             paused_since: None,
             stalled_since: None,
-            hello: if rules.hello_required {
-                HelloState::Required
-            } else {
-                HelloState::Optional
-            },
+            heard_since: now,
+            pinged: None,
+            hello,
             eof: false,
             bye_received: None,
             carry: Vec::new(),
@@ -197,20 +285,70 @@ impl Peer {
         }
     }
 
+    /// A connection that we make.
+    pub(crate) fn dialling(id: PeerId, addr: SocketAddr, dial: Dial, now: Tick) -> Self {
+        Self {
+            link: Some(dial.link),
+            state: State::Connecting {
+                deadline: now.saturating_add(dial.timeout_ms),
+            },
+            first_frame_since: None,
+            hello: if dial.hello {
+                HelloState::Awaited
+            } else {
+                HelloState::Never
+            },
+            ..Self::with_hello(id, addr, now, HelloState::Never)
+        }
+    }
+
+    /// The connection is made. True if the peer may be sent to at once, because it is not to be
+    /// greeted.
+    pub(crate) fn handle_connected(&mut self, now: Tick, rules: &Rules, timeout_ms: u64) -> bool {
+        self.opened = now;
+        self.moved = now;
+        if self.hello == HelloState::Never {
+            self.set_state(now, State::Open);
+            return true;
+        }
+        self.insert_control(&Frame::new(MessageType::HELLO, &rules.hello_payload));
+        let deadline = now.saturating_add(timeout_ms);
+        self.set_state(now, State::Greeting { deadline });
+        false
+    }
+
+    /// The peer that introduced itself is welcome: HELLO is answered, OK opens the connection.
+    pub(crate) fn accept_introduction(&mut self, now: Tick, rules: &Rules) {
+        match self.state {
+            State::Greeting { .. } => self.set_state(now, State::Open),
+            State::Connecting { .. }
+            | State::Open
+            | State::Refused { .. }
+            | State::HalfClosed { .. }
+            | State::Stopping { .. }
+            | State::Draining { .. }
+            | State::Lingering { .. } => {
+                self.insert_control(&Frame::new(MessageType::OK, &rules.ok_payload));
+            }
+        }
+    }
+
     /// Parses `bytes`: the carried beginning of a frame and what was read behind it. `receiving` is
     /// the time of receiving.
     ///
     /// Frames in front of a bad one count; at a bad one, or after a BYE, parsing ends and the state
-    /// says so. To be called while the state takes input.
+    /// says so. It also ends when the peer has introduced itself: whoever knows the other peers
+    /// judges that, sets `introduced` back, and calls again with the same `parsed`. To be called
+    /// while the state takes input.
     pub(crate) fn handle_bytes(
         &mut self,
         now: Tick,
         receiving: Tick,
         rules: &Rules,
         bytes: &[u8],
-    ) -> Parsed {
+        parsed: &mut Parsed,
+    ) {
         debug_assert!(self.state.takes_input(), "bytes in state {:?}", self.state);
-        let mut parsed = Parsed::default();
         while self.state.takes_input() && parsed.fault.is_none() {
             let rest = &bytes[parsed.consumed..];
             let end = if self.hello == HelloState::Required {
@@ -224,9 +362,32 @@ impl Peer {
             match end {
                 ScanEnd::Incomplete => break,
                 ScanEnd::Error(error) => parsed.fault = Some(Fault::Frame(error)),
-                ScanEnd::Protocol => self.handle_protocol(now, rules, bytes, &mut parsed),
+                ScanEnd::Protocol => self.handle_protocol(now, rules, bytes, parsed),
+            }
+            if parsed.introduced {
+                return;
             }
         }
+        if self.hello == HelloState::Awaited {
+            self.wait_for_ok(bytes, parsed);
+        }
+        self.finish_bytes(receiving, bytes, parsed);
+    }
+
+    /// Messages that came before the OK are nobody's yet: they wait in front of it.
+    fn wait_for_ok(&mut self, bytes: &[u8], parsed: &mut Parsed) {
+        if self.state.takes_input() && parsed.fault.is_none() && bytes.len() > BEFORE_OK_BYTES_MAX {
+            let text = "64 KiB came before the OK to our HELLO";
+            let fault = Fault::Message(CloseReason::BadProtocolMessage, text);
+            parsed.fault = Some(fault);
+        }
+        *parsed = Parsed {
+            fault: parsed.fault,
+            ..Parsed::default()
+        };
+    }
+
+    fn finish_bytes(&mut self, receiving: Tick, bytes: &[u8], parsed: &Parsed) {
         if parsed.frames > 0 || parsed.has_protocol {
             self.first_frame_since = None;
         }
@@ -239,7 +400,6 @@ impl Peer {
         let messages = u64::from(parsed.frames);
         self.inbound
             .add(Traffic::new(messages, parsed.consumed as u64));
-        parsed
     }
 
     /// Takes the protocol message that comes next in `bytes`.
@@ -269,53 +429,59 @@ impl Peer {
             let text = "the first frame is not HELLO, which is required";
             return Err(Fault::Message(CloseReason::HelloRequired, text));
         }
-        match frame.message_type {
-            MessageType::HELLO => {
-                self.handle_hello(rules, frame.payload)?;
+        match (frame.message_type, self.hello) {
+            (MessageType::HELLO, HelloState::Optional | HelloState::Required) => {
+                self.handle_introduction(rules, frame.payload)?;
                 parsed.introduced = true;
             }
-            MessageType::OK => return wrong("OK without our HELLO"),
-            MessageType::BYE => match frame::Bye::parse(frame.payload) {
+            (MessageType::HELLO, _) if self.link.is_none() => return wrong("second HELLO"),
+            (MessageType::HELLO, _) => return wrong("HELLO from a peer that we connected to"),
+            (MessageType::OK, HelloState::Awaited) => {
+                self.handle_introduction(rules, frame.payload)?;
+                parsed.introduced = true;
+            }
+            (MessageType::OK, _) => return wrong("OK without our HELLO"),
+            (MessageType::BYE, _) => match frame::Bye::parse(frame.payload) {
                 Ok(bye) => {
                     self.bye_received = Some(bye.code);
                     self.handle_end(now, CloseReason::PeerBye);
                 }
                 Err(_) => return wrong("malformed BYE"),
             },
-            MessageType::PING if frame.payload.len() > PING_SIZE_MAX => {
+            (MessageType::PING, _) if frame.payload.len() > PING_SIZE_MAX => {
                 return wrong("PING is longer than 64 bytes");
             }
-            MessageType::PING => self.pong = Some(frame.payload.into()),
-            MessageType::PONG => {}
+            (MessageType::PING, _) => self.pong = Some(frame.payload.into()),
+            (MessageType::PONG, _) => {}
             _ => return wrong("unknown protocol message"),
         }
         Ok(())
     }
 
-    fn handle_hello(&mut self, rules: &Rules, payload: &[u8]) -> Result<(), Fault> {
-        if self.hello == HelloState::Said {
-            return Err(Fault::Message(
-                CloseReason::BadProtocolMessage,
-                "second HELLO",
-            ));
-        }
-        let hello = Hello::parse(payload)
-            .map_err(|_| Fault::Message(CloseReason::BadProtocolMessage, "malformed HELLO"))?;
+    /// A HELLO, or the OK to ours: the two have one form.
+    fn handle_introduction(&mut self, rules: &Rules, payload: &[u8]) -> Result<(), Fault> {
+        let fault = |reason, text| Err(Fault::Message(reason, text));
+        let Ok(hello) = Hello::parse(payload) else {
+            return fault(CloseReason::BadProtocolMessage, "malformed HELLO or OK");
+        };
         if !hello.is_current_version() {
-            let text = "HELLO speaks of another protocol version";
-            return Err(Fault::Message(CloseReason::HelloMismatch, text));
+            let text = "HELLO or OK speaks of another protocol version";
+            return fault(CloseReason::HelloMismatch, text);
         }
         if hello.network_id != rules.network_id {
-            let text = "HELLO names another network";
-            return Err(Fault::Message(CloseReason::HelloMismatch, text));
+            let text = "HELLO or OK names another network";
+            return fault(CloseReason::HelloMismatch, text);
+        }
+        let authenticated = rules.accepts_token(hello.token);
+        if !rules.tokens.is_empty() && !authenticated {
+            return fault(CloseReason::AuthFailed, "HELLO or OK shows a wrong token");
         }
         self.hello = HelloState::Said;
-        self.insert_control(&Frame::new(MessageType::OK, &rules.ok_payload));
         self.identity = Some(Arc::new(PeerIdentity {
             node_id: NodeId(hello.node_id),
             agent: hello.agent.to_owned(),
             payload_size_max: hello.payload_size_max,
-            authenticated: false,
+            authenticated,
         }));
         Ok(())
     }
@@ -325,6 +491,28 @@ impl Peer {
         self.identity
             .as_ref()
             .map_or(NodeId::ANONYMOUS, |identity| identity.node_id)
+    }
+
+    /// Whether it showed a token that we accept.
+    pub(crate) fn is_authenticated(&self) -> bool {
+        let identity = self.identity.as_ref();
+        identity.is_some_and(|identity| identity.authenticated)
+    }
+
+    /// Bytes came, which prove life.
+    pub(crate) fn handle_heard(&mut self, receiving: Tick) {
+        self.heard_since = receiving;
+        self.pinged = None;
+    }
+
+    /// Asks the peer for a sign of life.
+    pub(crate) fn ping(&mut self, receiving: Tick) {
+        let first = self.pinged.map_or(receiving, |(first, _)| first);
+        self.pinged = Some((first, receiving));
+        // What waits there is as good as a second PING: the peer takes neither.
+        if !self.outbox.has_control() {
+            self.insert_control(&Frame::new(MessageType::PING, &[]));
+        }
     }
 
     /// Bytes moved, in either direction.
@@ -373,6 +561,10 @@ impl Peer {
                 self.first_frame_since = self.first_frame_since.map(|tick| tick + shift);
                 self.frame_since = self.frame_since.map(|tick| tick + shift);
                 self.idle_since += shift;
+                self.heard_since += shift;
+                self.pinged = self
+                    .pinged
+                    .map(|(first, last)| (first + shift, last + shift));
             }
             (true, None) | (false, Some(_)) => {}
         }
@@ -436,7 +628,10 @@ impl Peer {
     ) {
         let reason = match self.state {
             State::HalfClosed { reason, .. } => reason,
-            State::Open
+            State::Connecting { .. }
+            | State::Greeting { .. }
+            | State::Open
+            | State::Refused { .. }
             | State::Stopping { .. }
             | State::Draining { .. }
             | State::Lingering { .. } => reason,
@@ -574,7 +769,12 @@ impl Peer {
                 let waited = now - progress.0 >= HALF_CLOSE_GRACE_MS;
                 (!queued && (!in_flight || waited)).then_some(reason)
             }
-            State::Open | State::Draining { .. } | State::Lingering { .. } => None,
+            State::Connecting { .. }
+            | State::Greeting { .. }
+            | State::Open
+            | State::Refused { .. }
+            | State::Draining { .. }
+            | State::Lingering { .. } => None,
         }
     }
 
@@ -599,15 +799,16 @@ impl Peer {
         let stall = after(self.stalled_since, rules.write_stall_ms);
         let receiving = self.paused_since.is_none();
         let ends = match self.state {
-            State::Open if !receiving => [None; 3],
+            State::Open if !receiving => [None; 4],
             State::Open => [
                 after(self.first_frame_since, rules.first_frame_ms),
                 after(self.frame_since, rules.frame_ms),
                 after(Some(self.idle_since), rules.idle_ms),
+                self.heartbeat(rules).map(|(tick, _)| tick),
             ]
             .map(|deadline| deadline.map(|tick| tick.saturating_add(lag))),
             State::HalfClosed { quiet_since, .. } => {
-                [after(quiet_since, HALF_CLOSE_GRACE_MS), None, None]
+                [after(quiet_since, HALF_CLOSE_GRACE_MS), None, None, None]
             }
             State::Stopping {
                 progress, deadline, ..
@@ -615,10 +816,13 @@ impl Peer {
                 after(Some(progress.0), HALF_CLOSE_GRACE_MS),
                 Some(deadline),
                 None,
+                None,
             ],
-            State::Draining { deadline, .. } | State::Lingering { deadline, .. } => {
-                [Some(deadline), None, None]
-            }
+            State::Connecting { deadline }
+            | State::Greeting { deadline }
+            | State::Refused { deadline, .. }
+            | State::Draining { deadline, .. }
+            | State::Lingering { deadline, .. } => [Some(deadline), None, None, None],
         };
         ends.into_iter().chain([stall]).flatten().min()
     }
@@ -642,8 +846,17 @@ impl Peer {
                 } else if passed(Some(self.idle_since), rules.idle_ms) {
                     Some(Verdict::Close(CloseReason::IdleTimeout))
                 } else {
-                    None
+                    let (tick, verdict) = self.heartbeat(rules)?;
+                    (now.saturating_sub(lag) >= tick).then_some(verdict)
                 }
+            }
+            State::Connecting { deadline } => (now >= deadline).then_some(Verdict::GiveUp),
+            State::Greeting { deadline } if now >= deadline => {
+                Some(Verdict::Close(CloseReason::FirstFrameTimeout))
+            }
+            State::Greeting { .. } => None,
+            State::Refused { reason, deadline } => {
+                (now >= deadline).then_some(Verdict::Close(reason))
             }
             State::HalfClosed { .. } => Some(Verdict::CheckQuiet),
             State::Stopping {
@@ -658,6 +871,41 @@ impl Peer {
         }
     }
 
+    /// When the peer is to be asked for a sign of life, or is dead; and which of the two.
+    ///
+    /// A peer is dead after the whole time of silence, and not before a PING had its part of that
+    /// to be answered in: after a pause of the whole process, the peer is asked first.
+    fn heartbeat(&self, rules: &Rules) -> Option<(Tick, Verdict)> {
+        if self.hello != HelloState::Said || rules.heartbeat_ms == 0 {
+            return None;
+        }
+        let last = self.pinged.map_or(self.heard_since, |(_, last)| last);
+        let ping = end_of(last, rules.heartbeat_ms);
+        let dead = self.pinged.filter(|_| rules.heartbeat_timeout_ms > 0);
+        let dead = dead.map(|(first, _)| {
+            let answer_ms = rules
+                .heartbeat_timeout_ms
+                .saturating_sub(rules.heartbeat_ms);
+            let silence = end_of(self.heard_since, rules.heartbeat_timeout_ms);
+            silence.max(end_of(first, answer_ms))
+        });
+        match dead {
+            Some(dead) if dead <= ping => {
+                Some((dead, Verdict::Close(CloseReason::HeartbeatTimeout)))
+            }
+            Some(_) | None => Some((ping, Verdict::Ping)),
+        }
+    }
+
+    /// The peer's token is wrong: it is not read any more, and learns of it a little later.
+    pub(crate) fn begin_refusal(&mut self, now: Tick, reason: CloseReason) {
+        self.carry = Vec::new();
+        self.frame_since = None;
+        self.first_frame_since = None;
+        let deadline = now.saturating_add(AUTH_DELAY_MS);
+        self.set_state(now, State::Refused { reason, deadline });
+    }
+
     pub(crate) fn state(&self) -> State {
         self.state
     }
@@ -665,7 +913,12 @@ impl Peer {
     /// Whether the connection is on its way to be closed.
     pub(crate) fn is_closing(&self) -> bool {
         match self.state {
-            State::Open | State::HalfClosed { .. } | State::Stopping { .. } => false,
+            State::Connecting { .. }
+            | State::Greeting { .. }
+            | State::Open
+            | State::Refused { .. }
+            | State::HalfClosed { .. }
+            | State::Stopping { .. } => false,
             State::Draining { .. } | State::Lingering { .. } => true,
         }
     }

@@ -5,6 +5,11 @@ use crate::{clock::Tick, error::CloseReason};
 /// Where a connection is in its life.
 ///
 /// ```text
+///   Connecting --> Greeting --+
+///        |          | made    | OK
+///        |          v         v          we dial: from Connecting, or
+///        +--------> failed   Open        without HELLO straight to Open
+///
 ///            FIN or BYE of the peer
 ///   Open ------------------------------> HalfClosed
 ///    | \                                   / | quiet for 250 ms
@@ -18,13 +23,22 @@ use crate::{clock::Tick, error::CloseReason};
 ///      write stall, reset, I/O error                 I/O error
 /// ```
 ///
+/// A peer with a wrong token goes from `Open` to `Refused`, where it is not read, and after a delay
+/// to `Draining`. A `Greeting` that goes wrong ends as `Open` does.
+///
 /// *Quiet* means: everything read from the peer was released by its subscribers, and everything
 /// that was accepted for it was written. `Draining` is skipped by nobody who closes in order: it
 /// finishes the outbox, says BYE unless the peer closed first, and sends the FIN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
+    /// We dial, and the connection is not made yet.
+    Connecting { deadline: Tick },
+    /// We dialled and said HELLO; nothing but the protocol's own frames is sent before the OK.
+    Greeting { deadline: Tick },
     /// Reads and writes.
     Open,
+    /// The peer's token is wrong, which it learns after a delay.
+    Refused { reason: CloseReason, deadline: Tick },
     /// The peer sends nothing more; answers still go out, and senders may still send.
     HalfClosed {
         reason: CloseReason,
@@ -70,13 +84,22 @@ pub(crate) enum Bye {
 impl State {
     /// Whether frames of the peer are taken in.
     pub(crate) const fn takes_input(self) -> bool {
-        matches!(self, Self::Open)
+        matches!(self, Self::Open | Self::Greeting { .. })
     }
 
     /// Whether a step may follow another; the diagram above, as a table.
     pub(crate) fn may_become(self, next: Self) -> bool {
         match (self, next) {
-            (Self::Open, _) => true,
+            (Self::Connecting { .. }, Self::Greeting { .. } | Self::Open) => true,
+            (
+                Self::Greeting { .. },
+                Self::Open
+                | Self::HalfClosed { .. }
+                | Self::Stopping { .. }
+                | Self::Draining { .. },
+            ) => true,
+            (Self::Open, Self::Connecting { .. } | Self::Greeting { .. }) => false,
+            (Self::Open, _) | (Self::Refused { .. }, Self::Draining { .. }) => true,
             (
                 Self::HalfClosed { .. },
                 Self::HalfClosed { .. } | Self::Stopping { .. } | Self::Draining { .. },
@@ -85,7 +108,10 @@ impl State {
             (Self::Draining { .. }, Self::Draining { .. } | Self::Lingering { .. }) => true,
             (Self::Lingering { .. }, Self::Lingering { .. }) => true,
             (
-                Self::HalfClosed { .. }
+                Self::Connecting { .. }
+                | Self::Greeting { .. }
+                | Self::Refused { .. }
+                | Self::HalfClosed { .. }
                 | Self::Stopping { .. }
                 | Self::Draining { .. }
                 | Self::Lingering { .. },
@@ -96,7 +122,10 @@ impl State {
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
+            Self::Connecting { .. } => "connecting",
+            Self::Greeting { .. } => "greeting",
             Self::Open => "open",
+            Self::Refused { .. } => "refused",
             Self::HalfClosed { .. } => "half-closed",
             Self::Stopping { .. } => "stopping",
             Self::Draining { .. } => "draining",

@@ -11,20 +11,33 @@ fn rules() -> Rules {
         ..Hello::default()
     };
     Rules {
-        decoder: Decoder::new(10_000),
         first_frame_ms: 100,
         frame_ms: 50,
-        idle_ms: 0,
         write_stall_ms: 200,
-        drain_ms: 1_000,
-        hello_required: false,
         network_id: 7,
         ok_payload: ok.to_payload(),
+        ..Rules::lenient(Decoder::new(10_000))
     }
 }
 
 fn peer(rules: &Rules) -> Peer {
     Peer::new(PeerId::new(0, 0, 1), ADDR.parse().unwrap(), 0, rules)
+}
+
+impl Peer {
+    /// Parses bytes as a service does to which everybody is welcome.
+    fn take(&mut self, now: Tick, receiving: Tick, rules: &Rules, bytes: &[u8]) -> Parsed {
+        let (mut parsed, mut introduced) = (Parsed::default(), false);
+        loop {
+            self.handle_bytes(now, receiving, rules, bytes, &mut parsed);
+            if !std::mem::take(&mut parsed.introduced) {
+                parsed.introduced = introduced;
+                return parsed;
+            }
+            introduced = true;
+            self.accept_introduction(now, rules);
+        }
+    }
 }
 
 fn encoded(message_type: MessageType, payload: &[u8]) -> Vec<u8> {
@@ -74,7 +87,7 @@ fn output(peer: &mut Peer) -> Vec<(MessageType, Vec<u8>)> {
 #[track_caller]
 fn fault(rules: &Rules, bytes: &[u8], reason: CloseReason) {
     let mut peer = peer(rules);
-    let parsed = peer.handle_bytes(1, 1, rules, bytes);
+    let parsed = peer.take(1, 1, rules, bytes);
     assert_eq!(parsed.fault.map(Fault::reason), Some(reason));
 }
 
@@ -83,7 +96,7 @@ fn application_frames_need_no_hello() {
     let rules = rules();
     let mut peer = peer(&rules);
     let bytes = [app(b"one"), app(b"two"), app(b"thr")[..5].to_vec()].concat();
-    let parsed = peer.handle_bytes(1, 1, &rules, &bytes);
+    let parsed = peer.take(1, 1, &rules, &bytes);
     assert_eq!((parsed.frames, parsed.consumed), (2, 22));
     assert_eq!(parsed.message_type, Some(MessageType(1)));
     assert!(parsed.fault.is_none() && !parsed.has_protocol);
@@ -95,7 +108,7 @@ fn an_optional_hello_may_come_late_and_is_answered() {
     let rules = rules();
     let mut peer = peer(&rules);
     let bytes = [app(b"one"), hello(7), app(b"two")].concat();
-    let parsed = peer.handle_bytes(1, 1, &rules, &bytes);
+    let parsed = peer.take(1, 1, &rules, &bytes);
     assert_eq!((parsed.frames, parsed.consumed), (2, bytes.len()));
     assert!(parsed.has_protocol && parsed.fault.is_none());
     assert!(parsed.introduced);
@@ -109,7 +122,7 @@ fn a_hello_may_come_once() {
     let bytes = [hello(7), app(b"one"), hello(7)].concat();
     let rules = rules();
     let mut peer = peer(&rules);
-    let parsed = peer.handle_bytes(1, 1, &rules, &bytes);
+    let parsed = peer.take(1, 1, &rules, &bytes);
     let reason = parsed.fault.map(Fault::reason);
     assert_eq!(reason, Some(CloseReason::BadProtocolMessage));
     assert_eq!(parsed.frames, 1, "the frame in front of it is delivered");
@@ -144,14 +157,14 @@ fn a_required_hello_comes_first() {
     fault(&rules, &4097_u32.to_be_bytes(), CloseReason::FrameTooLong);
     let mut peer = peer(&rules);
     assert!(
-        peer.handle_bytes(1, 1, &rules, &4096_u32.to_be_bytes())
+        peer.take(1, 1, &rules, &4096_u32.to_be_bytes())
             .fault
             .is_none()
     );
 
     let mut peer = self::peer(&rules);
     let bytes = [hello(7), app(&[0; 5_000])].concat();
-    let parsed = peer.handle_bytes(1, 1, &rules, &bytes);
+    let parsed = peer.take(1, 1, &rules, &bytes);
     assert!(parsed.fault.is_none());
     assert_eq!((parsed.frames, parsed.consumed), (1, bytes.len()));
 }
@@ -165,7 +178,7 @@ fn a_ping_is_answered_and_the_newest_wins() {
         encoded(MessageType::PING, &[7; 64]),
     ]
     .concat();
-    let parsed = peer.handle_bytes(1, 1, &rules, &bytes);
+    let parsed = peer.take(1, 1, &rules, &bytes);
     assert!(parsed.fault.is_none() && parsed.frames == 0);
     assert!(peer.has_output());
     assert_eq!(output(&mut peer), [(MessageType::PONG, vec![7; 64])]);
@@ -179,7 +192,7 @@ fn ok_goes_out_before_pong() {
     let rules = rules();
     let mut peer = peer(&rules);
     let bytes = [hello(7), encoded(MessageType::PING, b"x")].concat();
-    peer.handle_bytes(1, 1, &rules, &bytes);
+    peer.take(1, 1, &rules, &bytes);
     // The PONG waits until the OK is written: one frame of ours at a time.
     for expected in [MessageType::OK, MessageType::PONG] {
         let types: Vec<MessageType> = output(&mut peer).iter().map(|frame| frame.0).collect();
@@ -193,7 +206,7 @@ fn an_unasked_pong_is_ignored_and_the_unknown_is_not() {
     let rules = rules();
     let mut peer = peer(&rules);
     let pong = encoded(MessageType::PONG, b"what");
-    let parsed = peer.handle_bytes(1, 1, &rules, &pong);
+    let parsed = peer.take(1, 1, &rules, &pong);
     assert!(parsed.fault.is_none());
     assert_eq!(output(&mut peer), []);
     for number in [0xFF05, 0xFFFF] {
@@ -213,7 +226,7 @@ fn after_bye_nothing_is_taken() {
     let mut peer = peer(&rules);
     let bye = ByePayload { code: 1, text: "x" }.to_payload();
     let bytes = [app(b"one"), encoded(MessageType::BYE, &bye), app(b"two")].concat();
-    let parsed = peer.handle_bytes(1, 1, &rules, &bytes);
+    let parsed = peer.take(1, 1, &rules, &bytes);
     assert_eq!((parsed.frames, parsed.consumed), (1, bytes.len() - 11));
     assert_eq!(peer.bye_received, Some(1));
     let half =
@@ -268,7 +281,7 @@ fn a_drain_ends_at_its_deadline() {
 fn eof_inside_a_frame_is_told_from_eof_between_frames() {
     let rules = rules();
     let mut whole = peer(&rules);
-    whole.handle_bytes(1, 1, &rules, &app(b"one"));
+    whole.take(1, 1, &rules, &app(b"one"));
     assert!(!whole.handle_eof(2));
     let mut cut = peer(&rules);
     cut.carry = app(b"one")[..6].to_vec();
@@ -318,10 +331,10 @@ fn the_first_frame_is_due_and_any_whole_frame_will_do() {
     assert_eq!(silent.judge(100, &rules, 0), None);
     assert_eq!(silent.judge(101, &rules, 0), close);
     // A part of a frame does not count.
-    silent.handle_bytes(99, 99, &rules, b"\0\0");
+    silent.take(99, 99, &rules, b"\0\0");
     assert_eq!(silent.judge(101, &rules, 0), close);
     let mut pings = peer(&rules);
-    pings.handle_bytes(99, 99, &rules, &encoded(MessageType::PING, b""));
+    pings.take(99, 99, &rules, &encoded(MessageType::PING, b""));
     assert_eq!(pings.judge(10_000, &rules, 0), None);
     assert_eq!(pings.next_deadline(&rules, 0), None);
 }
@@ -331,16 +344,16 @@ fn a_frame_is_due_from_its_first_byte() {
     let rules = rules();
     let mut peer = peer(&rules);
     let frame = app(b"hello");
-    peer.handle_bytes(1, 1, &rules, &app(b"one"));
-    peer.handle_bytes(10, 10, &rules, &frame[..1]);
-    peer.handle_bytes(55, 55, &rules, &frame[..9]);
+    peer.take(1, 1, &rules, &app(b"one"));
+    peer.take(10, 10, &rules, &frame[..1]);
+    peer.take(55, 55, &rules, &frame[..9]);
     assert_eq!(peer.next_deadline(&rules, 0), Some(61));
     assert_eq!(peer.judge(60, &rules, 0), None);
     let close = Verdict::Close(CloseReason::FrameTimeout);
     assert_eq!(peer.judge(61, &rules, 0), Some(close));
     // The next frame has its own time.
     let both = [&frame[..], &frame[..3]].concat();
-    peer.handle_bytes(59, 59, &rules, &both);
+    peer.take(59, 59, &rules, &both);
     assert_eq!(peer.next_deadline(&rules, 0), Some(110));
 }
 
@@ -352,7 +365,7 @@ fn deadlines_of_receiving_stand_still_while_we_do_not_read() {
     };
     let mut peer = peer(&rules);
     peer.handle_moved(10, 10);
-    peer.handle_bytes(10, 10, &rules, &[app(b"x"), vec![0]].concat());
+    peer.take(10, 10, &rules, &[app(b"x"), vec![0]].concat());
     peer.set_reading(20, false);
     peer.set_reading(25, false);
     assert_eq!(peer.judge(10_000, &rules, 0), None);
@@ -363,7 +376,7 @@ fn deadlines_of_receiving_stand_still_while_we_do_not_read() {
     assert_eq!(peer.judge(1_060, &rules, 0), None);
     let close = Verdict::Close(CloseReason::FrameTimeout);
     assert_eq!(peer.judge(1_061, &rules, 0), Some(close));
-    peer.handle_bytes(1_030, 1_030, &rules, &app(b"x"));
+    peer.take(1_030, 1_030, &rules, &app(b"x"));
     let idle = Verdict::Close(CloseReason::IdleTimeout);
     assert_eq!(peer.judge(1_090, &rules, 0), None);
     assert_eq!(peer.judge(1_091, &rules, 0), Some(idle));
@@ -403,7 +416,7 @@ fn zero_is_off() {
         ..rules()
     };
     let mut peer = peer(&rules);
-    peer.handle_bytes(1, 1, &rules, b"\0");
+    peer.take(1, 1, &rules, b"\0");
     peer.handle_write_blocked(1);
     assert_eq!(peer.next_deadline(&rules, 0), None);
     assert_eq!(peer.judge(u64::MAX, &rules, 0), None);

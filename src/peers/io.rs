@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 
-use super::{Again, Pause, Peers, recharge_carry};
+use super::{Again, Pause, Peers, recharge_carry, seat::Standing};
 use crate::{
     block::{BlockHead, BlockRef},
     clock::{Now, Tick},
@@ -294,6 +294,7 @@ impl Peers {
                     seat.ready.clear(Ready::READ);
                 }
                 seat.peer.handle_moved(now.tick, receiving);
+                seat.peer.handle_heard(receiving);
                 self.handle_input(now, id, buffer, count)
             }
             Err(error) => {
@@ -339,6 +340,7 @@ impl Peers {
             self.leave(now, id, reason, false);
         } else {
             self.check_quiet(now, id);
+            self.end_greeting(now, id);
             self.arm(now, id);
         }
     }
@@ -361,10 +363,18 @@ impl Peers {
             }
             return None;
         }
-        let peer = &mut seat.peer;
-        let parsed = peer.handle_bytes(now.tick, receiving, &self.rules, &buffer.bytes);
-        if parsed.introduced {
-            self.admit(id);
+        let mut parsed = Parsed::default();
+        loop {
+            let peer = &mut self
+                .seats
+                .get_mut(id.index() as usize)?
+                .as_deref_mut()?
+                .peer;
+            peer.handle_bytes(now.tick, receiving, &self.rules, &buffer.bytes, &mut parsed);
+            if !std::mem::take(&mut parsed.introduced) {
+                break;
+            }
+            parsed.fault = self.handle_introduction(now.tick, id).err();
         }
         let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
         let peer = &mut seat.peer;
@@ -401,6 +411,26 @@ impl Peers {
         block
     }
 
+    /// A peer said who it is: it is welcome, or broke a rule about several connections of one node.
+    fn handle_introduction(&mut self, now: Tick, id: PeerId) -> Result<(), Fault> {
+        match self.judge_node(id) {
+            Ok(None) => {}
+            Ok(Some(other)) => {
+                let drain_ms = self.rules.drain_ms;
+                log::debug!("peer {other} gives way to peer {id} of the same node");
+                self.begin_close(now, other, CloseReason::DuplicateNode, drain_ms);
+            }
+            Err(text) => return Err(Fault::Message(CloseReason::DuplicateNode, text)),
+        }
+        let rules = &self.rules;
+        let place = self.seats.get_mut(id.index() as usize);
+        if let Some(seat) = place.and_then(Option::as_deref_mut) {
+            seat.peer.accept_introduction(now, rules);
+        }
+        self.admit(now, id);
+        Ok(())
+    }
+
     /// Follows up on what the bytes said.
     fn after_input(&mut self, now: Tick, id: PeerId, parsed: Parsed) {
         if let Some(fault) = parsed.fault {
@@ -409,7 +439,19 @@ impl Peers {
         }
         self.list_writing(id);
         self.check_quiet(now, id);
+        self.end_greeting(now, id);
         self.arm(now, id);
+    }
+
+    /// A peer that we dialled and that left before its OK has nothing to wait for.
+    fn end_greeting(&mut self, now: Tick, id: PeerId) {
+        let Some(seat) = self.seat(id) else { return };
+        if seat.standing != Standing::Dialled || seat.announced {
+            return;
+        }
+        if let State::HalfClosed { reason, .. } = seat.peer.state() {
+            self.begin_close(now, id, reason, LINGER_MS);
+        }
     }
 
     /// The peer broke the protocol. It is not read any more; what it sent before is delivered, and
@@ -418,7 +460,10 @@ impl Peers {
         let released = self.slots.released(id);
         let Some(seat) = self.seat(id) else { return };
         let (addr, reason) = (seat.peer.addr, fault.reason());
-        if seat.peer.state().takes_input() {
+        if reason == CloseReason::AuthFailed && seat.peer.link.is_none() {
+            seat.peer.begin_refusal(now, reason);
+            seat.pause = Some(Pause::Closing);
+        } else if seat.peer.state().takes_input() {
             seat.peer
                 .begin_stop(now, reason, now + LINGER_MS, released.bytes);
             seat.pause = Some(Pause::Closing);

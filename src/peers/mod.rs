@@ -14,6 +14,7 @@
 //! - the seats that count for the limit of peers are those that were not refused
 
 mod io;
+mod links;
 mod seat;
 #[cfg(test)]
 mod tests;
@@ -25,15 +26,16 @@ use std::{
     time::Duration,
 };
 
-use seat::{Credit, Leaving, Origin, Pause, Seat};
+use links::Links;
+use seat::{Credit, Leaving, Origin, Pause, Seat, Standing};
 use slab::Slab;
 
 use crate::{
     block::BlockPool,
     clock::Tick,
-    error::CloseReason,
+    error::{CloseReason, DialError},
     event::Event,
-    id::PeerId,
+    id::{LinkId, NodeId, PeerId},
     ledger::{ClosedRow, PeerRow, Traffic, TypeMap},
     limits::{CLOSED_ROWS_MAX, COMMANDS_PER_TURN, LINGER_MS, REFUSED_PEERS_MAX, TIMERS_PER_TURN},
     peer::{Peer, Rules, State, Verdict},
@@ -62,6 +64,8 @@ pub(crate) struct PeerLimits {
 pub(crate) enum Timer {
     /// A deadline of a peer may have passed.
     Peer(PeerId),
+    /// A link may connect again.
+    Link(LinkId),
     /// To look whether the budget is still used up.
     Budget,
     /// The node's: the metrics tick, and an accept that failed.
@@ -74,6 +78,10 @@ pub(crate) enum Timer {
 /// What the node has to do with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
+    /// To begin to connect.
+    Connect(PeerId, SocketAddr),
+    /// To look whether the connection is made.
+    LookConnected(PeerId),
     /// To send the FIN.
     Shutdown(PeerId),
     /// To close; with `abort`, by a RST.
@@ -91,8 +99,15 @@ pub(crate) struct Peers {
     pub(crate) wheel: Wheel<Timer>,
     /// `None` keeps the place of a slot that cannot be used.
     seats: Slab<Option<Box<Seat>>>,
-    /// Seats that were not refused.
+    /// Connections: seats that were not refused, and not those that we are still making.
     counted: usize,
+    /// Those among them that came to us.
+    accepted: usize,
+    /// Seats of connections that we make or made.
+    dialled: usize,
+    links: Links,
+    /// Who is connected, by who they say they are.
+    nodes: HashMap<NodeId, PeerId>,
     origins: HashMap<Origin, usize>,
     /// Peers with ready input, and with output that may be written: of this turn, and of the next.
     reading: VecDeque<PeerId>,
@@ -137,7 +152,7 @@ pub(crate) struct Stop {
 
 impl Peers {
     pub(crate) fn new(slots: Arc<Slots>, rules: Rules, limits: PeerLimits, now: Tick) -> Self {
-        let outbox = slots.limits();
+        let (outbox, seed) = (slots.limits(), rules.seed);
         Self {
             pool: BlockPool::new(Arc::clone(&slots)),
             slots,
@@ -150,6 +165,10 @@ impl Peers {
             wheel: Wheel::new(now),
             seats: Slab::new(),
             counted: 0,
+            accepted: 0,
+            dialled: 0,
+            links: Links::new(seed),
+            nodes: HashMap::new(),
             origins: HashMap::new(),
             reading: VecDeque::new(),
             read_list: VecDeque::new(),
@@ -177,7 +196,7 @@ impl Peers {
     pub(crate) fn handle_accepted(&mut self, now: Tick, addr: SocketAddr) -> Option<PeerId> {
         self.slots.ledger.accepted.add(1);
         let refusal = self.refusal(addr);
-        let full = self.seats.len() >= self.limits.peers + REFUSED_PEERS_MAX;
+        let full = self.seats.len() - self.dialled >= self.limits.peers + REFUSED_PEERS_MAX;
         let Some(id) = (if full {
             None
         } else {
@@ -186,16 +205,14 @@ impl Peers {
             self.count_closed(refusal.unwrap_or(CloseReason::TooManyPeers));
             return None;
         };
-        let mut seat = Seat::new(Peer::new(id, addr, self.receiving(now), &self.rules));
-        seat.refused = refusal.is_some();
-        seat.peer.opened = now;
-        seat.peer.moved = now;
-        let index = self.seats.insert(Some(seat));
-        debug_assert_eq!(
-            index,
-            id.index() as usize,
-            "the slot is the one of the seat"
-        );
+        let mut peer = Peer::new(id, addr, self.receiving(now), &self.rules);
+        peer.opened = now;
+        peer.moved = now;
+        let standing = match refusal {
+            Some(_) => Standing::Refused,
+            None => Standing::Accepted,
+        };
+        self.seat_peer(id, peer, standing);
         match refusal {
             Some(reason) => {
                 log::debug!("peer {id} at {addr} refused: {reason}");
@@ -204,12 +221,13 @@ impl Peers {
             None => {
                 log::debug!("peer {id} at {addr} connected");
                 self.counted += 1;
+                self.accepted += 1;
                 if self.limits.peers_per_origin > 0 {
                     *self.origins.entry(Origin::of(addr)).or_default() += 1;
                 }
                 self.slots.ledger.peers.set(self.counted as u64);
                 if !self.rules.hello_required {
-                    self.admit(id);
+                    self.admit(now, id);
                 }
                 self.arm(now, id);
             }
@@ -217,8 +235,18 @@ impl Peers {
         Some(id)
     }
 
+    /// Gives a connection its place in the table, which is the one of its slot.
+    fn seat_peer(&mut self, id: PeerId, peer: Peer, standing: Standing) {
+        let index = self.seats.insert(Some(Seat::new(peer, standing)));
+        debug_assert_eq!(
+            index,
+            id.index() as usize,
+            "the slot is the one of the seat"
+        );
+    }
+
     fn refusal(&self, addr: SocketAddr) -> Option<CloseReason> {
-        if self.counted >= self.limits.peers {
+        if self.accepted >= self.limits.peers {
             return Some(CloseReason::TooManyPeers);
         }
         let per_origin = self.limits.peers_per_origin;
@@ -254,6 +282,11 @@ impl Peers {
             return;
         };
         seat.ready.set(ready);
+        if seat.standing == Standing::Dialling {
+            seat.ready = Ready::default();
+            self.actions.push_back(Action::LookConnected(id));
+            return;
+        }
         self.list_reading(id);
         self.list_writing(id);
     }
@@ -334,36 +367,30 @@ impl Peers {
         if let Some(timer) = seat.timer {
             self.wheel.cancel(timer);
         }
-        let (refused, announced) = (seat.refused, seat.announced);
-        let row = ClosedRow {
-            peer: id,
-            addr: peer.addr,
-            link: peer.link,
-            node_id: peer.node_id(),
-            reason,
-            bye_received: peer.bye_received,
-            closed_at: Duration::from_millis(now),
-            age: Duration::from_millis(now.saturating_sub(peer.opened)),
-            inbound: peer.inbound,
-            outbound: peer.outbound,
-            lost,
-        };
+        let (standing, announced) = (seat.standing, seat.announced);
+        let dial_error = seat.dial_error.take();
+        let row = closed_row(now, peer, reason, lost);
         log::debug!(
             "peer {id} at {} closed: {reason}, {} messages lost",
             row.addr,
             row.lost.messages
         );
         self.seats.remove(index);
-        if !refused {
-            self.counted -= 1;
-            self.slots.ledger.peers.set(self.counted as u64);
-            self.forget_origin(row.addr);
+        self.forget_standing(standing, &row);
+        let (link, addr) = (row.link, row.addr);
+        let error = (!announced).then(|| {
+            dial_error.unwrap_or(DialError::Handshake {
+                reason,
+                bye_received: row.bye_received,
+            })
+        });
+        if standing != Standing::Dialling {
+            self.count_closed(reason);
+            if announced {
+                self.emit(Event::Closed(Box::new(row.clone())));
+            }
+            self.keep_row(row, abort);
         }
-        self.count_closed(reason);
-        if announced {
-            self.emit(Event::Closed(Box::new(row.clone())));
-        }
-        self.keep_row(row, abort);
         // Senders that wait for room learn that there will never be any.
         if !self.slots.notify_room(id.index()) {
             self.again.push(Again::NotifyRoom(id.index()));
@@ -372,6 +399,30 @@ impl Peers {
             index: id.index(),
             abort,
         });
+        if let Some(link) = link {
+            self.handle_link_down(now, link, addr, error);
+        }
+    }
+
+    /// A seat is empty: it counts no more as what it was.
+    fn forget_standing(&mut self, standing: Standing, row: &ClosedRow) {
+        if self.nodes.get(&row.node_id) == Some(&row.peer) {
+            self.nodes.remove(&row.node_id);
+        }
+        match standing {
+            Standing::Refused => {}
+            Standing::Accepted => {
+                self.counted -= 1;
+                self.accepted -= 1;
+                self.forget_origin(row.addr);
+            }
+            Standing::Dialling => self.dialled -= 1,
+            Standing::Dialled => {
+                self.counted -= 1;
+                self.dialled -= 1;
+            }
+        }
+        self.slots.ledger.peers.set(self.counted as u64);
     }
 
     fn keep_row(&mut self, row: ClosedRow, abort: bool) {
@@ -466,6 +517,7 @@ impl Peers {
             *budget -= 1;
             match expired.value {
                 Timer::Peer(id) => self.handle_deadline(now, id),
+                Timer::Link(id) => self.handle_link_timer(now, id),
                 Timer::Budget => self.handle_budget_timer(now),
                 timer @ (Timer::Metrics | Timer::Accept(_) | Timer::StopDeadline) => {
                     return Some(timer);
@@ -540,6 +592,7 @@ impl Peers {
             peer.taken.add(taken.traffic);
             self.slots.ledger.note_accepted(taken.traffic);
             if taken.close_asked {
+                self.end_link_of(id);
                 self.begin_close(now, id, CloseReason::AppClosed, self.rules.drain_ms);
             }
         }
@@ -571,7 +624,7 @@ impl Peers {
     ///
     /// To be called before the block that brought a HELLO is made, so that the events come before
     /// its messages.
-    fn admit(&mut self, id: PeerId) {
+    fn admit(&mut self, now: Tick, id: PeerId) {
         let Some(seat) = self.seat(id) else { return };
         let (addr, link) = (seat.peer.addr, seat.peer.link);
         let identity = seat.peer.identity.clone();
@@ -582,7 +635,11 @@ impl Peers {
             let peer = id;
             self.emit(Event::Connected { peer, addr, link });
         }
+        self.handle_link_up(now, id);
         if let Some(identity) = identity {
+            if !identity.node_id.is_anonymous() {
+                self.nodes.insert(identity.node_id, id);
+            }
             self.keep_identity(id);
             self.emit(Event::Hello { peer: id, identity });
         }
@@ -610,18 +667,29 @@ impl Peers {
             return;
         };
         seat.timer = None;
-        // Bytes that wait to be read prove life, and may be the rest of a frame.
+        // Bytes that wait to be read prove life, and may be the rest of a frame. A socket that can
+        // be written may take what seemed to stall.
         let unread = seat.in_read_list && seat.ready.has(Ready::READ);
+        let unwritten = seat.in_write_list && seat.ready.has(Ready::WRITE);
         let rules = &self.rules;
         let seat = self.seats[id.index() as usize]
             .as_mut()
             .expect("looked up above");
         let verdict = seat.peer.judge(now, rules, lag);
         match verdict {
-            Some(Verdict::Close(_)) if unread => {
+            Some(Verdict::Close(_) | Verdict::Ping) if unread => {
                 seat.timer = Some(self.wheel.insert(now + 1, Timer::Peer(id)));
                 return;
             }
+            Some(Verdict::Abort(CloseReason::SlowPeer)) if unwritten => {
+                seat.timer = Some(self.wheel.insert(now + 1, Timer::Peer(id)));
+                return;
+            }
+            Some(Verdict::Ping) => {
+                seat.peer.ping(now.saturating_sub(lag));
+                self.list_writing(id);
+            }
+            Some(Verdict::GiveUp) => self.give_up(now, id, DialError::Timeout),
             Some(Verdict::Close(reason)) => self.begin_close(now, id, reason, LINGER_MS),
             Some(Verdict::Abort(reason)) => self.leave(now, id, reason, true),
             Some(Verdict::Done) => {
@@ -671,7 +739,12 @@ impl Peers {
         if deadline <= now {
             deadline = match seat.peer.state() {
                 State::HalfClosed { .. } | State::Stopping { .. } => now + QUIET_CHECK_MS,
-                State::Open | State::Draining { .. } | State::Lingering { .. } => now + 1,
+                State::Connecting { .. }
+                | State::Greeting { .. }
+                | State::Open
+                | State::Refused { .. }
+                | State::Draining { .. }
+                | State::Lingering { .. } => now + 1,
             };
         }
         if let Some(timer) = seat.timer {
@@ -699,7 +772,12 @@ impl Peers {
             State::HalfClosed { .. } => true,
             // While parsed messages wait for a subscriber, answers may still come.
             State::Stopping { .. } => delivered || seat.peer.in_flight(released).bytes == 0,
-            State::Open | State::Draining { .. } | State::Lingering { .. } => return,
+            State::Connecting { .. }
+            | State::Greeting { .. }
+            | State::Open
+            | State::Refused { .. }
+            | State::Draining { .. }
+            | State::Lingering { .. } => return,
         };
         if !waits {
             self.watch_release(now, id, released);
@@ -726,7 +804,10 @@ impl Peers {
         match self.seat(id).map(|seat| seat.peer.state()) {
             Some(State::Stopping { deadline, .. }) => deadline.saturating_sub(now).max(LINGER_MS),
             Some(
-                State::Open
+                State::Connecting { .. }
+                | State::Greeting { .. }
+                | State::Open
+                | State::Refused { .. }
                 | State::HalfClosed { .. }
                 | State::Draining { .. }
                 | State::Lingering { .. },
@@ -801,6 +882,7 @@ impl Peers {
         self.stop = Some(Stop::default());
         self.wheel.insert(deadline, Timer::StopDeadline);
         self.rules.drain_ms = deadline.saturating_sub(now);
+        self.end_links(now);
         let ids: Vec<PeerId> = self
             .seats
             .iter()
@@ -812,9 +894,16 @@ impl Peers {
             let Some(seat) = self.seat(id) else { continue };
             match seat.peer.state() {
                 State::Open | State::HalfClosed { .. } => {}
-                State::Stopping { .. } | State::Draining { .. } | State::Lingering { .. } => {
+                // Nothing was delivered, so nothing has to be answered.
+                State::Refused { reason, .. } => {
+                    self.begin_close(now, id, reason, LINGER_MS);
                     continue;
                 }
+                State::Connecting { .. }
+                | State::Greeting { .. }
+                | State::Stopping { .. }
+                | State::Draining { .. }
+                | State::Lingering { .. } => continue,
             }
             if let Some(reason) = seat.broken {
                 self.leave(now, id, reason, true);
@@ -855,6 +944,7 @@ impl Peers {
     pub(crate) fn rows(&self, now: Tick) -> Vec<PeerRow> {
         let seats = self.seats.iter().filter_map(|(_, seat)| seat.as_ref());
         seats
+            .filter(|seat| seat.standing != Standing::Dialling)
             .map(|seat| {
                 let peer = &seat.peer;
                 PeerRow {
@@ -924,6 +1014,22 @@ impl Peers {
     }
 }
 
+fn closed_row(now: Tick, peer: &Peer, reason: CloseReason, lost: Traffic) -> ClosedRow {
+    ClosedRow {
+        peer: peer.id,
+        addr: peer.addr,
+        link: peer.link,
+        node_id: peer.node_id(),
+        reason,
+        bye_received: peer.bye_received,
+        closed_at: Duration::from_millis(now),
+        age: Duration::from_millis(now.saturating_sub(peer.opened)),
+        inbound: peer.inbound,
+        outbound: peer.outbound,
+        lost,
+    }
+}
+
 /// Charges or returns what the unfinished frame's storage changed by.
 fn recharge_carry(slots: &Slots, seat: &mut Seat) {
     let charge = seat.peer.carry.capacity();
@@ -941,7 +1047,8 @@ fn closing_reason(peer: &Peer) -> CloseReason {
         State::Draining { reason, .. }
         | State::Lingering { reason, .. }
         | State::Stopping { reason, .. }
+        | State::Refused { reason, .. }
         | State::HalfClosed { reason, .. } => reason,
-        State::Open => CloseReason::Internal,
+        State::Connecting { .. } | State::Greeting { .. } | State::Open => CloseReason::Internal,
     }
 }

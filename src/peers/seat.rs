@@ -3,7 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::{
-    error::CloseReason, id::PeerId, ledger::Traffic, peer::Peer, socket::Ready, wheel::TimerKey,
+    error::{CloseReason, DialError},
+    id::PeerId,
+    ledger::Traffic,
+    peer::Peer,
+    socket::Ready,
+    wheel::TimerKey,
 };
 
 /// One connection with its place in the lists of the loop.
@@ -21,14 +26,28 @@ pub(super) struct Seat {
     pub(super) timer: Option<TimerKey>,
     /// Bytes charged to the budget for the unfinished frame.
     pub(super) carry_charge: usize,
-    /// The connection was refused at the door, and does not count as a peer.
-    pub(super) refused: bool,
+    pub(super) standing: Standing,
+    /// Why the connection could not be made, if that is known better than by a reason.
+    pub(super) dial_error: Option<DialError>,
     /// Its `Connected` was told, so that its `Closed` is due.
     pub(super) announced: bool,
     /// The connection broke while it was written; unread input is taken first.
     pub(super) broken: Option<CloseReason>,
     /// Set when the seat waits for its slot to be given back; nothing else happens to it.
     pub(super) leaving: Option<Leaving>,
+}
+
+/// What a connection counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It was refused at the door, and does not count as a peer.
+    Refused,
+    /// It came to us.
+    Accepted,
+    /// We make it; it is not a connection yet.
+    Dialling,
+    /// We made it.
+    Dialled,
 }
 
 /// How a seat is left.
@@ -52,17 +71,23 @@ pub(super) enum Pause {
 }
 
 impl Seat {
-    pub(super) fn new(peer: Peer) -> Box<Self> {
+    pub(super) fn new(peer: Peer, standing: Standing) -> Box<Self> {
         Box::new(Self {
             peer,
-            // Nobody has to wait for the first edge to write.
-            ready: Ready::WRITE,
+            // Nobody has to wait for the first edge to write, except for a connection that is not
+            // made yet: there it says that it is.
+            ready: if standing == Standing::Dialling {
+                Ready::default()
+            } else {
+                Ready::WRITE
+            },
             in_read_list: false,
             in_write_list: false,
             pause: None,
             timer: None,
             carry_charge: 0,
-            refused: false,
+            standing,
+            dial_error: None,
             announced: false,
             broken: None,
             leaving: None,

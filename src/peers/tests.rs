@@ -11,7 +11,10 @@ impl Peers {
             let Some(seat) = seat else { continue };
             let (id, peer) = (seat.id(), &seat.peer);
             assert_eq!(id.index() as usize, index);
-            counted += usize::from(!seat.refused);
+            counted += usize::from(matches!(
+                seat.standing,
+                Standing::Accepted | Standing::Dialled
+            ));
             assert!(seat.leaving.is_none(), "{id} leaves without end");
             let lingering = matches!(peer.state(), State::Lingering { .. });
             let open = peer.state().takes_input() && seat.pause.is_none();
@@ -100,17 +103,7 @@ fn one_peer(clock: Clock, budget: usize) -> (Arc<Slots>, Peers, PeerId) {
         payload_size: 1000,
     };
     let slots = Arc::new(Slots::new(0, 65, limits, ledger, clock));
-    let rules = Rules {
-        decoder: Decoder::new(1000),
-        first_frame_ms: 0,
-        frame_ms: 0,
-        idle_ms: 0,
-        write_stall_ms: 0,
-        drain_ms: 100,
-        hello_required: false,
-        network_id: 0,
-        ok_payload: Vec::new(),
-    };
+    let rules = Rules::lenient(Decoder::new(1000));
     let limits = PeerLimits {
         peers: 1,
         peers_per_origin: 0,

@@ -85,6 +85,8 @@ pub(crate) struct Slots {
     deferred: (Sender<Deferred>, Receiver<Deferred>),
     /// Subscriptions to events that exist: without any, events need not be made.
     pub(crate) event_subscribers: AtomicUsize,
+    /// Links that exist, those that the loop has not been told of included.
+    pub(crate) links: AtomicUsize,
     pub(crate) doorbell: Doorbell,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) clock: Clock,
@@ -221,6 +223,7 @@ impl Slots {
             ended: AtomicBool::new(false),
             deferred: bounded(DEFERRED_MAX),
             event_subscribers: AtomicUsize::new(0),
+            links: AtomicUsize::new(0),
             doorbell: Doorbell::default(),
             ledger,
             clock,

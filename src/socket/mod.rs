@@ -16,7 +16,7 @@ mod poller;
 use std::{io, io::IoSlice, net::SocketAddr, ops::BitOr, time::Duration};
 
 pub(crate) use accept::AcceptFault;
-pub(crate) use listener::{ListenOptions, Listener};
+pub(crate) use listener::{Listener, SocketOptions};
 pub(crate) use poller::{Sockets, raise_descriptor_limit};
 
 use crate::id::PeerId;
@@ -35,6 +35,14 @@ pub(crate) trait Net {
     /// Asks for the events of a connection, in both directions.
     fn register(&mut self, stream: &mut Self::Stream, peer: PeerId) -> io::Result<()>;
 
+    /// Begins to connect, and asks for the events of the connection as `register` does. It is
+    /// writable once it is made, or has failed.
+    fn connect(&mut self, addr: SocketAddr, peer: PeerId) -> io::Result<Self::Stream>;
+
+    /// Whether a connection that was begun is made; false is to be asked again after the next
+    /// event. The error is the one that it failed with.
+    fn is_connected(&mut self, stream: &mut Self::Stream) -> io::Result<bool>;
+
     /// Reads into the spare capacity of `buffer`, at most `limit` bytes. Zero is the peer's FIN.
     fn read(
         &mut self,
@@ -51,6 +59,12 @@ pub(crate) trait Net {
 
     /// Ends the connection; with `abort`, by a RST.
     fn close(&mut self, stream: Self::Stream, abort: bool);
+
+    /// Accepts connections of one more listener, at the place given.
+    fn add_listener(&mut self, index: usize, listener: Listener) -> io::Result<()>;
+
+    /// Ends a listener. Connections that it has accepted stay.
+    fn remove_listener(&mut self, index: usize);
 
     /// Ends all listeners.
     fn close_listeners(&mut self);

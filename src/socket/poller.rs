@@ -16,7 +16,7 @@ use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 
-use super::{AcceptFault, Event, Listener, Net, Ready};
+use super::{AcceptFault, Event, Listener, Net, Ready, SocketOptions, listener};
 use crate::{
     id::PeerId,
     limits::{EVENTS_PER_POLL, LISTENERS_MAX},
@@ -33,26 +33,24 @@ const _: () = assert!(usize::BITS == 64, "a peer's id has to fit a token");
 pub(crate) struct Sockets {
     poll: Poll,
     events: Events,
-    listeners: Vec<Listener>,
+    listeners: Vec<Option<Listener>>,
+    options: SocketOptions,
     /// Given up for a moment when descriptors run out, to accept and close the connection that
     /// waits: its peer learns at once, instead of waiting in a queue that nobody serves.
     spare: Option<File>,
 }
 
 impl Sockets {
-    pub(crate) fn new(listeners: Vec<Listener>) -> io::Result<Self> {
+    pub(crate) fn new(listeners: Vec<Listener>, options: SocketOptions) -> io::Result<Self> {
         let mut sockets = Self {
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS_PER_POLL),
-            listeners,
+            listeners: Vec::new(),
+            options,
             spare: open_spare(),
         };
-        for (index, listener) in sockets.listeners.iter_mut().enumerate() {
-            let token = Token(TOKEN_LISTENERS + index);
-            sockets
-                .poll
-                .registry()
-                .register(&mut listener.socket, token, Interest::READABLE)?;
+        for (index, listener) in listeners.into_iter().enumerate() {
+            sockets.add_listener(index, listener)?;
         }
         Ok(sockets)
     }
@@ -92,7 +90,7 @@ impl Net for Sockets {
     }
 
     fn accept(&mut self, listener: usize) -> Result<(TcpStream, SocketAddr), AcceptFault> {
-        let Some(listener) = self.listeners.get(listener) else {
+        let Some(Some(listener)) = self.listeners.get(listener) else {
             return Err(AcceptFault::WouldBlock);
         };
         if self.spare.is_none() {
@@ -115,6 +113,16 @@ impl Net for Sockets {
         let token = Token(usize::try_from(peer.to_bits()).unwrap_or(usize::MAX));
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         self.poll.registry().register(stream, token, interest)
+    }
+
+    fn connect(&mut self, addr: SocketAddr, peer: PeerId) -> io::Result<TcpStream> {
+        let mut stream = TcpStream::from_std(listener::begin_connect(addr, self.options)?);
+        self.register(&mut stream, peer)?;
+        Ok(stream)
+    }
+
+    fn is_connected(&mut self, stream: &mut TcpStream) -> io::Result<bool> {
+        listener::finish_connect(stream)
     }
 
     fn read(
@@ -161,6 +169,27 @@ impl Net for Sockets {
             let _ = sockopt::set_socket_linger(&stream, Some(Duration::ZERO));
         }
         drop(stream);
+    }
+
+    fn add_listener(&mut self, index: usize, mut listener: Listener) -> io::Result<()> {
+        if index >= LISTENERS_MAX {
+            return Err(io::Error::other("there are 64 listeners already"));
+        }
+        let token = Token(TOKEN_LISTENERS + index);
+        self.poll
+            .registry()
+            .register(&mut listener.socket, token, Interest::READABLE)?;
+        if self.listeners.len() <= index {
+            self.listeners.resize_with(index + 1, || None);
+        }
+        self.listeners[index] = Some(listener);
+        Ok(())
+    }
+
+    fn remove_listener(&mut self, index: usize) {
+        if let Some(place) = self.listeners.get_mut(index) {
+            *place = None;
+        }
     }
 
     fn close_listeners(&mut self) {

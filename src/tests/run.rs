@@ -21,6 +21,7 @@ use crate::{
     error::CloseReason,
     frame::{Decoder, Hello},
     handle::Command,
+    id::ListenerId,
     idle::IdleStrategy,
     ledger::{Counter, DepartedRow, Ledger, Traffic},
     limits::{BLOCK_SIZE, DRAIN_MS, REFUSED_PEERS_MAX},
@@ -115,7 +116,18 @@ impl Run {
         let (commands, receiver) = bounded(8);
         let failed = Arc::new(OnceLock::new());
         let idle = IdleStrategy::Block;
-        let node = Node::new(net, 1, peers, slots, sink, poke, receiver, failed, idle, 0);
+        let node = Node::new(
+            net,
+            vec![ListenerId(0)],
+            peers,
+            slots,
+            sink,
+            poke,
+            receiver,
+            failed,
+            idle,
+            0,
+        );
         Self {
             world,
             node,
@@ -374,15 +386,14 @@ fn rules(random: &mut Random, calm: bool, payload_size: u32) -> Rules {
         ..Hello::default()
     };
     Rules {
-        decoder: Decoder::new(payload_size),
         first_frame_ms,
         frame_ms,
         idle_ms,
         write_stall_ms,
         drain_ms: DRAIN_MS,
         hello_required: random.chance(250),
-        network_id: 0,
         ok_payload: hello.to_payload(),
+        ..Rules::lenient(Decoder::new(payload_size))
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     dispatch::{Registry, Worker},
     id::{MessageType, PeerId},
     slots::Slots,
-    socket::{AcceptFault, Event, Net, Ready},
+    socket::{AcceptFault, Event, Listener, Net, Ready},
 };
 
 /// Polls without a wait and without progress that are taken for a busy loop.
@@ -487,6 +487,20 @@ impl Net for SimNet {
         }
         Ok(())
     }
+
+    fn connect(&mut self, _: SocketAddr, _: PeerId) -> io::Result<SimStream> {
+        Err(io::ErrorKind::ConnectionRefused.into())
+    }
+
+    fn is_connected(&mut self, _: &mut SimStream) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    fn add_listener(&mut self, _: usize, _: Listener) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn remove_listener(&mut self, _: usize) {}
 
     fn read(
         &mut self,

@@ -238,7 +238,6 @@ fn settings_of(error: &ConfigError) -> Vec<&'static str> {
     match error {
         ConfigError::OutOfRange { setting, .. } => vec![setting],
         ConfigError::Exceeds { setting, bound, .. } => vec![setting, bound],
-        ConfigError::NoListener => vec!["listen"],
         // A later version of the library may judge more.
         _ => Vec::new(),
     }

@@ -1,0 +1,274 @@
+//! Whom to connect to, and how: what a link is asked for with, and the thread that looks names up.
+//!
+//! Looking up a name can take as long as the system likes, so neither the caller nor the loop does
+//! it: one thread does, when the first name is given. It ends when nobody can ask it any more; a
+//! lookup that hangs in the system cannot be ended from outside, so a stop does not wait for it.
+
+use std::{
+    fmt, io,
+    net::{SocketAddr, ToSocketAddrs},
+    thread,
+    time::Duration,
+};
+
+use crossbeam_channel::{Sender, bounded};
+
+use crate::{
+    clock::{Tick, ticks_of_timeout},
+    error::ConnectError,
+    id::LinkId,
+    limits::{ADDRESSES_PER_NAME_MAX, LINKS_MAX, NAME_SIZE_MAX, TIMEOUT_MS_CEILING},
+};
+
+/// Whom to connect to, and how.
+///
+/// Made of a `SocketAddr`, a list of them, or a text like `gateway.example:8680`, whose name is
+/// looked up at each attempt. All addresses are tried, one after the other.
+///
+/// # Examples
+///
+/// ```
+/// use nebnet::ConnectOptions;
+/// use std::{net::SocketAddr, time::Duration};
+///
+/// let once = ConnectOptions::from(SocketAddr::from(([127, 0, 0, 1], 8680)));
+/// let kept = ConnectOptions::from("gateway.example:8680")
+///     .keep_connected(true)
+///     .timeout(Duration::from_secs(2));
+/// # let _ = (once, kept);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectOptions {
+    target: Target,
+    pub(crate) keep: bool,
+    pub(crate) hello: bool,
+    timeout: Option<Duration>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Target {
+    Addrs(Vec<SocketAddr>),
+    Name(String),
+}
+
+impl ConnectOptions {
+    fn new(target: Target) -> Self {
+        Self {
+            target,
+            keep: false,
+            hello: true,
+            timeout: None,
+        }
+    }
+
+    /// Connects again whenever the connection ends or cannot be made, after a pause that doubles
+    /// from 100 ms to 30 s ([`Config::reconnect`](crate::Config::reconnect)) and of which a random
+    /// part is waited. Off by default: one attempt.
+    #[must_use]
+    pub fn keep_connected(self, keep: bool) -> Self {
+        Self { keep, ..self }
+    }
+
+    /// Whether to say HELLO, and to wait for the OK before anything else is sent; on by default.
+    /// Off for a peer that speaks frames and no HELLO.
+    #[must_use]
+    pub fn hello(self, hello: bool) -> Self {
+        Self { hello, ..self }
+    }
+
+    /// How long one address may take to connect, and then to answer HELLO; up to 365 days. Default:
+    /// [`Config::connect_timeout`](crate::Config::connect_timeout).
+    #[must_use]
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self {
+            timeout: Some(timeout),
+            ..self
+        }
+    }
+
+    /// Whether a name has to be looked up. A text that is an address is one from now on.
+    pub(crate) fn check(&mut self) -> Result<bool, ConnectError> {
+        if self.timeout.map_or(0, ticks_of_timeout) > TIMEOUT_MS_CEILING {
+            return Err(ConnectError::BadTimeout);
+        }
+        let parsed = match &self.target {
+            Target::Addrs(addrs) if addrs.is_empty() => return Err(ConnectError::BadTarget),
+            Target::Addrs(_) => return Ok(false),
+            Target::Name(name) => name.parse::<SocketAddr>(),
+        };
+        let name = match (&mut self.target, parsed) {
+            (target, Ok(addr)) => {
+                *target = Target::Addrs(vec![addr]);
+                return Ok(false);
+            }
+            (Target::Name(name), Err(_)) => name,
+            (Target::Addrs(_), Err(_)) => return Ok(false),
+        };
+        let port = name.rsplit_once(':').map(|(host, port)| {
+            let is_port = port.parse::<u16>().is_ok();
+            is_port && !host.is_empty() && name.len() <= NAME_SIZE_MAX
+        });
+        if port == Some(true) {
+            Ok(true)
+        } else {
+            Err(ConnectError::BadTarget)
+        }
+    }
+}
+
+impl From<SocketAddr> for ConnectOptions {
+    fn from(addr: SocketAddr) -> Self {
+        Self::new(Target::Addrs(vec![addr]))
+    }
+}
+
+impl From<Vec<SocketAddr>> for ConnectOptions {
+    /// At most 16 of the addresses are tried.
+    fn from(mut addrs: Vec<SocketAddr>) -> Self {
+        addrs.truncate(ADDRESSES_PER_NAME_MAX);
+        Self::new(Target::Addrs(addrs))
+    }
+}
+
+impl From<&[SocketAddr]> for ConnectOptions {
+    /// At most 16 of the addresses are tried.
+    fn from(addrs: &[SocketAddr]) -> Self {
+        addrs.to_vec().into()
+    }
+}
+
+impl From<&str> for ConnectOptions {
+    fn from(name: &str) -> Self {
+        name.to_owned().into()
+    }
+}
+
+impl From<String> for ConnectOptions {
+    fn from(name: String) -> Self {
+        Self::new(Target::Name(name))
+    }
+}
+
+/// A link as the loop is asked for it.
+#[derive(Debug)]
+pub(crate) struct NewLink {
+    pub(crate) id: LinkId,
+    pub(crate) source: Source,
+    pub(crate) keep: bool,
+    pub(crate) hello: bool,
+    /// In milliseconds; `None` is the service's.
+    pub(crate) timeout_ms: Option<Tick>,
+}
+
+/// Where the addresses of a link come from.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    Addrs(Vec<SocketAddr>),
+    Name(String, Resolver),
+}
+
+impl NewLink {
+    /// `resolver` is there if [`ConnectOptions::check`] asked for it.
+    pub(crate) fn new(id: LinkId, options: ConnectOptions, resolver: Option<Resolver>) -> Self {
+        let source = match (options.target, resolver) {
+            (Target::Addrs(addrs), _) => Source::Addrs(addrs),
+            (Target::Name(name), Some(resolver)) => Source::Name(name, resolver),
+            (Target::Name(_), None) => Source::Addrs(Vec::new()),
+        };
+        Self {
+            id,
+            source,
+            keep: options.keep,
+            hello: options.hello,
+            timeout_ms: options.timeout.map(ticks_of_timeout),
+        }
+    }
+}
+
+/// The addresses of a name, or what the system said.
+pub(crate) type Resolved = Result<Vec<SocketAddr>, String>;
+
+/// The way to the thread that looks names up.
+#[derive(Clone)]
+pub(crate) struct Resolver {
+    jobs: Sender<(LinkId, String)>,
+}
+
+impl Resolver {
+    /// Starts the thread. `answer` gets what it finds.
+    pub(crate) fn start(
+        answer: impl Fn(LinkId, Resolved) + Send + 'static,
+    ) -> Result<Self, io::Error> {
+        // A link asks for one thing at a time, so every question finds a place.
+        let (jobs, receiver) = bounded::<(LinkId, String)>(LINKS_MAX);
+        thread::Builder::new()
+            .name("nebnet-resolve".to_owned())
+            .spawn(move || {
+                for (link, name) in receiver {
+                    answer(link, resolve(&name));
+                }
+            })?;
+        Ok(Self { jobs })
+    }
+
+    /// Asks for the addresses of a name. False if there are more questions than links.
+    #[must_use]
+    pub(crate) fn ask(&self, link: LinkId, name: &str) -> bool {
+        self.jobs.try_send((link, name.to_owned())).is_ok()
+    }
+}
+
+fn resolve(name: &str) -> Resolved {
+    let found = name.to_socket_addrs().map_err(|error| error.to_string())?;
+    let addrs: Vec<SocketAddr> = found.take(ADDRESSES_PER_NAME_MAX).collect();
+    if addrs.is_empty() {
+        return Err("the name has no address".to_owned());
+    }
+    Ok(addrs)
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Resolver")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_addresses_or_names_with_a_port() {
+        let check = |text: &str| ConnectOptions::from(text).check();
+        assert!(matches!(check("127.0.0.1:80"), Ok(false)));
+        assert!(matches!(check("[::1]:80"), Ok(false)));
+        assert!(matches!(check("localhost:80"), Ok(true)));
+        let long = format!("{}:80", "a".repeat(NAME_SIZE_MAX));
+        for bad in [
+            "localhost",
+            ":80",
+            "localhost:port",
+            "localhost:65536",
+            "",
+            &long,
+        ] {
+            let result = check(bad);
+            assert!(
+                matches!(result, Err(ConnectError::BadTarget)),
+                "{bad:?} {result:?}"
+            );
+        }
+        let none = ConnectOptions::from(Vec::new()).check();
+        assert!(matches!(none, Err(ConnectError::BadTarget)));
+        let late = ConnectOptions::from("[::1]:80")
+            .timeout(Duration::MAX)
+            .check();
+        assert!(matches!(late, Err(ConnectError::BadTimeout)));
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_said_to_be() {
+        assert!(resolve("name.invalid:80").is_err());
+        assert!(resolve("localhost:80").is_ok_and(|addrs| !addrs.is_empty()));
+    }
+}

@@ -1,0 +1,420 @@
+//! Links: whom we connect to, and when again.
+//!
+//! A link stands for a wish to be connected. It makes one attempt after the other, each of which
+//! tries the addresses of its target in turn; every try is a seat of the table like any other
+//! connection. A link that is not kept ends with its first failure or with its connection.
+//!
+//! ```text
+//!             name              addresses            OK, or made without HELLO
+//!   (asked) -------> Resolving ----------> Dialling ---------------------------> Up
+//!      |                 ^  |                |  ^ |                              |
+//!      |                 |  | no address     |  +-+ next address                 | it ended
+//!      +---- addresses --|--|----------------+    |                              |
+//!                        |  v                     | none left                    v
+//!                        +--------- Waiting <-----+------------------------------+
+//!                          pause                   (not kept, or given up: the link ends)
+//! ```
+//!
+//! The pause is drawn between nothing and a bound that doubles with every failure in a row (full
+//! jitter), so that many who lost the same service do not come back at once.
+
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
+
+use super::{Action, Peers, Timer, seat::Standing};
+use crate::{
+    clock::Tick,
+    dial::{NewLink, Resolved, Source},
+    error::{CloseReason, DialError},
+    event::Event,
+    id::{LinkId, NodeId, PeerId},
+    limits::{LINK_HEALTHY_MS, LINKS_MAX},
+    peer::{Dial, Peer, State},
+    slots::About,
+    wheel::TimerKey,
+};
+
+/// All links of a loop.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    links: HashMap<LinkId, Link>,
+    /// State of the generator that pauses are drawn from; never zero.
+    random: u64,
+}
+
+#[derive(Debug)]
+struct Link {
+    source: Source,
+    keep: bool,
+    hello: bool,
+    timeout_ms: Tick,
+    state: LinkState,
+    /// Addresses of this attempt that were not tried yet, the next one last.
+    untried: Vec<SocketAddr>,
+    /// Failures in a row.
+    failures: u32,
+    /// The address tried last, and what went wrong there.
+    last: (Option<SocketAddr>, DialError),
+    /// Who answered the last time.
+    node_id: NodeId,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LinkState {
+    Resolving,
+    Dialling(PeerId),
+    Up { peer: PeerId, since: Tick },
+    Waiting(TimerKey),
+}
+
+impl Links {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            links: HashMap::new(),
+            random: seed | 1,
+        }
+    }
+
+    /// A number from 0 to `max`. The generator is Marsaglia's xorshift64.
+    fn draw(&mut self, max: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % max.saturating_add(1).max(1)
+    }
+}
+
+impl Peers {
+    /// A link is asked for.
+    pub(crate) fn handle_connect(&mut self, now: Tick, new: NewLink) {
+        if self.stop.is_some() {
+            self.forget_link(new.id);
+            return;
+        }
+        let link = Link {
+            source: new.source,
+            keep: new.keep,
+            hello: new.hello,
+            timeout_ms: new.timeout_ms.unwrap_or(self.rules.connect_ms),
+            state: LinkState::Resolving,
+            untried: Vec::new(),
+            failures: 0,
+            last: (None, DialError::NoPlace),
+            node_id: NodeId::ANONYMOUS,
+        };
+        self.links.links.insert(new.id, link);
+        self.begin_attempt(now, new.id);
+    }
+
+    /// The addresses of a link's name.
+    pub(crate) fn handle_resolved(&mut self, now: Tick, id: LinkId, resolved: Resolved) {
+        let Some(link) = self.links.links.get_mut(&id) else {
+            return;
+        };
+        if link.state != LinkState::Resolving {
+            return;
+        }
+        match resolved {
+            Ok(addrs) => {
+                link.untried = addrs.into_iter().rev().collect();
+                self.dial_next(now, id);
+            }
+            Err(message) => {
+                link.last = (None, DialError::Resolve { message });
+                self.fail_attempt(now, id);
+            }
+        }
+    }
+
+    /// Gives a link up, and closes its connection in order.
+    pub(crate) fn handle_disconnect(&mut self, now: Tick, id: LinkId) {
+        let Some(link) = self.links.links.remove(&id) else {
+            return;
+        };
+        self.forget_link(id);
+        match link.state {
+            LinkState::Resolving => {}
+            LinkState::Waiting(timer) => drop(self.wheel.cancel(timer)),
+            LinkState::Dialling(peer) => self.leave(now, peer, CloseReason::AppClosed, true),
+            LinkState::Up { peer, .. } => {
+                let drain_ms = self.rules.drain_ms;
+                self.begin_close(now, peer, CloseReason::AppClosed, drain_ms);
+            }
+        }
+    }
+
+    /// The service stops: nobody is connected to any more.
+    pub(super) fn end_links(&mut self, now: Tick) {
+        let ids: Vec<LinkId> = self.links.links.keys().copied().collect();
+        for id in ids {
+            match self.links.links.get(&id).map(|link| link.state) {
+                Some(LinkState::Up { .. }) => {
+                    self.links.links.remove(&id);
+                    self.forget_link(id);
+                }
+                Some(_) => self.handle_disconnect(now, id),
+                None => {}
+            }
+        }
+    }
+
+    /// The application closed the connection, and with it ends the wish for it.
+    pub(super) fn end_link_of(&mut self, peer: PeerId) {
+        let Some(id) = self.seat(peer).and_then(|seat| seat.peer.link) else {
+            return;
+        };
+        if self.links.links.remove(&id).is_some() {
+            self.forget_link(id);
+        }
+    }
+
+    fn forget_link(&mut self, id: LinkId) {
+        log::debug!("link {id} ends");
+        self.slots
+            .links
+            .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    fn begin_attempt(&mut self, now: Tick, id: LinkId) {
+        let Some(link) = self.links.links.get_mut(&id) else {
+            return;
+        };
+        match &link.source {
+            Source::Addrs(addrs) => {
+                link.untried = addrs.iter().rev().copied().collect();
+                self.dial_next(now, id);
+            }
+            Source::Name(name, resolver) => {
+                link.state = LinkState::Resolving;
+                if !resolver.ask(id, name) {
+                    let message = "the resolver has too many questions".to_owned();
+                    link.last = (None, DialError::Resolve { message });
+                    self.fail_attempt(now, id);
+                }
+            }
+        }
+    }
+
+    /// Tries the next address of a link, if there is one.
+    fn dial_next(&mut self, now: Tick, id: LinkId) {
+        let Some(link) = self.links.links.get_mut(&id) else {
+            return;
+        };
+        let Some(addr) = link.untried.pop() else {
+            self.fail_attempt(now, id);
+            return;
+        };
+        let dial = Dial {
+            link: id,
+            timeout_ms: link.timeout_ms,
+            hello: link.hello,
+        };
+        let about = About {
+            addr,
+            link: Some(id),
+        };
+        let full = self.dialled >= LINKS_MAX;
+        let peer = (!full).then(|| self.take_slot(about)).flatten();
+        let Some(peer_id) = peer else {
+            self.set_failed(now, id, Some(addr), DialError::NoPlace);
+            return;
+        };
+        self.dialled += 1;
+        let peer = Peer::dialling(peer_id, addr, dial, now);
+        self.seat_peer(peer_id, peer, Standing::Dialling);
+        if let Some(link) = self.links.links.get_mut(&id) {
+            link.state = LinkState::Dialling(peer_id);
+        }
+        self.actions.push_back(Action::Connect(peer_id, addr));
+        self.arm(now, peer_id);
+    }
+
+    /// A connection that we make was made.
+    pub(crate) fn handle_connected(&mut self, now: Tick, id: PeerId) {
+        let Some(link) = self.seat(id).and_then(|seat| seat.peer.link) else {
+            return;
+        };
+        let timeout_ms = self.links.links.get(&link).map(|link| link.timeout_ms);
+        let timeout_ms = timeout_ms.unwrap_or(self.rules.connect_ms);
+        let rules = &self.rules;
+        let place = self.seats.get_mut(id.index() as usize);
+        let Some(seat) = place.and_then(Option::as_deref_mut) else {
+            return;
+        };
+        if !matches!(seat.peer.state(), State::Connecting { .. }) {
+            return;
+        }
+        seat.standing = Standing::Dialled;
+        let may_send = seat.peer.handle_connected(now, rules, timeout_ms);
+        log::debug!("peer {id} at {} connected by link {link}", seat.peer.addr);
+        self.counted += 1;
+        self.slots.ledger.dialled.add(1);
+        self.slots.ledger.peers.set(self.counted as u64);
+        if may_send {
+            self.admit(now, id);
+        }
+        self.list_writing(id);
+        self.arm(now, id);
+    }
+
+    /// A connection that we make was not made.
+    pub(crate) fn handle_dial_failed(&mut self, now: Tick, id: PeerId, error: &std::io::Error) {
+        self.give_up(now, id, DialError::connect(error));
+    }
+
+    /// The peer of a link may be sent to: the attempt was a success.
+    pub(super) fn handle_link_up(&mut self, now: Tick, id: PeerId) {
+        let Some(seat) = self.seat(id) else { return };
+        let (link, node_id) = (seat.peer.link, seat.peer.node_id());
+        let link = link.and_then(|link| self.links.links.get_mut(&link));
+        if let Some(link) = link {
+            let peer = id;
+            link.state = LinkState::Up { peer, since: now };
+            link.node_id = node_id;
+            link.untried = Vec::new();
+        }
+    }
+
+    /// The connection of a link ended; `error` if it had not been up.
+    pub(super) fn handle_link_down(
+        &mut self,
+        now: Tick,
+        id: LinkId,
+        addr: SocketAddr,
+        error: Option<DialError>,
+    ) {
+        let Some(link) = self.links.links.get_mut(&id) else {
+            return;
+        };
+        match (error, link.state) {
+            (Some(error), _) => self.set_failed(now, id, Some(addr), error),
+            (None, LinkState::Up { since, .. }) if link.keep => {
+                if now.saturating_sub(since) >= LINK_HEALTHY_MS {
+                    link.failures = 0;
+                } else {
+                    link.failures = link.failures.saturating_add(1);
+                }
+                self.wait_to_reconnect(now, id);
+            }
+            (None, _) => {
+                self.links.links.remove(&id);
+                self.forget_link(id);
+            }
+        }
+    }
+
+    /// An address did not work: the next one is tried.
+    fn set_failed(&mut self, now: Tick, id: LinkId, addr: Option<SocketAddr>, error: DialError) {
+        let Some(link) = self.links.links.get_mut(&id) else {
+            return;
+        };
+        if let Some(addr) = addr {
+            log::debug!("link {id} cannot reach {addr}: {error}");
+        }
+        link.last = (addr, error);
+        self.dial_next(now, id);
+    }
+
+    /// All addresses were tried.
+    fn fail_attempt(&mut self, now: Tick, id: LinkId) {
+        let Some(link) = self.links.links.get_mut(&id) else {
+            return;
+        };
+        link.failures = link.failures.saturating_add(1);
+        let (attempts, keep) = (link.failures, link.keep);
+        let (addr, error) = link.last.clone();
+        self.slots.ledger.dials_failed.add(1);
+        let retry_in = keep.then(|| self.wait_to_reconnect(now, id));
+        if !keep {
+            self.links.links.remove(&id);
+            self.forget_link(id);
+        }
+        self.emit(Event::DialFailed {
+            link: id,
+            addr,
+            error,
+            attempts,
+            retry_in,
+        });
+    }
+
+    /// Draws the pause before the next attempt.
+    fn wait_to_reconnect(&mut self, now: Tick, id: LinkId) -> Duration {
+        let (min, max) = (self.rules.reconnect_min_ms, self.rules.reconnect_max_ms);
+        let failures = self.links.links.get(&id).map_or(0, |link| link.failures);
+        let doublings = failures.saturating_sub(1).min(20);
+        let bound = min.saturating_mul(1 << doublings).min(max).max(1);
+        // Not at once: whoever just refused us would only do so again.
+        let pause = 1 + self.links.draw(bound - 1);
+        let timer = self.wheel.insert(now + pause, Timer::Link(id));
+        if let Some(link) = self.links.links.get_mut(&id) {
+            link.state = LinkState::Waiting(timer);
+        }
+        Duration::from_millis(pause)
+    }
+
+    pub(super) fn handle_link_timer(&mut self, now: Tick, id: LinkId) {
+        let Some(link) = self.links.links.get_mut(&id) else {
+            self.slots.ledger.stale_events.add(1);
+            return;
+        };
+        // Another connection of the same node would only be refused.
+        let node_id = link.node_id;
+        if !node_id.is_anonymous() && self.nodes.contains_key(&node_id) {
+            link.failures = link.failures.saturating_add(1);
+            self.wait_to_reconnect(now, id);
+            return;
+        }
+        self.begin_attempt(now, id);
+    }
+
+    pub(super) fn give_up(&mut self, now: Tick, id: PeerId, error: DialError) {
+        if let Some(seat) = self.seat(id) {
+            seat.dial_error = Some(error);
+        }
+        self.leave(now, id, CloseReason::Io, true);
+    }
+
+    // ----- nodes -----------------------------------------------------------------------------
+
+    /// Whether a peer that just said who it is may stay beside another connection of its node: the
+    /// connection that has to go for it, or the refusal of this one.
+    ///
+    /// Two services that dial each other at the same time meet here on both sides, with one answer:
+    /// the connection that was dialled by the smaller id stays. Otherwise the newer one is refused,
+    /// unless both showed a token that we accept: then the node itself says that it is back.
+    pub(super) fn judge_node(&mut self, id: PeerId) -> Result<Option<PeerId>, &'static str> {
+        let Some(seat) = self.seat(id) else {
+            return Ok(None);
+        };
+        let (node_id, own) = (seat.peer.node_id(), self.rules.node_id);
+        if node_id.is_anonymous() {
+            return Ok(None);
+        }
+        if node_id == own {
+            return Err("the peer has our own node id");
+        }
+        let Some(seat) = self.seat(id) else {
+            return Ok(None);
+        };
+        let is_ours = seat.peer.link.is_some();
+        let is_authenticated = seat.peer.is_authenticated();
+        let Some(&other) = self.nodes.get(&node_id) else {
+            return Ok(None);
+        };
+        let Some(old) = self.seat(other).filter(|seat| !seat.peer.is_closing()) else {
+            return Ok(None);
+        };
+        let old_is_ours = old.peer.link.is_some();
+        let both = is_authenticated && old.peer.is_authenticated();
+        let newer_stays = if is_ours == old_is_ours {
+            both
+        } else {
+            is_ours == (own < node_id)
+        };
+        if newer_stays {
+            Ok(Some(other))
+        } else {
+            Err("another connection of the same node exists")
+        }
+    }
+}
