@@ -30,6 +30,7 @@ use crate::{
     limits::{LINK_HEALTHY_MS, LINKS_MAX},
     peer::{Dial, Peer, State},
     slots::About,
+    socket::Ready,
     wheel::TimerKey,
 };
 
@@ -244,6 +245,8 @@ impl Peers {
             return;
         }
         seat.standing = Standing::Dialled;
+        // The edge that brought us here may have been one to read as well.
+        seat.ready = Ready::READ | Ready::WRITE;
         let may_send = seat.peer.handle_connected(now, rules, timeout_ms);
         log::debug!("peer {id} at {} connected by link {link}", seat.peer.addr);
         self.counted += 1;
@@ -252,6 +255,7 @@ impl Peers {
         if may_send {
             self.admit(now, id);
         }
+        self.list_reading(id);
         self.list_writing(id);
         self.arm(now, id);
     }

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use log::LevelFilter;
-use nebnet::MessageType;
+use nebnet::{MessageType, NodeId};
 
 use crate::units;
 
@@ -54,6 +54,13 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = units::boolean)]
     pub(crate) echo: Option<bool>,
+    /// Service to stay connected to, HOST:PORT; may be given more than once
+    #[arg(long, value_name = "ADDR", value_parser = units::target)]
+    pub(crate) connect: Option<Vec<String>>,
+    /// Pass every message on to all peers but its sender
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = units::boolean)]
+    pub(crate) relay: Option<bool>,
     /// Print one line per message: peer, type, length, text or hex, payload
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = units::boolean)]
@@ -102,6 +109,25 @@ pub(crate) struct ServeOptions {
     /// Network that a HELLO has to name [default: 0]
     #[arg(long, value_name = "N", value_parser = units::id_u32)]
     pub(crate) network_id: Option<u32>,
+    /// Who this service is: 32 hexadecimal digits; of several connections to one node one stays
+    /// [default: anonymous; with --connect or --relay a random one]
+    #[arg(long, value_name = "HEX", value_parser = units::node_id)]
+    pub(crate) node_id: Option<NodeId>,
+    /// Token that is shown to the services that are connected to, in clear
+    #[arg(long, value_name = "TOKEN", value_parser = units::token)]
+    pub(crate) token: Option<String>,
+    /// Token that a peer has to show; may be given more than once; implies --require-hello
+    #[arg(long, value_name = "TOKEN", value_parser = units::token)]
+    pub(crate) accept_token: Option<Vec<String>>,
+    /// Time in which a connection has to be made, and then answered [default: 5s]
+    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+    pub(crate) connect_timeout: Option<Duration>,
+    /// Silence after which a peer that said HELLO is asked for a sign of life [default: 15s]
+    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+    pub(crate) heartbeat_interval: Option<Duration>,
+    /// Silence after which such a peer is taken for dead [default: 45s]
+    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+    pub(crate) heartbeat_timeout: Option<Duration>,
     /// Time to finish what is queued when the service stops [default: 5s]
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     pub(crate) drain: Option<Duration>,
@@ -186,6 +212,9 @@ pub(crate) struct SendArgs {
     #[arg(long, value_name = "N", default_value_t = 0, requires = "hello",
           value_parser = units::id_u32)]
     pub(crate) network_id: u32,
+    /// Token that the HELLO shows, in clear
+    #[arg(long, value_name = "TOKEN", requires = "hello", value_parser = units::token)]
+    pub(crate) token: Option<String>,
     /// Longest time without progress: connecting, sending, and waiting for the answers; 0 = off
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = units::duration)]
     pub(crate) timeout: Duration,

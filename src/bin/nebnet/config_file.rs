@@ -113,8 +113,10 @@ impl ConfigFile {
 /// Gives one setting its value, or says what is wrong with it.
 fn set(options: &mut ServeOptions, key: &str, value: &DeValue<'_>) -> Result<(), String> {
     let result = match key {
-        "listen" => addresses(value).map(|read| options.listen = Some(read)),
+        "listen" => list(value, units::address).map(|read| options.listen = Some(read)),
         "echo" => boolean(value).map(|read| options.echo = Some(read)),
+        "connect" => list(value, units::target).map(|read| options.connect = Some(read)),
+        "relay" => boolean(value).map(|read| options.relay = Some(read)),
         "print" => boolean(value).map(|read| options.print = Some(read)),
         "stats" => boolean(value).map(|read| options.stats = Some(read)),
         "metrics" => scalar(value, units::address).map(|read| options.metrics = Some(read)),
@@ -148,6 +150,18 @@ fn set(options: &mut ServeOptions, key: &str, value: &DeValue<'_>) -> Result<(),
         }
         "require_hello" => boolean(value).map(|read| options.require_hello = Some(read)),
         "network_id" => scalar(value, units::id_u32).map(|read| options.network_id = Some(read)),
+        "node_id" => scalar(value, units::node_id).map(|read| options.node_id = Some(read)),
+        "token" => scalar(value, units::token).map(|read| options.token = Some(read)),
+        "accept_token" => list(value, units::token).map(|read| options.accept_token = Some(read)),
+        "connect_timeout" => {
+            scalar(value, units::duration).map(|read| options.connect_timeout = Some(read))
+        }
+        "heartbeat_interval" => {
+            scalar(value, units::duration).map(|read| options.heartbeat_interval = Some(read))
+        }
+        "heartbeat_timeout" => {
+            scalar(value, units::duration).map(|read| options.heartbeat_timeout = Some(read))
+        }
         "drain" => scalar(value, units::duration).map(|read| options.drain = Some(read)),
         "dispatch" => scalar(value, choice).map(|read| options.dispatch = Some(read)),
         "log_level" => scalar(value, choice).map(|read| options.log_level = Some(read)),
@@ -178,20 +192,24 @@ fn set_exists(key: &str) -> bool {
     refused.is_err_and(|message| !message.starts_with("unknown"))
 }
 
-fn addresses(value: &DeValue<'_>) -> Result<Vec<std::net::SocketAddr>, String> {
+/// One value, or an array of at least one.
+fn list<T>(
+    value: &DeValue<'_>,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Vec<T>, String> {
     let DeValue::Array(array) = value else {
-        return scalar(value, units::address).map(|addr| vec![addr]);
+        return scalar(value, parse).map(|one| vec![one]);
     };
     let (read, wrong): (Vec<_>, Vec<_>) = array
         .iter()
-        .map(|value| scalar(value.get_ref(), units::address))
+        .map(|value| scalar(value.get_ref(), &parse))
         .partition(Result::is_ok);
     let wrong: Vec<_> = wrong.into_iter().filter_map(Result::err).collect();
     if !wrong.is_empty() {
         return Err(wrong.join(", "));
     }
     if read.is_empty() {
-        return Err("names no address".to_owned());
+        return Err("the array is empty".to_owned());
     }
     Ok(read.into_iter().flatten().collect())
 }

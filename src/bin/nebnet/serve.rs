@@ -6,7 +6,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
-use nebnet::{Handle, NetService, Overflow, SubscribeOptions, Subscription, Types};
+use nebnet::{ConnectOptions, Handle, NetService, Overflow, SubscribeOptions, Subscription, Types};
 
 use crate::{
     args::ServeArgs,
@@ -62,6 +62,12 @@ pub(crate) fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
         .start()
         .map_err(|error| Failure::new(error.to_string()))?;
 
+    for target in &settings.connect {
+        let options = ConnectOptions::from(target.as_str()).keep_connected(true);
+        service
+            .connect(options)
+            .map_err(|error| Failure::new(format!("cannot connect to {target}: {error}")))?;
+    }
     let metrics = endpoint.as_ref().map(Endpoint::addr);
     if let Some(endpoint) = endpoint {
         endpoint.start(&service.handle())?;

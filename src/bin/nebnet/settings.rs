@@ -1,14 +1,16 @@
 //! Flags laid over a configuration file, judged, and turned into what `serve` needs.
 
 use std::{
+    collections::hash_map::RandomState,
     fmt,
+    hash::{BuildHasher as _, Hasher as _},
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use log::LevelFilter;
-use nebnet::{Config, ConfigError, Dispatch};
+use nebnet::{Config, ConfigError, Dispatch, NodeId};
 
 use crate::{
     args::{DispatchOn, LogLevel, ServeOptions},
@@ -23,6 +25,9 @@ const OUTBOX_BYTES_DEFAULT: usize = 4 << 20;
 /// stall, or instead of none.
 const TCP_USER_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 const DISPATCH_BYTES_DEFAULT: usize = 64 << 20;
+/// The library's defaults, for whoever gives one of the two.
+const HEARTBEAT_INTERVAL_DEFAULT: Duration = Duration::from_secs(15);
+const HEARTBEAT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(45);
 /// The least that a bound in bytes may be.
 const BLOCK_SIZE: usize = 64 << 10;
 
@@ -32,6 +37,8 @@ pub(crate) struct Settings {
     pub(crate) config: Config,
     pub(crate) echo: bool,
     pub(crate) print: bool,
+    pub(crate) relay: bool,
+    pub(crate) connect: Vec<String>,
     /// `None`: only on a terminal.
     pub(crate) stats: Option<bool>,
     pub(crate) metrics: Option<SocketAddr>,
@@ -125,6 +132,8 @@ pub(crate) fn resolve(
         config,
         echo: options.echo.unwrap_or(false),
         print: options.print.unwrap_or(false),
+        relay: options.relay.unwrap_or(false),
+        connect: options.connect.unwrap_or_default(),
         stats: options.stats,
         metrics: options.metrics,
         drain: options.drain.unwrap_or(DRAIN_DEFAULT),
@@ -153,6 +162,8 @@ macro_rules! settings {
 settings!(
     listen,
     echo,
+    connect,
+    relay,
     print,
     stats,
     metrics,
@@ -168,6 +179,12 @@ settings!(
     memory_budget,
     require_hello,
     network_id,
+    node_id,
+    token,
+    accept_token,
+    connect_timeout,
+    heartbeat_interval,
+    heartbeat_timeout,
     drain,
     dispatch,
     log_level,
@@ -199,7 +216,18 @@ fn config_of(options: &ServeOptions) -> Config {
         idle_timeout,
         write_stall_timeout
     );
-    set!(require_hello, network_id);
+    set!(require_hello, network_id, connect_timeout);
+    config = identity_of(config, options);
+    if options.heartbeat_interval.is_some() || options.heartbeat_timeout.is_some() {
+        config = config.heartbeat(
+            options
+                .heartbeat_interval
+                .unwrap_or(HEARTBEAT_INTERVAL_DEFAULT),
+            options
+                .heartbeat_timeout
+                .unwrap_or(HEARTBEAT_TIMEOUT_DEFAULT),
+        );
+    }
     if let Some(timeout) = options.write_stall_timeout {
         config = config.tcp_user_timeout(if timeout.is_zero() {
             timeout
@@ -215,6 +243,35 @@ fn config_of(options: &ServeOptions) -> Config {
         Some(DispatchOn::Inline) => config.dispatch(Dispatch::Inline),
         None => config,
     }
+}
+
+/// Who the service is, and what it shows and asks for.
+///
+/// A service that connects to others gets an id if it has none, so that two that connect to each
+/// other notice, and a relay can tell services from their clients.
+fn identity_of(mut config: Config, options: &ServeOptions) -> Config {
+    let needs_id = options.connect.is_some() || options.relay == Some(true);
+    if let Some(id) = options.node_id {
+        config = config.node_id(id);
+    } else if needs_id {
+        config = config.node_id(random_node_id());
+    }
+    if let Some(token) = &options.token {
+        config = config.token(token.as_bytes());
+    }
+    match &options.accept_token {
+        Some(tokens) => config.accept_tokens(tokens.iter().map(String::as_bytes)),
+        None => config,
+    }
+}
+
+/// The standard library seeds its hashers from the system.
+fn random_node_id() -> NodeId {
+    let mut bytes = [0; 16];
+    for half in bytes.chunks_mut(8) {
+        half.copy_from_slice(&RandomState::new().build_hasher().finish().to_be_bytes());
+    }
+    NodeId(bytes)
 }
 
 /// Sets the budget. What was not given and has to lie within it is lowered with it: a budget below

@@ -5,7 +5,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use nebnet::MessageType;
+use nebnet::{MessageType, NodeId};
 
 /// The longest duration, which is also the longest that a timeout of the library may have.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -102,6 +102,41 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         format!("`{text}` is no address: IP:PORT, such as 127.0.0.1:8680 or [::1]:8680")
     })
+}
+
+/// A name or an IP address, and a port.
+pub(crate) fn target(text: &str) -> Result<String, String> {
+    let parts = text.rsplit_once(':');
+    let fits = parts.is_some_and(|(host, port)| {
+        !host.is_empty() && host.len() <= 255 && port.parse::<u16>().is_ok()
+    });
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "`{text}` is no target: HOST:PORT, such as localhost:8680 or 127.0.0.1:8680"
+        ))
+    }
+}
+
+/// Sixteen bytes, as 32 hexadecimal digits.
+pub(crate) fn node_id(text: &str) -> Result<NodeId, String> {
+    let wrong = || format!("`{text}` is no node id: 32 hexadecimal digits");
+    if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(wrong());
+    }
+    let number = u128::from_str_radix(text, 16).map_err(|_| wrong())?;
+    Ok(NodeId(number.to_be_bytes()))
+}
+
+/// A token: 1 to 255 bytes. What it was is not repeated.
+pub(crate) fn token(text: &str) -> Result<String, String> {
+    if (1..=255).contains(&text.len()) {
+        Ok(text.to_owned())
+    } else {
+        let size = text.len();
+        Err(format!("the token has {size} bytes, allowed are 1 to 255"))
+    }
 }
 
 /// `true` or `false`.

@@ -128,7 +128,7 @@ pub(crate) fn run(args: SendArgs) -> Result<(), Failure> {
     };
     if args.hello {
         // No message before the OK: the service may still refuse.
-        let sent = frames.send(hello_frame(args.network_id)?);
+        let sent = frames.send(hello_frame(&args)?);
         if sent.is_ok() {
             watch.until_greeted()?;
         }
@@ -166,12 +166,13 @@ fn connect(addr: &str, timeout: Duration) -> Result<TcpStream, Failure> {
     ))
 }
 
-fn hello_frame(network_id: u32) -> Result<Vec<u8>, Failure> {
+fn hello_frame(args: &SendArgs) -> Result<Vec<u8>, Failure> {
     let agent = concat!("nebnet-send/", env!("CARGO_PKG_VERSION"));
     let hello = Hello {
-        network_id,
+        network_id: args.network_id,
         payload_size_max: PAYLOAD_SIZE_MAX,
         agent,
+        token: args.token.as_deref().unwrap_or("").as_bytes(),
         ..Hello::default()
     };
     let mut frame = Vec::new();
