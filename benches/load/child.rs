@@ -2,6 +2,7 @@
 
 use super::flood::Flood;
 use super::round_trip::RoundTrip;
+use super::taker::Takers;
 use super::{Mode, Report, SPEC_VARIABLE, Spec};
 use std::env;
 use std::io::{self, BufRead, BufReader, Write};
@@ -112,6 +113,13 @@ pub(crate) fn run_if_child() -> bool {
                 "go" => client.run(count),
                 "clear" => client.clear(),
                 _ => client.stats(),
+            });
+        }
+        Mode::Never | Mode::Trickle | Mode::Pausing => {
+            let takers = Takers::connect(spec);
+            serve(|_, _| Report {
+                messages: takers.len() as u64,
+                ..Report::default()
             });
         }
         Mode::Idle => {

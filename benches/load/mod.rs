@@ -25,6 +25,7 @@ mod report;
 mod round_trip;
 mod service;
 mod spec;
+mod taker;
 mod tally;
 mod wire;
 
@@ -37,6 +38,9 @@ pub(crate) use wire::{HEADER_SIZE, MESSAGE_TYPE, number};
 
 use std::fs;
 use std::time::Duration;
+
+/// A client that wants to be fed sends a message of this type.
+pub(crate) const FEED_TYPE: u16 = 0x0200;
 
 /// Set in the environment of the client, and only there.
 const SPEC_VARIABLE: &str = "NEBNET_LOAD";

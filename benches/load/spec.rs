@@ -11,6 +11,12 @@ pub(crate) enum Mode {
     RoundTrip,
     /// Opens its connections and keeps them.
     Idle,
+    /// Asks to be fed, and never reads.
+    Never,
+    /// Asks to be fed, and reads 1 KiB each 50 ms.
+    Trickle,
+    /// Asks to be fed, and by turns reads nothing and everything.
+    Pausing,
 }
 
 /// The client's order: `mode=flood,addr=127.0.0.1:1,connections=16,payload=16`.
@@ -51,11 +57,22 @@ impl Spec {
         }
     }
 
+    /// Clients that ask to be fed.
+    pub(crate) fn taking(mode: Mode, addr: SocketAddr, connections: usize) -> Self {
+        Self {
+            mode,
+            ..Self::idle(addr, connections)
+        }
+    }
+
     pub(crate) fn to_text(self) -> String {
         let mode = match self.mode {
             Mode::Flood => "flood",
             Mode::RoundTrip => "round-trip",
             Mode::Idle => "idle",
+            Mode::Never => "never",
+            Mode::Trickle => "trickle",
+            Mode::Pausing => "pausing",
         };
         let Self {
             addr,
@@ -78,6 +95,9 @@ impl Spec {
             "flood" => Mode::Flood,
             "round-trip" => Mode::RoundTrip,
             "idle" => Mode::Idle,
+            "never" => Mode::Never,
+            "trickle" => Mode::Trickle,
+            "pausing" => Mode::Pausing,
             other => panic!("unknown mode {other}"),
         };
         Self {
