@@ -16,6 +16,7 @@ use crate::{
     error::{SendError, ServiceFailure, SubscribeError},
     frame::Frame,
     id::{MessageType, PeerId},
+    inline::InlineMessage,
     ledger::{ClosedRow, Ledger, PeerRow, ServiceState, Snapshot},
     limits::{PAYLOAD_COPIED_MAX, PAYLOAD_SIZE_MAX_CEILING},
     slots::{OutFrame, OutFrames, Slots, never_waits},
@@ -485,6 +486,17 @@ impl From<&Message> for ReplyTo {
 
 impl From<MessageRef<'_>> for ReplyTo {
     fn from(message: MessageRef<'_>) -> Self {
+        Self {
+            peer: message.peer(),
+            message_type: message.message_type(),
+            correlation: message.correlation(),
+            checksum: message.checksum(),
+        }
+    }
+}
+
+impl From<InlineMessage<'_>> for ReplyTo {
+    fn from(message: InlineMessage<'_>) -> Self {
         Self {
             peer: message.peer(),
             message_type: message.message_type(),

@@ -109,6 +109,7 @@ mod block;
 mod outbox;
 // 5
 mod dispatch;
+mod inline;
 mod peer;
 // 6
 mod handle;
@@ -127,15 +128,17 @@ pub use dispatch::{
     TryIter, Types,
 };
 pub use error::{
-    CloseReason, ConfigError, DialError, FrameError, RecvError, RecvTimeoutError, SendError,
-    ServiceFailure, StartError, SubscribeError, TryRecvError,
+    CloseReason, ConfigError, DialError, FrameError, HandlerError, RecvError, RecvTimeoutError,
+    SendError, ServiceFailure, StartError, SubscribeError, TryRecvError,
 };
 pub use event::{Event, PauseCause};
 pub use handle::{Handle, Outgoing, OutgoingBatch, Payload, Rejected, ReplyTo};
 pub use id::{LinkId, MessageType, NodeId, PeerId, PeerIdentity, SubscriberId};
 pub use idle::IdleStrategy;
+pub use inline::{InlineMessage, Replier};
 pub use ledger::{
-    ClosedRow, DepartedRow, PeerRow, QueueGauge, ServiceState, Snapshot, StopReport, SubscriberRow,
-    Traffic, TypeTraffic,
+    ClosedRow, DepartedRow, HandlerRow, PeerRow, QueueGauge, ServiceState, Snapshot, StopReport,
+    SubscriberRow, Traffic, TypeTraffic,
 };
+pub use peers::HandlerOptions;
 pub use service::{NetService, Never};

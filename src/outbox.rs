@@ -14,7 +14,7 @@
 use std::{collections::VecDeque, io::IoSlice};
 
 use crate::{
-    frame::Header,
+    frame::{Frame, Header},
     id::MessageType,
     ledger::Traffic,
     slots::{Segment, SegmentData},
@@ -86,6 +86,17 @@ impl Outbox {
         }
         if self.segments.is_empty() && self.segments.capacity() > SEGMENTS_KEPT {
             self.segments = VecDeque::new();
+        }
+    }
+
+    /// Appends a frame of the loop's own. Frames that come one after the other share a segment, so
+    /// that they are one slice to write.
+    pub(crate) fn push_inline(&mut self, frame: &Frame<'_>) {
+        let last = self.segments.back_mut();
+        if !last.is_some_and(|last| last.try_append(frame)) {
+            let mut segment = Segment::default();
+            segment.try_append(frame);
+            self.segments.push_back(segment);
         }
     }
 
@@ -211,7 +222,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::Clock,
-        frame::{Decoder, Frame, encode_whole},
+        frame::{Decoder, encode_whole},
         id::PeerId,
         ledger::Ledger,
         limits::{PAYLOAD_COPIED_MAX, PAYLOAD_SIZE_MAX_DEFAULT},
