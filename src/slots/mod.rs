@@ -11,7 +11,9 @@
 //! decided at one place and cannot be wrong.
 //!
 //! Invariants, per connection:
-//! - `written <= accepted`, in messages and in bytes; their difference is what is queued
+//! - `written <= accepted`, in messages and in bytes; their difference is what is queued. What the
+//!   loop sends itself is taken off `written` rather than added to `accepted`, so that each has one
+//!   writer
 //! - `queued <= limit`, or exactly one message is queued
 //! - bytes leased from the budget `>= queued bytes` after every send
 //! - the loop's own sends ([`accept_inline`](Slots::accept_inline)) take no lock: both of the above
@@ -121,10 +123,11 @@ struct Slot {
     released: TrafficCell,
     /// Bytes of the budget that senders leased, under the lock.
     leased: AtomicUsize,
-    /// What the loop itself sent, and leased for it.
-    accepted_inline: TrafficCell,
+    /// What the loop leased for what it sent itself.
     leased_inline: AtomicUsize,
-    /// Written by the loop, read under the lock.
+    /// Written by the loop, read under the lock: what the kernel took, less what the loop itself
+    /// sent. So `accepted - written` is all that is queued, at the price of no further term; it
+    /// wraps, because it may be below zero.
     written: TrafficCell,
     resume: TrafficCell,
     inner: Mutex<Inner>,
@@ -183,6 +186,22 @@ impl TrafficCell {
         let mut sum = self.get();
         sum.add(traffic);
         self.set(sum);
+    }
+
+    fn add_wrapping(&self, traffic: Traffic) {
+        let sum = self.get();
+        self.set(Traffic::new(
+            sum.messages.wrapping_add(traffic.messages),
+            sum.bytes.wrapping_add(traffic.bytes),
+        ));
+    }
+
+    fn sub_wrapping(&self, traffic: Traffic) {
+        let sum = self.get();
+        self.set(Traffic::new(
+            sum.messages.wrapping_sub(traffic.messages),
+            sum.bytes.wrapping_sub(traffic.bytes),
+        ));
     }
 }
 
@@ -529,8 +548,7 @@ impl Slots {
         slot.close_asked.store(false, Ordering::Relaxed);
         slot.payload_size_max
             .store(self.limits.payload_size, Ordering::Relaxed);
-        let cells = [&slot.accepted, &slot.accepted_inline, &slot.written];
-        for cell in cells.into_iter().chain([&slot.released, &slot.resume]) {
+        for cell in [&slot.accepted, &slot.released, &slot.written, &slot.resume] {
             cell.set(Traffic::default());
         }
         slot.held.store(0, Ordering::Relaxed);
@@ -618,7 +636,7 @@ impl Slots {
         }
         let queued = self.find_room(slot, traffic, payload_size)?;
         self.lease(slot, &slot.leased_inline, queued)?;
-        slot.accepted_inline.add(traffic);
+        slot.written.sub_wrapping(traffic);
         Ok(())
     }
 
@@ -638,9 +656,6 @@ impl Slots {
     /// A contended slot keeps its lease until the next time: the lock means that it is being used.
     pub(crate) fn trim_lease(&self, peer: PeerId) {
         let slot = self.own(peer);
-        if slot.leased() == 0 {
-            return;
-        }
         let Ok(inner) = slot.try_lock() else {
             return;
         };
@@ -675,7 +690,7 @@ impl Slots {
     /// Counts what the kernel took. Returns whether somebody waits for the room.
     pub(crate) fn add_written(&self, peer: PeerId, traffic: Traffic) -> bool {
         let slot = self.own(peer);
-        slot.written.add(traffic);
+        slot.written.add_wrapping(traffic);
         // Pairs with the fence in `wait_for_room`.
         fence(Ordering::SeqCst);
         slot.waited.load(Ordering::Relaxed)
@@ -785,14 +800,16 @@ impl Slot {
     }
 
     fn queued(&self) -> Traffic {
-        // What was written is read first: the sums may be a moment apart, because they have two
-        // writers, and then are rather too high than too low.
-        let written = self.written.get();
-        let mut accepted = self.accepted.get();
-        accepted.add(self.accepted_inline.get());
+        let (accepted, written) = (self.accepted.get(), self.written.get());
+        // The loop reads without the lock, so the two may be a moment apart.
+        let queued = |accepted: u64, written: u64| {
+            let left = accepted.wrapping_sub(written);
+            // More written than accepted is none.
+            if left > u64::MAX / 2 { 0 } else { left }
+        };
         Traffic::new(
-            accepted.messages.saturating_sub(written.messages),
-            accepted.bytes.saturating_sub(written.bytes),
+            queued(accepted.messages, written.messages),
+            queued(accepted.bytes, written.bytes),
         )
     }
 
