@@ -45,18 +45,22 @@ const ROADS: [(&str, Road); 4] = [
 
 /// Whoever answers; to be dropped behind the client.
 enum Server {
-    Service(Service),
+    Service(Box<Service>),
     Floor(Floor),
 }
 
 impl Server {
     fn start(road: Road) -> Self {
         match road {
-            Road::Handler => Self::Service(Service::start_handler()),
-            Road::Inline => Self::Service(Service::start_echo(Dispatch::Inline)),
-            Road::Thread => Self::Service(Service::start_echo(Dispatch::Thread)),
+            Road::Handler => Self::service(Service::start_handler()),
+            Road::Inline => Self::service(Service::start_echo(Dispatch::Inline)),
+            Road::Thread => Self::service(Service::start_echo(Dispatch::Thread)),
             Road::Floor => Self::Floor(Floor::start()),
         }
+    }
+
+    fn service(service: Service) -> Self {
+        Self::Service(Box::new(service))
     }
 
     fn addr(&self) -> SocketAddr {

@@ -257,7 +257,7 @@ impl Handle {
     }
 
     /// The connections now. Asks the loop, and waits up to 5 s for its answer; empty if it does not
-    /// run, and on the loop's own thread (a metrics callback with
+    /// run, and on the loop's own thread (an inline handler, or a metrics callback with
     /// [`Dispatch::Inline`](crate::Dispatch::Inline)), where nobody could answer.
     #[must_use]
     pub fn peers(&self) -> Vec<PeerRow> {

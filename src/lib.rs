@@ -25,6 +25,9 @@
 //! [`send`](Handle::send), or many at once with [`send_batch`](Handle::send_batch). None of them
 //! waits for the peer, and `Ok` means: written, or counted as lost with the reason.
 //!
+//! Where a hand-off to another thread is too much, a handler answers on the loop itself
+//! ([`NetService::handle_inline`]): it must be short, and is held against a budget of time.
+//!
 //! # What is full, and what then
 //!
 //! A subscriber that falls behind loses messages alone and is told how many ([`Batch::missed`]),

@@ -290,6 +290,16 @@ mod tests {
             self.slots.send_batch(self.id, &mut batch).unwrap();
         }
 
+        /// What a handler answers goes past the slot's tail, so the tail is taken before.
+        fn push_inline(&mut self, frame: &Frame<'_>) {
+            self.take();
+            let traffic = Traffic::new(1, frame.encoded_size() as u64);
+            let size = frame.payload.len();
+            self.slots.accept_inline(self.id, traffic, size).unwrap();
+            self.outbox.push_inline(frame);
+            self.note(frame);
+        }
+
         fn take(&mut self) {
             let taken = self
                 .slots
@@ -364,6 +374,11 @@ mod tests {
             message_type: u16,
             mixed: bool,
         },
+        Inline {
+            message_type: u16,
+            size: usize,
+            checksum: bool,
+        },
         Take,
         Write(usize),
         Control(usize),
@@ -402,8 +417,17 @@ mod tests {
                 mixed,
             },
         );
+        let inline =
+            (0_u16..3, size(), any::<bool>()).prop_map(|(message_type, size, checksum)| {
+                Step::Inline {
+                    message_type,
+                    size,
+                    checksum,
+                }
+            });
         prop_oneof![
             6 => send,
+            3 => inline,
             1 => batch,
             3 => Just(Step::Take),
             4 => (0_usize..40).prop_map(Step::Write),
@@ -439,6 +463,10 @@ mod tests {
                             })
                             .collect();
                         pipe.send_batch(&frames);
+                    }
+                    Step::Inline { message_type, size, checksum } => {
+                        let frame = Frame::new(MessageType(message_type), &payload[..size]);
+                        pipe.push_inline(&frame.with_checksum(checksum));
                     }
                     Step::Take => pipe.take(),
                     Step::Write(size) => {

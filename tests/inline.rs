@@ -2,7 +2,8 @@
 #![allow(
     missing_docs,
     clippy::disallowed_methods,
-    reason = "tests wait by the clock"
+    clippy::unwrap_used,
+    reason = "tests wait by the clock, and end where something is wrong"
 )]
 
 mod util;
@@ -22,7 +23,7 @@ use nebnet::{
     Config, Dispatch, HandlerError, HandlerOptions, MessageType, NetService, Outgoing, PeerId,
     SendError, Types, frame::Frame,
 };
-use util::{Client, config, encoded, stop, wait_until};
+use util::{Client, config, encoded, only_peer, stop, wait_until};
 
 const COUNT: u32 = 100_000;
 
@@ -259,6 +260,39 @@ fn a_handler_may_use_a_handle() {
     other.expect(7, b"hello yourself");
     drop((one, other));
     assert_eq!(stop_handled(service), 3);
+}
+
+/// Answers go past the slot's lock, and sends of other threads through it: both are counted.
+#[test]
+fn answers_and_sends_of_other_threads_add_up() {
+    // Together less than an outbox holds, so that nothing is refused.
+    const EACH: u32 = 30_000;
+    let mut service = start_echo(config());
+    let mut client = Client::connect(service.local_addrs()[0]);
+    let (peer, handle) = (only_peer(&service), service.handle());
+    let sender = thread::spawn(move || {
+        for number in 0..EACH {
+            let payload = number.to_be_bytes();
+            let message = Outgoing::new(MessageType(9), &payload);
+            let patience = Duration::from_secs(30);
+            handle.send_timeout(peer, message, patience).unwrap();
+        }
+    });
+    let mut stream = client.stream.try_clone().unwrap();
+    let writer = thread::spawn(move || stream.write_all(&numbered(EACH)).unwrap());
+    let mut next = [0_u32; 2];
+    while next != [EACH; 2] {
+        let message = client.receive().expect("a message");
+        let number = &mut next[usize::from(message.message_type == MessageType(9))];
+        assert_eq!(message.payload, number.to_be_bytes());
+        *number += 1;
+    }
+    sender.join().unwrap();
+    writer.join().unwrap();
+    drop(client);
+    let report = stop(&mut service);
+    assert_eq!(report.snapshot.outbound.messages, 2 * u64::from(EACH));
+    assert_eq!(report.snapshot.memory_used, 0);
 }
 
 #[test]

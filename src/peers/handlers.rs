@@ -84,7 +84,7 @@ impl HandlerOptions {
 }
 
 /// The embedder's code.
-type Call = Box<dyn FnMut(InlineMessage<'_>, &mut Replier<'_>) + Send>;
+pub(super) type Call = Box<dyn FnMut(InlineMessage<'_>, &mut Replier<'_>) + Send>;
 
 /// All inline handlers of a loop.
 pub(crate) struct Handlers {

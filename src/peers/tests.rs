@@ -253,6 +253,7 @@ mod inline {
         frame::{Frame, WholeFrames, encode_whole},
         id::MessageType,
         inline::{InlineMessage, Replier},
+        peers::handlers::Call,
         slots::OutFrame,
     };
 
@@ -296,10 +297,7 @@ mod inline {
     }
 
     /// A handler that keeps what it sees and echoes it; it panics when it has seen `calls_max`.
-    fn echo(
-        seen: &Log,
-        calls_max: usize,
-    ) -> Box<dyn FnMut(InlineMessage<'_>, &mut Replier<'_>) + Send> {
+    fn echo(seen: &Log, calls_max: usize) -> Call {
         let (seen, mut calls) = (Arc::clone(seen), 0);
         Box::new(move |message, replier| {
             assert_eq!(message.peer(), replier.peer());

@@ -311,7 +311,7 @@ pub(super) fn note_refused(world: &mut World, peer: PeerId, error: SendError) {
             world.conns[conn].echo_lossy = true;
         }
         SendError::Closing | SendError::NotConnected => world.conns[conn].echo_lossy = true,
-        error => panic!("{error}"),
+        SendError::TooLarge { .. } | SendError::ReservedType(_) => panic!("{error}"),
     }
 }
 
