@@ -317,16 +317,15 @@ impl<'a> MessageRef<'a> {
     /// credit.
     #[must_use]
     pub fn to_message(&self) -> Message {
-        let payload = if self.frame.payload.len() <= MESSAGE_COPIED_MAX {
-            Stored::Copied(self.frame.payload.into())
-        } else {
-            let block = self.block.clone();
-            let start = self.frame.payload.as_ptr().addr() - block.bytes().as_ptr().addr();
-            Stored::Shared {
-                block,
-                start,
-                size: self.frame.payload.len(),
-            }
+        if self.frame.payload.len() <= MESSAGE_COPIED_MAX {
+            return Message::copy_of(self.peer(), &self.frame, self.received());
+        }
+        let block = self.block.clone();
+        let start = self.frame.payload.as_ptr().addr() - block.bytes().as_ptr().addr();
+        let payload = Stored::Shared {
+            block,
+            start,
+            size: self.frame.payload.len(),
         };
         Message {
             peer: self.peer(),
@@ -373,6 +372,18 @@ enum Stored {
 }
 
 impl Message {
+    /// A copy of a message.
+    pub(crate) fn copy_of(peer: PeerId, frame: &Frame<'_>, received: Instant) -> Self {
+        Self {
+            peer,
+            message_type: frame.message_type,
+            correlation: frame.correlation,
+            checksum: frame.checksum,
+            received,
+            payload: Stored::Copied(frame.payload.into()),
+        }
+    }
+
     /// Who sent it.
     #[must_use]
     pub fn peer(&self) -> PeerId {

@@ -49,6 +49,16 @@ impl Clock {
         }
     }
 
+    /// The moment alone, for the measuring of what takes microseconds.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this file is where the clock is read"
+    )]
+    #[inline]
+    pub(crate) fn instant() -> Instant {
+        Instant::now()
+    }
+
     /// Time since the start.
     pub(crate) fn elapsed(&self) -> Duration {
         self.now().instant.saturating_duration_since(self.start)

@@ -550,6 +550,38 @@ impl fmt::Display for SubscribeError {
 
 impl Error for SubscribeError {}
 
+/// Why [`NetService::handle_inline`](crate::NetService::handle_inline) failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HandlerError {
+    /// The service was started before.
+    AlreadyStarted,
+    /// The types asked for are none, or all belong to the protocol.
+    NoTypes,
+    /// Another handler has this type.
+    TypeTaken(MessageType),
+    /// The service has as many handlers as it may have.
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+}
+
+impl fmt::Display for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AlreadyStarted => f.write_str("the service was already started"),
+            Self::NoTypes => f.write_str("no application type to handle"),
+            Self::TypeTaken(message_type) => {
+                write!(f, "type {:#06x} has a handler already", message_type.0)
+            }
+            Self::TooMany { limit } => write!(f, "all {limit} handlers are taken"),
+        }
+    }
+}
+
+impl Error for HandlerError {}
+
 /// The service stopped and everything that it had for the subscriber was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecvError;

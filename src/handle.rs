@@ -21,6 +21,7 @@ use crate::{
     error::{ConnectError, ListenError, SendError, ServiceFailure, SubscribeError},
     frame::Frame,
     id::{LinkId, ListenerId, MessageType, PeerId},
+    inline::InlineMessage,
     ledger::{ClosedRow, Ledger, PeerRow, ServiceState, Snapshot},
     limits::{LINKS_MAX, PAYLOAD_COPIED_MAX, PAYLOAD_SIZE_MAX_CEILING},
     slots::{OutFrame, OutFrames, Slots, never_waits},
@@ -421,7 +422,7 @@ impl Handle {
     }
 
     /// The connections now. Asks the loop, and waits up to 5 s for its answer; empty if it does not
-    /// run, and on the loop's own thread (a metrics callback with
+    /// run, and on the loop's own thread (an inline handler, or a metrics callback with
     /// [`Dispatch::Inline`](crate::Dispatch::Inline)), where nobody could answer.
     #[must_use]
     pub fn peers(&self) -> Vec<PeerRow> {
@@ -659,6 +660,17 @@ impl From<&Message> for ReplyTo {
 
 impl From<MessageRef<'_>> for ReplyTo {
     fn from(message: MessageRef<'_>) -> Self {
+        Self {
+            peer: message.peer(),
+            message_type: message.message_type(),
+            correlation: message.correlation(),
+            checksum: message.checksum(),
+        }
+    }
+}
+
+impl From<InlineMessage<'_>> for ReplyTo {
+    fn from(message: InlineMessage<'_>) -> Self {
         Self {
             peer: message.peer(),
             message_type: message.message_type(),

@@ -3,7 +3,8 @@
 //! Every term is counted on its own, none is derived from the others by subtraction, so that the
 //! sums can be held against each other:
 //!
-//! - inbound: `received = dispatched + queued for dispatch`, `dispatched = claimed + unclaimed`
+//! - inbound: `received = handled + dispatched + queued for dispatch`,
+//!   `dispatched = claimed + unclaimed`
 //! - per subscriber: `matched = taken + dropped + discarded + queued + parked`
 //! - outbound: `accepted = written + dropped + queued`
 //!
@@ -14,7 +15,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -202,12 +203,18 @@ pub(crate) struct Ledger {
     pub(crate) outbound_dropped: TrafficCounter,
     /// Of what is accepted, what waits; the loop adds and takes away.
     pub(crate) outbound_queued: TrafficCounter,
+    /// Given to an inline handler; the loop's.
+    pub(crate) handled: Counter,
     /// Dispatched, matched by at least one subscriber, and matched by none: the dispatcher's.
     pub(crate) dispatched: Counter,
     pub(crate) claimed: Counter,
     pub(crate) unclaimed: Counter,
     pub(crate) types_in: TypeRows,
+    /// The types of what was handled, which the loop counts and not the dispatcher.
+    pub(crate) types_handled: TypeRows,
     pub(crate) types_out: TypeRows,
+    /// Inline handlers, those included that were removed. The loop does not take this lock.
+    pub(crate) handlers: Mutex<Vec<Arc<HandlerAccount>>>,
     pub(crate) dispatch_queue: Fill,
     /// Of this, what is parked for full subscribers.
     pub(crate) dispatch_parked: Fill,
@@ -236,11 +243,14 @@ impl Ledger {
             outbound_written: TrafficCounter::default(),
             outbound_dropped: TrafficCounter::default(),
             outbound_queued: TrafficCounter::default(),
+            handled: Counter::default(),
             dispatched: Counter::default(),
             claimed: Counter::default(),
             unclaimed: Counter::default(),
             types_in: TypeRows::default(),
+            types_handled: TypeRows::default(),
             types_out: TypeRows::default(),
+            handlers: Mutex::default(),
             dispatch_queue: Fill::default(),
             dispatch_parked: Fill::default(),
             dispatch_capacity,
@@ -282,6 +292,7 @@ impl Ledger {
             outbound_accepted: accepted,
             outbound_dropped: dropped,
             outbound_queued: self.outbound_queued.get(),
+            handled: self.handled.get(),
             dispatched: self.dispatched.get(),
             claimed: self.claimed.get(),
             unclaimed: self.unclaimed.get(),
@@ -293,9 +304,10 @@ impl Ledger {
                 messages_capacity: self.dispatch_capacity.messages,
                 bytes_capacity: self.dispatch_capacity.bytes,
             },
-            types: TypeRows::merge(&self.types_in, &self.types_out),
+            types: TypeRows::merge([&self.types_in, &self.types_handled], &self.types_out),
             subscribers,
             departed,
+            handlers: self.handler_rows(),
             memory_used: self.budget.used() as u64,
             memory_budget: self.budget.limit() as u64,
             accept_errors: self.accept_errors.get(),
@@ -303,6 +315,39 @@ impl Ledger {
             reads_paused: self.reads_paused.get(),
             dispatch_full: self.dispatch_full.get(),
             partial_frames: self.partial_frames.get(),
+        }
+    }
+}
+
+impl Ledger {
+    fn handler_rows(&self) -> Vec<HandlerRow> {
+        let handlers = self.handlers.lock().unwrap_or_else(PoisonError::into_inner);
+        handlers.iter().map(|account| account.row()).collect()
+    }
+}
+
+/// What an inline handler did; the loop counts.
+#[derive(Debug, Default)]
+pub(crate) struct HandlerAccount {
+    pub(crate) name: String,
+    pub(crate) calls: Counter,
+    pub(crate) over_budget: Counter,
+    pub(crate) longest_ns: Counter,
+    pub(crate) refused: Counter,
+    pub(crate) panics: Counter,
+}
+
+impl HandlerAccount {
+    fn row(&self) -> HandlerRow {
+        let panics = self.panics.get();
+        HandlerRow {
+            name: self.name.clone(),
+            calls: self.calls.get(),
+            over_budget: self.over_budget.get(),
+            longest: Duration::from_nanos(self.longest_ns.get()),
+            refused: self.refused.get(),
+            panics,
+            removed: panics > 0,
         }
     }
 }
@@ -397,27 +442,30 @@ impl TypeRows {
         named.chain([(None, self.rows[TYPE_COUNTERS_MAX].traffic.get())])
     }
 
-    fn merge(inbound: &Self, outbound: &Self) -> Vec<TypeTraffic> {
-        let mut merged: Vec<TypeTraffic> = inbound
-            .each()
-            .map(|(message_type, inbound)| TypeTraffic {
-                message_type,
-                inbound,
-                outbound: Traffic::default(),
-            })
-            .collect();
-        for (message_type, outbound) in outbound.each() {
-            match merged
+    /// Adds up what the dispatcher and the loop counted on the way in, beside what went out.
+    fn merge(inbound: [&Self; 2], outbound: &Self) -> Vec<TypeTraffic> {
+        let mut merged = Vec::<TypeTraffic>::new();
+        let mut add = |message_type, inbound: Traffic, outbound: Traffic| {
+            let known = merged
                 .iter_mut()
-                .find(|row| row.message_type == message_type)
-            {
-                Some(row) => row.outbound = outbound,
-                None => merged.push(TypeTraffic {
+                .find(|row| row.message_type == message_type);
+            if let Some(row) = known {
+                row.inbound.add(inbound);
+                row.outbound.add(outbound);
+            } else {
+                merged.push(TypeTraffic {
                     message_type,
-                    inbound: Traffic::default(),
+                    inbound,
                     outbound,
-                }),
+                });
             }
+        };
+        let nothing = Traffic::default();
+        for (message_type, traffic) in inbound.into_iter().flat_map(Self::each) {
+            add(message_type, traffic, nothing);
+        }
+        for (message_type, traffic) in outbound.each() {
+            add(message_type, nothing, traffic);
         }
         // `None`, the shared row, sorts last and is left out while nothing is in it.
         merged.sort_by_key(|row| (row.message_type.is_none(), row.message_type));
@@ -487,7 +535,7 @@ impl Traffic {
 pub struct TypeTraffic {
     /// The type; `None` stands for all types beyond the first 1,024 that were seen.
     pub message_type: Option<MessageType>,
-    /// Dispatched.
+    /// Dispatched, or given to an inline handler.
     pub inbound: Traffic,
     /// Written.
     pub outbound: Traffic,
@@ -565,10 +613,31 @@ impl DepartedRow {
     }
 }
 
+/// What an inline handler did; see [`NetService::handle_inline`](crate::NetService::handle_inline).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HandlerRow {
+    /// Its name, for people.
+    pub name: String,
+    /// Messages that it was given, the one included in which it panicked.
+    pub calls: u64,
+    /// Calls that took longer than its budget; zero if it has none.
+    pub over_budget: u64,
+    /// The longest call; zero if it has no budget, because then no call is measured.
+    pub longest: Duration,
+    /// Answers that were refused, most often for want of room.
+    pub refused: u64,
+    /// Calls that panicked: at most one.
+    pub panics: u64,
+    /// Whether it was removed, because it panicked. The messages of its types are dispatched since.
+    pub removed: bool,
+}
+
 /// All counters of a service at one moment.
 ///
 /// Taken live, the counters are read one after the other while others count on; when the service
-/// is quiet or stopped, they balance: `inbound.messages = dispatched + dispatch_queue.messages`,
+/// is quiet or stopped, they balance:
+/// `inbound.messages = handled + dispatched + dispatch_queue.messages`,
 /// `dispatched = claimed + unclaimed`, each subscriber's row, and
 /// `outbound_accepted = outbound + outbound_dropped + outbound_queued`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -599,6 +668,8 @@ pub struct Snapshot {
     pub outbound_dropped: Traffic,
     /// Application messages accepted for sending that wait to be written.
     pub outbound_queued: Traffic,
+    /// Messages that were given to an inline handler instead.
+    pub handled: u64,
     /// Messages that went through the fan-out.
     pub dispatched: u64,
     /// Dispatched messages that at least one subscriber's types matched.
@@ -613,6 +684,8 @@ pub struct Snapshot {
     pub subscribers: Vec<SubscriberRow>,
     /// The sum of those that left before the service stopped.
     pub departed: DepartedRow,
+    /// The inline handlers, in the order in which they were set.
+    pub handlers: Vec<HandlerRow>,
     /// Bytes that buffers hold of the budget.
     pub memory_used: u64,
     /// The byte budget.
@@ -634,6 +707,36 @@ impl Snapshot {
     #[must_use]
     pub fn closed_total(&self) -> u64 {
         self.closed.iter().map(|(_, count)| count).sum()
+    }
+
+    /// What came in, and what handlers did with it; of handlers only where there are any.
+    fn write_received(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "  received: {} messages, ", self.inbound.messages)?;
+        if !self.handlers.is_empty() {
+            write!(f, "{} handled, ", self.handled)?;
+        }
+        writeln!(
+            f,
+            "{} dispatched, {} unclaimed",
+            self.dispatched, self.unclaimed
+        )?;
+        for row in &self.handlers {
+            writeln!(
+                f,
+                "  handler {}: {} calls, {} over budget, longest {:?}, {} answers refused{}",
+                row.name,
+                row.calls,
+                row.over_budget,
+                row.longest,
+                row.refused,
+                if row.removed {
+                    ", removed by a panic"
+                } else {
+                    ""
+                }
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -735,11 +838,7 @@ impl std::fmt::Display for StopReport {
             "  peers: {} closed in order, {} cut off",
             self.closed_orderly, self.closed_abortive
         )?;
-        writeln!(
-            f,
-            "  received: {} messages, {} dispatched, {} unclaimed",
-            snapshot.inbound.messages, snapshot.dispatched, snapshot.unclaimed
-        )?;
+        snapshot.write_received(f)?;
         for row in &snapshot.subscribers {
             writeln!(
                 f,
@@ -793,7 +892,7 @@ mod tests {
             let row = map.row(MessageType(number), &rows);
             rows.add(row, Traffic::new(1, 10));
         }
-        let merged = TypeRows::merge(&rows, &TypeRows::default());
+        let merged = TypeRows::merge([&rows, &TypeRows::default()], &TypeRows::default());
         assert_eq!(merged.len(), TYPE_COUNTERS_MAX + 1);
         let last = merged.last().unwrap();
         assert_eq!(

@@ -25,6 +25,9 @@
 //! [`send`](Handle::send), or many at once with [`send_batch`](Handle::send_batch). None of them
 //! waits for the peer, and `Ok` means: written, or counted as lost with the reason.
 //!
+//! Where a hand-off to another thread is too much, a handler answers on the loop itself
+//! ([`NetService::handle_inline`]): it must be short, and is held against a budget of time.
+//!
 //! # What is full, and what then
 //!
 //! A subscriber that falls behind loses messages alone and is told how many ([`Batch::missed`]),
@@ -110,6 +113,7 @@ mod block;
 mod outbox;
 // 5
 mod dispatch;
+mod inline;
 mod peer;
 // 6
 mod handle;
@@ -129,15 +133,18 @@ pub use dispatch::{
     TryIter, Types,
 };
 pub use error::{
-    CloseReason, ConfigError, ConnectError, DialError, FrameError, ListenError, RecvError,
-    RecvTimeoutError, SendError, ServiceFailure, StartError, SubscribeError, TryRecvError,
+    CloseReason, ConfigError, ConnectError, DialError, FrameError, HandlerError, ListenError,
+    RecvError, RecvTimeoutError, SendError, ServiceFailure, StartError, SubscribeError,
+    TryRecvError,
 };
 pub use event::{Event, PauseCause};
 pub use handle::{Handle, Listening, Outgoing, OutgoingBatch, Payload, Rejected, ReplyTo};
 pub use id::{LinkId, ListenerId, MessageType, NodeId, PeerId, PeerIdentity, SubscriberId};
 pub use idle::IdleStrategy;
+pub use inline::{InlineMessage, Replier};
 pub use ledger::{
-    ClosedRow, DepartedRow, PeerRow, QueueGauge, ServiceState, Snapshot, StopReport, SubscriberRow,
-    Traffic, TypeTraffic,
+    ClosedRow, DepartedRow, HandlerRow, PeerRow, QueueGauge, ServiceState, Snapshot, StopReport,
+    SubscriberRow, Traffic, TypeTraffic,
 };
+pub use peers::HandlerOptions;
 pub use service::{NetService, Never};

@@ -113,6 +113,10 @@ pub(crate) const SUBSCRIBER_BYTES_MAX_DEFAULT: usize = 16 << 20;
 pub(crate) const QUEUE_MESSAGES_MAX_CEILING: usize = 1 << 22;
 /// Subscribers of one service.
 pub(crate) const SUBSCRIBERS_MAX: usize = 4096;
+/// Inline handlers of one service.
+pub(crate) const HANDLERS_MAX: usize = 64;
+/// Default time budget of a call of an inline handler, in microseconds.
+pub(crate) const HANDLER_BUDGET_US: u64 = 50;
 /// Default hard limit of an outbox, and of a peer's credit, in bytes.
 pub(crate) const OUTBOX_BYTES_MAX_DEFAULT: usize = 4 << 20;
 /// Default hard limit of an outbox, and of a peer's credit, in messages.
@@ -186,4 +190,6 @@ const _: () = {
     assert!(READ_PER_TURN_BYTES >= BLOCK_SIZE);
     assert!(OUTBOX_BYTES_MAX_DEFAULT <= MEMORY_BUDGET_DEFAULT);
     assert!(SLICES_PER_WRITE <= 1024);
+    // A route is a byte, and one value of it is nobody.
+    assert!(HANDLERS_MAX < u8::MAX as usize);
 };

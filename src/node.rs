@@ -303,6 +303,10 @@ impl<N: Net> Node<N> {
                 break;
             };
             self.read_peer(now, id);
+            if self.peers.take_answered() {
+                // Answers of a handler need not wait for the other peers' turn.
+                self.write_peer(now, id);
+            }
             self.run_actions(now);
         }
     }

@@ -14,7 +14,7 @@
 use std::{collections::VecDeque, io::IoSlice};
 
 use crate::{
-    frame::Header,
+    frame::{Frame, Header},
     id::MessageType,
     ledger::Traffic,
     slots::{Segment, SegmentData},
@@ -86,6 +86,17 @@ impl Outbox {
         }
         if self.segments.is_empty() && self.segments.capacity() > SEGMENTS_KEPT {
             self.segments = VecDeque::new();
+        }
+    }
+
+    /// Appends a frame of the loop's own. Frames that come one after the other share a segment, so
+    /// that they are one slice to write.
+    pub(crate) fn push_inline(&mut self, frame: &Frame<'_>) {
+        let last = self.segments.back_mut();
+        if !last.is_some_and(|last| last.try_append(frame)) {
+            let mut segment = Segment::default();
+            segment.try_append(frame);
+            self.segments.push_back(segment);
         }
     }
 
@@ -211,7 +222,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::Clock,
-        frame::{Decoder, Frame, encode_whole},
+        frame::{Decoder, encode_whole},
         id::PeerId,
         ledger::Ledger,
         limits::{PAYLOAD_COPIED_MAX, PAYLOAD_SIZE_MAX_DEFAULT},
@@ -277,6 +288,16 @@ mod tests {
                 self.note(frame);
             }
             self.slots.send_batch(self.id, &mut batch).unwrap();
+        }
+
+        /// What a handler answers goes past the slot's tail, so the tail is taken before.
+        fn push_inline(&mut self, frame: &Frame<'_>) {
+            self.take();
+            let traffic = Traffic::new(1, frame.encoded_size() as u64);
+            let size = frame.payload.len();
+            self.slots.accept_inline(self.id, traffic, size).unwrap();
+            self.outbox.push_inline(frame);
+            self.note(frame);
         }
 
         fn take(&mut self) {
@@ -353,6 +374,11 @@ mod tests {
             message_type: u16,
             mixed: bool,
         },
+        Inline {
+            message_type: u16,
+            size: usize,
+            checksum: bool,
+        },
         Take,
         Write(usize),
         Control(usize),
@@ -391,8 +417,17 @@ mod tests {
                 mixed,
             },
         );
+        let inline =
+            (0_u16..3, size(), any::<bool>()).prop_map(|(message_type, size, checksum)| {
+                Step::Inline {
+                    message_type,
+                    size,
+                    checksum,
+                }
+            });
         prop_oneof![
             6 => send,
+            3 => inline,
             1 => batch,
             3 => Just(Step::Take),
             4 => (0_usize..40).prop_map(Step::Write),
@@ -428,6 +463,10 @@ mod tests {
                             })
                             .collect();
                         pipe.send_batch(&frames);
+                    }
+                    Step::Inline { message_type, size, checksum } => {
+                        let frame = Frame::new(MessageType(message_type), &payload[..size]);
+                        pipe.push_inline(&frame.with_checksum(checksum));
                     }
                     Step::Take => pipe.take(),
                     Step::Write(size) => {

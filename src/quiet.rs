@@ -18,6 +18,7 @@ pub(crate) enum Subject {
     Address(IpAddr),
     Listener(usize),
     Subscriber(u64),
+    Handler(usize),
     /// Stands for all that the table has no room for.
     Others,
 }

@@ -24,17 +24,18 @@ use crate::{
         SubscribeOptions, Subscription, Types, Worker, panic_message,
     },
     error::{
-        ConfigError, ConnectError, ListenError, SendError, ServiceFailure, StartError,
-        SubscribeError,
+        ConfigError, ConnectError, HandlerError, ListenError, SendError, ServiceFailure,
+        StartError, SubscribeError,
     },
     frame::{Decoder, Hello},
     handle::{Command, Handle, Listening, Payload, ReplyTo, Shared},
     id::{LinkId, ListenerId, MessageType, PeerId},
+    inline::{InlineMessage, Replier},
     ledger::{Ledger, ServiceState, Snapshot, StopReport, Traffic},
     limits::{COMMANDS_MAX, DESCRIPTORS_RESERVED, DRAIN_MS, LINKS_MAX, REFUSED_PEERS_MAX},
     node::{LoopEnd, Node, Sink},
     peer::Rules,
-    peers::{PeerLimits, Peers},
+    peers::{HandlerOptions, Handlers, PeerLimits, Peers},
     slots::{OutboxLimits, Slots},
     socket::{Listener, SocketOptions, Sockets, raise_descriptor_limit},
 };
@@ -78,6 +79,8 @@ pub struct NetService {
     shared: Arc<Shared>,
     commands: Receiver<Command>,
     on_metrics: Mutex<Option<MetricsCallback>>,
+    /// Until the start.
+    handlers: Mutex<Handlers>,
     addrs: Vec<SocketAddr>,
     threads: Threads,
     ended: Receiver<Never>,
@@ -114,6 +117,7 @@ impl NetService {
         let count = config.max_peers + REFUSED_PEERS_MAX + LINKS_MAX;
         let slots = Arc::new(Slots::new(0, count, outbox, Arc::clone(&ledger), clock));
         let (sender, commands) = bounded(COMMANDS_MAX);
+        let handlers = Handlers::new(Arc::clone(&ledger));
         let shared = Arc::new(Shared {
             slots,
             registry: Arc::new(Registry::new()),
@@ -137,6 +141,7 @@ impl NetService {
             shared,
             commands,
             on_metrics: Mutex::default(),
+            handlers: Mutex::new(handlers),
             addrs: Vec::new(),
             threads: Threads::default(),
             ended,
@@ -154,6 +159,58 @@ impl NetService {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         *place = Some(Box::new(callback));
+    }
+
+    /// Has messages of some types handled on the loop's own thread, with the answer in hand: the
+    /// shortest way from a peer to the application and back. To be set before the start.
+    ///
+    /// The messages go to the handler *instead of* the subscribers, in the order in which the peer
+    /// sent them. They run ahead of messages of other types, which are dispatched when all that
+    /// came in the same read is handled. What a handler took is released at once; its answers count
+    /// against the peer's credit like any that wait, so a peer that does not take them is not read
+    /// on.
+    ///
+    /// The duties of a handler: while it runs, no peer is read or written and no timer fires, so it
+    /// must be short, and must never wait for anything: not for a lock that others hold for long,
+    /// not for a channel, not for I/O. Each call is measured against the
+    /// [budget](HandlerOptions::budget), and what exceeds it is counted and logged; nothing ends a
+    /// handler that does not return. For other peers it may use a [`Handle`]:
+    /// [`Handle::send_timeout`] and [`Handle::peers`] do not wait on the loop's thread, and answer
+    /// as if the time were over.
+    ///
+    /// A handler that panics is removed: the panic is caught, counted and logged, the message in
+    /// which it happened counts as handled, and those that follow, of the same read too, go to the
+    /// subscribers as if there had never been a handler. [`Snapshot::handlers`] has a row for each.
+    ///
+    /// All handlers together cost 200 KiB, and nothing for each message but their own time.
+    ///
+    /// # Errors
+    ///
+    /// See [`HandlerError`]. There are at most 64 handlers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use nebnet::{Config, HandlerOptions, MessageType, NetService};
+    ///
+    /// let service = NetService::new(Config::default())?;
+    /// let options = HandlerOptions::new(MessageType(7)).name("echo");
+    /// service.handle_inline(options, |message, replier| {
+    ///     // Refused answers are counted in the handler's row.
+    ///     let _ = replier.reply(message.payload());
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn handle_inline(
+        &self,
+        options: HandlerOptions,
+        handler: impl FnMut(InlineMessage<'_>, &mut Replier<'_>) + Send + 'static,
+    ) -> Result<(), HandlerError> {
+        if self.running.is_none() {
+            return Err(HandlerError::AlreadyStarted);
+        }
+        let mut handlers = self.handlers.lock().unwrap_or_else(PoisonError::into_inner);
+        handlers.add(options, Box::new(handler))
     }
 
     /// Starts the service: first the dispatcher, then the node. If the node cannot start, the
@@ -442,7 +499,12 @@ impl NetService {
             peers_per_origin: config.max_peers_per_addr,
         };
         let slots = Arc::clone(&self.shared.slots);
-        let peers = Peers::new(Arc::clone(&slots), rules_of(config), limits, now);
+        let mut peers = Peers::new(Arc::clone(&slots), rules_of(config), limits, now);
+        let handlers = self
+            .handlers
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        peers.set_handlers(handlers.take());
         let poke = Arc::clone(&self.shared.registry.poke);
         let commands = self.commands.clone();
         let failed = Arc::clone(&self.shared.failure);

@@ -21,6 +21,7 @@
 
 mod child;
 mod flood;
+mod floor;
 mod report;
 mod round_trip;
 mod service;
@@ -30,6 +31,7 @@ mod tally;
 mod wire;
 
 pub(crate) use child::{Load, run_if_child};
+pub(crate) use floor::Floor;
 pub(crate) use report::Report;
 pub(crate) use service::Service;
 pub(crate) use spec::{Mode, Spec};

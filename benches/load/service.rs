@@ -1,7 +1,9 @@
 //! The measured service with subscribers that count what they take.
 
 use super::{MESSAGE_TYPE, Tally};
-use nebnet::{Config, Dispatch, MessageType, NetService, Overflow, SubscribeOptions};
+use nebnet::{
+    Config, Dispatch, HandlerOptions, MessageType, NetService, Overflow, SubscribeOptions,
+};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -76,6 +78,24 @@ impl Service {
             addr,
             tallies: Vec::new(),
             threads: vec![thread],
+        }
+    }
+
+    /// The same by a handler on the loop's thread.
+    pub(crate) fn start_handler() -> Self {
+        let mut service = NetService::new(Config::default().listen(loopback())).unwrap();
+        let options = HandlerOptions::new(MessageType(MESSAGE_TYPE));
+        let handler = service.handle_inline(options, |message, replier| {
+            replier.reply(message.payload()).unwrap();
+        });
+        handler.unwrap();
+        service.start().unwrap();
+        let addr = service.local_addrs()[0];
+        Self {
+            service,
+            addr,
+            tallies: Vec::new(),
+            threads: Vec::new(),
         }
     }
 

@@ -86,7 +86,7 @@ impl Types {
         Self(Set::Several(bits))
     }
 
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         match &self.0 {
             Set::All => false,
             Set::One(one) => one.is_protocol(),

@@ -146,8 +146,9 @@ pub(crate) struct Peer {
     /// Application messages delivered and written.
     pub(crate) inbound: Traffic,
     pub(crate) outbound: Traffic,
-    /// What came out of the tail.
+    /// What came out of the tail, and what handlers answered, which never went through it.
     pub(crate) taken: Traffic,
+    pub(crate) answered: Traffic,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,6 +283,7 @@ impl Peer {
             inbound: Traffic::default(),
             outbound: Traffic::default(),
             taken: Traffic::default(),
+            answered: Traffic::default(),
         }
     }
 
@@ -784,6 +786,16 @@ impl Peer {
         Traffic::new(
             self.read.messages.saturating_sub(released.messages),
             self.read.bytes.saturating_sub(released.bytes),
+        )
+    }
+
+    /// What the outbox was given and the kernel has not taken.
+    pub(crate) fn unwritten(&self) -> Traffic {
+        let mut given = self.taken;
+        given.add(self.answered);
+        Traffic::new(
+            given.messages - self.outbound.messages,
+            given.bytes - self.outbound.bytes,
         )
     }
 

@@ -376,10 +376,16 @@ impl Peers {
             }
             parsed.fault = self.handle_introduction(now.tick, id).err();
         }
-        let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
-        let peer = &mut seat.peer;
         let traffic = Traffic::new(u64::from(parsed.frames), parsed.consumed as u64);
         self.slots.ledger.inbound.add(traffic);
+        // Bytes of whole frames that are left for the dispatcher.
+        let size = if self.handlers.is_some() {
+            self.run_handlers(now, id, &mut buffer.bytes, &mut parsed)
+        } else {
+            parsed.consumed
+        };
+        let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
+        let peer = &mut seat.peer;
 
         let rest = buffer.bytes.get(parsed.consumed..).unwrap_or_default();
         if !peer.state().takes_input() || parsed.fault.is_some() {
@@ -389,6 +395,7 @@ impl Peers {
         }
         let whole_frames = parsed.consumed > 0;
         let block = (parsed.frames > 0).then(|| {
+            let traffic = Traffic::new(u64::from(parsed.frames), size as u64);
             peer.read.add(traffic);
             let head = BlockHead {
                 peer: id,
@@ -399,7 +406,7 @@ impl Peers {
                 has_protocol: parsed.has_protocol,
                 credit: traffic,
             };
-            self.pool.make(&mut buffer.bytes, parsed.consumed, head)
+            self.pool.make(&mut buffer.bytes, size, head)
         });
         if buffer.kind == BufferKind::Carry && !whole_frames && parsed.fault.is_none() {
             peer.carry = buffer.bytes;

@@ -13,6 +13,7 @@
 //! - a seat's timer is never later than its peer's next deadline
 //! - the seats that count for the limit of peers are those that were not refused
 
+mod handlers;
 mod io;
 mod links;
 mod seat;
@@ -26,6 +27,8 @@ use std::{
     time::Duration,
 };
 
+pub use handlers::HandlerOptions;
+pub(crate) use handlers::Handlers;
 use links::Links;
 use seat::{Credit, Leaving, Origin, Pause, Seat, Standing};
 use slab::Slab;
@@ -96,6 +99,10 @@ pub(crate) struct Peers {
     limits: PeerLimits,
     credit: Credit,
     pool: BlockPool,
+    /// `None` if nobody handles anything here.
+    handlers: Option<Box<Handlers>>,
+    /// A handler has answered since this was last looked at.
+    answered: bool,
     pub(crate) wheel: Wheel<Timer>,
     /// `None` keeps the place of a slot that cannot be used.
     seats: Slab<Option<Box<Seat>>>,
@@ -162,6 +169,8 @@ impl Peers {
                 bytes: outbox.bytes,
                 messages: outbox.messages,
             },
+            handlers: None,
+            answered: false,
             wheel: Wheel::new(now),
             seats: Slab::new(),
             counted: 0,
@@ -350,10 +359,7 @@ impl Peers {
         };
         peer.taken.add(late);
         // Nothing was written since, and the slot takes nothing any more, so this is what is lost.
-        let lost = Traffic::new(
-            peer.taken.messages - peer.outbound.messages,
-            peer.taken.bytes - peer.outbound.bytes,
-        );
+        let lost = peer.unwritten();
         let ledger = &self.slots.ledger;
         ledger.note_accepted(late);
         ledger.outbound_dropped.add(lost);

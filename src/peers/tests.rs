@@ -62,7 +62,8 @@ impl Peers {
     /// Messages accepted for a peer that are still in its slot.
     fn untaken(&self, seat: &Seat) -> u64 {
         let queued = self.slots.queued(seat.id()).messages;
-        queued + seat.peer.outbound.messages - seat.peer.taken.messages
+        let gone = seat.peer.taken.messages + seat.peer.answered.messages;
+        queued + seat.peer.outbound.messages - gone
     }
 
     /// Connections, those included that were refused and are not closed yet.
@@ -96,14 +97,19 @@ impl Peers {
 
 /// A table with one peer that can be read, under a byte budget.
 fn one_peer(clock: Clock, budget: usize) -> (Arc<Slots>, Peers, PeerId) {
+    one_peer_of(clock, budget, 1000)
+}
+
+/// The same with payloads up to `payload_size` bytes.
+fn one_peer_of(clock: Clock, budget: usize, payload_size: u32) -> (Arc<Slots>, Peers, PeerId) {
     let ledger = Arc::new(Ledger::new(budget, Traffic::new(100, 1 << 20)));
     let limits = OutboxLimits {
         bytes: 1 << 20,
         messages: 100,
-        payload_size: 1000,
+        payload_size,
     };
     let slots = Arc::new(Slots::new(0, 65, limits, ledger, clock));
-    let rules = Rules::lenient(Decoder::new(1000));
+    let rules = Rules::lenient(Decoder::new(payload_size));
     let limits = PeerLimits {
         peers: 1,
         peers_per_origin: 0,
@@ -221,5 +227,407 @@ mod budget {
         let seat = peers.seat(id).unwrap();
         assert_eq!(closing_reason(&seat.peer), CloseReason::Budget);
         assert!(seat.peer.is_closing());
+    }
+}
+
+mod inline {
+    use std::{
+        io::IoSlice,
+        sync::{Mutex, MutexGuard},
+    };
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        block::BlockRef,
+        clock::Now,
+        error::{HandlerError, SendError},
+        frame::{Frame, WholeFrames, encode_whole},
+        id::MessageType,
+        inline::{InlineMessage, Replier},
+        peers::handlers::Call,
+        slots::OutFrame,
+    };
+
+    const PAYLOAD_MAX: u32 = 100_000;
+    const LONG: std::ops::RangeInclusive<MessageType> = MessageType(1)..=MessageType(2);
+    const SHORT: MessageType = MessageType(3);
+
+    /// What of a frame is compared.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    struct Seen {
+        message_type: u16,
+        correlation: Option<u64>,
+        checksum: bool,
+        payload: Vec<u8>,
+    }
+
+    impl Seen {
+        fn frame(&self) -> Frame<'_> {
+            Frame {
+                message_type: MessageType(self.message_type),
+                correlation: self.correlation,
+                checksum: self.checksum,
+                payload: &self.payload,
+            }
+        }
+
+        fn of(frame: &Frame<'_>) -> Self {
+            Self {
+                message_type: frame.message_type.0,
+                correlation: frame.correlation,
+                checksum: frame.checksum,
+                payload: frame.payload.to_vec(),
+            }
+        }
+    }
+
+    type Log = Arc<Mutex<Vec<Seen>>>;
+
+    fn log(log: &Log) -> MutexGuard<'_, Vec<Seen>> {
+        log.lock().unwrap()
+    }
+
+    /// A handler that keeps what it sees and echoes it; it panics when it has seen `calls_max`.
+    fn echo(seen: &Log, calls_max: usize) -> Call {
+        let (seen, mut calls) = (Arc::clone(seen), 0);
+        Box::new(move |message, replier| {
+            assert_eq!(message.peer(), replier.peer());
+            log(&seen).push(Seen {
+                message_type: message.message_type().0,
+                correlation: message.correlation(),
+                checksum: message.checksum(),
+                payload: message.payload().to_vec(),
+            });
+            calls += 1;
+            assert!(calls < calls_max, "enough");
+            replier.reply(message.payload()).unwrap();
+        })
+    }
+
+    /// One peer with handlers, what they saw, and what was left for the dispatcher.
+    struct Bench {
+        slots: Arc<Slots>,
+        peers: Peers,
+        id: PeerId,
+        now: Now,
+        long: Log,
+        short: Log,
+        dispatched: Vec<Seen>,
+        written: Vec<u8>,
+    }
+
+    impl Bench {
+        fn new(long_calls_max: usize) -> Self {
+            let clock = Clock::start();
+            let (slots, mut peers, id) = one_peer_of(clock, 64 << 20, PAYLOAD_MAX);
+            let (long, short) = (Log::default(), Log::default());
+            let mut handlers = Handlers::new(Arc::clone(&slots.ledger));
+            let options = HandlerOptions::new(LONG).budget(Duration::from_secs(1000));
+            handlers.add(options, echo(&long, long_calls_max)).unwrap();
+            let options = HandlerOptions::new(SHORT).budget(Duration::ZERO);
+            handlers.add(options, echo(&short, usize::MAX)).unwrap();
+            peers.set_handlers(handlers);
+            let instant = clock.now().instant;
+            Self {
+                slots,
+                peers,
+                id,
+                now: Now { tick: 1, instant },
+                long,
+                short,
+                dispatched: Vec::new(),
+                written: Vec::new(),
+            }
+        }
+
+        /// One read that brings the beginning of `bytes`. Returns how many of them.
+        fn read(&mut self, bytes: &[u8]) -> usize {
+            self.peers.handle_ready(self.id, Ready::READ);
+            let Some(mut buffer) = self.peers.prepare_read(1, self.id) else {
+                self.write();
+                return 0;
+            };
+            let room = buffer.bytes.capacity() - buffer.bytes.len();
+            let count = bytes.len().min(buffer.limit).min(room);
+            buffer.bytes.extend_from_slice(&bytes[..count]);
+            let block = self.peers.handle_read(self.now, self.id, buffer, Ok(count));
+            if let Some(block) = block {
+                self.dispatch(&block);
+            }
+            count
+        }
+
+        /// Looks at a block as the fan-out does.
+        fn dispatch(&mut self, block: &BlockRef) {
+            let head = block.head();
+            let mut frames = Vec::new();
+            for frame in WholeFrames::new(block.bytes()) {
+                let is_protocol = frame.message_type.is_protocol();
+                assert!(!is_protocol || head.has_protocol);
+                if !is_protocol {
+                    frames.push(Seen::of(&frame));
+                }
+            }
+            assert_eq!(frames.len(), head.frames as usize);
+            assert!(!frames.is_empty(), "a block of nothing");
+            if let Some(message_type) = head.message_type {
+                assert!(frames.iter().all(|one| one.message_type == message_type.0));
+            }
+            assert_eq!(head.credit, block.traffic());
+            self.dispatched.append(&mut frames);
+        }
+
+        /// Has the kernel take everything.
+        fn write(&mut self) {
+            loop {
+                let mut slices = [IoSlice::new(&[]); 4];
+                let filled = self.peers.fill_slices(self.id, &mut slices, usize::MAX);
+                let before = self.written.len();
+                for slice in &slices[..filled] {
+                    self.written.extend_from_slice(slice);
+                }
+                let taken = self.written.len() - before;
+                if taken == 0 {
+                    return;
+                }
+                self.peers.handle_written(1, self.id, taken, Ok(taken));
+            }
+        }
+
+        /// Everything that was written of the application's types.
+        fn answers(&self) -> Vec<Seen> {
+            let frames = WholeFrames::new(&self.written);
+            frames
+                .filter(|frame| !frame.message_type.is_protocol())
+                .map(|frame| Seen::of(&frame))
+                .collect()
+        }
+
+        /// The sums at rest.
+        fn check(&mut self, sent: usize) {
+            let ledger = &self.slots.ledger;
+            let handled = log(&self.long).len() + log(&self.short).len();
+            assert_eq!(ledger.handled.get(), handled as u64);
+            assert_eq!(ledger.inbound.messages.get(), sent as u64);
+            assert_eq!(handled + self.dispatched.len(), sent);
+            let snapshot = ledger.snapshot(
+                Duration::ZERO,
+                Vec::new(),
+                crate::ledger::DepartedRow::default(),
+            );
+            let typed = snapshot.types.iter().map(|row| row.inbound.messages);
+            assert_eq!(typed.sum::<u64>(), handled as u64);
+            assert_eq!(snapshot.outbound_queued, Traffic::default());
+            assert_eq!(snapshot.outbound_accepted, snapshot.outbound);
+            let (released, queued) = (self.slots.released(self.id), self.slots.queued(self.id));
+            let peer = &self.peers.seat(self.id).unwrap().peer;
+            assert_eq!(peer.in_flight(released), Traffic::default());
+            assert_eq!((queued, peer.unwritten()), Default::default());
+            assert!(peer.outbox.is_empty());
+            assert_eq!(snapshot.memory_used, 0, "every lease came back");
+        }
+    }
+
+    fn sent() -> impl Strategy<Value = Seen> {
+        let size = prop_oneof![
+            20 => 0_usize..50,
+            2 => 3_000_usize..9_000,
+            1 => 60_000_usize..=PAYLOAD_MAX as usize,
+        ];
+        // 5 stands for a PING.
+        let parts = (1_u16..=5, size, any::<bool>(), any::<bool>(), any::<u8>());
+        parts.prop_map(|(number, size, checksum, correlation, fill)| {
+            let is_ping = number == 5;
+            Seen {
+                message_type: if is_ping { 0xFF03 } else { number },
+                correlation: (correlation && !is_ping).then_some(u64::from(fill)),
+                checksum,
+                payload: vec![fill; if is_ping { size.min(60) } else { size }],
+            }
+        })
+    }
+
+    proptest! {
+        /// However frames are mixed and cut: handlers see exactly their messages in order, the
+        /// dispatcher the others, a panic hands the rest of its types over, and the sums hold.
+        #[test]
+        fn messages_go_to_handlers_or_to_the_dispatcher(
+            sent in prop::collection::vec(sent(), 1..60),
+            cuts in prop::collection::vec(1_usize..5_000, 1..40),
+            calls_max in prop_oneof![3 => Just(usize::MAX), 1 => 1_usize..10],
+        ) {
+            let mut bench = Bench::new(calls_max);
+            let mut bytes = Vec::new();
+            for one in &sent {
+                encode_whole(&one.frame(), &mut bytes);
+            }
+            let (mut at, mut cuts) = (0, cuts.iter().cycle());
+            while at < bytes.len() {
+                // Sometimes as much as there is.
+                let cut = *cuts.next().unwrap();
+                let cut = if cut > 4_000 { usize::MAX } else { cut };
+                let end = at.saturating_add(cut).min(bytes.len());
+                at += bench.read(&bytes[at..end]);
+            }
+            bench.write();
+            let (mut long, mut short, mut rest) = (Vec::new(), Vec::new(), Vec::new());
+            for one in sent {
+                let number = MessageType(one.message_type);
+                match number {
+                    _ if number.is_protocol() => {}
+                    _ if LONG.contains(&number) && long.len() < calls_max => long.push(one),
+                    SHORT => short.push(one),
+                    _ => rest.push(one),
+                }
+            }
+            prop_assert_eq!(&*log(&bench.long), &long);
+            prop_assert_eq!(&*log(&bench.short), &short);
+            prop_assert_eq!(&bench.dispatched, &rest);
+            // The message that panicked has no answer.
+            long.truncate(calls_max - 1);
+            let mine = |one: &Seen| one.message_type == SHORT.0;
+            let (to_short, to_long): (Vec<_>, Vec<_>) =
+                bench.answers().into_iter().partition(mine);
+            prop_assert_eq!((to_long, to_short), (long, short.clone()));
+            let count = log(&bench.long).len() + short.len() + rest.len();
+            bench.check(count);
+        }
+    }
+
+    fn encoded(numbers: &[u16]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for number in numbers {
+            encode_whole(&Frame::new(MessageType(*number), b"x"), &mut bytes);
+        }
+        bytes
+    }
+
+    /// The rest of the very read in which a handler panicked is dispatched.
+    #[test]
+    fn a_panic_removes_the_handler_and_nothing_else() {
+        let mut bench = Bench::new(2);
+        let bytes = encoded(&[1, 3, 2, 1, 3, 2]);
+        assert_eq!(bench.read(&bytes), bytes.len());
+        let types = |seen: &[Seen]| seen.iter().map(|one| one.message_type).collect::<Vec<_>>();
+        assert_eq!(types(&log(&bench.long)), [1, 2]);
+        assert_eq!(types(&log(&bench.short)), [3, 3]);
+        assert_eq!(types(&bench.dispatched), [1, 2]);
+        bench.write();
+        assert_eq!(types(&bench.answers()), [1, 3, 3]);
+        bench.check(6);
+        let ledger = &bench.slots.ledger;
+        let rows: Vec<_> = ledger.handlers.lock().unwrap().clone();
+        assert_eq!((rows[0].panics.get(), rows[0].calls.get()), (1, 2));
+        assert_eq!((rows[1].panics.get(), rows[1].calls.get()), (0, 2));
+        assert_eq!(rows[0].name, "handler-1");
+    }
+
+    /// Without a handler left, reads are what they were.
+    #[test]
+    fn the_last_handler_takes_the_table_with_it() {
+        let clock = Clock::start();
+        let (slots, mut peers, _) = one_peer_of(clock, 64 << 20, PAYLOAD_MAX);
+        let mut handlers = Handlers::new(Arc::clone(&slots.ledger));
+        let seen = Log::default();
+        let options = HandlerOptions::new(crate::dispatch::Types::all());
+        handlers.add(options, echo(&seen, 1)).unwrap();
+        peers.set_handlers(handlers);
+        assert!(peers.handlers.is_some());
+        let mut bench = Bench::new(1);
+        (bench.slots, bench.peers, bench.long) = (slots, peers, seen);
+        let bytes = encoded(&[9, 9]);
+        assert_eq!(bench.read(&bytes), bytes.len());
+        assert!(bench.peers.handlers.is_none());
+        bench.check(2);
+    }
+
+    #[test]
+    fn calls_are_held_against_the_budget() {
+        let clock = Clock::start();
+        let (slots, mut peers, _) = one_peer_of(clock, 64 << 20, PAYLOAD_MAX);
+        let mut handlers = Handlers::new(Arc::clone(&slots.ledger));
+        let budget = Duration::from_nanos(1);
+        let options = HandlerOptions::new(SHORT).budget(budget).name("slow");
+        let call = move |_: InlineMessage<'_>, _: &mut Replier<'_>| {
+            let start = clock.elapsed();
+            while clock.elapsed() < start + 10 * budget {}
+        };
+        handlers.add(options, Box::new(call)).unwrap();
+        peers.set_handlers(handlers);
+        let mut bench = Bench::new(1);
+        (bench.slots, bench.peers) = (slots, peers);
+        bench.read(&encoded(&[3, 3, 4, 3]));
+        let rows: Vec<_> = bench.slots.ledger.handlers.lock().unwrap().clone();
+        assert_eq!((rows[0].calls.get(), rows[0].over_budget.get()), (3, 3));
+        assert!(rows[0].longest_ns.get() >= 10);
+    }
+
+    /// Answers are bounded as what is sent from elsewhere, and share the bounds with it.
+    #[test]
+    fn answers_are_refused_as_other_messages_are() {
+        let clock = Clock::start();
+        let (slots, mut peers, id) = one_peer_of(clock, 64 << 20, PAYLOAD_MAX);
+        let mut handlers = Handlers::new(Arc::clone(&slots.ledger));
+        let inside = Arc::clone(&slots);
+        let call = move |message: InlineMessage<'_>, replier: &mut Replier<'_>| {
+            let long = vec![0; PAYLOAD_MAX as usize + 1];
+            let limit = PAYLOAD_MAX as usize;
+            let size = limit + 1;
+            assert_eq!(
+                replier.reply(&long),
+                Err(SendError::TooLarge { size, limit })
+            );
+            let reserved = MessageType(0xFF00);
+            let refused = Err(SendError::ReservedType(reserved));
+            assert_eq!(replier.send(reserved, ""), refused);
+            // The bound is 100 messages, whoever they come from.
+            let frame = Frame::new(SHORT, message.payload());
+            for _ in 0..50 {
+                replier.send(SHORT, "answer").unwrap();
+                inside.send(id, OutFrame { frame, owned: None }).unwrap();
+            }
+            assert_eq!(replier.reply("one more"), Err(SendError::Full));
+            let sent = inside.send(id, OutFrame { frame, owned: None });
+            assert_eq!(sent, Err(SendError::Full));
+            assert!(inside.ask_close(id));
+            assert_eq!(replier.reply("late"), Err(SendError::Closing));
+        };
+        handlers
+            .add(HandlerOptions::new(SHORT), Box::new(call))
+            .unwrap();
+        peers.set_handlers(handlers);
+        let mut bench = Bench::new(1);
+        (bench.slots, bench.peers) = (slots, peers);
+        bench.read(&encoded(&[3]));
+        let rows: Vec<_> = bench.slots.ledger.handlers.lock().unwrap().clone();
+        assert_eq!((rows[0].panics.get(), rows[0].refused.get()), (0, 4));
+        assert!(bench.slots.ledger.budget.used() > 0);
+        bench.peers.begin_turn(2);
+        bench.write();
+        assert_eq!(bench.answers().len(), 100);
+        assert_eq!(bench.slots.ledger.budget.used(), 0);
+    }
+
+    #[test]
+    fn handlers_are_set_once_for_each_type_and_bounded() {
+        let ledger = Arc::new(Ledger::new(1, Traffic::new(1, 1)));
+        let mut handlers = Handlers::new(ledger);
+        let mut add = |types: crate::dispatch::Types| {
+            handlers.add(HandlerOptions::new(types), Box::new(|_, _| {}))
+        };
+        assert_eq!(add(MessageType(0xFF01).into()), Err(HandlerError::NoTypes));
+        assert_eq!(add((MessageType(64)..=MessageType(99)).into()), Ok(()));
+        let taken = Err(HandlerError::TypeTaken(MessageType(64)));
+        assert_eq!(add(crate::dispatch::Types::all()), taken);
+        for number in 1..64 {
+            assert_eq!(add(MessageType(number).into()), Ok(()));
+        }
+        let limit = crate::limits::HANDLERS_MAX;
+        assert_eq!(
+            add(MessageType(0).into()),
+            Err(HandlerError::TooMany { limit })
+        );
     }
 }

@@ -11,9 +11,13 @@
 //! decided at one place and cannot be wrong.
 //!
 //! Invariants, per connection:
-//! - `written <= accepted`, in messages and in bytes; their difference is what is queued
+//! - `written <= accepted`, in messages and in bytes; their difference is what is queued. What the
+//!   loop sends itself is taken off `written` rather than added to `accepted`, so that each has one
+//!   writer
 //! - `queued <= limit`, or exactly one message is queued
 //! - bytes leased from the budget `>= queued bytes` after every send
+//! - the loop's own sends ([`accept_inline`](Slots::accept_inline)) take no lock: both of the above
+//!   may be passed by one send of another thread that is under way at the same moment
 //! - a slot index is in the attention queue at most once
 
 mod tail;
@@ -112,12 +116,20 @@ struct Slot {
     held: AtomicU32,
     /// The connection may be sent to: it is made, and what it has to say first was accepted.
     admitted: AtomicBool,
+    /// The application asked for a close: what `inner` says too, for whom does not take its lock.
+    close_asked: AtomicBool,
     /// The longest payload that the peer takes.
     payload_size_max: AtomicU32,
     /// Written under the lock, read by the loop.
     accepted: TrafficCell,
     released: TrafficCell,
-    /// Written by the loop, read under the lock.
+    /// Bytes of the budget that senders leased, under the lock.
+    leased: AtomicUsize,
+    /// What the loop leased for what it sent itself.
+    leased_inline: AtomicUsize,
+    /// Written by the loop, read under the lock: what the kernel took, less what the loop itself
+    /// sent. So `accepted - written` is all that is queued, at the price of no further term; it
+    /// wraps, because it may be below zero.
     written: TrafficCell,
     resume: TrafficCell,
     inner: Mutex<Inner>,
@@ -130,7 +142,6 @@ struct Inner {
     about: Option<About>,
     /// Set a moment after the slot was admitted, at the latest.
     identity: Option<Arc<PeerIdentity>>,
-    leased: usize,
     tail: Tail,
 }
 
@@ -177,6 +188,22 @@ impl TrafficCell {
         let mut sum = self.get();
         sum.add(traffic);
         self.set(sum);
+    }
+
+    fn add_wrapping(&self, traffic: Traffic) {
+        let sum = self.get();
+        self.set(Traffic::new(
+            sum.messages.wrapping_add(traffic.messages),
+            sum.bytes.wrapping_add(traffic.bytes),
+        ));
+    }
+
+    fn sub_wrapping(&self, traffic: Traffic) {
+        let sum = self.get();
+        self.set(Traffic::new(
+            sum.messages.wrapping_sub(traffic.messages),
+            sum.bytes.wrapping_sub(traffic.bytes),
+        ));
     }
 }
 
@@ -276,6 +303,22 @@ impl Slots {
             SlotState::CloseAsked | SlotState::Closing => return Err(SendError::Closing),
             SlotState::Open => {}
         }
+        let queued = self.find_room(slot, traffic, payload_size)?;
+        self.lease(slot, &slot.leased, queued)?;
+        push(&mut inner.tail);
+        slot.accepted.add(traffic);
+        drop(inner);
+        self.ask_attention(slot, peer.index());
+        Ok(())
+    }
+
+    /// Bytes that will be queued with these, if there is room for them.
+    fn find_room(
+        &self,
+        slot: &Slot,
+        traffic: Traffic,
+        payload_size: usize,
+    ) -> Result<u64, SendError> {
         let limit = slot.payload_size_max.load(Ordering::Relaxed) as usize;
         if payload_size > limit {
             return Err(SendError::TooLarge {
@@ -287,31 +330,26 @@ impl Slots {
         let was_empty = queued.messages == 0;
         queued.add(traffic);
         let fits = queued.bytes <= self.limits.bytes && queued.messages <= self.limits.messages;
-        if !(fits || (was_empty && traffic.messages == 1)) {
-            return Err(SendError::Full);
+        if fits || (was_empty && traffic.messages == 1) {
+            Ok(queued.bytes)
+        } else {
+            Err(SendError::Full)
         }
-        if !self.lease(&mut inner, queued.bytes) {
-            return Err(SendError::Full);
-        }
-        push(&mut inner.tail);
-        slot.accepted.add(traffic);
-        drop(inner);
-        self.ask_attention(slot, peer.index());
-        Ok(())
     }
 
-    /// Makes sure that the slot's lease covers what it has queued.
-    fn lease(&self, inner: &mut Inner, queued: u64) -> bool {
+    /// Makes sure that the slot's leases cover what it has queued; `own` is the caller's to raise.
+    fn lease(&self, slot: &Slot, own: &AtomicUsize, queued: u64) -> Result<(), SendError> {
         let queued = usize::try_from(queued).unwrap_or(usize::MAX);
-        if queued <= inner.leased {
-            return true;
+        let leased = slot.leased();
+        if queued <= leased {
+            return Ok(());
         }
-        let step = (queued - inner.leased).next_multiple_of(BUDGET_LEASE_BYTES);
-        let granted = self.ledger.budget.try_charge(step);
-        if granted {
-            inner.leased += step;
+        let step = (queued - leased).next_multiple_of(BUDGET_LEASE_BYTES);
+        if !self.ledger.budget.try_charge(step) {
+            return Err(SendError::Full);
         }
-        granted
+        own.store(own.load(Ordering::Relaxed) + step, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Asks the loop to close a connection in order. False if there is no such connection.
@@ -328,6 +366,7 @@ impl Slots {
             SlotState::CloseAsked | SlotState::Closing => return true,
             SlotState::Open => inner.state = SlotState::CloseAsked,
         }
+        slot.close_asked.store(true, Ordering::Relaxed);
         drop(inner);
         self.ask_attention(slot, peer.index());
         true
@@ -509,6 +548,7 @@ impl Slots {
         inner.about = Some(about);
         inner.identity = None;
         slot.admitted.store(false, Ordering::Relaxed);
+        slot.close_asked.store(false, Ordering::Relaxed);
         slot.payload_size_max
             .store(self.limits.payload_size, Ordering::Relaxed);
         for cell in [&slot.accepted, &slot.released, &slot.written, &slot.resume] {
@@ -579,6 +619,30 @@ impl Slots {
         })
     }
 
+    /// Accepts a message that the loop itself sends to an open connection, or says why not. On `Ok`
+    /// the caller puts it into the outbox.
+    ///
+    /// Takes no lock, so that a send of another thread that is under way is not seen, nor this one
+    /// there: together they may pass a bound by that one send.
+    pub(crate) fn accept_inline(
+        &self,
+        peer: PeerId,
+        traffic: Traffic,
+        payload_size: usize,
+    ) -> Result<(), SendError> {
+        let slot = self.own(peer);
+        if !slot.admitted.load(Ordering::Relaxed) {
+            return Err(SendError::NotConnected);
+        }
+        if slot.close_asked.load(Ordering::Relaxed) {
+            return Err(SendError::Closing);
+        }
+        let queued = self.find_room(slot, traffic, payload_size)?;
+        self.lease(slot, &slot.leased_inline, queued)?;
+        slot.written.sub_wrapping(traffic);
+        Ok(())
+    }
+
     /// Refuses further messages if none is queued; false if there is one.
     pub(crate) fn close_if_quiet(&self, peer: PeerId) -> Result<bool, Contended> {
         let slot = self.own(peer);
@@ -595,14 +659,13 @@ impl Slots {
     /// A contended slot keeps its lease until the next time: the lock means that it is being used.
     pub(crate) fn trim_lease(&self, peer: PeerId) {
         let slot = self.own(peer);
-        let Ok(mut inner) = slot.try_lock() else {
+        let Ok(inner) = slot.try_lock() else {
             return;
         };
-        if slot.queued().messages == 0 && inner.leased > 0 {
-            self.ledger
-                .budget
-                .release(std::mem::take(&mut inner.leased));
+        if slot.queued().messages == 0 {
+            self.ledger.budget.release(slot.take_leases());
         }
+        drop(inner);
     }
 
     /// Ends the connection's use of the slot. What senders had appended goes to `out`.
@@ -618,9 +681,7 @@ impl Slots {
         inner.tail = Tail::default();
         inner.state = SlotState::Free;
         inner.identity = None;
-        self.ledger
-            .budget
-            .release(std::mem::take(&mut inner.leased));
+        self.ledger.budget.release(slot.take_leases());
         let accepted = slot.accepted.get();
         drop(inner);
         Ok(Traffic::new(
@@ -632,7 +693,7 @@ impl Slots {
     /// Counts what the kernel took. Returns whether somebody waits for the room.
     pub(crate) fn add_written(&self, peer: PeerId, traffic: Traffic) -> bool {
         let slot = self.own(peer);
-        slot.written.add(traffic);
+        slot.written.add_wrapping(traffic);
         // Pairs with the fence in `wait_for_room`.
         fence(Ordering::SeqCst);
         slot.waited.load(Ordering::Relaxed)
@@ -744,10 +805,28 @@ impl Slot {
     fn queued(&self) -> Traffic {
         let (accepted, written) = (self.accepted.get(), self.written.get());
         // The loop reads without the lock, so the two may be a moment apart.
+        let queued = |accepted: u64, written: u64| {
+            let left = accepted.wrapping_sub(written);
+            // More written than accepted is none.
+            if left > u64::MAX / 2 { 0 } else { left }
+        };
         Traffic::new(
-            accepted.messages.saturating_sub(written.messages),
-            accepted.bytes.saturating_sub(written.bytes),
+            queued(accepted.messages, written.messages),
+            queued(accepted.bytes, written.bytes),
         )
+    }
+
+    /// Bytes of the budget that are leased for what is queued.
+    fn leased(&self) -> usize {
+        self.leased.load(Ordering::Relaxed) + self.leased_inline.load(Ordering::Relaxed)
+    }
+
+    /// Takes both leases. To be called by the loop, under the lock.
+    fn take_leases(&self) -> usize {
+        let leased = self.leased();
+        self.leased.store(0, Ordering::Relaxed);
+        self.leased_inline.store(0, Ordering::Relaxed);
+        leased
     }
 
     fn may_resume(&self) -> bool {

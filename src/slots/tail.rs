@@ -78,6 +78,24 @@ impl Segment {
         }
     }
 
+    /// Appends a frame, if this is an encoded segment of the application's with room for it.
+    pub(crate) fn try_append(&mut self, frame: &Frame<'_>) -> bool {
+        let room = BLOCK_SIZE.saturating_sub(frame.encoded_size());
+        match &mut self.data {
+            // A new segment takes a frame of any size.
+            SegmentData::Encoded(bytes)
+                if !self.is_control
+                    && self.spill == 0
+                    && (bytes.is_empty() || bytes.len() <= room) =>
+            {
+                encode_whole(frame, bytes);
+                self.note(frame.message_type);
+                true
+            }
+            SegmentData::Encoded(_) | SegmentData::Shared(_) => false,
+        }
+    }
+
     /// Counts a frame that ends here.
     fn note(&mut self, message_type: MessageType) {
         match self.message_type {

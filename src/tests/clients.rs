@@ -156,7 +156,7 @@ impl Client {
         let taken = world.take(index, size);
         world.work += u64::from(taken > 0);
         if taken > 0 {
-            check_received(&mut world.conns[index], index);
+            check_received(&mut world.conns[index], index, world.handled);
         }
     }
 
@@ -296,7 +296,7 @@ impl Client {
 }
 
 /// What a client gets is whole frames; echoes are those of its own frames, in order.
-pub(super) fn check_received(conn: &mut Conn, index: usize) {
+pub(super) fn check_received(conn: &mut Conn, index: usize, handled: Option<MessageType>) {
     let decoder = Decoder::new(1 << 28);
     let mut at = 0;
     while let Some((frame, size)) = decoder.decode(&conn.got[at..]).expect("whole frames") {
@@ -313,17 +313,19 @@ pub(super) fn check_received(conn: &mut Conn, index: usize) {
                     checksum: frame.checksum,
                     payload: frame.payload.to_vec(),
                 };
-                let next = conn.log[conn.echo_at..]
+                let by_handler = handled == Some(frame.message_type);
+                let at = &mut conn.echo_at[usize::from(by_handler)];
+                let next = conn.log[*at..]
                     .iter()
                     .position(|sent| *sent == echo)
                     .unwrap_or_else(|| panic!("conn {index} got what it did not send: {echo:?}"));
-                let skipped = &conn.log[conn.echo_at..conn.echo_at + next];
-                let missing = skipped.iter().any(|sent| sent.message_type.0 < ECHO_BELOW);
+                let mut skipped = conn.log[*at..*at + next].iter();
+                let missing = skipped.any(|sent| sent.is_echoed(handled, by_handler));
                 assert!(
                     conn.echo_lossy || !missing,
                     "conn {index}: an echo is missing"
                 );
-                conn.echo_at += next + 1;
+                *at += next + 1;
                 conn.echoes += 1;
             }
         }

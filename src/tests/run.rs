@@ -3,7 +3,7 @@
 use std::{
     cell::RefCell,
     rc::Rc,
-    sync::{Arc, OnceLock, atomic::Ordering},
+    sync::{Arc, Mutex, OnceLock, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -12,22 +12,23 @@ use crossbeam_channel::{Sender, bounded};
 use super::{
     clients::{Client, Kind},
     random::Random,
-    subscribers::Subscriber,
+    subscribers::{Subscriber, note_refused},
     world::{Rates, SimNet, World},
 };
 use crate::{
     clock::{Clock, Now},
     dispatch::{DispatchQueue, FanOut, QueueBounds, Registry, Worker},
-    error::CloseReason,
+    error::{CloseReason, SendError},
     frame::{Decoder, Hello},
     handle::Command,
-    id::ListenerId,
+    id::{ListenerId, MessageType, PeerId},
     idle::IdleStrategy,
+    inline::{InlineMessage, Replier},
     ledger::{Counter, DepartedRow, Ledger, Traffic},
     limits::{BLOCK_SIZE, DRAIN_MS, REFUSED_PEERS_MAX},
     node::{Node, Sink},
     peer::Rules,
-    peers::{PeerLimits, Peers, Timer},
+    peers::{HandlerOptions, Handlers, PeerLimits, Peers, Timer},
     slots::{OutboxLimits, Slots},
 };
 
@@ -40,6 +41,8 @@ pub(super) struct Run {
     steps: usize,
     payload_max: usize,
     inline: bool,
+    /// Echoes of the handler that were refused in this turn.
+    refused: Refused,
     /// No limit of the service can end a well-behaved connection.
     calm: bool,
 }
@@ -112,7 +115,12 @@ impl Run {
         };
         let world = Rc::new(RefCell::new(world));
         let net = SimNet(Rc::clone(&world));
-        let peers = Peers::new(Arc::clone(&slots), rules, limits, 0);
+        let mut peers = Peers::new(Arc::clone(&slots), rules, limits, 0);
+        let refused = Refused::default();
+        let handled = world.borrow().handled;
+        if let Some(message_type) = handled {
+            peers.set_handlers(echo_handler(message_type, &ledger, &refused));
+        }
         let (commands, receiver) = bounded(8);
         let failed = Arc::new(OnceLock::new());
         let idle = IdleStrategy::Block;
@@ -137,6 +145,7 @@ impl Run {
             steps: 0,
             payload_max,
             inline,
+            refused,
             calm,
         }
     }
@@ -179,6 +188,9 @@ impl Run {
         }
         let now = self.now();
         self.node.turn(now);
+        for (peer, error) in self.refused.lock().unwrap().drain(..) {
+            note_refused(&mut self.world.borrow_mut(), peer, error);
+        }
         self.check();
     }
 
@@ -198,7 +210,7 @@ impl Run {
         let dispatched = ledger.dispatched.get();
         assert_eq!(dispatched, ledger.claimed.get() + ledger.unclaimed.get());
         let waiting = self.node.waiting_messages();
-        let undispatched = ledger.inbound.messages.get() - dispatched;
+        let undispatched = ledger.inbound.messages.get() - ledger.handled.get() - dispatched;
         if self.inline {
             assert_eq!(undispatched, waiting);
         } else {
@@ -275,11 +287,13 @@ impl Run {
             let clean =
                 conn.fin && !conn.rst && !conn.aborted && !conn.refused && conn.id.is_some();
             if clean && conn.bye.is_none() && conn.arrived.is_empty() && !conn.echo_lossy {
-                let rest = conn.log[conn.echo_at..].iter();
-                let missing = rest.filter(|sent| sent.message_type.0 < super::clients::ECHO_BELOW);
-                let (missing, partial) = (missing.count(), conn.hostile);
+                let mut missing = world.echoes_due(conn, true);
+                if echoes {
+                    missing += world.echoes_due(conn, false);
+                }
+                let partial = conn.hostile;
                 assert!(
-                    !echoes || partial || missing == 0,
+                    partial || missing == 0,
                     "conn {index}: {missing} echoes are missing"
                 );
             }
@@ -357,7 +371,8 @@ impl Run {
         let snapshot = ledger.snapshot(Duration::ZERO, Vec::new(), DepartedRow::default());
         assert_eq!(snapshot.memory_used, 0, "bytes are not given back");
         assert_eq!(ledger.dispatch_queue.get(), Traffic::default());
-        assert_eq!(snapshot.inbound.messages, snapshot.dispatched);
+        let gone = snapshot.handled + snapshot.dispatched;
+        assert_eq!(snapshot.inbound.messages, gone);
         assert_eq!(snapshot.accepted, snapshot.closed_total());
         assert_eq!(snapshot.peers, 0);
         let mut out = snapshot.outbound;
@@ -375,6 +390,25 @@ impl Run {
             snapshot.outbound,
         )
     }
+}
+
+/// Echoes that a handler could not send: to whom, and why.
+type Refused = Arc<Mutex<Vec<(PeerId, SendError)>>>;
+
+fn echo_handler(message_type: MessageType, ledger: &Arc<Ledger>, refused: &Refused) -> Handlers {
+    let mut handlers = Handlers::new(Arc::clone(ledger));
+    let refused = Arc::clone(refused);
+    let echo = Box::new(
+        move |message: InlineMessage<'_>, replier: &mut Replier<'_>| {
+            if let Err(error) = replier.reply(message.payload()) {
+                refused.lock().unwrap().push((message.peer(), error));
+            }
+        },
+    );
+    handlers
+        .add(HandlerOptions::new(message_type), echo)
+        .unwrap();
+    handlers
 }
 
 fn rules(random: &mut Random, calm: bool, payload_size: u32) -> Rules {
@@ -413,6 +447,8 @@ fn draw_rates(world: &mut World, calm: bool) {
     };
     world.worker_slow = rate(&[0, 50, 500]);
     world.unasked = rate(&[0, 0, 50]);
+    let handled = rate(&[usize::MAX, usize::MAX, 0, 1]);
+    world.handled = u16::try_from(handled).ok().map(MessageType);
 }
 
 fn draw_people(world: &mut World, payload_max: usize, calm: bool) {

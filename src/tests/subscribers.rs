@@ -255,7 +255,7 @@ fn conn_of(world: &World) -> HashMap<PeerId, usize> {
 /// Everything is what the client sent, in its order, and without gaps where none may be.
 fn check_batch(world: &mut World, index: usize, batch: &Batch) {
     let conn = conn_of(world)[&batch.peer()];
-    let one = &world.subscribers[index];
+    let (one, handled) = (&world.subscribers[index], world.handled);
     let conn = &mut world.conns[conn];
     if conn.subscribers_at.len() <= index {
         conn.subscribers_at.resize(index + 1, 0);
@@ -268,7 +268,8 @@ fn check_batch(world: &mut World, index: usize, batch: &Batch) {
         loop {
             let sent = conn.log.get(*at).expect("no more than was sent");
             *at += 1;
-            if !one.types.contains(sent.message_type) {
+            let elsewhere = handled == Some(sent.message_type);
+            if elsewhere || !one.types.contains(sent.message_type) {
                 continue;
             }
             let same = sent.message_type == message.message_type()
@@ -295,25 +296,29 @@ fn send(world: &World, message: &MessageRef<'_>) -> Result<(), SendError> {
     world.slots.send(message.peer(), OutFrame { frame, owned })
 }
 
+/// An echo was refused: where it may be, the peer is known to miss one.
+pub(super) fn note_refused(world: &mut World, peer: PeerId, error: SendError) {
+    let conn = conn_of(world)[&peer];
+    match error {
+        SendError::Full => {
+            let budget = &world.slots.ledger.budget;
+            let short = budget.used() * 4 >= budget.limit() * 2;
+            assert!(
+                short || world.unasked > 0,
+                "an echo found no room: {:?}",
+                world.slots.queued(peer)
+            );
+            world.conns[conn].echo_lossy = true;
+        }
+        SendError::Closing | SendError::NotConnected => world.conns[conn].echo_lossy = true,
+        SendError::TooLarge { .. } | SendError::ReservedType(_) => panic!("{error}"),
+    }
+}
+
 fn echo(world: &mut World, batch: &Batch) {
-    let conn = conn_of(world)[&batch.peer()];
     for message in batch {
-        match send(world, &message) {
-            Ok(()) => {}
-            Err(SendError::Full) => {
-                let budget = &world.slots.ledger.budget;
-                let short = budget.used() * 4 >= budget.limit() * 2;
-                assert!(
-                    short || world.unasked > 0,
-                    "an echo found no room: {:?}",
-                    world.slots.queued(message.peer())
-                );
-                world.conns[conn].echo_lossy = true;
-            }
-            Err(SendError::Closing | SendError::NotConnected) => {
-                world.conns[conn].echo_lossy = true;
-            }
-            Err(error) => panic!("{error}"),
+        if let Err(error) = send(world, &message) {
+            note_refused(world, message.peer(), error);
         }
     }
 }

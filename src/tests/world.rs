@@ -17,7 +17,11 @@ use std::{
     time::Duration,
 };
 
-use super::{clients::Client, random::Random, subscribers::Subscriber};
+use super::{
+    clients::{Client, ECHO_BELOW},
+    random::Random,
+    subscribers::Subscriber,
+};
 use crate::{
     clock::Tick,
     dispatch::{Registry, Worker},
@@ -52,6 +56,13 @@ pub(super) struct Sent {
     pub(super) payload: Vec<u8>,
 }
 
+impl Sent {
+    /// Whether it is echoed: by the handler of a type, or by the subscriber of the others.
+    pub(super) fn is_echoed(&self, by: Option<MessageType>, handled: bool) -> bool {
+        self.message_type.0 < ECHO_BELOW && (by == Some(self.message_type)) == handled
+    }
+}
+
 /// One connection, both ends.
 #[derive(Debug)]
 pub(super) struct Conn {
@@ -81,9 +92,10 @@ pub(super) struct Conn {
     pub(super) subscribers_at: Vec<usize>,
     /// An echo was refused or came to somebody who loses messages.
     pub(super) echo_lossy: bool,
-    /// Bytes that the client took, and its place in the echoes.
+    /// Bytes that the client took, and its place in the echoes of subscribers and of the handler,
+    /// which keep no order among each other.
     pub(super) got: Vec<u8>,
-    pub(super) echo_at: usize,
+    pub(super) echo_at: [usize; 2],
     pub(super) echoes: usize,
     pub(super) bye: Option<u16>,
     pub(super) hostile: bool,
@@ -116,6 +128,8 @@ pub(super) struct World {
     /// The application sends of its own accord, per thousand acts of a subscriber.
     pub(super) unasked: usize,
     pub(super) hello_required: bool,
+    /// The type that a handler echoes on the loop, if there is one.
+    pub(super) handled: Option<MessageType>,
     pub(super) payload_max: usize,
     pub(super) trace: bool,
 }
@@ -147,6 +161,7 @@ impl World {
             healed: false,
             unasked: 0,
             hello_required: false,
+            handled: None,
             payload_max: 0,
             trace: std::env::var_os("NEBNET_TRACE").is_some(),
         }
@@ -156,6 +171,14 @@ impl World {
         if self.trace {
             eprintln!("{:>8} {}", self.now, text());
         }
+    }
+
+    /// Messages of the type that an echo is still to come of, behind those that it came of.
+    pub(super) fn echoes_due(&self, conn: &Conn, handled: bool) -> usize {
+        let rest = &conn.log[conn.echo_at[usize::from(handled)]..];
+        rest.iter()
+            .filter(|sent| sent.is_echoed(self.handled, handled))
+            .count()
     }
 
     // ----- the clients' side -----------------------------------------------------------------
@@ -184,7 +207,7 @@ impl World {
             subscribers_at: vec![0; self.subscribers.len()],
             echo_lossy: false,
             got: Vec::new(),
-            echo_at: 0,
+            echo_at: [0; 2],
             echoes: 0,
             bye: None,
             hostile: false,

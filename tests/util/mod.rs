@@ -358,7 +358,16 @@ pub fn descriptors() -> usize {
 #[track_caller]
 pub fn assert_balanced(snapshot: &Snapshot) {
     assert_eq!(
-        snapshot.inbound.messages, snapshot.dispatched,
+        snapshot.inbound.messages,
+        snapshot.handled + snapshot.dispatched,
+        "{snapshot:?}"
+    );
+    let calls = snapshot.handlers.iter().map(|row| row.calls).sum::<u64>();
+    assert_eq!(snapshot.handled, calls, "{snapshot:?}");
+    let typed = snapshot.types.iter().map(|row| row.inbound.messages);
+    assert_eq!(
+        snapshot.inbound.messages,
+        typed.sum::<u64>(),
         "{snapshot:?}"
     );
     assert_eq!(

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use nebnet::{ServiceState, Snapshot, SubscriberRow, Traffic, TypeTraffic};
+use nebnet::{HandlerRow, ServiceState, Snapshot, SubscriberRow, Traffic, TypeTraffic};
 
 /// A snapshot in the Prometheus text format.
 pub(crate) fn render(snapshot: &Snapshot) -> String {
@@ -43,6 +43,7 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
     out.types(snapshot);
     out.queue(snapshot);
     out.subscribers(&snapshot.subscribers);
+    out.handlers(&snapshot.handlers);
     for (name, help, value) in [
         (
             "memory_used_bytes",
@@ -58,6 +59,11 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
         out.gauge(name, help, value);
     }
     for (name, help, value) in [
+        (
+            "handled_total",
+            "messages given to inline handlers",
+            snapshot.handled,
+        ),
         (
             "dispatched_total",
             "messages through the fan-out",
@@ -262,6 +268,46 @@ impl Exposition {
                     read(row),
                 );
             }
+        }
+    }
+
+    fn handlers(&mut self, rows: &[HandlerRow]) {
+        type Read = fn(&HandlerRow) -> u64;
+        let families: [(&str, &str, &str, Read); 5] = [
+            ("calls_total", "counter", "messages given to it", |row| {
+                row.calls
+            }),
+            (
+                "over_budget_total",
+                "counter",
+                "calls longer than its budget",
+                |row| row.over_budget,
+            ),
+            (
+                "refused_total",
+                "counter",
+                "answers that found no room",
+                |row| row.refused,
+            ),
+            ("panics_total", "counter", "calls that panicked", |row| {
+                row.panics
+            }),
+            ("removed", "gauge", "1 once a panic removed it", |row| {
+                row.removed.into()
+            }),
+        ];
+        for (name, kind, help, read) in families {
+            let name = format!("handler_{name}");
+            self.family(&name, kind, help);
+            for (index, row) in rows.iter().enumerate() {
+                self.sample(&name, &[("handler", &row.name), ("id", &index)], read(row));
+            }
+        }
+        let name = "handler_longest_seconds";
+        self.family(name, "gauge", "its longest call");
+        for (index, row) in rows.iter().enumerate() {
+            let labels: [(&str, &dyn Display); 2] = [("handler", &row.name), ("id", &index)];
+            self.sample(name, &labels, row.longest.as_secs_f64());
         }
     }
 }

@@ -1,0 +1,74 @@
+//! The shortest way there and back: a handler on the loop's own thread answers a price request,
+//! while everything else goes to a subscriber as usual.
+//!
+//! A handler must never wait, and is held against a budget of time for each call. What takes
+//! longer belongs to a subscriber.
+
+use std::error::Error;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use nebnet::frame::{Decoder, Frame};
+use nebnet::{Config, HandlerOptions, MessageType, NetService, Overflow, SubscribeOptions};
+
+const PRICE: MessageType = MessageType(1);
+const NOTE: MessageType = MessageType(2);
+const ROUND_TRIPS: u64 = 1_000;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut service = NetService::new(Config::default().listen("127.0.0.1:0".parse()?))?;
+    let options = HandlerOptions::new(PRICE)
+        .name("price")
+        .budget(Duration::from_micros(20));
+    let mut requests = 0_u64;
+    service.handle_inline(options, move |_, replier| {
+        requests += 1;
+        let price = 100 + requests % 7;
+        // Refused answers are counted in the handler's row.
+        let _ = replier.reply(price.to_be_bytes());
+    })?;
+    let options = SubscribeOptions::new(NOTE)
+        .name("notes")
+        .overflow(Overflow::Pause);
+    let mut notes = service.subscribe_with(options)?;
+    service.start()?;
+    let reader = thread::Builder::new()
+        .name("notes".to_owned())
+        .spawn(move || {
+            let mut count = 0_u64;
+            while let Ok(batch) = notes.recv_batch() {
+                count += batch.len() as u64;
+            }
+            count
+        })?;
+
+    let last = ask(TcpStream::connect(service.local_addrs()[0])?)?;
+    println!("the last of {ROUND_TRIPS} prices was {last}");
+    let report = service.stop(Duration::from_secs(5));
+    println!("{report}");
+    let row = &report.snapshot.handlers[0];
+    assert_eq!((row.calls, row.refused), (ROUND_TRIPS, 0));
+    let notes = reader.join().map_err(|_| "the reader panicked")?;
+    assert_eq!(notes, ROUND_TRIPS);
+    Ok(())
+}
+
+/// The peer: asks for a price, sends a note, and waits for the price before it asks again.
+fn ask(mut stream: TcpStream) -> Result<u64, Box<dyn Error>> {
+    stream.set_nodelay(true)?;
+    let (mut question, mut answer) = (Vec::new(), [0; 16]);
+    Frame::new(PRICE, b"ACME").encode(&mut question)?;
+    Frame::new(NOTE, b"asked").encode(&mut question)?;
+    let mut last = 0;
+    for _ in 0..ROUND_TRIPS {
+        stream.write_all(&question)?;
+        stream.read_exact(&mut answer)?;
+        let (frame, _) = Decoder::new(8).decode(&answer)?.ok_or("half an answer")?;
+        last = u64::from_be_bytes(frame.payload.try_into()?);
+    }
+    stream.shutdown(Shutdown::Write)?;
+    stream.read_to_end(&mut Vec::new())?;
+    Ok(last)
+}

@@ -1,0 +1,206 @@
+//! What an inline handler has in hand: a message where it was read, and the way back to its peer.
+//!
+//! Nothing here is copied, counted by reference or locked per message. The message is borrowed from
+//! the read that brought it; an answer is encoded straight into the peer's outbox, and the loop
+//! writes it before it turns to the next peer.
+
+use std::{fmt, time::Instant};
+
+use crate::{
+    block::Message,
+    error::SendError,
+    frame::Frame,
+    id::{MessageType, PeerId},
+    ledger::Traffic,
+    outbox::Outbox,
+    slots::Slots,
+};
+
+/// A message, borrowed from the read that brought it; see
+/// [`NetService::handle_inline`](crate::NetService::handle_inline).
+///
+/// What is to outlive the call is copied ([`to_message`](Self::to_message)); who is to be answered
+/// later is kept as a [`ReplyTo`](crate::ReplyTo).
+#[derive(Clone, Copy)]
+pub struct InlineMessage<'a> {
+    peer: PeerId,
+    received: Instant,
+    frame: Frame<'a>,
+}
+
+impl<'a> InlineMessage<'a> {
+    pub(crate) fn new(peer: PeerId, received: Instant, frame: Frame<'a>) -> Self {
+        Self {
+            peer,
+            received,
+            frame,
+        }
+    }
+
+    /// Who sent it.
+    #[must_use]
+    pub fn peer(&self) -> PeerId {
+        self.peer
+    }
+
+    /// Its type.
+    #[must_use]
+    pub fn message_type(&self) -> MessageType {
+        self.frame.message_type
+    }
+
+    /// What the sender wrote into it.
+    #[must_use]
+    pub fn payload(&self) -> &'a [u8] {
+        self.frame.payload
+    }
+
+    /// The correlation number, if the sender gave one.
+    #[must_use]
+    pub fn correlation(&self) -> Option<u64> {
+        self.frame.correlation
+    }
+
+    /// Whether it came with a checksum, which was verified.
+    #[must_use]
+    pub fn checksum(&self) -> bool {
+        self.frame.checksum
+    }
+
+    /// When its last byte was read; the clock was looked at once for all of a turn.
+    #[must_use]
+    pub fn received(&self) -> Instant {
+        self.received
+    }
+
+    /// The message to keep, or to hand to another thread: a copy, whatever its size.
+    #[must_use]
+    pub fn to_message(&self) -> Message {
+        Message::copy_of(self.peer, &self.frame, self.received)
+    }
+}
+
+impl fmt::Debug for InlineMessage<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InlineMessage")
+            .field("peer", &self.peer)
+            .field("frame", &self.frame)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The way back to the peer whose message is being handled.
+///
+/// What it takes is written as soon as the read is handled, in the order of the calls. Messages
+/// that other threads send to the same peer, or the handler itself through a
+/// [`Handle`](crate::Handle), come before or behind it.
+pub struct Replier<'a> {
+    slots: &'a Slots,
+    outbox: &'a mut Outbox,
+    peer: PeerId,
+    /// What the message in hand has for its answer.
+    message_type: MessageType,
+    correlation: Option<u64>,
+    checksum: bool,
+    accepted: Traffic,
+    refused: u64,
+}
+
+impl<'a> Replier<'a> {
+    pub(crate) fn new(slots: &'a Slots, outbox: &'a mut Outbox, peer: PeerId) -> Self {
+        Self {
+            slots,
+            outbox,
+            peer,
+            message_type: MessageType::default(),
+            correlation: None,
+            checksum: false,
+            accepted: Traffic::default(),
+            refused: 0,
+        }
+    }
+
+    /// Who is answered.
+    #[must_use]
+    pub fn peer(&self) -> PeerId {
+        self.peer
+    }
+
+    /// Answers the message in hand: the same type and correlation, and a checksum if it had one.
+    ///
+    /// May be called several times, or not at all. The payload is copied. `Ok` means that it will
+    /// be written, or counted as lost with the reason of the close.
+    ///
+    /// # Errors
+    ///
+    /// - [`SendError::Full`]: no room in the outbox or in the budget. An answer that is no longer
+    ///   than its question meets this only if others send to the peer too, or the budget is short.
+    /// - [`SendError::TooLarge`]: the payload is longer than the peer takes.
+    /// - [`SendError::Closing`], [`SendError::NotConnected`]: the application asked for a close, or
+    ///   the peer may not be sent to yet.
+    pub fn reply(&mut self, payload: impl AsRef<[u8]>) -> Result<(), SendError> {
+        self.push(&Frame {
+            message_type: self.message_type,
+            correlation: self.correlation,
+            checksum: self.checksum,
+            payload: payload.as_ref(),
+        })
+    }
+
+    /// Sends the same peer a message of another type, without correlation and checksum.
+    ///
+    /// # Errors
+    ///
+    /// As for [`reply`](Self::reply), and [`SendError::ReservedType`].
+    pub fn send(
+        &mut self,
+        message_type: MessageType,
+        payload: impl AsRef<[u8]>,
+    ) -> Result<(), SendError> {
+        if message_type.is_protocol() {
+            self.refused += 1;
+            return Err(SendError::ReservedType(message_type));
+        }
+        self.push(&Frame::new(message_type, payload.as_ref()))
+    }
+
+    fn push(&mut self, frame: &Frame<'_>) -> Result<(), SendError> {
+        let traffic = Traffic::new(1, frame.encoded_size() as u64);
+        let size = frame.payload.len();
+        if let Err(error) = self.slots.accept_inline(self.peer, traffic, size) {
+            self.refused += 1;
+            return Err(error);
+        }
+        self.outbox.push_inline(frame);
+        self.accepted.add(traffic);
+        Ok(())
+    }
+
+    /// Turns to the next message.
+    #[inline]
+    pub(crate) fn turn_to(&mut self, message: &Frame<'_>) {
+        self.message_type = message.message_type;
+        self.correlation = message.correlation;
+        self.checksum = message.checksum;
+    }
+
+    /// Answers refused since this was last asked.
+    #[inline]
+    pub(crate) fn take_refused(&mut self) -> u64 {
+        std::mem::take(&mut self.refused)
+    }
+
+    /// All that was accepted.
+    pub(crate) fn accepted(&self) -> Traffic {
+        self.accepted
+    }
+}
+
+impl fmt::Debug for Replier<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replier")
+            .field("peer", &self.peer)
+            .field("accepted", &self.accepted)
+            .finish_non_exhaustive()
+    }
+}
