@@ -439,7 +439,7 @@ pub enum SubscribeError {
     NoTypes,
     /// A bound of the queue is outside of its range.
     OutOfRange {
-        /// Which bound: `messages` or `bytes`.
+        /// Which bound: `messages`, `bytes` or, of events, `capacity`.
         setting: &'static str,
         /// The value given.
         value: usize,

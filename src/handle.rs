@@ -12,7 +12,10 @@ use crossbeam_channel::{Sender, bounded};
 use crate::{
     block::{Message, MessageRef},
     clock::Clock,
-    dispatch::{ChannelSubscription, Outlet, Registry, SubscribeOptions, Subscription, Types},
+    dispatch::{
+        ChannelSubscription, EventOptions, EventSubscription, Outlet, Registry, SubscribeOptions,
+        Subscription, Types,
+    },
     error::{SendError, ServiceFailure, SubscribeError},
     frame::Frame,
     id::{MessageType, PeerId},
@@ -47,7 +50,10 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let (rows, departed) = (self.registry.rows(), self.registry.departed());
-        self.ledger.snapshot(self.clock.elapsed(), rows, departed)
+        Snapshot {
+            event_subscribers: self.registry.event_rows(),
+            ..self.ledger.snapshot(self.clock.elapsed(), rows, departed)
+        }
     }
 }
 
@@ -129,6 +135,44 @@ impl Handle {
         let registry = Arc::clone(&self.shared.registry);
         let account = registry.add(options, Outlet::Messages(sender))?;
         Ok(ChannelSubscription::new(account, registry))
+    }
+
+    /// Subscribes to what becomes of peers, in order with their messages: see [`Event`].
+    ///
+    /// Events that come about from now on are delivered. Subscribed before the start, that is all
+    /// of them; later, the first event of a peer may be any.
+    ///
+    /// # Errors
+    ///
+    /// See [`SubscribeError`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use nebnet::{Config, Event, EventOptions, NetService};
+    /// use std::net::TcpStream;
+    ///
+    /// let config = Config::default().listen("127.0.0.1:0".parse()?);
+    /// let mut service = NetService::new(config)?;
+    /// let events = service.handle().subscribe_events(EventOptions::new())?;
+    /// service.start()?;
+    ///
+    /// let client = TcpStream::connect(service.local_addrs()[0])?;
+    /// let Event::Connected { peer, addr, .. } = events.recv()? else { panic!() };
+    /// assert_eq!(addr, client.local_addr()?);
+    /// drop(client);
+    /// let Event::Closed(row) = events.recv()? else { panic!() };
+    /// assert_eq!(row.peer, peer);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// [`Event`]: crate::Event
+    pub fn subscribe_events(
+        &self,
+        options: EventOptions,
+    ) -> Result<EventSubscription, SubscribeError> {
+        let (registry, slots) = (&self.shared.registry, &self.shared.slots);
+        EventSubscription::new(options, Arc::clone(registry), Arc::clone(slots))
     }
 
     /// Sends a message. Never waits for the peer.

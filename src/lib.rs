@@ -123,8 +123,8 @@ mod tests;
 pub use block::{Message, MessageRef};
 pub use config::{Config, Dispatch};
 pub use dispatch::{
-    Batch, ChannelSubscription, Delivery, Iter, Messages, Overflow, SubscribeOptions, Subscription,
-    TryIter, Types,
+    Batch, ChannelSubscription, Delivery, EventDelivery, EventIter, EventOptions,
+    EventSubscription, Iter, Messages, Overflow, SubscribeOptions, Subscription, TryIter, Types,
 };
 pub use error::{
     CloseReason, ConfigError, DialError, FrameError, RecvError, RecvTimeoutError, SendError,
@@ -135,7 +135,7 @@ pub use handle::{Handle, Outgoing, OutgoingBatch, Payload, Rejected, ReplyTo};
 pub use id::{LinkId, MessageType, NodeId, PeerId, PeerIdentity, SubscriberId};
 pub use idle::IdleStrategy;
 pub use ledger::{
-    ClosedRow, DepartedRow, PeerRow, QueueGauge, ServiceState, Snapshot, StopReport, SubscriberRow,
-    Traffic, TypeTraffic,
+    ClosedRow, DepartedRow, EventSubscriberRow, PeerRow, QueueGauge, ServiceState, Snapshot,
+    StopReport, SubscriberRow, Traffic, TypeTraffic,
 };
 pub use service::{NetService, Never};

@@ -16,8 +16,8 @@ use crate::{
     clock::{Clock, ticks_of_timeout},
     config::{Config, Dispatch},
     dispatch::{
-        ChannelSubscription, DispatchQueue, FanOut, OnTick, QueueBounds, Registry,
-        SubscribeOptions, Subscription, Types, Worker, panic_message,
+        ChannelSubscription, DispatchQueue, EventOptions, EventSubscription, FanOut, OnTick,
+        QueueBounds, Registry, SubscribeOptions, Subscription, Types, Worker, panic_message,
     },
     error::{ConfigError, SendError, ServiceFailure, StartError, SubscribeError},
     frame::{Decoder, Hello},
@@ -270,6 +270,18 @@ impl NetService {
         self.handle().subscribe_sender(options, sender)
     }
 
+    /// As [`Handle::subscribe_events`].
+    ///
+    /// # Errors
+    ///
+    /// See [`SubscribeError`].
+    pub fn subscribe_events(
+        &self,
+        options: EventOptions,
+    ) -> Result<EventSubscription, SubscribeError> {
+        self.handle().subscribe_events(options)
+    }
+
     /// As [`Handle::send`].
     ///
     /// # Errors
@@ -420,6 +432,7 @@ impl NetService {
         running: &Sender<Never>,
     ) -> Result<(), StartError> {
         let (running, shared) = (running.clone(), Arc::clone(&self.shared));
+        let inline = self.config.dispatch == Dispatch::Inline;
         let thread = spawn("nebnet-loop", move || {
             let clock = shared.clock;
             let run = catch_unwind(AssertUnwindSafe(|| node.run(clock)));
@@ -428,6 +441,11 @@ impl NetService {
                 ..LoopEnd::default()
             });
             shared.slots.end();
+            if inline {
+                // Nobody is to wait for messages that cannot come any more. A dispatcher thread
+                // says so itself, after it has delivered what was queued.
+                shared.registry.close();
+            }
             if let Some(message) = &end.failure {
                 fail(&shared, "nebnet-loop", message.clone());
             }
@@ -515,8 +533,6 @@ fn fail(shared: &Shared, thread: &'static str, message: String) {
         after,
     });
     shared.ledger.state.set(ServiceState::Failed);
-    // Nobody is to wait for messages that cannot come any more.
-    shared.registry.close();
     shared.slots.doorbell.ring();
 }
 

@@ -110,7 +110,7 @@ impl Bench {
 
     fn dispatch(&mut self, types: &[u16]) {
         let block = self.block(types);
-        self.bounds.raise(&block);
+        self.bounds.raise(&Item::Block(block.clone()));
         self.fan_out.dispatch(block);
     }
 
@@ -351,16 +351,22 @@ fn the_queue_is_bounded_and_rings_when_it_is_half_empty() {
     let ledger = Arc::clone(&bench.slots.ledger);
     let (queue, items) = DispatchQueue::new(ledger);
     let large = bench.block(&[1; 500]);
-    assert!(queue.push(large.clone()).is_ok());
+    assert!(queue.push(Item::Block(large.clone())).is_ok());
     let small = bench.block(&[1]);
-    assert!(matches!(queue.push(small.clone()), Err(PushError::Full(_))));
+    assert!(matches!(
+        queue.push(Item::Block(small.clone())),
+        Err(PushError::Full(_))
+    ));
     queue.bounds().wait_for_room();
     drop(items.recv().unwrap());
     let charge = queue_charge(&large);
     queue.bounds().lower(charge, &bench.slots.doorbell);
-    assert!(queue.push(small.clone()).is_ok());
+    assert!(queue.push(Item::Block(small.clone())).is_ok());
     drop(items);
-    assert!(matches!(queue.push(small), Err(PushError::Dead)));
+    assert!(matches!(
+        queue.push(Item::Block(small)),
+        Err(PushError::Dead)
+    ));
     assert_eq!(
         bench.fill().messages,
         1,

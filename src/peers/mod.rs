@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use seat::{Credit, Leaving, Origin, Pause, Seat};
+use seat::{Credit, Leaving, Origin, Pause, Report, Seat};
 use slab::Slab;
 
 use crate::{
@@ -100,8 +100,11 @@ pub(crate) struct Peers {
     writing: VecDeque<PeerId>,
     write_list: VecDeque<PeerId>,
     actions: VecDeque<Action>,
-    /// To be told, in this order.
-    events: VecDeque<Event>,
+    /// To be told, in this order: a few for each connection, because nobody is read or accepted
+    /// while one of them finds no room.
+    events: VecDeque<Box<Event>>,
+    /// How many of them came before the block that was made last.
+    events_ahead: usize,
     /// To be done again in the next turn, because somebody held a slot's lock.
     again: Vec<Again>,
     /// Peers that wait for the budget.
@@ -157,6 +160,7 @@ impl Peers {
             write_list: VecDeque::new(),
             actions: VecDeque::new(),
             events: VecDeque::new(),
+            events_ahead: 0,
             again: Vec::new(),
             budget_paused: Vec::new(),
             budget_timer: false,
@@ -360,7 +364,7 @@ impl Peers {
             self.forget_origin(row.addr);
         }
         self.count_closed(reason);
-        if announced {
+        if announced && self.is_watched() {
             self.emit(Event::Closed(Box::new(row.clone())));
         }
         self.keep_row(row, abort);
@@ -443,8 +447,24 @@ impl Peers {
     }
 
     /// The next event for whoever subscribed to them.
-    pub(crate) fn poll_event(&mut self) -> Option<Event> {
+    pub(crate) fn poll_event(&mut self) -> Option<Box<Event>> {
+        self.events_ahead = self.events_ahead.saturating_sub(1);
         self.events.pop_front()
+    }
+
+    /// Takes back an event that found no room; `ahead` if it comes before the block.
+    pub(crate) fn return_event(&mut self, event: Box<Event>, ahead: bool) {
+        self.events_ahead += usize::from(ahead);
+        self.events.push_front(event);
+    }
+
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// Whether an event came before the block that was made last, and is to be told before it.
+    pub(crate) fn has_events_ahead(&self) -> bool {
+        self.events_ahead > 0
     }
 
     pub(crate) fn poll_action(&mut self) -> Option<Action> {
@@ -493,16 +513,17 @@ impl Peers {
     }
 
     /// Nobody is read from now on, or everybody again: the dispatch queue is full, or has room.
-    /// What is listed for reading stays so.
-    pub(crate) fn set_stalled(&mut self, now: Tick, stalled: bool) {
+    /// What is listed for reading stays so. Returns whether that is new.
+    pub(crate) fn set_stalled(&mut self, now: Tick, stalled: bool) -> bool {
         match (stalled, self.stalled_since) {
             (true, None) => self.stalled_since = Some(now),
             (false, Some(since)) => {
                 self.lag += now.saturating_sub(since);
                 self.stalled_since = None;
             }
-            (true, Some(_)) | (false, None) => {}
+            (true, Some(_)) | (false, None) => return false,
         }
+        true
     }
 
     /// Once a second: lets go of memory that is kept for nothing.
@@ -598,9 +619,14 @@ impl Peers {
 
     /// Tells whoever subscribed to events.
     fn emit(&mut self, event: Event) {
-        if self.slots.event_subscribers.load(Ordering::Relaxed) > 0 {
-            self.events.push_back(event);
+        if self.is_watched() {
+            self.events.push_back(Box::new(event));
         }
+    }
+
+    /// Whether anybody subscribed to events.
+    fn is_watched(&self) -> bool {
+        self.slots.event_subscribers.load(Ordering::Relaxed) > 0
     }
 
     fn handle_deadline(&mut self, now: Tick, id: PeerId) {
@@ -610,6 +636,8 @@ impl Peers {
             return;
         };
         seat.timer = None;
+        self.report_pause(now, id);
+        let Some(seat) = self.seat(id) else { return };
         // Bytes that wait to be read prove life, and may be the rest of a frame.
         let unread = seat.in_read_list && seat.ready.has(Ready::READ);
         let rules = &self.rules;
@@ -652,7 +680,8 @@ impl Peers {
 
     fn deadline_of(&self, now: Tick, id: PeerId) -> Option<Tick> {
         let seat = self.seats.get(id.index() as usize)?.as_ref()?;
-        seat.peer.next_deadline(&self.rules, self.lag(now))
+        let deadline = seat.peer.next_deadline(&self.rules, self.lag(now));
+        deadline.into_iter().chain(seat.report_due()).min()
     }
 
     /// Makes sure that the peer's timer is not later than its next deadline. An earlier one stays:
