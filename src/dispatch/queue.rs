@@ -234,6 +234,16 @@ impl QueueBounds {
 }
 
 #[cfg(test)]
+impl DispatchQueue {
+    pub(crate) fn with_events_max(self, events_max: usize) -> Self {
+        Self {
+            bounds: self.bounds.with_events_max(events_max),
+            ..self
+        }
+    }
+}
+
+#[cfg(test)]
 impl QueueBounds {
     /// With a smaller bound of events than there are places for.
     pub(crate) fn with_events_max(self, events_max: usize) -> Self {

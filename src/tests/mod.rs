@@ -7,6 +7,7 @@ mod clients;
 mod random;
 mod run;
 mod subscribers;
+mod watchers;
 mod world;
 
 use run::Run;

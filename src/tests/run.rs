@@ -13,6 +13,7 @@ use super::{
     clients::{Client, Kind},
     random::Random,
     subscribers::Subscriber,
+    watchers::Watchers,
     world::{Rates, SimNet, World},
 };
 use crate::{
@@ -97,6 +98,7 @@ impl Run {
             }
         } else {
             let (queue, items) = DispatchQueue::new(Arc::clone(&ledger));
+            let queue = queue.with_events_max(world.random.pick(&[1, 2, 5, 4096]));
             let fan_out = FanOut::new(registry, Arc::clone(&slots), queue.bounds().clone());
             world.worker = Some(Worker::new(
                 items,
@@ -177,6 +179,14 @@ impl Run {
     }
 
     fn check(&mut self) {
+        {
+            let world = &mut *self.world.borrow_mut();
+            Watchers::look(world);
+            if world.random.chance(100) {
+                let count = world.random.between(1, 9);
+                Watchers::take_some(world, count);
+            }
+        }
         let world = self.world.borrow();
         self.node.peers().check(world.now);
         for subscriber in &world.subscribers {
@@ -327,9 +337,11 @@ impl Run {
         } = self;
         drop(node.finish());
         let world = &mut *world.borrow_mut();
+        world.drain_worker();
         if let Some(worker) = world.worker.take() {
             worker.run().unwrap();
         }
+        Watchers::check_end(world);
         for index in 0..world.subscribers.len() {
             while !Subscriber::drain(world, index, 1000, 0) {}
             world.subscribers[index].check_end();
@@ -438,5 +450,9 @@ fn draw_people(world: &mut World, payload_max: usize, calm: bool) {
     for _ in 0..world.random.below(4) {
         let one = Subscriber::new(&registry, &mut world.random, true);
         world.subscribers.push(one);
+    }
+    if world.random.chance(700) {
+        let capacity = world.random.pick(&[1, 3, 50]);
+        world.watchers = Some(Watchers::new(&registry, &world.slots, capacity));
     }
 }
