@@ -16,12 +16,13 @@ use crate::{
         ChannelSubscription, EventOptions, EventSubscription, Outlet, Registry, SubscribeOptions,
         Subscription, Types,
     },
-    error::{SendError, ServiceFailure, SubscribeError},
+    error::{SendError, ServiceFailure, SubscribeError, TimerError},
     frame::Frame,
     id::{MessageType, PeerId},
     ledger::{ClosedRow, Ledger, PeerRow, ServiceState, Snapshot},
     limits::{PAYLOAD_COPIED_MAX, PAYLOAD_SIZE_MAX_CEILING},
     slots::{OutFrame, OutFrames, Slots, never_waits},
+    timers::{TimerHub, Timers},
 };
 
 /// How long a question to the loop waits for the answer.
@@ -44,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) clock: Clock,
     pub(crate) commands: Sender<Command>,
+    pub(crate) timers: Arc<TimerHub>,
     pub(crate) failure: Arc<OnceLock<ServiceFailure>>,
 }
 
@@ -173,6 +175,18 @@ impl Handle {
     ) -> Result<EventSubscription, SubscribeError> {
         let (registry, slots) = (&self.shared.registry, &self.shared.slots);
         EventSubscription::new(options, Arc::clone(registry), Arc::clone(slots))
+    }
+
+    /// Timers on the loop's wheel, and the queue that they expire into. `capacity` is how many
+    /// there may be at a time: 1 to 2^20, at 80 bytes each from the start. A service has up to 256
+    /// such queues.
+    ///
+    /// # Errors
+    ///
+    /// See [`TimerError`].
+    pub fn timers(&self, capacity: usize) -> Result<Timers, TimerError> {
+        let (hub, slots) = (&self.shared.timers, &self.shared.slots);
+        Timers::new(Arc::clone(hub), Arc::clone(slots), capacity)
     }
 
     /// Sends a message. Never waits for the peer.

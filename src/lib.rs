@@ -107,6 +107,7 @@ mod socket;
 // 4
 mod block;
 mod outbox;
+mod timers;
 // 5
 mod dispatch;
 mod peer;
@@ -128,7 +129,7 @@ pub use dispatch::{
 };
 pub use error::{
     CloseReason, ConfigError, DialError, FrameError, RecvError, RecvTimeoutError, SendError,
-    ServiceFailure, StartError, SubscribeError, TryRecvError,
+    ServiceFailure, StartError, SubscribeError, TimerError, TryRecvError,
 };
 pub use event::{Event, PauseCause};
 pub use handle::{Handle, Outgoing, OutgoingBatch, Payload, Rejected, ReplyTo};
@@ -139,3 +140,4 @@ pub use ledger::{
     StopReport, SubscriberRow, Traffic, TypeTraffic,
 };
 pub use service::{NetService, Never};
+pub use timers::{Fired, TimerDelivery, TimerId, Timers};

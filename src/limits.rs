@@ -111,8 +111,7 @@ pub(crate) const OUTBOX_BYTES_MAX_DEFAULT: usize = 4 << 20;
 pub(crate) const OUTBOX_MESSAGES_MAX_DEFAULT: usize = 65_536;
 /// Control commands (stop, rows of peers) that wait for the loop.
 pub(crate) const COMMANDS_MAX: usize = 1024;
-/// Default number of user timers of one queue of them, and the most that can be asked for.
-pub(crate) const USER_TIMERS_MAX_DEFAULT: usize = 1024;
+/// The most user timers that a queue of them may be asked to hold; its array is allocated up front.
 pub(crate) const USER_TIMERS_MAX_CEILING: usize = 1 << 20;
 /// Queues of user timers of one service.
 pub(crate) const TIMER_QUEUES_MAX: usize = 256;

@@ -36,6 +36,7 @@ use crate::{
     quiet::{Quiet, Subject},
     slots::Slots,
     socket::{AcceptFault, Event, Net},
+    timers::{TimerHub, TimerTable},
 };
 
 /// How long the end of the loop waits for the dispatcher to take an item.
@@ -68,6 +69,7 @@ pub(crate) struct Node<N: Net> {
     sink: Sink,
     poke: Arc<Poke>,
     commands: Receiver<Command>,
+    timers: TimerTable,
     events: Vec<Event>,
     /// Whether the last poll may have left events behind.
     more_events: bool,
@@ -131,6 +133,7 @@ impl<N: Net> Node<N> {
         sink: Sink,
         poke: Arc<Poke>,
         commands: Receiver<Command>,
+        timers: Arc<TimerHub>,
         failed: Arc<OnceLock<ServiceFailure>>,
         idle: IdleStrategy,
         now: Tick,
@@ -148,6 +151,7 @@ impl<N: Net> Node<N> {
             sink,
             poke,
             commands,
+            timers: TimerTable::new(timers),
             events: Vec::new(),
             more_events: false,
             timers_waited: 0,
@@ -205,6 +209,7 @@ impl<N: Net> Node<N> {
         }
         self.handle_events();
         self.handle_commands(now);
+        self.timers.handle_changes(&mut self.peers.wheel);
         self.push_waiting(now.tick);
         self.look_around();
         self.peers.begin_turn(now.tick);
@@ -244,6 +249,7 @@ impl<N: Net> Node<N> {
             || self.slots.has_deferred()
             || self.peers.has_budget_again()
             || !self.commands.is_empty()
+            || self.timers.has_changes()
             || (matches!(self.sink, Sink::Inline { .. }) && self.poke.is_set())
             || self.failed.get().is_some()
             || (self.is_held_up() && self.has_room_for_next())
@@ -526,6 +532,9 @@ impl<N: Net> Node<N> {
         while let Some(timer) = self.peers.poll_timer(now.tick, &mut budget) {
             match timer {
                 Timer::Metrics => self.handle_metrics_tick(now.tick),
+                Timer::User(timer) => {
+                    self.timers.fire(now.tick, timer, &mut self.peers.wheel);
+                }
                 Timer::Accept(index) => {
                     if let Some(listener @ Accepting::Paused) = self.listeners.get_mut(index) {
                         *listener = Accepting::Ready;

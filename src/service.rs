@@ -19,7 +19,7 @@ use crate::{
         ChannelSubscription, DispatchQueue, EventOptions, EventSubscription, FanOut, OnTick,
         QueueBounds, Registry, SubscribeOptions, Subscription, Types, Worker, panic_message,
     },
-    error::{ConfigError, SendError, ServiceFailure, StartError, SubscribeError},
+    error::{ConfigError, SendError, ServiceFailure, StartError, SubscribeError, TimerError},
     frame::{Decoder, Hello},
     handle::{Command, Handle, Payload, ReplyTo, Shared},
     id::{MessageType, PeerId},
@@ -30,6 +30,7 @@ use crate::{
     peers::{PeerLimits, Peers},
     slots::{OutboxLimits, Slots},
     socket::{ListenOptions, Listener, Sockets, raise_descriptor_limit},
+    timers::Timers,
 };
 
 /// How long a service that is dropped while it runs may drain.
@@ -113,6 +114,7 @@ impl NetService {
             ledger,
             clock,
             commands: sender,
+            timers: Arc::default(),
             failure: Arc::default(),
         });
         let (running, ended) = bounded(0);
@@ -157,6 +159,7 @@ impl NetService {
             Err(_) => {
                 self.shared.ledger.state.set(ServiceState::Stopped);
                 self.shared.registry.close();
+                self.shared.timers.close();
             }
         }
         result
@@ -230,6 +233,7 @@ impl NetService {
             LoopEnd::default()
         };
         self.shared.registry.close();
+        self.shared.timers.close();
         self.shared.ledger.state.set(ServiceState::Stopped);
         let report = self.report_of(end, joined, started);
         self.report = Some(report.clone());
@@ -280,6 +284,15 @@ impl NetService {
         options: EventOptions,
     ) -> Result<EventSubscription, SubscribeError> {
         self.handle().subscribe_events(options)
+    }
+
+    /// As [`Handle::timers`].
+    ///
+    /// # Errors
+    ///
+    /// See [`TimerError`].
+    pub fn timers(&self, capacity: usize) -> Result<Timers, TimerError> {
+        self.handle().timers(capacity)
     }
 
     /// As [`Handle::send`].
@@ -408,6 +421,7 @@ impl NetService {
         let peers = Peers::new(Arc::clone(&slots), rules_of(config), limits, now);
         let poke = Arc::clone(&self.shared.registry.poke);
         let commands = self.commands.clone();
+        let timers = Arc::clone(&self.shared.timers);
         let failed = Arc::clone(&self.shared.failure);
         let count = addrs.len();
         let node = Node::new(
@@ -418,6 +432,7 @@ impl NetService {
             sink,
             poke,
             commands,
+            timers,
             failed,
             config.idle,
             now,
@@ -441,6 +456,7 @@ impl NetService {
                 ..LoopEnd::default()
             });
             shared.slots.end();
+            shared.timers.close();
             if inline {
                 // Nobody is to wait for messages that cannot come any more. A dispatcher thread
                 // says so itself, after it has delivered what was queued.

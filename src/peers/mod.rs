@@ -40,6 +40,7 @@ use crate::{
     quiet::{Quiet, Subject, Suppressed},
     slots::{About, OpenError, Slots},
     socket::Ready,
+    timers::UserTimer,
     wheel::Wheel,
 };
 
@@ -69,6 +70,14 @@ pub(crate) enum Timer {
     Accept(usize),
     /// A stop has waited long enough.
     StopDeadline,
+    /// The embedder's.
+    User(UserTimer),
+}
+
+impl From<UserTimer> for Timer {
+    fn from(timer: UserTimer) -> Self {
+        Self::User(timer)
+    }
 }
 
 /// What the node has to do with a connection.
@@ -487,9 +496,10 @@ impl Peers {
             match expired.value {
                 Timer::Peer(id) => self.handle_deadline(now, id),
                 Timer::Budget => self.handle_budget_timer(now),
-                timer @ (Timer::Metrics | Timer::Accept(_) | Timer::StopDeadline) => {
-                    return Some(timer);
-                }
+                timer @ (Timer::Metrics
+                | Timer::Accept(_)
+                | Timer::StopDeadline
+                | Timer::User(_)) => return Some(timer),
             }
         }
         None

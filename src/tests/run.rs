@@ -29,6 +29,7 @@ use crate::{
     peer::Rules,
     peers::{PeerLimits, Peers, Timer},
     slots::{OutboxLimits, Slots},
+    timers::TimerHub,
 };
 
 pub(super) struct Run {
@@ -72,6 +73,7 @@ impl Run {
         let count = limits.peers + REFUSED_PEERS_MAX;
         let slots = Arc::new(Slots::new(0, count, outbox, Arc::clone(&ledger), clock));
         let registry = Arc::new(Registry::new());
+        let hub = Arc::new(TimerHub::default());
         let rules = rules(&mut random, calm, outbox.payload_size);
 
         let mut world = World::new(random, Arc::clone(&slots), Arc::clone(&registry));
@@ -117,7 +119,10 @@ impl Run {
         let (commands, receiver) = bounded(8);
         let failed = Arc::new(OnceLock::new());
         let idle = IdleStrategy::Block;
-        let node = Node::new(net, 1, peers, slots, sink, poke, receiver, failed, idle, 0);
+        let timers = Arc::clone(&hub);
+        let node = Node::new(
+            net, 1, peers, slots, sink, poke, receiver, timers, failed, idle, 0,
+        );
         Self {
             world,
             node,
