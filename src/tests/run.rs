@@ -10,6 +10,7 @@ use std::{
 use crossbeam_channel::{Sender, bounded};
 
 use super::{
+    alarms::Alarms,
     clients::{Client, Kind},
     random::Random,
     subscribers::Subscriber,
@@ -36,6 +37,8 @@ pub(super) struct Run {
     world: Rc<RefCell<World>>,
     node: Node<SimNet>,
     commands: Sender<Command>,
+    hub: Arc<TimerHub>,
+    alarms: Option<Alarms>,
     ledger: Arc<Ledger>,
     start: Instant,
     steps: usize,
@@ -113,6 +116,10 @@ impl Run {
             poke.set_wake(queue.waker());
             Sink::Queue(queue)
         };
+        let alarms = world.random.chance(500).then(|| {
+            let capacity = world.random.pick(&[1, 4, 30]);
+            Alarms::new(&hub, &slots, capacity)
+        });
         let world = Rc::new(RefCell::new(world));
         let net = SimNet(Rc::clone(&world));
         let peers = Peers::new(Arc::clone(&slots), rules, limits, 0);
@@ -127,6 +134,8 @@ impl Run {
             world,
             node,
             commands,
+            hub,
+            alarms,
             ledger,
             start: clock.now().instant,
             steps: 0,
@@ -170,6 +179,9 @@ impl Run {
             let world = &mut *self.world.borrow_mut();
             if world.random.chance(200) {
                 world.act();
+            }
+            if let Some(alarms) = &mut self.alarms {
+                alarms.act(world.now, &mut world.random);
             }
         }
         let now = self.now();
@@ -337,11 +349,17 @@ impl Run {
         let Self {
             world,
             node,
+            hub,
+            mut alarms,
             ledger,
             ..
         } = self;
         drop(node.finish());
+        hub.close();
         let world = &mut *world.borrow_mut();
+        if let Some(alarms) = &mut alarms {
+            alarms.check_end(world);
+        }
         world.drain_worker();
         if let Some(worker) = world.worker.take() {
             worker.run().unwrap();
