@@ -1,8 +1,10 @@
 //! What becomes of peers, told as events, over real sockets.
 #![allow(
     missing_docs,
+    clippy::disallowed_methods,
     clippy::unwrap_used,
-    reason = "tests end where something is wrong"
+    clippy::wildcard_enum_match_arm,
+    reason = "tests wait by the clock, and end where something is wrong"
 )]
 
 mod util;

@@ -180,9 +180,10 @@ impl Subscriber {
                     assert!(one.gaps || batch.missed() == 0);
                     let (peer, count) = (batch.peer(), batch.len());
                     let end = one.missed + one.taken;
+                    let numbers = end - count as u64..end;
                     world.say(|| format!("subscriber {index} takes {count} of {peer}"));
                     check_batch(world, index, &batch);
-                    Watchers::check_batch(world, peer, index, end);
+                    Watchers::check_batch(world, peer, index, numbers);
                     if world.subscribers[index].echo {
                         echo(world, &batch);
                     }

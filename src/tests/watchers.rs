@@ -1,7 +1,7 @@
 //! Subscribers of events, and the check that those of a peer come in their order and around its
 //! messages.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use super::world::World;
 use crate::{
@@ -32,6 +32,9 @@ pub(super) struct Watchers {
 struct Life {
     said_hello: bool,
     paused: bool,
+    /// How many messages each subscriber had been offered when the peer was told as connected. Not
+    /// known inline, where several things happen between two looks.
+    opened: Option<Vec<u64>>,
     /// How many messages each subscriber had been offered when the peer was told as closed.
     closed: Option<Vec<u64>>,
 }
@@ -75,7 +78,12 @@ impl Watchers {
             assert!(open.is_none(), "{peer} came while there is {open:?}");
             let conn = world.conns.iter().find(|conn| conn.id == Some(peer));
             assert_eq!((conn.map(|conn| conn.addr), *link), (Some(*addr), None));
-            self.lives.insert(peer, Life::default());
+            let opened = world.worker.is_some().then(|| offered(world));
+            let life = Life {
+                opened,
+                ..Life::default()
+            };
+            self.lives.insert(peer, life);
             return;
         }
         let life = self
@@ -96,10 +104,7 @@ impl Watchers {
                 assert!(life.paused, "{event:?} without a pause");
                 life.paused = false;
             }
-            Event::Closed(_) => {
-                let offered = world.subscribers.iter().map(|one| one.matched());
-                life.closed = Some(offered.collect());
-            }
+            Event::Closed(_) => life.closed = Some(offered(world)),
             Event::Connected { .. }
             | Event::Congested { .. }
             | Event::Writable { .. }
@@ -107,21 +112,26 @@ impl Watchers {
         }
     }
 
-    /// The messages up to the number `end` were just taken by a subscriber.
-    pub(super) fn check_batch(world: &mut World, peer: PeerId, subscriber: usize, end: u64) {
+    /// Messages of these numbers were just taken by a subscriber.
+    pub(super) fn check_batch(
+        world: &mut World,
+        peer: PeerId,
+        subscriber: usize,
+        numbers: Range<u64>,
+    ) {
         Self::look(world);
         let Some(watchers) = &world.watchers else {
             return;
         };
         let life = watchers.lives.get(&peer);
         let life = life.unwrap_or_else(|| panic!("a message of {peer}, who is not connected"));
-        if let Some(offered) = &life.closed {
-            let offered = offered[subscriber];
-            assert!(
-                end <= offered,
-                "message {end} of {peer} came after its end, at {offered}"
-            );
-        }
+        let opened = life.opened.as_ref().map_or(0, |opened| opened[subscriber]);
+        let closed = life.closed.as_ref();
+        let closed = closed.map_or(u64::MAX, |closed| closed[subscriber]);
+        assert!(
+            opened <= numbers.start && numbers.end <= closed,
+            "messages {numbers:?} of {peer}, who was there from {opened} to {closed}"
+        );
     }
 
     /// The careless one takes a few, and what it misses is what it is told.
@@ -164,4 +174,10 @@ impl Watchers {
         let row = watchers.careless.row();
         assert_eq!(row.taken + row.dropped, watchers.log.len() as u64);
     }
+}
+
+/// How many messages each subscriber was offered.
+fn offered(world: &World) -> Vec<u64> {
+    let subscribers = world.subscribers.iter();
+    subscribers.map(|one| one.matched()).collect()
 }
