@@ -117,9 +117,10 @@ impl FanOut {
     pub(crate) fn dispatch_event(&mut self, event: Box<Event>) {
         self.refresh();
         let mut event = Some(event);
-        for position in (0..self.event_subscribers.len()).rev() {
+        let count = self.event_subscribers.len();
+        for position in 0..count {
             // The last one needs no copy.
-            let own = if position == 0 {
+            let own = if position + 1 == count {
                 event.take()
             } else {
                 event.clone()
