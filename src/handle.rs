@@ -178,8 +178,8 @@ impl Handle {
     }
 
     /// Timers on the loop's wheel, and the queue that they expire into. `capacity` is how many
-    /// there may be at a time: 1 to 2^20, at 80 bytes each from the start and 80 more once it was set. A service
-    /// has up to 256 such queues.
+    /// there may be at a time: 1 to 2^20, at 80 bytes each from the start and 80 more once it was
+    /// set. A service has up to 256 such queues.
     ///
     /// # Errors
     ///

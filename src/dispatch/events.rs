@@ -189,7 +189,7 @@ pub(super) fn offer(subscriber: &Subscriber, event: Box<Event>) -> bool {
 ///         recv(events.receiver()) -> delivery => match events.take(delivery?) {
 ///             Event::Connected { peer, addr, .. } => println!("{peer} is {addr}"),
 ///             Event::Closed(row) => {
-///                 // What the peer sent may still be in the other queue, but nothing comes after it.
+///                 // What it sent may still be in the other queue, and is all that will be.
 ///                 println!("{} closed: {}", row.peer, row.reason);
 ///                 break;
 ///             }

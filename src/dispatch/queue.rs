@@ -20,7 +20,8 @@ use crate::{
 };
 
 /// Places in the queue besides those for blocks and events, so that one for which the bounds have
-/// room finds one. A poke goes into an empty queue only; several that meet there are a matter of chance.
+/// room finds one. A poke goes into an empty queue only; several that meet there are a matter of
+/// chance.
 const POKES_MAX: usize = 4;
 
 /// What travels through the queue.

@@ -112,8 +112,8 @@ impl FanOut {
         self.bounds.lower(charge, &self.slots.doorbell);
     }
 
-    /// Offers an event to everybody who subscribes to them, and gives back its place in the dispatch
-    /// queue.
+    /// Offers an event to everybody who subscribes to them, and gives back its place in the
+    /// dispatch queue.
     pub(crate) fn dispatch_event(&mut self, event: Box<Event>) {
         self.refresh();
         let mut event = Some(event);

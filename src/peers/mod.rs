@@ -372,7 +372,6 @@ impl Peers {
             self.slots.ledger.peers.set(self.counted as u64);
             self.forget_origin(row.addr);
         }
-        self.count_closed(reason);
         if announced && self.is_watched() {
             self.emit(Event::Closed(Box::new(row.clone())));
         }
@@ -388,6 +387,7 @@ impl Peers {
     }
 
     fn keep_row(&mut self, row: ClosedRow, abort: bool) {
+        self.count_closed(row.reason);
         if let Some(stop) = &mut self.stop {
             let count = if abort {
                 &mut stop.closed_abortive

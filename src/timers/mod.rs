@@ -2,8 +2,8 @@
 //!
 //! A [`Timers`] has a cell for each timer that it may hold. Setting and cancelling change the cell
 //! under the mutex of the `Timers` and leave its index on a list, once, until the loop has looked;
-//! so neither can find a queue full. The loop tries the mutex, copies what has changed, and sets the
-//! wheel accordingly; what it finds taken it puts off to its next turn.
+//! so neither can find a queue full. The loop tries the mutex, copies what has changed, and sets
+//! the wheel accordingly; what it finds taken it puts off to its next turn.
 //!
 //! A timer that expires adds to the count in its cell, and goes into the channel unless it still
 //! waits there. The channel has a place for every cell, so no expiry is lost and none has to wait.
