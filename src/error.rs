@@ -512,7 +512,7 @@ pub enum SubscribeError {
     NoTypes,
     /// A bound of the queue is outside of its range.
     OutOfRange {
-        /// Which bound: `messages` or `bytes`.
+        /// Which bound: `messages`, `bytes` or, of events, `capacity`.
         setting: &'static str,
         /// The value given.
         value: usize,
@@ -581,6 +581,45 @@ impl fmt::Display for HandlerError {
 }
 
 impl Error for HandlerError {}
+
+/// Why a timer was not set, or [`NetService::timers`](crate::NetService::timers) failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TimerError {
+    /// The number of timers asked for is zero or too large.
+    Capacity {
+        /// The value given.
+        value: usize,
+        /// The largest value allowed.
+        max: usize,
+    },
+    /// All timers of the queue are set, or the service has as many queues as it may have.
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+    /// The duration is longer than 365 days, or a period of zero.
+    Duration(Duration),
+    /// The service has stopped or failed.
+    Stopped,
+}
+
+impl fmt::Display for TimerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Capacity { value, max } => {
+                write!(f, "capacity of timers is {value}, allowed are 1 to {max}")
+            }
+            Self::TooMany { limit } => write!(f, "all {limit} timers are taken"),
+            Self::Duration(duration) => {
+                write!(f, "a timer cannot be set for {duration:?}")
+            }
+            Self::Stopped => f.write_str("the service has stopped"),
+        }
+    }
+}
+
+impl Error for TimerError {}
 
 /// The service stopped and everything that it had for the subscriber was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

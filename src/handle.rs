@@ -17,8 +17,11 @@ use crate::{
     block::{Message, MessageRef},
     clock::Clock,
     dial::{ConnectOptions, NewLink, Resolved, Resolver},
-    dispatch::{ChannelSubscription, Outlet, Registry, SubscribeOptions, Subscription, Types},
-    error::{ConnectError, ListenError, SendError, ServiceFailure, SubscribeError},
+    dispatch::{
+        ChannelSubscription, EventOptions, EventSubscription, Outlet, Registry, SubscribeOptions,
+        Subscription, Types,
+    },
+    error::{ConnectError, ListenError, SendError, ServiceFailure, SubscribeError, TimerError},
     frame::Frame,
     id::{LinkId, ListenerId, MessageType, PeerId},
     inline::InlineMessage,
@@ -26,6 +29,7 @@ use crate::{
     limits::{LINKS_MAX, PAYLOAD_COPIED_MAX, PAYLOAD_SIZE_MAX_CEILING},
     slots::{OutFrame, OutFrames, Slots, never_waits},
     socket::{Listener, SocketOptions},
+    timers::{TimerHub, Timers},
 };
 
 /// How long a question to the loop waits for the answer.
@@ -58,13 +62,17 @@ pub(crate) struct Shared {
     pub(crate) next_link: AtomicU64,
     /// Started with the first name that has to be looked up.
     pub(crate) resolver: Mutex<Option<Resolver>>,
+    pub(crate) timers: Arc<TimerHub>,
     pub(crate) failure: Arc<OnceLock<ServiceFailure>>,
 }
 
 impl Shared {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let (rows, departed) = (self.registry.rows(), self.registry.departed());
-        self.ledger.snapshot(self.clock.elapsed(), rows, departed)
+        Snapshot {
+            event_subscribers: self.registry.event_rows(),
+            ..self.ledger.snapshot(self.clock.elapsed(), rows, departed)
+        }
     }
 }
 
@@ -146,6 +154,56 @@ impl Handle {
         let registry = Arc::clone(&self.shared.registry);
         let account = registry.add(options, Outlet::Messages(sender))?;
         Ok(ChannelSubscription::new(account, registry))
+    }
+
+    /// Subscribes to what becomes of peers, in order with their messages: see [`Event`].
+    ///
+    /// Events that come about from now on are delivered. Subscribed before the start, that is all
+    /// of them; later, the first event of a peer may be any.
+    ///
+    /// # Errors
+    ///
+    /// See [`SubscribeError`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use nebnet::{Config, Event, EventOptions, NetService};
+    /// use std::net::TcpStream;
+    ///
+    /// let config = Config::default().listen("127.0.0.1:0".parse()?);
+    /// let mut service = NetService::new(config)?;
+    /// let events = service.handle().subscribe_events(EventOptions::new())?;
+    /// service.start()?;
+    ///
+    /// let client = TcpStream::connect(service.local_addrs()[0])?;
+    /// let Event::Connected { peer, addr, .. } = events.recv()? else { panic!() };
+    /// assert_eq!(addr, client.local_addr()?);
+    /// drop(client);
+    /// let Event::Closed(row) = events.recv()? else { panic!() };
+    /// assert_eq!(row.peer, peer);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// [`Event`]: crate::Event
+    pub fn subscribe_events(
+        &self,
+        options: EventOptions,
+    ) -> Result<EventSubscription, SubscribeError> {
+        let (registry, slots) = (&self.shared.registry, &self.shared.slots);
+        EventSubscription::new(options, Arc::clone(registry), Arc::clone(slots))
+    }
+
+    /// Timers on the loop's wheel, and the queue that they expire into. `capacity` is how many
+    /// there may be at a time: 1 to 2^20, at 80 bytes each from the start and 80 more once it was
+    /// set. A service has up to 256 such queues.
+    ///
+    /// # Errors
+    ///
+    /// See [`TimerError`].
+    pub fn timers(&self, capacity: usize) -> Result<Timers, TimerError> {
+        let (hub, slots) = (&self.shared.timers, &self.shared.slots);
+        Timers::new(Arc::clone(hub), Arc::clone(slots), capacity)
     }
 
     /// Sends a message. Never waits for the peer.

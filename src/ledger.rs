@@ -306,6 +306,8 @@ impl Ledger {
             },
             types: TypeRows::merge([&self.types_in, &self.types_handled], &self.types_out),
             subscribers,
+            // The caller's to fill in.
+            event_subscribers: Vec::new(),
             departed,
             handlers: self.handler_rows(),
             memory_used: self.budget.used() as u64,
@@ -584,6 +586,27 @@ pub struct SubscriberRow {
     pub parked: u64,
 }
 
+/// What became of the events that an event subscriber was offered:
+/// `matched = taken + dropped + discarded + queued`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EventSubscriberRow {
+    /// The subscriber.
+    pub id: SubscriberId,
+    /// Its name, for people.
+    pub name: String,
+    /// Events dispatched since it subscribed.
+    pub matched: u64,
+    /// Events that it took.
+    pub taken: u64,
+    /// Events dropped because its queue was full.
+    pub dropped: u64,
+    /// Events thrown away untaken.
+    pub discarded: u64,
+    /// Events in its queue.
+    pub queued: u64,
+}
+
 /// The sum of the rows of subscribers that left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -682,7 +705,9 @@ pub struct Snapshot {
     pub types: Vec<TypeTraffic>,
     /// The subscribers.
     pub subscribers: Vec<SubscriberRow>,
-    /// The sum of those that left before the service stopped.
+    /// The subscribers of events; those that left are not listed.
+    pub event_subscribers: Vec<EventSubscriberRow>,
+    /// The sum of the subscribers of messages that left before the service stopped.
     pub departed: DepartedRow,
     /// The inline handlers, in the order in which they were set.
     pub handlers: Vec<HandlerRow>,
@@ -849,6 +874,13 @@ impl std::fmt::Display for StopReport {
                 row.dropped,
                 row.discarded,
                 row.queued + row.parked
+            )?;
+        }
+        for row in &snapshot.event_subscribers {
+            writeln!(
+                f,
+                "  event subscriber {}: {} events, {} taken, {} dropped, {} discarded, {} queued",
+                row.name, row.matched, row.taken, row.dropped, row.discarded, row.queued
             )?;
         }
         let departed = &snapshot.departed;

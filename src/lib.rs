@@ -111,6 +111,7 @@ mod socket;
 // 4
 mod block;
 mod outbox;
+mod timers;
 // 5
 mod dispatch;
 mod inline;
@@ -129,12 +130,12 @@ pub use block::{Message, MessageRef};
 pub use config::{Config, Dispatch};
 pub use dial::ConnectOptions;
 pub use dispatch::{
-    Batch, ChannelSubscription, Delivery, Iter, Messages, Overflow, SubscribeOptions, Subscription,
-    TryIter, Types,
+    Batch, ChannelSubscription, Delivery, EventDelivery, EventIter, EventOptions,
+    EventSubscription, Iter, Messages, Overflow, SubscribeOptions, Subscription, TryIter, Types,
 };
 pub use error::{
     CloseReason, ConfigError, ConnectError, DialError, FrameError, HandlerError, ListenError,
-    RecvError, RecvTimeoutError, SendError, ServiceFailure, StartError, SubscribeError,
+    RecvError, RecvTimeoutError, SendError, ServiceFailure, StartError, SubscribeError, TimerError,
     TryRecvError,
 };
 pub use event::{Event, PauseCause};
@@ -143,8 +144,9 @@ pub use id::{LinkId, ListenerId, MessageType, NodeId, PeerId, PeerIdentity, Subs
 pub use idle::IdleStrategy;
 pub use inline::{InlineMessage, Replier};
 pub use ledger::{
-    ClosedRow, DepartedRow, HandlerRow, PeerRow, QueueGauge, ServiceState, Snapshot, StopReport,
-    SubscriberRow, Traffic, TypeTraffic,
+    ClosedRow, DepartedRow, EventSubscriberRow, HandlerRow, PeerRow, QueueGauge, ServiceState,
+    Snapshot, StopReport, SubscriberRow, Traffic, TypeTraffic,
 };
 pub use peers::HandlerOptions;
 pub use service::{NetService, Never};
+pub use timers::{Fired, TimerDelivery, TimerId, Timers};

@@ -105,6 +105,10 @@ pub(crate) const BUDGET_LEASE_BYTES: usize = 16 << 10;
 pub(crate) const DISPATCH_MESSAGES_MAX_DEFAULT: usize = 65_536;
 /// Default bound of the dispatch queue in bytes.
 pub(crate) const DISPATCH_BYTES_MAX_DEFAULT: usize = 64 << 20;
+/// Bound of the dispatch queue in events, which have places of their own.
+pub(crate) const EVENTS_QUEUED_MAX: usize = 4096;
+/// Default bound of an event subscriber's queue.
+pub(crate) const SUBSCRIBER_EVENTS_MAX_DEFAULT: usize = 8192;
 /// Default bound of a subscriber's queue in messages.
 pub(crate) const SUBSCRIBER_MESSAGES_MAX_DEFAULT: usize = 8192;
 /// Default bound of a subscriber's queue in bytes.
@@ -123,6 +127,10 @@ pub(crate) const OUTBOX_BYTES_MAX_DEFAULT: usize = 4 << 20;
 pub(crate) const OUTBOX_MESSAGES_MAX_DEFAULT: usize = 65_536;
 /// Control commands (stop, rows of peers) that wait for the loop.
 pub(crate) const COMMANDS_MAX: usize = 1024;
+/// The most user timers that a queue of them may be asked to hold; its array is allocated up front.
+pub(crate) const USER_TIMERS_MAX_CEILING: usize = 1 << 20;
+/// Queues of user timers of one service.
+pub(crate) const TIMER_QUEUES_MAX: usize = 256;
 /// Message types with a counter of their own; the rest share one.
 pub(crate) const TYPE_COUNTERS_MAX: usize = 1024;
 
@@ -152,6 +160,8 @@ pub(crate) const TCP_USER_TIMEOUT_MS: u64 = 30_000;
 pub(crate) const KEEPALIVE_IDLE_S: u64 = 60;
 pub(crate) const KEEPALIVE_INTERVAL_S: u64 = 15;
 pub(crate) const KEEPALIVE_PROBES: u32 = 4;
+/// A peer that was not read for so long is told of by an event.
+pub(crate) const PAUSE_REPORTED_MS: u64 = 100;
 /// Period of the metrics tick.
 pub(crate) const METRICS_TICK_MS: u64 = 1_000;
 /// Flush and linger of an orderly close after an error, a timeout or a refusal.

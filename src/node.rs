@@ -22,7 +22,7 @@ use crossbeam_channel::Receiver;
 use crate::{
     block::BlockRef,
     clock::{Clock, Now, Tick, ticks_of_timeout},
-    dispatch::{DispatchQueue, FanOut, OnTick, Poke, PushError, QueueBounds, panic_message},
+    dispatch::{DispatchQueue, FanOut, Item, OnTick, Poke, PushError, QueueBounds, panic_message},
     error::{CloseReason, ServiceFailure},
     handle::Command,
     id::{ListenerId, PeerId},
@@ -37,14 +37,15 @@ use crate::{
     quiet::{Quiet, Subject},
     slots::Slots,
     socket::{AcceptFault, Event, Listener, Net},
+    timers::{TimerHub, TimerTable},
 };
 
-/// How long the end of the loop waits for the dispatcher to take the last block.
-const LAST_BLOCK_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often the end of an inline loop looks for the list of subscribers.
-const LAST_REFRESHES_MAX: usize = 1000;
+/// How long the end of the loop waits for the dispatcher to take an item.
+const LAST_ITEM_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often the end of the loop tries a lock that somebody else holds.
+const LAST_TRIES_MAX: usize = 1000;
 
-/// Where the blocks go.
+/// Where blocks and events go.
 pub(crate) enum Sink {
     /// To the dispatcher thread.
     Queue(DispatchQueue),
@@ -71,12 +72,14 @@ pub(crate) struct Node<N: Net> {
     sink: Sink,
     poke: Arc<Poke>,
     commands: Receiver<Command>,
+    timers: TimerTable,
     events: Vec<Event>,
     /// Whether the last poll may have left events behind.
     more_events: bool,
     /// Turns in which timers waited for events that were left behind.
     timers_waited: usize,
-    /// The block that the dispatcher has no room for. Nothing is read while there is one.
+    /// The block that the dispatcher has no room for, or that waits for the events before it.
+    /// Nothing is read while there is one, or while an event waits.
     waiting: Option<BlockRef>,
     /// Maxima of the dispatch queue since the last metrics tick.
     queue_max: Traffic,
@@ -133,6 +136,7 @@ impl<N: Net> Node<N> {
         sink: Sink,
         poke: Arc<Poke>,
         commands: Receiver<Command>,
+        timers: Arc<TimerHub>,
         failed: Arc<OnceLock<ServiceFailure>>,
         idle: IdleStrategy,
         now: Tick,
@@ -151,6 +155,7 @@ impl<N: Net> Node<N> {
             sink,
             poke,
             commands,
+            timers: TimerTable::new(timers),
             events: Vec::new(),
             more_events: false,
             timers_waited: 0,
@@ -175,7 +180,7 @@ impl<N: Net> Node<N> {
             }
             self.turn(clock.now());
         }
-        self.end()
+        self.end(clock.now())
     }
 
     /// Waits for events, or until the next timer.
@@ -208,6 +213,7 @@ impl<N: Net> Node<N> {
         }
         self.handle_events();
         self.handle_commands(now);
+        self.timers.handle_changes(&mut self.peers.wheel);
         self.push_waiting(now);
         self.look_around(now);
         self.peers.begin_turn(now.tick);
@@ -227,13 +233,13 @@ impl<N: Net> Node<N> {
             self.idle
                 .handle_work(now.instant, std::mem::take(&mut self.moved));
         }
-        if self.phase == Phase::Stopping && self.peers.is_empty() && self.waiting.is_none() {
+        if self.phase == Phase::Stopping && self.peers.is_empty() && !self.is_held_up() {
             self.phase = Phase::Ended;
         }
     }
 
     fn timeout(&self, now: Tick) -> Option<Duration> {
-        let accepts = self.listeners.contains(&Accepting::Ready);
+        let accepts = !self.peers.has_events() && self.listeners.contains(&Accepting::Ready);
         let busy = self.peers.has_work() || accepts || self.more_events;
         if busy || self.phase == Phase::Ended {
             return Some(Duration::ZERO);
@@ -247,12 +253,10 @@ impl<N: Net> Node<N> {
             || self.slots.has_deferred()
             || self.peers.has_budget_again()
             || !self.commands.is_empty()
+            || self.timers.has_changes()
             || (matches!(self.sink, Sink::Inline { .. }) && self.poke.is_set())
             || self.failed.get().is_some()
-            || self
-                .waiting
-                .as_ref()
-                .is_some_and(|block| self.sink.has_room_for(block))
+            || (self.is_held_up() && self.has_room_for_next())
     }
 
     fn handle_events(&mut self) {
@@ -298,7 +302,7 @@ impl<N: Net> Node<N> {
     // ----- reading ---------------------------------------------------------------------------
 
     fn read_peers(&mut self, now: Now) {
-        while self.waiting.is_none() {
+        while !self.is_held_up() {
             let Some(id) = self.peers.poll_read() else {
                 break;
             };
@@ -313,7 +317,7 @@ impl<N: Net> Node<N> {
 
     fn read_peer(&mut self, now: Now, id: PeerId) {
         let mut left = READ_PER_TURN_BYTES;
-        while left > 0 && self.waiting.is_none() {
+        while left > 0 && !self.is_held_up() {
             let Some(mut buffer) = self.peers.prepare_read(now.tick, id) else {
                 return;
             };
@@ -327,9 +331,9 @@ impl<N: Net> Node<N> {
             self.moved += count;
             left = left.saturating_sub(count);
             let block = self.peers.handle_read(now, id, buffer, result);
-            if let Some(block) = block {
-                self.dispatch(now, block);
-            }
+            debug_assert!(self.waiting.is_none(), "nobody is read while a block waits");
+            self.waiting = block;
+            self.push_waiting(now);
             if count == 0 {
                 break;
             }
@@ -337,35 +341,69 @@ impl<N: Net> Node<N> {
         self.peers.continue_reading(id);
     }
 
-    /// Hands a block to the dispatcher, or keeps it until there is room.
-    fn dispatch(&mut self, now: Now, block: BlockRef) {
-        match self.sink.push(block) {
-            Ok(()) => self.note_queue(),
-            Err(PushError::Full(block)) => {
-                if !self.sink.has_room_for(&block) {
-                    self.slots.ledger.dispatch_full.add(1);
-                }
-                self.peers.set_stalled(now.tick, true);
-                self.waiting = Some(block);
-                self.push_waiting(now);
-            }
-            Err(PushError::Dead) => self.fail(now, "the dispatcher ended".to_owned()),
+    /// Hands over what waits, in its order: the events that came before the block, the block, and
+    /// the events behind it. If something finds no room, nobody is read, and somebody will ring.
+    fn push_waiting(&mut self, now: Now) {
+        if !self.is_held_up() {
+            return;
+        }
+        if self.push_in_order(now) {
+            self.peers.set_stalled(now.tick, false);
+            return;
+        }
+        if self.peers.set_stalled(now.tick, true) && !self.has_room_for_next() {
+            self.slots.ledger.dispatch_full.add(1);
+        }
+        self.sink.bounds().wait_for_room();
+        if self.push_in_order(now) {
+            self.peers.set_stalled(now.tick, false);
         }
     }
 
-    /// Tries again to hand over the block that waits. If that fails, somebody will ring.
-    fn push_waiting(&mut self, now: Now) {
-        let Some(block) = self.waiting.take() else {
-            return;
-        };
-        self.sink.bounds().wait_for_room();
-        match self.sink.push(block) {
-            Ok(()) => {
-                self.note_queue();
-                self.peers.set_stalled(now.tick, false);
+    /// False if something found no room.
+    fn push_in_order(&mut self, now: Now) -> bool {
+        while let Some(item) = self.next_item() {
+            let is_block = matches!(item, Item::Block(_));
+            match self.sink.push(item) {
+                Ok(()) if is_block => self.note_queue(),
+                Ok(()) => {}
+                Err(PushError::Full(item)) => {
+                    self.return_item(item);
+                    return false;
+                }
+                Err(PushError::Dead) => self.fail(now, "the dispatcher ended".to_owned()),
             }
-            Err(PushError::Full(block)) => self.waiting = Some(block),
-            Err(PushError::Dead) => self.fail(now, "the dispatcher ended".to_owned()),
+        }
+        true
+    }
+
+    /// Takes out what is to be handed over next.
+    fn next_item(&mut self) -> Option<Item> {
+        if self.waiting.is_some() && !self.peers.has_events_ahead() {
+            return self.waiting.take().map(Item::Block);
+        }
+        self.peers.poll_event().map(Item::Event)
+    }
+
+    fn return_item(&mut self, item: Item) {
+        match item {
+            Item::Block(block) => self.waiting = Some(block),
+            Item::Event(event) => self.peers.return_event(event, self.waiting.is_some()),
+            Item::Poke => {}
+        }
+    }
+
+    /// Whether a block or an event waits to be handed over.
+    fn is_held_up(&self) -> bool {
+        self.waiting.is_some() || self.peers.has_events()
+    }
+
+    /// Whether what is to be handed over next has room now.
+    fn has_room_for_next(&self) -> bool {
+        let bounds = self.sink.bounds();
+        match &self.waiting {
+            Some(block) if !self.peers.has_events_ahead() => bounds.has_room_for_block(block),
+            Some(_) | None => bounds.has_room_for_event(),
         }
     }
 
@@ -383,6 +421,10 @@ impl<N: Net> Node<N> {
                 continue;
             }
             for _ in 0..ACCEPTS_PER_TURN {
+                // Whoever comes is told of, so nobody comes while that finds no room.
+                if self.peers.has_events() {
+                    return;
+                }
                 match self.net.accept(index) {
                     Ok((stream, addr)) => {
                         self.backoffs[index] = ACCEPT_BACKOFF_MIN_MS;
@@ -477,7 +519,7 @@ impl<N: Net> Node<N> {
     }
 
     fn run_actions(&mut self, now: Now) {
-        while self.peers.poll_event().is_some() {}
+        self.push_waiting(now);
         while let Some(action) = self.peers.poll_action() {
             match action {
                 Action::Connect(id, addr) => self.connect(now, id, addr),
@@ -565,6 +607,9 @@ impl<N: Net> Node<N> {
         while let Some(timer) = self.peers.poll_timer(now.tick, &mut budget) {
             match timer {
                 Timer::Metrics => self.handle_metrics_tick(now.tick),
+                Timer::User(timer) => {
+                    self.timers.fire(now.tick, timer, &mut self.peers.wheel);
+                }
                 Timer::Accept(index) => {
                     if let Some(listener @ Accepting::Paused) = self.listeners.get_mut(index) {
                         *listener = Accepting::Ready;
@@ -635,34 +680,43 @@ impl<N: Net> Node<N> {
         self.run_actions(now);
     }
 
-    /// Nothing that was parsed is lost here, even at the deadline of a stop.
+    /// Nothing that was parsed or told is lost here, even at the deadline of a stop.
     fn push_last(&mut self) {
-        let Some(block) = self.waiting.take() else {
-            return;
-        };
-        match &mut self.sink {
-            Sink::Queue(queue) => {
-                if !queue.push_last(block, LAST_BLOCK_TIMEOUT) {
-                    log::error!("the dispatcher took nothing for {LAST_BLOCK_TIMEOUT:?}");
+        if let Sink::Inline { fan_out, .. } = &mut self.sink {
+            // The loop is over, so that somebody else may have the processor.
+            for _ in 0..LAST_TRIES_MAX {
+                if fan_out.refresh() {
+                    break;
                 }
+                std::thread::yield_now();
             }
-            Sink::Inline {
-                fan_out, bounds, ..
-            } => {
-                // The loop is over, so that somebody else may have the processor.
-                for _ in 0..LAST_REFRESHES_MAX {
-                    if fan_out.refresh() {
-                        break;
+        }
+        while let Some(item) = self.next_item() {
+            match &mut self.sink {
+                Sink::Queue(queue) => {
+                    if !queue.push_last(item, LAST_ITEM_TIMEOUT) {
+                        log::error!("the dispatcher took nothing for {LAST_ITEM_TIMEOUT:?}");
+                        // It will not take the rest either.
+                        while self.next_item().is_some() {}
                     }
-                    std::thread::yield_now();
                 }
-                bounds.raise(&block);
-                fan_out.dispatch(block);
+                Sink::Inline {
+                    fan_out, bounds, ..
+                } => dispatch_inline(fan_out, bounds, item),
             }
         }
     }
 
-    fn end(mut self) -> LoopEnd {
+    fn end(mut self, now: Now) -> LoopEnd {
+        // Whoever holds a slot that a connection has to give back does so for a moment.
+        for _ in 0..LAST_TRIES_MAX {
+            if self.peers.is_empty() {
+                break;
+            }
+            std::thread::yield_now();
+            self.peers.begin_turn(now.tick);
+        }
+        self.run_actions(now);
         self.push_last();
         if let Sink::Inline { fan_out, .. } = &mut self.sink {
             fan_out.close();
@@ -691,8 +745,8 @@ impl<N: Net> Node<N> {
         &mut self.peers
     }
 
-    pub(crate) fn finish(self) -> LoopEnd {
-        self.end()
+    pub(crate) fn finish(self, now: Now) -> LoopEnd {
+        self.end(now)
     }
 }
 
@@ -704,26 +758,30 @@ impl Sink {
         }
     }
 
-    fn has_room_for(&self, block: &BlockRef) -> bool {
-        self.bounds().has_room_for(block)
-    }
-
-    fn push(&mut self, block: BlockRef) -> Result<(), PushError> {
+    fn push(&mut self, item: Item) -> Result<(), PushError> {
         match self {
-            Self::Queue(queue) => queue.push(block),
+            Self::Queue(queue) => queue.push(item),
             Self::Inline {
                 fan_out, bounds, ..
             } => {
-                // With an outdated table a subscriber would miss what it may rely on: the block
+                // With an outdated table a subscriber would miss what it may rely on: the item
                 // waits for the next turn instead.
-                if !bounds.has_room_for(&block) || !fan_out.refresh() {
-                    return Err(PushError::Full(block));
+                if !bounds.has_room_for(&item) || !fan_out.refresh() {
+                    return Err(PushError::Full(item));
                 }
-                bounds.raise(&block);
-                fan_out.dispatch(block);
+                dispatch_inline(fan_out, bounds, item);
                 Ok(())
             }
         }
+    }
+}
+
+fn dispatch_inline(fan_out: &mut FanOut, bounds: &QueueBounds, item: Item) {
+    bounds.raise(&item);
+    match item {
+        Item::Block(block) => fan_out.dispatch(block),
+        Item::Event(event) => fan_out.dispatch_event(event),
+        Item::Poke => {}
     }
 }
 

@@ -20,12 +20,12 @@ use crate::{
     config::{Config, Dispatch},
     dial::ConnectOptions,
     dispatch::{
-        ChannelSubscription, DispatchQueue, FanOut, OnTick, QueueBounds, Registry,
-        SubscribeOptions, Subscription, Types, Worker, panic_message,
+        ChannelSubscription, DispatchQueue, EventOptions, EventSubscription, FanOut, OnTick,
+        QueueBounds, Registry, SubscribeOptions, Subscription, Types, Worker, panic_message,
     },
     error::{
         ConfigError, ConnectError, HandlerError, ListenError, SendError, ServiceFailure,
-        StartError, SubscribeError,
+        StartError, SubscribeError, TimerError,
     },
     frame::{Decoder, Hello},
     handle::{Command, Handle, Listening, Payload, ReplyTo, Shared},
@@ -38,6 +38,7 @@ use crate::{
     peers::{HandlerOptions, Handlers, PeerLimits, Peers},
     slots::{OutboxLimits, Slots},
     socket::{Listener, SocketOptions, Sockets, raise_descriptor_limit},
+    timers::Timers,
 };
 
 /// How long a service that is dropped while it runs may drain.
@@ -133,6 +134,7 @@ impl NetService {
             next_listener: AtomicU64::new(config.listen.len() as u64),
             next_link: AtomicU64::new(0),
             resolver: Mutex::default(),
+            timers: Arc::default(),
             failure: Arc::default(),
         });
         let (running, ended) = bounded(0);
@@ -230,6 +232,7 @@ impl NetService {
             Err(_) => {
                 self.shared.ledger.state.set(ServiceState::Stopped);
                 self.shared.registry.close();
+                self.shared.timers.close();
             }
         }
         result
@@ -303,6 +306,7 @@ impl NetService {
             LoopEnd::default()
         };
         self.shared.registry.close();
+        self.shared.timers.close();
         self.shared.ledger.state.set(ServiceState::Stopped);
         let report = self.report_of(end, joined, started);
         self.report = Some(report.clone());
@@ -341,6 +345,27 @@ impl NetService {
         sender: Sender<Message>,
     ) -> Result<ChannelSubscription, SubscribeError> {
         self.handle().subscribe_sender(options, sender)
+    }
+
+    /// As [`Handle::subscribe_events`].
+    ///
+    /// # Errors
+    ///
+    /// See [`SubscribeError`].
+    pub fn subscribe_events(
+        &self,
+        options: EventOptions,
+    ) -> Result<EventSubscription, SubscribeError> {
+        self.handle().subscribe_events(options)
+    }
+
+    /// As [`Handle::timers`].
+    ///
+    /// # Errors
+    ///
+    /// See [`TimerError`].
+    pub fn timers(&self, capacity: usize) -> Result<Timers, TimerError> {
+        self.handle().timers(capacity)
     }
 
     /// As [`Handle::send`].
@@ -507,6 +532,7 @@ impl NetService {
         peers.set_handlers(handlers.take());
         let poke = Arc::clone(&self.shared.registry.poke);
         let commands = self.commands.clone();
+        let timers = Arc::clone(&self.shared.timers);
         let failed = Arc::clone(&self.shared.failure);
         let count = addrs.len() as u64;
         let node = Node::new(
@@ -517,6 +543,7 @@ impl NetService {
             sink,
             poke,
             commands,
+            timers,
             failed,
             config.idle,
             now,
@@ -531,6 +558,7 @@ impl NetService {
         running: &Sender<Never>,
     ) -> Result<(), StartError> {
         let (running, shared) = (running.clone(), Arc::clone(&self.shared));
+        let inline = self.config.dispatch == Dispatch::Inline;
         let thread = spawn("nebnet-loop", move || {
             let clock = shared.clock;
             let run = catch_unwind(AssertUnwindSafe(|| node.run(clock)));
@@ -539,6 +567,12 @@ impl NetService {
                 ..LoopEnd::default()
             });
             shared.slots.end();
+            shared.timers.close();
+            if inline {
+                // Nobody is to wait for messages that cannot come any more. A dispatcher thread
+                // says so itself, after it has delivered what was queued.
+                shared.registry.close();
+            }
             if let Some(message) = &end.failure {
                 fail(&shared, "nebnet-loop", message.clone());
             }
@@ -626,8 +660,6 @@ fn fail(shared: &Shared, thread: &'static str, message: String) {
         after,
     });
     shared.ledger.state.set(ServiceState::Failed);
-    // Nobody is to wait for messages that cannot come any more.
-    shared.registry.close();
     shared.slots.doorbell.ring();
 }
 

@@ -7,6 +7,7 @@
 //!
 //! The same code runs on a thread of its own ([`worker`]) or on the loop.
 
+mod events;
 mod options;
 mod queue;
 mod registry;
@@ -16,12 +17,13 @@ mod table;
 mod tests;
 mod worker;
 
+pub use events::{EventDelivery, EventIter, EventOptions, EventSubscription};
 pub use options::{Overflow, SubscribeOptions, Types};
 pub use subscription::{
     Batch, ChannelSubscription, Delivery, Iter, Messages, Subscription, TryIter,
 };
 
-pub(crate) use queue::{DispatchQueue, Poke, PushError, QueueBounds};
+pub(crate) use queue::{DispatchQueue, Item, Poke, PushError, QueueBounds};
 pub(crate) use registry::{Outlet, Registry};
 pub(crate) use table::FanOut;
 pub(crate) use worker::{OnTick, Worker, panic_message};

@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering, fence},
+        atomic::{AtomicBool, AtomicUsize, Ordering, fence},
     },
     time::Duration,
 };
@@ -14,17 +14,21 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use crate::{
     block::BlockRef,
     doorbell::Doorbell,
+    event::Event,
     ledger::{Ledger, Traffic},
+    limits::EVENTS_QUEUED_MAX,
 };
 
-/// Places in the queue besides those for blocks, so that a block for which the bounds have room
-/// finds one. A poke goes into an empty queue only; several that meet there are a matter of chance.
+/// Places in the queue besides those for blocks and events, so that one for which the bounds have
+/// room finds one. A poke goes into an empty queue only; several that meet there are a matter of
+/// chance.
 const POKES_MAX: usize = 4;
 
 /// What travels through the queue.
 #[derive(Debug)]
 pub(crate) enum Item {
     Block(BlockRef),
+    Event(Box<Event>),
     /// Nothing: somebody wants the dispatcher to look around.
     Poke,
 }
@@ -34,12 +38,13 @@ impl Item {
     pub(crate) fn size(&self) -> usize {
         match self {
             Self::Block(block) => block.bytes().len(),
-            Self::Poke => 0,
+            Self::Event(_) | Self::Poke => 0,
         }
     }
 }
 
-/// The loop's end of the queue; bounded in messages and in bytes.
+/// The loop's end of the queue; bounded in messages, in bytes, and in events, which are none of
+/// both.
 #[derive(Debug)]
 pub(crate) struct DispatchQueue {
     items: Arc<Sender<Item>>,
@@ -52,12 +57,15 @@ pub(crate) struct QueueBounds {
     ledger: Arc<Ledger>,
     /// True while the loop waits for room.
     loop_waits: Arc<AtomicBool>,
+    /// Events in the queue.
+    events: Arc<AtomicUsize>,
+    events_max: usize,
 }
 
-/// Why a block was not taken.
+/// Why something was not taken.
 #[derive(Debug)]
 pub(crate) enum PushError {
-    Full(BlockRef),
+    Full(Item),
     /// The dispatcher has ended.
     Dead,
 }
@@ -65,7 +73,8 @@ pub(crate) enum PushError {
 impl DispatchQueue {
     pub(crate) fn new(ledger: Arc<Ledger>) -> (Self, Receiver<Item>) {
         let capacity = usize::try_from(ledger.dispatch_capacity.messages).unwrap_or(usize::MAX);
-        let (items, receiver) = bounded(capacity.saturating_add(POKES_MAX));
+        let places = capacity.saturating_add(EVENTS_QUEUED_MAX + POKES_MAX);
+        let (items, receiver) = bounded(places);
         (
             Self {
                 items: Arc::new(items),
@@ -95,32 +104,30 @@ impl DispatchQueue {
         }
     }
 
-    /// Hands over the last block at a stop, whatever the bounds say; waits for the dispatcher to
-    /// take an item if every place is taken. False if it did not in time.
-    pub(crate) fn push_last(&self, block: BlockRef, timeout: Duration) -> bool {
-        let charge = queue_charge(&block);
-        self.bounds.ledger.dispatch_queue.raise(charge);
-        // If it was not taken, it stays in the sum of what is queued: received, and not dispatched.
-        self.items.send_timeout(Item::Block(block), timeout).is_ok()
+    /// Hands over what is left at a stop, whatever the bounds say; waits for the dispatcher to take
+    /// an item if every place is taken. False if it did not in time.
+    pub(crate) fn push_last(&self, item: Item, timeout: Duration) -> bool {
+        self.bounds.raise(&item);
+        // A block that was not taken stays in the sum of what is queued: received, and not
+        // dispatched.
+        self.items.send_timeout(item, timeout).is_ok()
     }
 
-    /// Hands a block over.
-    pub(crate) fn push(&self, block: BlockRef) -> Result<(), PushError> {
-        if !self.bounds.has_room_for(&block) {
-            return Err(PushError::Full(block));
+    /// Hands a block or an event over.
+    pub(crate) fn push(&self, item: Item) -> Result<(), PushError> {
+        if !self.bounds.has_room_for(&item) {
+            return Err(PushError::Full(item));
         }
-        let charge = queue_charge(&block);
         // Raised first, so that the dispatcher never lowers what was not raised.
-        self.bounds.ledger.dispatch_queue.raise(charge);
-        match self.items.try_send(Item::Block(block)) {
+        self.bounds.raise(&item);
+        match self.items.try_send(item) {
             Ok(()) => Ok(()),
             Err(error) => {
-                self.bounds.ledger.dispatch_queue.lower(charge);
+                let (TrySendError::Full(item) | TrySendError::Disconnected(item)) = &error;
+                self.bounds.take_back(item);
                 match error {
-                    TrySendError::Full(Item::Block(block)) => Err(PushError::Full(block)),
-                    TrySendError::Full(Item::Poke) | TrySendError::Disconnected(_) => {
-                        Err(PushError::Dead)
-                    }
+                    TrySendError::Full(item) => Err(PushError::Full(item)),
+                    TrySendError::Disconnected(_) => Err(PushError::Dead),
                 }
             }
         }
@@ -132,11 +139,26 @@ impl QueueBounds {
         Self {
             ledger,
             loop_waits: Arc::default(),
+            events: Arc::default(),
+            events_max: EVENTS_QUEUED_MAX,
         }
     }
 
+    /// Whether the queue can take the item.
+    pub(crate) fn has_room_for(&self, item: &Item) -> bool {
+        match item {
+            Item::Block(block) => self.has_room_for_block(block),
+            Item::Event(_) => self.has_room_for_event(),
+            Item::Poke => true,
+        }
+    }
+
+    pub(crate) fn has_room_for_event(&self) -> bool {
+        self.events.load(Ordering::Relaxed) < self.events_max
+    }
+
     /// Whether the queue can take the block. An empty queue takes any.
-    pub(crate) fn has_room_for(&self, block: &BlockRef) -> bool {
+    pub(crate) fn has_room_for_block(&self, block: &BlockRef) -> bool {
         let charge = queue_charge(block);
         let (fill, capacity) = (
             self.ledger.dispatch_queue.get(),
@@ -147,9 +169,26 @@ impl QueueBounds {
         fits || (fill.messages == 0 && fill.bytes == 0)
     }
 
-    /// Takes the block's place in the queue's bounds.
-    pub(crate) fn raise(&self, block: &BlockRef) {
-        self.ledger.dispatch_queue.raise(queue_charge(block));
+    /// Takes the item's place in the queue's bounds.
+    pub(crate) fn raise(&self, item: &Item) {
+        match item {
+            Item::Block(block) => self.ledger.dispatch_queue.raise(queue_charge(block)),
+            Item::Event(_) => {
+                self.events.fetch_add(1, Ordering::Relaxed);
+            }
+            Item::Poke => {}
+        }
+    }
+
+    /// Undoes [`raise`](Self::raise), because the item was not taken.
+    fn take_back(&self, item: &Item) {
+        match item {
+            Item::Block(block) => self.ledger.dispatch_queue.lower(queue_charge(block)),
+            Item::Event(_) => {
+                self.events.fetch_sub(1, Ordering::Relaxed);
+            }
+            Item::Poke => {}
+        }
     }
 
     /// The loop announces that it waits for room; it has to try once more after this.
@@ -158,9 +197,19 @@ impl QueueBounds {
         fence(Ordering::SeqCst);
     }
 
-    /// Gives back what an item held; wakes a loop that waits once the queue is half empty.
+    /// Gives back what a block held; wakes a loop that waits once the queue is half empty.
     pub(crate) fn lower(&self, charge: Traffic, doorbell: &Doorbell) {
         self.ledger.dispatch_queue.lower(charge);
+        self.wake_loop(doorbell);
+    }
+
+    /// Gives back the place of an event, likewise.
+    pub(crate) fn lower_event(&self, doorbell: &Doorbell) {
+        self.events.fetch_sub(1, Ordering::Relaxed);
+        self.wake_loop(doorbell);
+    }
+
+    fn wake_loop(&self, doorbell: &Doorbell) {
         // Pairs with the fence in `wait_for_room`.
         fence(Ordering::SeqCst);
         if self.loop_waits.load(Ordering::Relaxed) {
@@ -176,11 +225,30 @@ impl QueueBounds {
             };
             if is_half(fill.messages, parked.messages, capacity.messages)
                 && is_half(fill.bytes, parked.bytes, capacity.bytes)
+                && self.events.load(Ordering::Relaxed) <= self.events_max / 2
             {
                 self.loop_waits.store(false, Ordering::Relaxed);
                 doorbell.ring();
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl DispatchQueue {
+    pub(crate) fn with_events_max(self, events_max: usize) -> Self {
+        Self {
+            bounds: self.bounds.with_events_max(events_max),
+            ..self
+        }
+    }
+}
+
+#[cfg(test)]
+impl QueueBounds {
+    /// With a smaller bound of events than there are places for.
+    pub(crate) fn with_events_max(self, events_max: usize) -> Self {
+        Self { events_max, ..self }
     }
 }
 
@@ -241,3 +309,6 @@ impl fmt::Debug for Poke {
             .finish_non_exhaustive()
     }
 }
+
+/// Items come in numbers up to what the queue holds, so their size is memory.
+const _: () = assert!(size_of::<Item>() <= 16);

@@ -14,12 +14,12 @@ use std::{
 
 use crossbeam_channel::Sender;
 
-use super::{Delivery, Overflow, Poke, SubscribeOptions, Types};
+use super::{Delivery, EventDelivery, EventOptions, Overflow, Poke, SubscribeOptions, Types};
 use crate::{
     block::Message,
     error::SubscribeError,
-    id::SubscriberId,
-    ledger::{Counter, DepartedRow, Fill, SubscriberRow, Traffic},
+    id::{MessageType, SubscriberId},
+    ledger::{Counter, DepartedRow, EventSubscriberRow, Fill, SubscriberRow, Traffic},
     limits::SUBSCRIBERS_MAX,
     slots::never_waits,
 };
@@ -71,6 +71,8 @@ pub(crate) enum Outlet {
     Deliveries(Sender<Delivery>),
     /// A channel of its own, one message at a time.
     Messages(Sender<Message>),
+    /// Its [`EventSubscription`](super::EventSubscription).
+    Events(Sender<EventDelivery>),
     /// Nowhere: the service has stopped.
     Closed,
 }
@@ -81,6 +83,8 @@ pub(crate) struct Account {
     pub(crate) id: SubscriberId,
     pub(crate) name: String,
     pub(crate) types: Types,
+    /// It gets events, and no messages.
+    pub(crate) is_events: bool,
     pub(crate) overflow: Overflow,
     pub(crate) capacity: Traffic,
     pub(crate) fill: Fill,
@@ -125,6 +129,18 @@ impl Account {
             parked: self.parked.load(Ordering::Relaxed),
         }
     }
+
+    pub(crate) fn event_row(&self) -> EventSubscriberRow {
+        EventSubscriberRow {
+            id: self.id,
+            name: self.name.clone(),
+            matched: self.matched.get(),
+            taken: self.taken.load(Ordering::Relaxed),
+            dropped: self.dropped.get(),
+            discarded: self.discarded.load(Ordering::Relaxed),
+            queued: self.fill.get().messages,
+        }
+    }
 }
 
 impl Registry {
@@ -143,6 +159,30 @@ impl Registry {
         outlet: Outlet,
     ) -> Result<Arc<Account>, SubscribeError> {
         options.validate()?;
+        self.insert(options, false, outlet)
+    }
+
+    /// Adds a subscriber of events. Events dispatched from now on reach it.
+    pub(crate) fn add_events(
+        &self,
+        options: EventOptions,
+        sender: Sender<EventDelivery>,
+    ) -> Result<Arc<Account>, SubscribeError> {
+        options.validate()?;
+        let options = SubscribeOptions {
+            name: options.name,
+            // No message is of this type.
+            ..SubscribeOptions::new(MessageType::HELLO).messages(options.capacity)
+        };
+        self.insert(options, true, Outlet::Events(sender))
+    }
+
+    fn insert(
+        &self,
+        options: SubscribeOptions,
+        is_events: bool,
+        outlet: Outlet,
+    ) -> Result<Arc<Account>, SubscribeError> {
         let mut list = self.lock();
         if list.closed {
             return Err(SubscribeError::Stopped);
@@ -158,6 +198,7 @@ impl Registry {
             id,
             name: options.name.unwrap_or_else(|| format!("subscriber-{id}")),
             types: options.types,
+            is_events,
             overflow: options.overflow,
             capacity: Traffic::new(options.messages as u64, options.bytes as u64),
             fill: Fill::default(),
@@ -187,7 +228,7 @@ impl Registry {
         }
         let removed = list.subscribers.iter().position(|one| one.account.id == id);
         let removed = removed.map(|position| list.subscribers.swap_remove(position));
-        if let Some(removed) = &removed {
+        if let Some(removed) = removed.as_ref().filter(|one| !one.account.is_events) {
             list.settle();
             list.leaving.push(Arc::clone(&removed.account));
         }
@@ -241,15 +282,26 @@ impl Registry {
     }
 
     pub(crate) fn rows(&self) -> Vec<SubscriberRow> {
-        let accounts: Vec<Arc<Account>> = self
+        let accounts = self.accounts(false);
+        accounts.iter().map(|account| account.row()).collect()
+    }
+
+    pub(crate) fn event_rows(&self) -> Vec<EventSubscriberRow> {
+        let accounts = self.accounts(true);
+        accounts.iter().map(|account| account.event_row()).collect()
+    }
+
+    /// Those of messages, or those of events, in the order of their ids.
+    fn accounts(&self, is_events: bool) -> Vec<Arc<Account>> {
+        let mut accounts: Vec<Arc<Account>> = self
             .lock()
             .subscribers
             .iter()
+            .filter(|one| one.account.is_events == is_events)
             .map(|one| Arc::clone(&one.account))
             .collect();
-        let mut rows: Vec<SubscriberRow> = accounts.iter().map(|account| account.row()).collect();
-        rows.sort_by_key(|row| row.id);
-        rows
+        accounts.sort_by_key(|account| account.id);
+        accounts
     }
 
     fn lock(&self) -> MutexGuard<'_, List> {
@@ -262,6 +314,7 @@ impl fmt::Debug for Outlet {
         f.write_str(match self {
             Self::Deliveries(_) => "Deliveries",
             Self::Messages(_) => "Messages",
+            Self::Events(_) => "Events",
             Self::Closed => "Closed",
         })
     }

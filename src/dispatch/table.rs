@@ -16,13 +16,14 @@ use std::{
 use crossbeam_channel::TrySendError;
 
 use super::{
-    Overflow, Registry,
+    Overflow, Registry, events,
     queue::{QueueBounds, queue_charge},
     registry::{Outlet, Subscriber},
     subscription::{Delivery, Place},
 };
 use crate::{
     block::{BlockFrames, BlockRef},
+    event::Event,
     frame::WholeFrames,
     id::MessageType,
     ledger::{Traffic, TypeMap},
@@ -41,6 +42,8 @@ pub(crate) struct FanOut {
     bounds: QueueBounds,
     version: Option<u64>,
     entries: Vec<Entry>,
+    /// Those that get events.
+    event_subscribers: Vec<Subscriber>,
     /// For each type, the position of its list.
     routes: Vec<u16>,
     /// Positions of entries. The first list is empty.
@@ -81,6 +84,7 @@ impl FanOut {
             bounds,
             version: None,
             entries: Vec::new(),
+            event_subscribers: Vec::new(),
             routes: vec![NOBODY; 1 << 16],
             lists: vec![Vec::new()],
             type_map: TypeMap::default(),
@@ -108,6 +112,28 @@ impl FanOut {
         self.bounds.lower(charge, &self.slots.doorbell);
     }
 
+    /// Offers an event to everybody who subscribes to them, and gives back its place in the
+    /// dispatch queue.
+    pub(crate) fn dispatch_event(&mut self, event: Box<Event>) {
+        self.refresh();
+        let mut event = Some(event);
+        let count = self.event_subscribers.len();
+        for position in 0..count {
+            // The last one needs no copy.
+            let own = if position + 1 == count {
+                event.take()
+            } else {
+                event.clone()
+            };
+            let Some(own) = own else { break };
+            let subscriber = &self.event_subscribers[position];
+            if !events::offer(subscriber, own) {
+                self.note_event_dropped(position);
+            }
+        }
+        self.bounds.lower_event(&self.slots.doorbell);
+    }
+
     /// Delivers what waits and fits now, and lets go of what belonged to subscribers that left.
     pub(crate) fn pump(&mut self) {
         if !self.refresh() {
@@ -126,6 +152,7 @@ impl FanOut {
             discard_parked(entry, &self.slots, &self.bounds);
         }
         self.entries.clear();
+        self.event_subscribers.clear();
         self.routes.fill(NOBODY);
     }
 
@@ -297,6 +324,19 @@ impl FanOut {
         }
     }
 
+    /// Says once in a while that a subscriber of events is full.
+    fn note_event_dropped(&mut self, position: usize) {
+        let account = &self.event_subscribers[position].account;
+        let now = self.slots.clock.now().tick;
+        let subject = Subject::Subscriber(account.id.0);
+        if let Some(suppressed) = self.quiet.allow(now, "event subscriber full", subject) {
+            let (name, dropped) = (&account.name, account.dropped.get());
+            log::warn!(
+                "event subscriber {name:?} is full: {dropped} events dropped so far{suppressed}"
+            );
+        }
+    }
+
     /// Lets a delivery wait for room, and holds back the peer that it came from.
     fn park(&mut self, position: usize, mut delivery: Delivery) {
         let charge = queue_charge(delivery.block());
@@ -387,6 +427,10 @@ impl FanOut {
             return false;
         };
         self.version = Some(version);
+        let (event_subscribers, subscribers): (Vec<_>, Vec<_>) = subscribers
+            .into_iter()
+            .partition(|one| one.account.is_events);
+        self.event_subscribers = event_subscribers;
         let mut old = std::mem::take(&mut self.entries);
         for subscriber in subscribers {
             let id = subscriber.account.id;

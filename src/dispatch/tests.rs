@@ -110,7 +110,7 @@ impl Bench {
 
     fn dispatch(&mut self, types: &[u16]) {
         let block = self.block(types);
-        self.bounds.raise(&block);
+        self.bounds.raise(&Item::Block(block.clone()));
         self.fan_out.dispatch(block);
     }
 
@@ -351,19 +351,200 @@ fn the_queue_is_bounded_and_rings_when_it_is_half_empty() {
     let ledger = Arc::clone(&bench.slots.ledger);
     let (queue, items) = DispatchQueue::new(ledger);
     let large = bench.block(&[1; 500]);
-    assert!(queue.push(large.clone()).is_ok());
+    assert!(queue.push(Item::Block(large.clone())).is_ok());
     let small = bench.block(&[1]);
-    assert!(matches!(queue.push(small.clone()), Err(PushError::Full(_))));
+    assert!(matches!(
+        queue.push(Item::Block(small.clone())),
+        Err(PushError::Full(_))
+    ));
     queue.bounds().wait_for_room();
     drop(items.recv().unwrap());
     let charge = queue_charge(&large);
     queue.bounds().lower(charge, &bench.slots.doorbell);
-    assert!(queue.push(small.clone()).is_ok());
+    assert!(queue.push(Item::Block(small.clone())).is_ok());
     drop(items);
-    assert!(matches!(queue.push(small), Err(PushError::Dead)));
+    assert!(matches!(
+        queue.push(Item::Block(small)),
+        Err(PushError::Dead)
+    ));
     assert_eq!(
         bench.fill().messages,
         1,
         "what was not taken is not charged"
     );
+}
+
+mod events {
+    use super::*;
+    use crate::event::Event;
+
+    impl Bench {
+        fn subscribe_events(&self, capacity: usize) -> EventSubscription {
+            let options = EventOptions::new().capacity(capacity);
+            let (registry, slots) = (Arc::clone(&self.registry), Arc::clone(&self.slots));
+            EventSubscription::new(options, registry, slots).unwrap()
+        }
+
+        fn tell(&mut self, event: Event) {
+            let item = Item::Event(Box::new(event));
+            self.bounds.raise(&item);
+            let Item::Event(event) = item else { return };
+            self.fan_out.dispatch_event(event);
+        }
+    }
+
+    /// An event that can be told from others by its number.
+    fn event(number: u32) -> Event {
+        Event::Resumed {
+            peer: PeerId::new(0, 1, number),
+        }
+    }
+
+    /// Numbers of the events that are there, and how many are missing before each.
+    fn take(events: &EventSubscription) -> Vec<(u32, u64)> {
+        let mut taken = Vec::new();
+        while let Ok(event) = events.try_recv() {
+            taken.push((event.peer().unwrap().generation(), events.missed()));
+        }
+        taken
+    }
+
+    #[track_caller]
+    fn balanced(events: &EventSubscription) {
+        let row = events.row();
+        let sum = row.taken + row.dropped + row.discarded + row.queued;
+        assert_eq!(row.matched, sum, "{row:?}");
+    }
+
+    #[test]
+    fn every_subscriber_gets_every_event_and_no_message() {
+        let mut bench = Bench::new();
+        let (one, other) = (bench.subscribe_events(10), bench.subscribe_events(10));
+        let mut tap = bench.subscribe(SubscribeOptions::new(Types::all()));
+        bench.tell(event(0));
+        bench.dispatch(&[1, 2]);
+        bench.tell(event(1));
+        assert_eq!(take(&one), [(0, 0), (1, 0)]);
+        assert_eq!(take(&other), [(0, 0), (1, 0)]);
+        assert_eq!(super::take(&mut tap).0, [0, 1]);
+        assert!(bench.registry.rows().len() == 1 && bench.registry.event_rows().len() == 2);
+        let departed = bench.registry.departed();
+        assert_eq!(
+            (departed.subscribers, bench.fill()),
+            (0, Traffic::default())
+        );
+        assert!(
+            bench.bounds.has_room_for_event(),
+            "every place was given back"
+        );
+    }
+
+    #[test]
+    fn the_newest_that_do_not_fit_are_dropped_and_missed() {
+        let mut bench = Bench::new();
+        let events = bench.subscribe_events(2);
+        for number in 0..5 {
+            bench.tell(event(number));
+        }
+        balanced(&events);
+        assert_eq!(take(&events), [(0, 0), (1, 0)]);
+        bench.tell(event(5));
+        bench.tell(event(6));
+        bench.tell(event(7));
+        assert_eq!(take(&events), [(5, 3), (6, 0)]);
+        let row = events.row();
+        assert_eq!((row.matched, row.taken, row.dropped), (8, 4, 4));
+        balanced(&events);
+    }
+
+    #[test]
+    fn subscriptions_are_counted_while_they_exist() {
+        let mut bench = Bench::new();
+        let count = |bench: &Bench| {
+            let count = &bench.slots.event_subscribers;
+            count.load(std::sync::atomic::Ordering::Relaxed)
+        };
+        let first = bench.subscribe_events(1);
+        let second = bench.subscribe_events(1);
+        assert_eq!(count(&bench), 2);
+        let options = EventOptions::new().capacity(0);
+        let slots = Arc::clone(&bench.slots);
+        assert!(EventSubscription::new(options, Arc::clone(&bench.registry), slots).is_err());
+        drop(first);
+        assert_eq!(count(&bench), 1);
+        bench.tell(event(0));
+        // What comes out of the channel and is not opened counts as discarded.
+        drop(second.receiver().try_recv().unwrap());
+        assert_eq!((second.row().discarded, second.row().queued), (1, 0));
+        balanced(&second);
+        bench.fan_out.close();
+        let slots = Arc::clone(&bench.slots);
+        let late = EventSubscription::new(EventOptions::new(), Arc::clone(&bench.registry), slots);
+        assert!(late.is_err());
+        assert_eq!(count(&bench), 1);
+    }
+
+    #[test]
+    fn the_end_leaves_what_is_queued() {
+        let mut bench = Bench::new();
+        let events = bench.subscribe_events(3);
+        bench.tell(event(0));
+        bench.tell(event(1));
+        bench.fan_out.close();
+        assert_eq!(take(&events), [(0, 0), (1, 0)]);
+        assert_eq!(events.try_recv().unwrap_err(), TryRecvError::Disconnected);
+        balanced(&events);
+    }
+
+    /// Blocks and events have places of their own, and come out in the order in which they went in.
+    #[test]
+    fn the_queue_keeps_the_order_and_bounds_events_apart() {
+        let mut bench = Bench::new();
+        let ledger = Arc::clone(&bench.slots.ledger);
+        let (queue, items) = DispatchQueue::new(ledger);
+        let queue = queue.with_events_max(2);
+        let told = |number| Item::Event(Box::new(event(number)));
+        let large = bench.block(&[1; 500]);
+        assert!(queue.push(told(0)).is_ok());
+        assert!(queue.push(Item::Block(large.clone())).is_ok());
+        assert!(queue.push(told(1)).is_ok());
+        // The queue is full of both, and neither counts for the other.
+        assert!(matches!(
+            queue.push(told(2)),
+            Err(PushError::Full(Item::Event(_)))
+        ));
+        let small = Item::Block(bench.block(&[1]));
+        assert!(matches!(queue.push(small), Err(PushError::Full(_))));
+        assert_eq!(bench.fill().messages, 500);
+        let kinds: Vec<bool> = items
+            .try_iter()
+            .map(|item| matches!(item, Item::Block(_)))
+            .collect();
+        assert_eq!(kinds, [false, true, false]);
+    }
+
+    /// A loop that waits for room is woken once both bounds are half free.
+    #[test]
+    fn a_loop_that_waits_for_events_is_woken() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+
+        let bench = Bench::new();
+        let rings = Arc::new(AtomicUsize::new(0));
+        let bell = Arc::clone(&rings);
+        bench.slots.doorbell.set_bell(move || {
+            bell.fetch_add(1, Ordering::Relaxed);
+        });
+        let bounds = bench.bounds.clone().with_events_max(4);
+        for number in 0..4 {
+            bounds.raise(&Item::Event(Box::new(event(number))));
+        }
+        assert!(!bounds.has_room_for_event());
+        bounds.wait_for_room();
+        bench.slots.doorbell.prepare_sleep();
+        bounds.lower_event(&bench.slots.doorbell);
+        assert_eq!(rings.load(Ordering::Relaxed), 0);
+        bounds.lower_event(&bench.slots.doorbell);
+        assert_eq!(rings.load(Ordering::Relaxed), 1);
+        assert!(bounds.has_room_for_event());
+    }
 }

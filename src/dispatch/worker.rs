@@ -76,6 +76,7 @@ impl Worker {
     fn handle(&mut self, item: Item) {
         match item {
             Item::Block(block) => self.fan_out.dispatch(block),
+            Item::Event(event) => self.fan_out.dispatch_event(event),
             Item::Poke => {}
         }
         if self.poke.take() {

@@ -2,14 +2,15 @@
 
 use std::io::{self, IoSlice};
 
-use super::{Again, Pause, Peers, recharge_carry, seat::Standing};
+use super::{Again, Pause, Peers, Report, recharge_carry, seat::Standing};
 use crate::{
     block::{BlockHead, BlockRef},
     clock::{Now, Tick},
     error::CloseReason,
+    event::Event,
     id::PeerId,
     ledger::Traffic,
-    limits::{BLOCK_SIZE, LINGER_MS},
+    limits::{BLOCK_SIZE, LINGER_MS, PAUSE_REPORTED_MS},
     peer::{Fault, Parsed, State},
     socket::Ready,
 };
@@ -170,6 +171,7 @@ impl Peers {
             seat.pause = Some(pause);
             seat.peer.set_reading(receiving, false);
             self.slots.ledger.reads_paused.add(1);
+            self.watch_pause(now, id);
         }
         if pause == Pause::Budget {
             self.budget_paused.push(id);
@@ -177,6 +179,27 @@ impl Peers {
             if !self.slots.wait_for_budget() {
                 self.again.push(Again::Attention(id.index()));
             }
+        }
+    }
+
+    /// Has the pause told if it lasts: `now` was rounded down.
+    fn watch_pause(&mut self, now: Tick, id: PeerId) {
+        let watched = self.is_watched();
+        let Some(seat) = self.seat(id).filter(|seat| watched && seat.announced) else {
+            return;
+        };
+        seat.report = Report::Due(now + PAUSE_REPORTED_MS + 1);
+        self.arm(now, id);
+    }
+
+    /// Tells that a peer is not being read, if it is not and the time for that has come.
+    pub(super) fn report_pause(&mut self, now: Tick, id: PeerId) {
+        let Some(seat) = self.seat(id) else { return };
+        let due = seat.report_due().filter(|due| *due <= now);
+        let cause = seat.pause.and_then(Pause::cause).filter(|_| due.is_some());
+        if let Some(cause) = cause {
+            seat.report = Report::Told;
+            self.emit(Event::Paused { peer: id, cause });
         }
     }
 
@@ -208,6 +231,9 @@ impl Peers {
         let Some(seat) = self.seat(id) else { return };
         seat.pause = None;
         seat.peer.set_reading(receiving, true);
+        if std::mem::replace(&mut seat.report, Report::Nothing) == Report::Told {
+            self.emit(Event::Resumed { peer: id });
+        }
         self.list_reading(id);
         self.arm(now, id);
     }
@@ -352,7 +378,6 @@ impl Peers {
         mut buffer: ReadBuffer,
         count: usize,
     ) -> Option<BlockRef> {
-        let receiving = self.receiving(now.tick);
         let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
         if buffer.kind == BufferKind::Discard || !seat.peer.state().takes_input() {
             let enough = !seat.peer.handle_discarded(now.tick, count);
@@ -363,19 +388,7 @@ impl Peers {
             }
             return None;
         }
-        let mut parsed = Parsed::default();
-        loop {
-            let peer = &mut self
-                .seats
-                .get_mut(id.index() as usize)?
-                .as_deref_mut()?
-                .peer;
-            peer.handle_bytes(now.tick, receiving, &self.rules, &buffer.bytes, &mut parsed);
-            if !std::mem::take(&mut parsed.introduced) {
-                break;
-            }
-            parsed.fault = self.handle_introduction(now.tick, id).err();
-        }
+        let mut parsed = self.parse(now.tick, id, &buffer.bytes)?;
         let traffic = Traffic::new(u64::from(parsed.frames), parsed.consumed as u64);
         self.slots.ledger.inbound.add(traffic);
         // Bytes of whole frames that are left for the dispatcher.
@@ -394,6 +407,7 @@ impl Peers {
             keep_rest(&mut peer.carry, rest);
         }
         let whole_frames = parsed.consumed > 0;
+        self.events_ahead = self.events.len();
         let block = (parsed.frames > 0).then(|| {
             let traffic = Traffic::new(u64::from(parsed.frames), size as u64);
             peer.read.add(traffic);
@@ -416,6 +430,21 @@ impl Peers {
         recharge_carry(&self.slots, seat);
         self.after_input(now.tick, id, parsed);
         block
+    }
+
+    /// What a peer's bytes say; it may introduce itself in their midst.
+    fn parse(&mut self, now: Tick, id: PeerId, bytes: &[u8]) -> Option<Parsed> {
+        let receiving = self.receiving(now);
+        let mut parsed = Parsed::default();
+        loop {
+            let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
+            seat.peer
+                .handle_bytes(now, receiving, &self.rules, bytes, &mut parsed);
+            if !std::mem::take(&mut parsed.introduced) {
+                return Some(parsed);
+            }
+            parsed.fault = self.handle_introduction(now, id).err();
+        }
     }
 
     /// A peer said who it is: it is welcome, or broke a rule about several connections of one node.

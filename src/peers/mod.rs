@@ -30,7 +30,7 @@ use std::{
 pub use handlers::HandlerOptions;
 pub(crate) use handlers::Handlers;
 use links::Links;
-use seat::{Credit, Leaving, Origin, Pause, Seat, Standing};
+use seat::{Credit, Leaving, Origin, Pause, Report, Seat, Standing};
 use slab::Slab;
 
 use crate::{
@@ -45,6 +45,7 @@ use crate::{
     quiet::{Quiet, Subject, Suppressed},
     slots::{About, OpenError, Slots},
     socket::Ready,
+    timers::UserTimer,
     wheel::Wheel,
 };
 
@@ -76,6 +77,14 @@ pub(crate) enum Timer {
     Accept(usize),
     /// A stop has waited long enough.
     StopDeadline,
+    /// The embedder's.
+    User(UserTimer),
+}
+
+impl From<UserTimer> for Timer {
+    fn from(timer: UserTimer) -> Self {
+        Self::User(timer)
+    }
 }
 
 /// What the node has to do with a connection.
@@ -122,8 +131,11 @@ pub(crate) struct Peers {
     writing: VecDeque<PeerId>,
     write_list: VecDeque<PeerId>,
     actions: VecDeque<Action>,
-    /// To be told, in this order.
-    events: VecDeque<Event>,
+    /// To be told, in this order: a few for each connection, because nobody is read or accepted
+    /// while one of them finds no room.
+    events: VecDeque<Box<Event>>,
+    /// How many of them came before the block that was made last.
+    events_ahead: usize,
     /// To be done again in the next turn, because somebody held a slot's lock.
     again: Vec<Again>,
     /// Peers that wait for the budget.
@@ -185,6 +197,7 @@ impl Peers {
             write_list: VecDeque::new(),
             actions: VecDeque::new(),
             events: VecDeque::new(),
+            events_ahead: 0,
             again: Vec::new(),
             budget_paused: Vec::new(),
             budget_timer: false,
@@ -376,11 +389,6 @@ impl Peers {
         let (standing, announced) = (seat.standing, seat.announced);
         let dial_error = seat.dial_error.take();
         let row = closed_row(now, peer, reason, lost);
-        log::debug!(
-            "peer {id} at {} closed: {reason}, {} messages lost",
-            row.addr,
-            row.lost.messages
-        );
         self.seats.remove(index);
         self.forget_standing(standing, &row);
         let (link, addr) = (row.link, row.addr);
@@ -391,8 +399,11 @@ impl Peers {
             })
         });
         if standing != Standing::Dialling {
-            self.count_closed(reason);
-            if announced {
+            log::debug!(
+                "peer {id} at {addr} closed: {reason}, {} messages lost",
+                row.lost.messages
+            );
+            if announced && self.is_watched() {
                 self.emit(Event::Closed(Box::new(row.clone())));
             }
             self.keep_row(row, abort);
@@ -432,6 +443,7 @@ impl Peers {
     }
 
     fn keep_row(&mut self, row: ClosedRow, abort: bool) {
+        self.count_closed(row.reason);
         if let Some(stop) = &mut self.stop {
             let count = if abort {
                 &mut stop.closed_abortive
@@ -500,8 +512,24 @@ impl Peers {
     }
 
     /// The next event for whoever subscribed to them.
-    pub(crate) fn poll_event(&mut self) -> Option<Event> {
+    pub(crate) fn poll_event(&mut self) -> Option<Box<Event>> {
+        self.events_ahead = self.events_ahead.saturating_sub(1);
         self.events.pop_front()
+    }
+
+    /// Takes back an event that found no room; `ahead` if it comes before the block.
+    pub(crate) fn return_event(&mut self, event: Box<Event>, ahead: bool) {
+        self.events_ahead += usize::from(ahead);
+        self.events.push_front(event);
+    }
+
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// Whether an event came before the block that was made last, and is to be told before it.
+    pub(crate) fn has_events_ahead(&self) -> bool {
+        self.events_ahead > 0
     }
 
     pub(crate) fn poll_action(&mut self) -> Option<Action> {
@@ -525,9 +553,10 @@ impl Peers {
                 Timer::Peer(id) => self.handle_deadline(now, id),
                 Timer::Link(id) => self.handle_link_timer(now, id),
                 Timer::Budget => self.handle_budget_timer(now),
-                timer @ (Timer::Metrics | Timer::Accept(_) | Timer::StopDeadline) => {
-                    return Some(timer);
-                }
+                timer @ (Timer::Metrics
+                | Timer::Accept(_)
+                | Timer::StopDeadline
+                | Timer::User(_)) => return Some(timer),
             }
         }
         None
@@ -551,16 +580,17 @@ impl Peers {
     }
 
     /// Nobody is read from now on, or everybody again: the dispatch queue is full, or has room.
-    /// What is listed for reading stays so.
-    pub(crate) fn set_stalled(&mut self, now: Tick, stalled: bool) {
+    /// What is listed for reading stays so. Returns whether that is new.
+    pub(crate) fn set_stalled(&mut self, now: Tick, stalled: bool) -> bool {
         match (stalled, self.stalled_since) {
             (true, None) => self.stalled_since = Some(now),
             (false, Some(since)) => {
                 self.lag += now.saturating_sub(since);
                 self.stalled_since = None;
             }
-            (true, Some(_)) | (false, None) => {}
+            (true, Some(_)) | (false, None) => return false,
         }
+        true
     }
 
     /// Once a second: lets go of memory that is kept for nothing.
@@ -661,9 +691,14 @@ impl Peers {
 
     /// Tells whoever subscribed to events.
     fn emit(&mut self, event: Event) {
-        if self.slots.event_subscribers.load(Ordering::Relaxed) > 0 {
-            self.events.push_back(event);
+        if self.is_watched() {
+            self.events.push_back(Box::new(event));
         }
+    }
+
+    /// Whether anybody subscribed to events.
+    fn is_watched(&self) -> bool {
+        self.slots.event_subscribers.load(Ordering::Relaxed) > 0
     }
 
     fn handle_deadline(&mut self, now: Tick, id: PeerId) {
@@ -673,6 +708,8 @@ impl Peers {
             return;
         };
         seat.timer = None;
+        self.report_pause(now, id);
+        let Some(seat) = self.seat(id) else { return };
         // Bytes that wait to be read prove life, and may be the rest of a frame. A socket that can
         // be written may take what seemed to stall.
         let unread = seat.in_read_list && seat.ready.has(Ready::READ);
@@ -726,7 +763,8 @@ impl Peers {
 
     fn deadline_of(&self, now: Tick, id: PeerId) -> Option<Tick> {
         let seat = self.seats.get(id.index() as usize)?.as_ref()?;
-        seat.peer.next_deadline(&self.rules, self.lag(now))
+        let deadline = seat.peer.next_deadline(&self.rules, self.lag(now));
+        deadline.into_iter().chain(seat.report_due()).min()
     }
 
     /// Makes sure that the peer's timer is not later than its next deadline. An earlier one stays:

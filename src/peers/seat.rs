@@ -3,7 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::{
+    clock::Tick,
     error::{CloseReason, DialError},
+    event::PauseCause,
     id::PeerId,
     ledger::Traffic,
     peer::Peer,
@@ -22,6 +24,8 @@ pub(super) struct Seat {
     pub(super) in_write_list: bool,
     /// Why the peer is not being read.
     pub(super) pause: Option<Pause>,
+    /// What is told of the pause.
+    pub(super) report: Report,
     /// The one timer of the peer: never later than its earliest deadline.
     pub(super) timer: Option<TimerKey>,
     /// Bytes charged to the budget for the unfinished frame.
@@ -70,6 +74,29 @@ pub(super) enum Pause {
     Closing,
 }
 
+/// How far subscribers of events know that a peer is not being read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Report {
+    /// It is read, or nobody is to know.
+    Nothing,
+    /// It is to be told at this tick, if it is still so.
+    Due(Tick),
+    /// It was told, so that the end of it is due.
+    Told,
+}
+
+impl Pause {
+    /// What subscribers of events are told.
+    pub(super) fn cause(self) -> Option<PauseCause> {
+        match self {
+            Self::Credit => Some(PauseCause::Credit),
+            Self::Held => Some(PauseCause::Subscriber),
+            Self::Budget => Some(PauseCause::Budget),
+            Self::Closing => None,
+        }
+    }
+}
+
 impl Seat {
     pub(super) fn new(peer: Peer, standing: Standing) -> Box<Self> {
         Box::new(Self {
@@ -84,6 +111,7 @@ impl Seat {
             in_read_list: false,
             in_write_list: false,
             pause: None,
+            report: Report::Nothing,
             timer: None,
             carry_charge: 0,
             standing,
@@ -96,6 +124,16 @@ impl Seat {
 
     pub(super) fn id(&self) -> PeerId {
         self.peer.id
+    }
+
+    /// When it is to be told that the peer is not being read.
+    pub(super) fn report_due(&self) -> Option<Tick> {
+        match self.report {
+            Report::Due(due) if self.pause.is_some_and(|pause| pause != Pause::Closing) => {
+                Some(due)
+            }
+            Report::Due(_) | Report::Nothing | Report::Told => None,
+        }
     }
 }
 

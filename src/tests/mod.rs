@@ -3,10 +3,12 @@
 //! A run draws its own sizes and rates first, so that rare mixes happen. `NEBNET_SEEDS=n` runs
 //! more seeds than the suite does; `NEBNET_SEED=n cargo test sim_one_seed` runs one of them again.
 
+mod alarms;
 mod clients;
 mod random;
 mod run;
 mod subscribers;
+mod watchers;
 mod world;
 
 use run::Run;

@@ -10,9 +10,11 @@ use std::{
 use crossbeam_channel::{Sender, bounded};
 
 use super::{
+    alarms::Alarms,
     clients::{Client, Kind},
     random::Random,
     subscribers::{Subscriber, note_refused},
+    watchers::Watchers,
     world::{Rates, SimNet, World},
 };
 use crate::{
@@ -30,12 +32,15 @@ use crate::{
     peer::Rules,
     peers::{HandlerOptions, Handlers, PeerLimits, Peers, Timer},
     slots::{OutboxLimits, Slots},
+    timers::TimerHub,
 };
 
 pub(super) struct Run {
     world: Rc<RefCell<World>>,
     node: Node<SimNet>,
     commands: Sender<Command>,
+    hub: Arc<TimerHub>,
+    alarms: Option<Alarms>,
     ledger: Arc<Ledger>,
     start: Instant,
     steps: usize,
@@ -75,6 +80,7 @@ impl Run {
         let count = limits.peers + REFUSED_PEERS_MAX;
         let slots = Arc::new(Slots::new(0, count, outbox, Arc::clone(&ledger), clock));
         let registry = Arc::new(Registry::new());
+        let hub = Arc::new(TimerHub::default());
         let rules = rules(&mut random, calm, outbox.payload_size);
 
         let mut world = World::new(random, Arc::clone(&slots), Arc::clone(&registry));
@@ -101,6 +107,7 @@ impl Run {
             }
         } else {
             let (queue, items) = DispatchQueue::new(Arc::clone(&ledger));
+            let queue = queue.with_events_max(world.random.pick(&[1, 2, 5, 4096]));
             let fan_out = FanOut::new(registry, Arc::clone(&slots), queue.bounds().clone());
             world.worker = Some(Worker::new(
                 items,
@@ -113,6 +120,10 @@ impl Run {
             poke.set_wake(queue.waker());
             Sink::Queue(queue)
         };
+        let alarms = world.random.chance(500).then(|| {
+            let capacity = world.random.pick(&[1, 4, 30]);
+            Alarms::new(&hub, &slots, capacity)
+        });
         let world = Rc::new(RefCell::new(world));
         let net = SimNet(Rc::clone(&world));
         let mut peers = Peers::new(Arc::clone(&slots), rules, limits, 0);
@@ -124,6 +135,7 @@ impl Run {
         let (commands, receiver) = bounded(8);
         let failed = Arc::new(OnceLock::new());
         let idle = IdleStrategy::Block;
+        let timers = Arc::clone(&hub);
         let node = Node::new(
             net,
             vec![ListenerId(0)],
@@ -132,6 +144,7 @@ impl Run {
             sink,
             poke,
             receiver,
+            timers,
             failed,
             idle,
             0,
@@ -140,6 +153,8 @@ impl Run {
             world,
             node,
             commands,
+            hub,
+            alarms,
             ledger,
             start: clock.now().instant,
             steps: 0,
@@ -185,6 +200,9 @@ impl Run {
             if world.random.chance(200) {
                 world.act();
             }
+            if let Some(alarms) = &mut self.alarms {
+                alarms.act(world.now, &mut world.random);
+            }
         }
         let now = self.now();
         self.node.turn(now);
@@ -201,6 +219,14 @@ impl Run {
     }
 
     fn check(&mut self) {
+        {
+            let world = &mut *self.world.borrow_mut();
+            Watchers::look(world);
+            if world.random.chance(100) {
+                let count = world.random.between(1, 9);
+                Watchers::take_some(world, count);
+            }
+        }
         let world = self.world.borrow();
         self.node.peers().check(world.now);
         for subscriber in &world.subscribers {
@@ -345,17 +371,26 @@ impl Run {
         while let Some(timer) = self.node.peers().wheel.poll(u64::MAX) {
             assert!(!matches!(timer.value, Timer::Peer(_)), "{timer:?} is left");
         }
+        let now = self.now();
         let Self {
             world,
             node,
+            hub,
+            mut alarms,
             ledger,
             ..
         } = self;
-        drop(node.finish());
+        drop(node.finish(now));
+        hub.close();
         let world = &mut *world.borrow_mut();
+        if let Some(alarms) = &mut alarms {
+            alarms.check_end(world);
+        }
+        world.drain_worker();
         if let Some(worker) = world.worker.take() {
             worker.run().unwrap();
         }
+        Watchers::check_end(world);
         for index in 0..world.subscribers.len() {
             while !Subscriber::drain(world, index, 1000, 0) {}
             world.subscribers[index].check_end();
@@ -485,5 +520,9 @@ fn draw_people(world: &mut World, payload_max: usize, calm: bool) {
     for _ in 0..world.random.below(4) {
         let one = Subscriber::new(&registry, &mut world.random, true);
         world.subscribers.push(one);
+    }
+    if world.random.chance(700) {
+        let capacity = world.random.pick(&[1, 3, 50]);
+        world.watchers = Some(Watchers::new(&registry, &world.slots, capacity));
     }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::{
     clients::{ECHO_BELOW, UNASKED},
     random::Random,
+    watchers::Watchers,
     world::World,
 };
 use crate::{
@@ -178,8 +179,11 @@ impl Subscriber {
                     one.taken += batch.len() as u64;
                     assert!(one.gaps || batch.missed() == 0);
                     let (peer, count) = (batch.peer(), batch.len());
+                    let end = one.missed + one.taken;
+                    let numbers = end - count as u64..end;
                     world.say(|| format!("subscriber {index} takes {count} of {peer}"));
                     check_batch(world, index, &batch);
+                    Watchers::check_batch(world, peer, index, numbers);
                     if world.subscribers[index].echo {
                         echo(world, &batch);
                     }
@@ -202,6 +206,12 @@ impl Subscriber {
             held.clear();
         }
         false
+    }
+
+    /// How many messages it was offered.
+    pub(super) fn matched(&self) -> u64 {
+        let subscription = self.subscription.as_ref();
+        subscription.map_or(0, |subscription| subscription.row().matched)
     }
 
     /// The sums of the subscriber's row.

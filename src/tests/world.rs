@@ -21,6 +21,7 @@ use super::{
     clients::{Client, ECHO_BELOW},
     random::Random,
     subscribers::Subscriber,
+    watchers::Watchers,
 };
 use crate::{
     clock::Tick,
@@ -119,6 +120,7 @@ pub(super) struct World {
     stale: Vec<PeerId>,
     pub(super) clients: Vec<Client>,
     pub(super) subscribers: Vec<Subscriber>,
+    pub(super) watchers: Option<Watchers>,
     pub(super) worker: Option<Worker>,
     pub(super) worker_at: Tick,
     pub(super) worker_slow: usize,
@@ -153,6 +155,7 @@ impl World {
             stale: Vec::new(),
             clients: Vec::new(),
             subscribers: Vec::new(),
+            watchers: None,
             worker: None,
             worker_at: 0,
             worker_slow: 0,
@@ -308,13 +311,9 @@ impl World {
     }
 
     fn run_worker(&mut self) {
-        let count = self.random.between(1, 4);
-        if let Some(worker) = &mut self.worker {
-            for _ in 0..count {
-                if !worker.step() {
-                    break;
-                }
-                self.work += 1;
+        for _ in 0..self.random.between(1, 4) {
+            if !self.step_worker() {
+                break;
             }
         }
         if !self.healed && self.random.chance(self.worker_slow) {
@@ -332,9 +331,16 @@ impl World {
     }
 
     pub(super) fn drain_worker(&mut self) {
-        while self.worker.as_mut().is_some_and(Worker::step) {
+        while self.step_worker() {}
+    }
+
+    fn step_worker(&mut self) -> bool {
+        let stepped = self.worker.as_mut().is_some_and(Worker::step);
+        if stepped {
             self.work += 1;
+            Watchers::look(self);
         }
+        stepped
     }
 
     /// When somebody acts next.

@@ -65,6 +65,11 @@ fn every_page_shows_the_service() {
     );
     assert!(text.is_ascii() && text.ends_with('\n'));
 
+    let mut hello = b"NEBN\0\x01\0\0\0\0\0\0".to_vec();
+    hello.extend_from_slice(&[0xAB; 16]);
+    hello.extend_from_slice(b"\0\x01\0\0\x06test/1\0");
+    peer.send(0xFF00, &hello);
+    assert!(peer.recv().is_some());
     assert_eq!(json(metrics, "/health")["status"], "ok");
     let peers = json(metrics, "/peers?all");
     assert_eq!(peers[0]["inbound"]["messages"], 3);
@@ -72,12 +77,18 @@ fn every_page_shows_the_service() {
         peers[0]["addr"],
         peer.stream.local_addr().unwrap().to_string()
     );
+    assert_eq!(peers[0]["link"], Value::Null);
+    assert_eq!(peers[0]["node_id"], "abababababababababababababababab");
+    assert_eq!(peers[0]["agent"], "test/1");
     assert_eq!(json(metrics, "/subscribers")[0]["name"], "echo");
     drop(peer);
     wait_until("the peer to be gone", || {
         json(metrics, "/closed")[0]["inbound"]["messages"] == 3
     });
-    assert_eq!(json(metrics, "/closed")[0]["reason"], "peer_closed");
+    let closed = json(metrics, "/closed");
+    assert_eq!(closed[0]["reason"], "peer_closed");
+    assert_eq!(closed[0]["link"], Value::Null);
+    assert_eq!(closed[0]["node_id"], peers[0]["node_id"]);
     assert_eq!(json(metrics, "/peers"), Value::Array(Vec::new()));
     service.stop();
 }

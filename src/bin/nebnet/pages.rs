@@ -1,6 +1,6 @@
 //! What `serve --metrics` shows: the numbers of the service as pages, without knowing HTTP.
 
-use nebnet::{ClosedRow, Handle, PeerRow, ServiceState, Snapshot, SubscriberRow, Traffic};
+use nebnet::{ClosedRow, Handle, NodeId, PeerRow, ServiceState, Snapshot, SubscriberRow, Traffic};
 use serde::Serialize;
 
 use crate::prometheus;
@@ -127,6 +127,10 @@ impl From<Traffic> for Way {
 struct Peer {
     peer: String,
     addr: String,
+    link: Option<String>,
+    /// In hexadecimal digits; none if the peer did not say who it is.
+    node_id: Option<String>,
+    agent: Option<String>,
     age_seconds: f64,
     idle_seconds: f64,
     inbound: Way,
@@ -138,9 +142,13 @@ struct Peer {
 }
 
 fn peer_row(row: &PeerRow) -> Peer {
+    let identity = row.identity.as_deref();
     Peer {
         peer: row.peer.to_string(),
         addr: row.addr.to_string(),
+        link: row.link.map(|link| link.to_string()),
+        node_id: identity.and_then(|identity| node_id(identity.node_id)),
+        agent: identity.map(|identity| identity.agent.clone()),
         age_seconds: row.age.as_secs_f64(),
         idle_seconds: row.idle.as_secs_f64(),
         inbound: row.inbound.into(),
@@ -152,10 +160,16 @@ fn peer_row(row: &PeerRow) -> Peer {
     }
 }
 
+fn node_id(node_id: NodeId) -> Option<String> {
+    (!node_id.is_anonymous()).then(|| node_id.to_string())
+}
+
 #[derive(Serialize)]
 struct Closed {
     peer: String,
     addr: String,
+    link: Option<String>,
+    node_id: Option<String>,
     reason: &'static str,
     bye_received: Option<u16>,
     closed_at_seconds: f64,
@@ -169,6 +183,8 @@ fn closed_row(row: &ClosedRow) -> Closed {
     Closed {
         peer: row.peer.to_string(),
         addr: row.addr.to_string(),
+        link: row.link.map(|link| link.to_string()),
+        node_id: node_id(row.node_id),
         reason: row.reason.name(),
         bye_received: row.bye_received,
         closed_at_seconds: row.closed_at.as_secs_f64(),

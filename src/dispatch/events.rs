@@ -1,0 +1,371 @@
+//! Subscribers of events: how to become one, and their end of the queue.
+//!
+//! An event goes through the dispatch queue like a block, so its order to the messages of its peer
+//! is the one in which the loop saw them. It is offered to every event subscriber by one
+//! `try_send`; the newest that does not fit is dropped and counted.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use crossbeam_channel::{Receiver, TrySendError, bounded};
+
+use super::registry::{Account, Outlet, Registry, Subscriber};
+use crate::{
+    error::{RecvError, RecvTimeoutError, SubscribeError, TryRecvError},
+    event::Event,
+    id::SubscriberId,
+    ledger::{EventSubscriberRow, Traffic},
+    limits::{QUEUE_MESSAGES_MAX_CEILING, SUBSCRIBER_EVENTS_MAX_DEFAULT},
+    slots::Slots,
+};
+
+/// What an event counts for in its subscriber's queue.
+const ONE: Traffic = Traffic::new(1, 0);
+
+/// How to subscribe to events.
+///
+/// # Examples
+///
+/// ```
+/// use nebnet::EventOptions;
+///
+/// let options = EventOptions::new().name("watcher").capacity(100_000);
+/// # let _ = options;
+/// ```
+#[derive(Clone, Debug)]
+pub struct EventOptions {
+    pub(crate) name: Option<String>,
+    pub(crate) capacity: usize,
+}
+
+impl EventOptions {
+    /// The defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            name: None,
+            capacity: SUBSCRIBER_EVENTS_MAX_DEFAULT,
+        }
+    }
+
+    /// The name that reports and logs show; default `subscriber-N`.
+    #[must_use]
+    pub fn name(self, name: impl Into<String>) -> Self {
+        Self {
+            name: Some(name.into()),
+            ..self
+        }
+    }
+
+    /// Events that the queue holds: 1 to 2^22, default 8,192. Each costs 32 bytes from the start,
+    /// and up to 300 while it is there.
+    ///
+    /// When a service with many peers stops, each of them gives an event in a moment.
+    #[must_use]
+    pub fn capacity(self, capacity: usize) -> Self {
+        Self { capacity, ..self }
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), SubscribeError> {
+        let (value, max) = (self.capacity, QUEUE_MESSAGES_MAX_CEILING);
+        if value == 0 || value > max {
+            return Err(SubscribeError::OutOfRange {
+                setting: "capacity",
+                value,
+                max,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Default for EventOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// An event on its way to one subscriber.
+///
+/// It comes out of [`EventSubscription::receiver`], for use in `select!`;
+/// [`EventSubscription::take`] opens it. Dropped before that, it counts as discarded.
+pub struct EventDelivery {
+    /// `None` once it was taken or dropped, and counted as such.
+    event: Option<Box<Event>>,
+    /// Running number of the event.
+    number: u64,
+    account: Arc<Account>,
+}
+
+impl Drop for EventDelivery {
+    fn drop(&mut self) {
+        if self.event.is_some() {
+            self.account.fill.lower(ONE);
+            self.account.discarded.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl fmt::Debug for EventDelivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventDelivery")
+            .field("event", &self.event)
+            .field("number", &self.number)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Offers an event to a subscriber; false if its queue was full, which is counted.
+pub(super) fn offer(subscriber: &Subscriber, event: Box<Event>) -> bool {
+    let account = &subscriber.account;
+    let number = account.matched.get();
+    account.matched.add(1);
+    let Outlet::Events(sender) = &subscriber.outlet else {
+        // The service has failed meanwhile.
+        account.discarded.fetch_add(1, Ordering::Relaxed);
+        return true;
+    };
+    // Raised first, so that the subscriber never lowers what was not raised.
+    account.fill.raise(ONE);
+    let delivery = EventDelivery {
+        event: Some(event),
+        number,
+        account: Arc::clone(account),
+    };
+    match sender.try_send(delivery) {
+        Ok(()) => true,
+        // The subscription was dropped; its removal is on the way. The delivery counts itself.
+        Err(TrySendError::Disconnected(_)) => true,
+        Err(TrySendError::Full(mut delivery)) => {
+            delivery.event = None;
+            account.fill.lower(ONE);
+            account.dropped.add(1);
+            false
+        }
+    }
+}
+
+/// A subscriber's queue of events, and the right to take from it. Dropping it unsubscribes.
+///
+/// The events of a peer come in the order in which they came about, and in order with its messages:
+/// `Connected` is in the queue before any message of the peer is in any queue; when `Closed` is in
+/// it, every message of the peer is in the queues of its subscribers, or was taken already, or
+/// waits for room there.
+///
+/// When the queue is full, the newest events are dropped and counted: [`missed`](Self::missed) says
+/// how many, between which events. After the service stopped, the subscription yields what is left,
+/// the `Closed` of every peer included, and then says that it is disconnected.
+///
+/// # Examples
+///
+/// Events and messages on one thread:
+///
+/// ```
+/// # use nebnet::{Config, MessageType, NetService};
+/// # use std::{io::Write, net::TcpStream};
+/// use crossbeam_channel::select;
+/// use nebnet::{Event, EventOptions};
+///
+/// # let config = Config::default().listen("127.0.0.1:0".parse()?);
+/// # let mut service = NetService::new(config)?;
+/// let events = service.subscribe_events(EventOptions::new())?;
+/// let messages = service.subscribe(MessageType(7))?;
+/// # service.start()?;
+/// # let mut client = TcpStream::connect(service.local_addrs()[0])?;
+/// # client.write_all(b"\0\0\0\x06\0\x07\0\x01hi")?;
+/// # drop(client);
+/// loop {
+///     select! {
+///         recv(messages.receiver()) -> delivery => {
+///             let batch = messages.take(delivery?);
+///             println!("{} messages of {}", batch.len(), batch.peer());
+///         }
+///         recv(events.receiver()) -> delivery => match events.take(delivery?) {
+///             Event::Connected { peer, addr, .. } => println!("{peer} is {addr}"),
+///             Event::Closed(row) => {
+///                 // What it sent may still be in the other queue, and is all that will be.
+///                 println!("{} closed: {}", row.peer, row.reason);
+///                 break;
+///             }
+///             _ => {}
+///         }
+///     }
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct EventSubscription {
+    receiver: Receiver<EventDelivery>,
+    account: Arc<Account>,
+    registry: Arc<Registry>,
+    slots: Arc<Slots>,
+    /// Events that are missing before the one that was taken last.
+    missed: AtomicU64,
+}
+
+impl EventSubscription {
+    pub(crate) fn new(
+        options: EventOptions,
+        registry: Arc<Registry>,
+        slots: Arc<Slots>,
+    ) -> Result<Self, SubscribeError> {
+        options.validate()?;
+        let (sender, receiver) = bounded(options.capacity);
+        // Counted first, so that nothing that the fan-out could deliver is left unmade.
+        slots.event_subscribers.fetch_add(1, Ordering::SeqCst);
+        match registry.add_events(options, sender) {
+            Ok(account) => Ok(Self {
+                receiver,
+                account,
+                registry,
+                slots,
+                missed: AtomicU64::new(0),
+            }),
+            Err(error) => {
+                slots.event_subscribers.fetch_sub(1, Ordering::SeqCst);
+                Err(error)
+            }
+        }
+    }
+
+    /// The next event; waits for it.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError`] once the service has stopped and everything was taken.
+    pub fn recv(&self) -> Result<Event, RecvError> {
+        let delivery = self.receiver.recv().map_err(|_| RecvError)?;
+        Ok(self.take(delivery))
+    }
+
+    /// The next event, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`TryRecvError::Empty`] if there is none now, [`TryRecvError::Disconnected`] as for
+    /// [`recv`](Self::recv).
+    pub fn try_recv(&self) -> Result<Event, TryRecvError> {
+        match self.receiver.try_recv() {
+            Ok(delivery) => Ok(self.take(delivery)),
+            Err(crossbeam_channel::TryRecvError::Empty) => Err(TryRecvError::Empty),
+            Err(crossbeam_channel::TryRecvError::Disconnected) => Err(TryRecvError::Disconnected),
+        }
+    }
+
+    /// The next event; waits for it no longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvTimeoutError::Timeout`] if none came, [`RecvTimeoutError::Disconnected`] as for
+    /// [`recv`](Self::recv).
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<Event, RecvTimeoutError> {
+        match self.receiver.recv_timeout(timeout) {
+            Ok(delivery) => Ok(self.take(delivery)),
+            Err(crossbeam_channel::RecvTimeoutError::Timeout) => Err(RecvTimeoutError::Timeout),
+            Err(crossbeam_channel::RecvTimeoutError::Disconnected) => {
+                Err(RecvTimeoutError::Disconnected)
+            }
+        }
+    }
+
+    /// Iterates over events and waits for each; ends when the service has stopped and everything
+    /// was taken.
+    pub fn iter(&self) -> EventIter<'_> {
+        EventIter { subscription: self }
+    }
+
+    /// How many events were dropped between the one that was taken last and the one before it,
+    /// because the queue was full. Those that were dropped at the very end only show in
+    /// [`row`](Self::row).
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.missed.load(Ordering::Relaxed)
+    }
+
+    /// The channel behind the subscription, for crossbeam's `select!`. What comes out of it is to
+    /// be given to [`take`](Self::take).
+    #[must_use]
+    pub fn receiver(&self) -> &Receiver<EventDelivery> {
+        &self.receiver
+    }
+
+    /// Opens a delivery that came out of [`receiver`](Self::receiver).
+    ///
+    /// # Panics
+    ///
+    /// If the delivery is another subscription's.
+    pub fn take(&self, mut delivery: EventDelivery) -> Event {
+        let account = &self.account;
+        assert!(
+            Arc::ptr_eq(account, &delivery.account),
+            "the delivery is of subscriber {}, not of {}",
+            delivery.account.id,
+            account.id
+        );
+        let event = delivery.event.take().expect("a delivery is opened once");
+        account.fill.lower(ONE);
+        account.taken.fetch_add(1, Ordering::Relaxed);
+        let next = delivery.number + 1;
+        let expected = account.expected.swap(next, Ordering::Relaxed);
+        let missed = delivery.number.saturating_sub(expected);
+        self.missed.store(missed, Ordering::Relaxed);
+        *event
+    }
+
+    /// The subscriber's id.
+    #[must_use]
+    pub fn id(&self) -> SubscriberId {
+        self.account.id
+    }
+
+    /// The subscriber's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.account.name
+    }
+
+    /// What became of the subscriber's events so far.
+    #[must_use]
+    pub fn row(&self) -> EventSubscriberRow {
+        self.account.event_row()
+    }
+}
+
+impl Drop for EventSubscription {
+    fn drop(&mut self) {
+        self.slots.event_subscribers.fetch_sub(1, Ordering::SeqCst);
+        self.registry.remove(self.account.id);
+    }
+}
+
+/// Iterator of [`EventSubscription::iter`].
+#[derive(Debug)]
+pub struct EventIter<'a> {
+    subscription: &'a EventSubscription,
+}
+
+impl Iterator for EventIter<'_> {
+    type Item = Event;
+
+    fn next(&mut self) -> Option<Event> {
+        self.subscription.recv().ok()
+    }
+}
+
+impl<'a> IntoIterator for &'a EventSubscription {
+    type Item = Event;
+    type IntoIter = EventIter<'a>;
+
+    fn into_iter(self) -> EventIter<'a> {
+        self.iter()
+    }
+}
+
+/// Deliveries come in numbers up to what the queue holds, so their size is memory.
+const _: () = assert!(size_of::<EventDelivery>() <= 24);
