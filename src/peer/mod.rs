@@ -132,6 +132,8 @@ pub(crate) struct Peer {
     /// The first and the latest PING since then; shifted likewise.
     pinged: Option<(Tick, Tick)>,
     hello: HelloState,
+    /// What the carried bytes hold in front of the OK that has not come.
+    before_ok: Option<Box<Parsed>>,
     /// The peer's FIN came.
     pub(crate) eof: bool,
     /// The code of its BYE.
@@ -274,6 +276,7 @@ impl Peer {
             heard_since: now,
             pinged: None,
             hello,
+            before_ok: None,
             eof: false,
             bye_received: None,
             carry: Vec::new(),
@@ -351,6 +354,9 @@ impl Peer {
         parsed: &mut Parsed,
     ) {
         debug_assert!(self.state.takes_input(), "bytes in state {:?}", self.state);
+        if let Some(before) = self.before_ok.take() {
+            *parsed = *before;
+        }
         while self.state.takes_input() && parsed.fault.is_none() {
             let rest = &bytes[parsed.consumed..];
             let end = if self.hello == HelloState::Required {
@@ -378,15 +384,18 @@ impl Peer {
 
     /// Messages that came before the OK are nobody's yet: they wait in front of it.
     fn wait_for_ok(&mut self, bytes: &[u8], parsed: &mut Parsed) {
-        if self.state.takes_input() && parsed.fault.is_none() && bytes.len() > BEFORE_OK_BYTES_MAX {
+        let before = std::mem::take(parsed);
+        parsed.fault = before.fault;
+        if !self.state.takes_input() || before.fault.is_some() {
+            return;
+        }
+        if bytes.len() > BEFORE_OK_BYTES_MAX {
             let text = "64 KiB came before the OK to our HELLO";
             let fault = Fault::Message(CloseReason::BadProtocolMessage, text);
             parsed.fault = Some(fault);
+        } else if before.consumed > 0 {
+            self.before_ok = Some(Box::new(before));
         }
-        *parsed = Parsed {
-            fault: parsed.fault,
-            ..Parsed::default()
-        };
     }
 
     fn finish_bytes(&mut self, receiving: Tick, bytes: &[u8], parsed: &Parsed) {
