@@ -56,6 +56,7 @@ pub struct Config {
     pub(crate) outbox_bytes: usize,
     pub(crate) outbox_messages: usize,
     pub(crate) memory_budget: usize,
+    pub(crate) max_requests: usize,
     pub(crate) require_hello: bool,
     pub(crate) network_id: u32,
     pub(crate) node_id: [u8; 16],
@@ -82,6 +83,7 @@ impl Default for Config {
             outbox_bytes: limits::OUTBOX_BYTES_MAX_DEFAULT,
             outbox_messages: limits::OUTBOX_MESSAGES_MAX_DEFAULT,
             memory_budget: limits::MEMORY_BUDGET_DEFAULT,
+            max_requests: limits::REQUESTS_MAX_DEFAULT,
             require_hello: false,
             network_id: 0,
             node_id: [0; 16],
@@ -207,6 +209,17 @@ impl Config {
     pub fn memory_budget(self, bytes: usize) -> Self {
         Self {
             memory_budget: bytes,
+            ..self
+        }
+    }
+
+    /// Requests that may be outstanding at a time: 1 to 2^22, default 65,536. One beyond is refused
+    /// with [`RequestError::TooMany`](crate::RequestError::TooMany). Each takes about 1 KiB outside
+    /// of the memory budget, or 200 bytes if it is answered to a queue.
+    #[must_use]
+    pub fn max_requests(self, count: usize) -> Self {
+        Self {
+            max_requests: count,
             ..self
         }
     }
@@ -346,6 +359,13 @@ impl Config {
                 "bytes",
             ),
             (
+                "max_requests",
+                self.max_requests as u64,
+                1,
+                limits::REQUESTS_MAX_CEILING as u64,
+                "requests",
+            ),
+            (
                 "dispatch_messages",
                 self.dispatch_messages as u64,
                 1,
@@ -445,6 +465,9 @@ mod tests {
         bad(base().outbox_bytes((64 << 10) - 1));
         ok(base().outbox_bytes(64 << 10));
         bad(base().outbox_messages(0));
+        ok(base().max_requests(1 << 22));
+        bad(base().max_requests((1 << 22) + 1));
+        bad(base().max_requests(0));
         bad(base().idle_timeout(Duration::MAX));
         bad(base()
             .memory_budget(4 << 20)

@@ -123,19 +123,19 @@ mod tests;
 pub use block::{Message, MessageRef};
 pub use config::{Config, Dispatch};
 pub use dispatch::{
-    Batch, ChannelSubscription, Delivery, Iter, Messages, Overflow, SubscribeOptions, Subscription,
-    TryIter, Types,
+    Batch, ChannelSubscription, Delivery, Iter, Messages, Overflow, PendingReply, Replies, Reply,
+    SubscribeOptions, Subscription, TryIter, Types,
 };
 pub use error::{
-    CloseReason, ConfigError, DialError, FrameError, RecvError, RecvTimeoutError, SendError,
-    ServiceFailure, StartError, SubscribeError, TryRecvError,
+    CloseReason, ConfigError, DialError, FrameError, RecvError, RecvTimeoutError, RequestError,
+    SendError, ServiceFailure, StartError, SubscribeError, TryRecvError,
 };
 pub use event::{Event, PauseCause};
 pub use handle::{Handle, Outgoing, OutgoingBatch, Payload, Rejected, ReplyTo};
-pub use id::{LinkId, MessageType, NodeId, PeerId, PeerIdentity, SubscriberId};
+pub use id::{LinkId, MessageType, NodeId, PeerId, PeerIdentity, RequestId, SubscriberId};
 pub use idle::IdleStrategy;
 pub use ledger::{
-    ClosedRow, DepartedRow, PeerRow, QueueGauge, ServiceState, Snapshot, StopReport, SubscriberRow,
-    Traffic, TypeTraffic,
+    ClosedRow, DepartedRow, PeerRow, QueueGauge, RequestRow, ServiceState, Snapshot, StopReport,
+    SubscriberRow, Traffic, TypeTraffic,
 };
 pub use service::{NetService, Never};

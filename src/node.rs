@@ -21,7 +21,9 @@ use crossbeam_channel::Receiver;
 use crate::{
     block::BlockRef,
     clock::{Clock, Now, Tick, ticks_of_timeout},
-    dispatch::{DispatchQueue, FanOut, OnTick, Poke, PushError, QueueBounds, panic_message},
+    dispatch::{
+        DispatchQueue, FanOut, Item, Notice, OnTick, Poke, PushError, QueueBounds, panic_message,
+    },
     error::{CloseReason, ServiceFailure},
     handle::Command,
     id::PeerId,
@@ -348,6 +350,25 @@ impl<N: Net> Node<N> {
         }
     }
 
+    /// Tells the dispatcher about requests. The end of a connection comes behind everything that
+    /// was read of it.
+    fn push_notices(&mut self) {
+        for _ in 0..self.peers.notice_count() {
+            let Some(notice) = self.peers.poll_notice() else {
+                return;
+            };
+            let waiting = self.waiting.as_ref().map(|block| block.head().peer);
+            let is_early = match notice {
+                Notice::Closed { peer, .. } => waiting == Some(peer),
+                Notice::Expire { .. } => false,
+            };
+            if is_early || !self.sink.push_notice(notice) {
+                let now = self.peers.wheel.now();
+                self.peers.put_back_notice(now, notice);
+            }
+        }
+    }
+
     fn note_queue(&mut self) {
         let fill = self.slots.ledger.dispatch_queue.get();
         self.queue_max.messages = self.queue_max.messages.max(fill.messages);
@@ -465,6 +486,7 @@ impl<N: Net> Node<N> {
 
     fn run_actions(&mut self) {
         while self.peers.poll_event().is_some() {}
+        self.push_notices();
         while let Some(action) = self.peers.poll_action() {
             match action {
                 Action::Shutdown(id) => {
@@ -499,7 +521,7 @@ impl<N: Net> Node<N> {
                     self.peers.abort_all(now.tick, CloseReason::Shutdown);
                     self.push_last();
                 }
-                Timer::Peer(_) | Timer::Budget => {}
+                Timer::Peer(_) | Timer::Budget | Timer::Notices => {}
             }
         }
     }
@@ -590,6 +612,7 @@ impl<N: Net> Node<N> {
 
     fn end(mut self) -> LoopEnd {
         self.push_last();
+        self.push_notices();
         if let Sink::Inline { fan_out, .. } = &mut self.sink {
             fan_out.close();
         }
@@ -632,6 +655,24 @@ impl Sink {
 
     fn has_room_for(&self, block: &BlockRef) -> bool {
         self.bounds().has_room_for(block)
+    }
+
+    /// False if there is no room for the notice now; somebody will ring.
+    fn push_notice(&mut self, notice: Notice) -> bool {
+        match self {
+            Self::Queue(queue) => {
+                let pushed = queue.push_item(Item::Notice(Box::new(notice)));
+                let pushed = pushed.or_else(|item| {
+                    queue.bounds().wait_for_room();
+                    queue.push_item(item)
+                });
+                pushed.is_ok()
+            }
+            Self::Inline { fan_out, .. } => {
+                fan_out.handle_notice(notice);
+                true
+            }
+        }
     }
 
     fn push(&mut self, block: BlockRef) -> Result<(), PushError> {

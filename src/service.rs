@@ -16,10 +16,10 @@ use crate::{
     clock::{Clock, ticks_of_timeout},
     config::{Config, Dispatch},
     dispatch::{
-        ChannelSubscription, DispatchQueue, FanOut, OnTick, QueueBounds, Registry,
-        SubscribeOptions, Subscription, Types, Worker, panic_message,
+        ChannelSubscription, DispatchQueue, FanOut, OnTick, PendingReply, QueueBounds, Registry,
+        Replies, SubscribeOptions, Subscription, Types, Worker, panic_message,
     },
-    error::{ConfigError, SendError, ServiceFailure, StartError, SubscribeError},
+    error::{ConfigError, RequestError, SendError, ServiceFailure, StartError, SubscribeError},
     frame::{Decoder, Hello},
     handle::{Command, Handle, Payload, ReplyTo, Shared},
     id::{MessageType, PeerId},
@@ -109,7 +109,7 @@ impl NetService {
         let (sender, commands) = bounded(COMMANDS_MAX);
         let shared = Arc::new(Shared {
             slots,
-            registry: Arc::new(Registry::new()),
+            registry: Arc::new(Registry::new(config.max_requests)),
             ledger,
             clock,
             commands: sender,
@@ -295,6 +295,27 @@ impl NetService {
         payload: impl Into<Payload<'a>>,
     ) -> Result<(), SendError> {
         self.handle().reply(to, payload)
+    }
+
+    /// As [`Handle::request`].
+    ///
+    /// # Errors
+    ///
+    /// See [`RequestError`].
+    pub fn request<'a>(
+        &self,
+        peer: PeerId,
+        message_type: MessageType,
+        payload: impl Into<Payload<'a>>,
+        timeout: Duration,
+    ) -> Result<PendingReply, RequestError> {
+        self.handle().request(peer, message_type, payload, timeout)
+    }
+
+    /// As [`Handle::replies`].
+    #[must_use]
+    pub fn replies(&self, capacity: usize) -> Replies {
+        self.handle().replies(capacity)
     }
 
     /// As [`Handle::close`].

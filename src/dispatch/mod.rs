@@ -7,9 +7,12 @@
 //!
 //! The same code runs on a thread of its own ([`worker`]) or on the loop.
 
+mod answers;
 mod options;
 mod queue;
 mod registry;
+mod replies;
+mod requests;
 mod subscription;
 mod table;
 #[cfg(test)]
@@ -17,11 +20,14 @@ mod tests;
 mod worker;
 
 pub use options::{Overflow, SubscribeOptions, Types};
+pub use replies::{PendingReply, Replies, Reply};
 pub use subscription::{
     Batch, ChannelSubscription, Delivery, Iter, Messages, Subscription, TryIter,
 };
 
-pub(crate) use queue::{DispatchQueue, Poke, PushError, QueueBounds};
+pub(crate) use queue::{DispatchQueue, Item, Poke, PushError, QueueBounds};
 pub(crate) use registry::{Outlet, Registry};
+pub(crate) use replies::Waiter;
+pub(crate) use requests::{Notice, Requests};
 pub(crate) use table::FanOut;
 pub(crate) use worker::{OnTick, Worker, panic_message};

@@ -11,6 +11,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
+use super::Notice;
 use crate::{
     block::BlockRef,
     doorbell::Doorbell,
@@ -25,6 +26,7 @@ const POKES_MAX: usize = 4;
 #[derive(Debug)]
 pub(crate) enum Item {
     Block(BlockRef),
+    Notice(Box<Notice>),
     /// Nothing: somebody wants the dispatcher to look around.
     Poke,
 }
@@ -34,7 +36,7 @@ impl Item {
     pub(crate) fn size(&self) -> usize {
         match self {
             Self::Block(block) => block.bytes().len(),
-            Self::Poke => 0,
+            Self::Notice(_) | Self::Poke => 0,
         }
     }
 }
@@ -104,6 +106,15 @@ impl DispatchQueue {
         self.items.send_timeout(Item::Block(block), timeout).is_ok()
     }
 
+    /// Hands over something that the bounds do not count, behind everything that was handed over
+    /// before. It comes back if every place is taken; a dispatcher that has ended wants nothing.
+    pub(crate) fn push_item(&self, item: Item) -> Result<(), Item> {
+        match self.items.try_send(item) {
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+            Err(TrySendError::Full(item)) => Err(item),
+        }
+    }
+
     /// Hands a block over.
     pub(crate) fn push(&self, block: BlockRef) -> Result<(), PushError> {
         if !self.bounds.has_room_for(&block) {
@@ -118,9 +129,8 @@ impl DispatchQueue {
                 self.bounds.ledger.dispatch_queue.lower(charge);
                 match error {
                     TrySendError::Full(Item::Block(block)) => Err(PushError::Full(block)),
-                    TrySendError::Full(Item::Poke) | TrySendError::Disconnected(_) => {
-                        Err(PushError::Dead)
-                    }
+                    TrySendError::Full(Item::Notice(_) | Item::Poke)
+                    | TrySendError::Disconnected(_) => Err(PushError::Dead),
                 }
             }
         }

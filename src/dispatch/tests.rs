@@ -44,7 +44,7 @@ impl Bench {
             Arc::clone(&ledger),
             Clock::start(),
         ));
-        let registry = Arc::new(Registry::new());
+        let registry = Arc::new(Registry::new(1_000));
         let bounds = QueueBounds::new(ledger);
         let fan_out = FanOut::new(Arc::clone(&registry), Arc::clone(&slots), bounds.clone());
         let peer = slots.open(0).unwrap();
@@ -103,6 +103,7 @@ impl Bench {
                 .copied()
                 .filter(|_| uniform && !has_protocol),
             has_protocol,
+            has_correlation: false,
             credit: Traffic::new(u64::from(frames), size as u64),
         };
         self.pool.make(&mut bytes, size, head)

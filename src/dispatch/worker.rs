@@ -76,6 +76,7 @@ impl Worker {
     fn handle(&mut self, item: Item) {
         match item {
             Item::Block(block) => self.fan_out.dispatch(block),
+            Item::Notice(notice) => self.fan_out.handle_notice(*notice),
             Item::Poke => {}
         }
         if self.poke.take() {

@@ -14,6 +14,7 @@
 //! - the seats that count for the limit of peers are those that were not refused
 
 mod io;
+mod requests;
 mod seat;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ use slab::Slab;
 use crate::{
     block::BlockPool,
     clock::Tick,
+    dispatch::Notice,
     error::CloseReason,
     event::Event,
     id::PeerId,
@@ -64,6 +66,8 @@ pub(crate) enum Timer {
     Peer(PeerId),
     /// To look whether the budget is still used up.
     Budget,
+    /// Requests may have waited long enough whose connection has ended.
+    Notices,
     /// The node's: the metrics tick, and an accept that failed.
     Metrics,
     Accept(usize),
@@ -102,6 +106,9 @@ pub(crate) struct Peers {
     actions: VecDeque<Action>,
     /// To be told, in this order.
     events: VecDeque<Event>,
+    /// To be told to the dispatcher, about requests.
+    notices: VecDeque<Notice>,
+    notices_timer: bool,
     /// To be done again in the next turn, because somebody held a slot's lock.
     again: Vec<Again>,
     /// Peers that wait for the budget.
@@ -157,6 +164,8 @@ impl Peers {
             write_list: VecDeque::new(),
             actions: VecDeque::new(),
             events: VecDeque::new(),
+            notices: VecDeque::new(),
+            notices_timer: false,
             again: Vec::new(),
             budget_paused: Vec::new(),
             budget_timer: false,
@@ -348,12 +357,10 @@ impl Peers {
             outbound: peer.outbound,
             lost,
         };
-        log::debug!(
-            "peer {id} at {} closed: {reason}, {} messages lost",
-            row.addr,
-            row.lost.messages
-        );
         self.seats.remove(index);
+        if self.slots.was_asked(id) {
+            self.notices.push_back(Notice::Closed { peer: id, reason });
+        }
         if !refused {
             self.counted -= 1;
             self.slots.ledger.peers.set(self.counted as u64);
@@ -375,6 +382,13 @@ impl Peers {
     }
 
     fn keep_row(&mut self, row: ClosedRow, abort: bool) {
+        log::debug!(
+            "peer {} at {} closed: {}, {} messages lost",
+            row.peer,
+            row.addr,
+            row.reason,
+            row.lost.messages
+        );
         if let Some(stop) = &mut self.stop {
             let count = if abort {
                 &mut stop.closed_abortive
@@ -467,6 +481,7 @@ impl Peers {
             match expired.value {
                 Timer::Peer(id) => self.handle_deadline(now, id),
                 Timer::Budget => self.handle_budget_timer(now),
+                Timer::Notices => self.handle_notices_timer(now),
                 timer @ (Timer::Metrics | Timer::Accept(_) | Timer::StopDeadline) => {
                     return Some(timer);
                 }
@@ -543,6 +558,7 @@ impl Peers {
                 self.begin_close(now, id, CloseReason::AppClosed, self.rules.drain_ms);
             }
         }
+        self.learn_requests(now, id);
         self.reconsider_reading(now, id);
         self.list_writing(id);
         self.check_quiet(now, id);
@@ -612,6 +628,7 @@ impl Peers {
         seat.timer = None;
         // Bytes that wait to be read prove life, and may be the rest of a frame.
         let unread = seat.in_read_list && seat.ready.has(Ready::READ);
+        self.expire_requests(now, id, unread);
         let rules = &self.rules;
         let seat = self.seats[id.index() as usize]
             .as_mut()
@@ -634,9 +651,10 @@ impl Peers {
                 if let Some(seat) = self.seat(id) {
                     if seat.timer.is_none() && !seat.peer.is_closing() {
                         let next = now + QUIET_CHECK_MS;
-                        let next = self
-                            .deadline_of(now, id)
-                            .map_or(next, |tick| tick.max(next));
+                        let own = self.own_deadline_of(now, id);
+                        let next = own.map_or(next, |tick| tick.max(next));
+                        let request = self.request_deadline_of(now, id);
+                        let next = request.map_or(next, |tick| tick.min(next));
                         let timer = self.wheel.insert(next, Timer::Peer(id));
                         if let Some(seat) = self.seat(id) {
                             seat.timer = Some(timer);
@@ -650,7 +668,7 @@ impl Peers {
         self.arm(now, id);
     }
 
-    fn deadline_of(&self, now: Tick, id: PeerId) -> Option<Tick> {
+    fn own_deadline_of(&self, now: Tick, id: PeerId) -> Option<Tick> {
         let seat = self.seats.get(id.index() as usize)?.as_ref()?;
         seat.peer.next_deadline(&self.rules, self.lag(now))
     }
@@ -661,19 +679,22 @@ impl Peers {
     /// What a deadline that passed asks for may have to wait. It is looked at again a little later,
     /// because a timer that is due would keep the loop busy.
     fn arm(&mut self, now: Tick, id: PeerId) {
-        let Some(mut deadline) = self.deadline_of(now, id) else {
-            return;
-        };
+        let deadline = self.own_deadline_of(now, id);
+        let request = self.request_deadline_of(now, id);
         let index = id.index() as usize;
         let Some(seat) = self.seats.get_mut(index).and_then(Option::as_mut) else {
             return;
         };
-        if deadline <= now {
-            deadline = match seat.peer.state() {
-                State::HalfClosed { .. } | State::Stopping { .. } => now + QUIET_CHECK_MS,
-                State::Open | State::Draining { .. } | State::Lingering { .. } => now + 1,
-            };
-        }
+        let deadline = deadline.map(|deadline| match seat.peer.state() {
+            State::HalfClosed { .. } | State::Stopping { .. } if deadline <= now => {
+                now + QUIET_CHECK_MS
+            }
+            State::HalfClosed { .. } | State::Stopping { .. } => deadline,
+            State::Open | State::Draining { .. } | State::Lingering { .. } => deadline.max(now + 1),
+        });
+        let Some(deadline) = deadline.into_iter().chain(request).min() else {
+            return;
+        };
         if let Some(timer) = seat.timer {
             if self
                 .wheel

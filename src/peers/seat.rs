@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::{
-    error::CloseReason, id::PeerId, ledger::Traffic, peer::Peer, socket::Ready, wheel::TimerKey,
+    clock::Tick, error::CloseReason, id::PeerId, ledger::Traffic, peer::Peer, socket::Ready,
+    wheel::TimerKey,
 };
 
 /// One connection with its place in the lists of the loop.
@@ -19,6 +20,10 @@ pub(super) struct Seat {
     pub(super) pause: Option<Pause>,
     /// The one timer of the peer: never later than its earliest deadline.
     pub(super) timer: Option<TimerKey>,
+    /// The earliest deadline of a request that waits for the peer's answer, as far as it is known.
+    pub(super) request_deadline: Option<Tick>,
+    /// It has passed, and was put off because there was something to read.
+    pub(super) request_put_off: bool,
     /// Bytes charged to the budget for the unfinished frame.
     pub(super) carry_charge: usize,
     /// The connection was refused at the door, and does not count as a peer.
@@ -61,6 +66,8 @@ impl Seat {
             in_write_list: false,
             pause: None,
             timer: None,
+            request_deadline: None,
+            request_put_off: false,
             carry_charge: 0,
             refused: false,
             announced: false,

@@ -37,7 +37,12 @@ impl Peers {
             let writing: usize = listed([&self.writing, &self.write_list]);
             assert_eq!(reading, usize::from(seat.in_read_list), "{id}");
             assert_eq!(writing, usize::from(seat.in_write_list), "{id}");
-            if let Some(deadline) = self.deadline_of(now, id) {
+            if let Some(deadline) = self
+                .own_deadline_of(now, id)
+                .into_iter()
+                .chain(self.request_deadline_of(now, id))
+                .min()
+            {
                 let armed = seat.timer.and_then(|timer| self.wheel.deadline(timer));
                 // What a deadline that passed asked for may have to wait, but is looked at soon.
                 let latest = deadline.max(now + QUIET_CHECK_MS);

@@ -22,7 +22,7 @@ use crate::{
     frame::{Decoder, Hello},
     handle::Command,
     idle::IdleStrategy,
-    ledger::{Counter, DepartedRow, Ledger, Traffic},
+    ledger::{Counter, DepartedRow, Ledger, RequestRow, Traffic},
     limits::{BLOCK_SIZE, DRAIN_MS, REFUSED_PEERS_MAX},
     node::{Node, Sink},
     peer::Rules,
@@ -70,7 +70,7 @@ impl Run {
         };
         let count = limits.peers + REFUSED_PEERS_MAX;
         let slots = Arc::new(Slots::new(0, count, outbox, Arc::clone(&ledger), clock));
-        let registry = Arc::new(Registry::new());
+        let registry = Arc::new(Registry::new(1_000));
         let rules = rules(&mut random, calm, outbox.payload_size);
 
         let mut world = World::new(random, Arc::clone(&slots), Arc::clone(&registry));
@@ -342,7 +342,12 @@ impl Run {
                 "conn {index} is closed once: {conn:?}"
             );
         }
-        let snapshot = ledger.snapshot(Duration::ZERO, Vec::new(), DepartedRow::default());
+        let snapshot = ledger.snapshot(
+            Duration::ZERO,
+            Vec::new(),
+            DepartedRow::default(),
+            RequestRow::default(),
+        );
         assert_eq!(snapshot.memory_used, 0, "bytes are not given back");
         assert_eq!(ledger.dispatch_queue.get(), Traffic::default());
         assert_eq!(snapshot.inbound.messages, snapshot.dispatched);
