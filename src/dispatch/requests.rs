@@ -378,6 +378,23 @@ impl Requests {
     pub(crate) fn set_sequence(&self, number: u32) {
         self.sequence.store(number, Ordering::Relaxed);
     }
+
+    /// Panics unless the invariants hold while nobody else does anything.
+    #[track_caller]
+    pub(crate) fn check(&self) {
+        let mut outstanding = 0;
+        for shard in &self.shards {
+            for table in lock(shard).peers.values() {
+                let (requests, deadlines) = (table.requests.len(), table.deadlines.len());
+                assert!(deadlines <= 2 * requests + HEAP_SLACK);
+                outstanding += requests as u64;
+            }
+        }
+        let row = self.row();
+        assert_eq!(row.outstanding, outstanding, "{row:?}");
+        let sum = row.answered + row.timed_out + row.closed + row.cancelled + outstanding;
+        assert_eq!(row.sent, sum, "{row:?}");
+    }
 }
 
 /// Whether a message with this correlation number is an answer to a request of this tag.
