@@ -1,5 +1,8 @@
 //! Questions to peers, and where their answers go.
 
+#[cfg(test)]
+mod tests;
+
 use std::{sync::Arc, time::Duration};
 
 use super::{Handle, Outgoing, Payload};

@@ -63,7 +63,10 @@ fn an_answer_resolves_its_request_and_no_other() {
     bench.answer(peer, &[(7, second.id()), (7, first.id()), (7, first.id())]);
     let answers = [&second, &first].map(|pending| pending.try_recv().unwrap().unwrap());
     let numbers = [2, 3].map(u64::to_be_bytes);
-    assert_eq!(answers.each_ref().map(|answer| answer.payload()), numbers.each_ref());
+    assert_eq!(
+        answers.each_ref().map(|answer| answer.payload()),
+        numbers.each_ref()
+    );
     assert!(first.try_recv().is_none(), "it is taken once");
     assert_eq!(first.recv().unwrap_err(), RequestError::Taken);
     assert_eq!(take(&mut tap), (vec![], 0));
@@ -239,12 +242,114 @@ fn any_sent() -> impl Strategy<Value = (u16, Sent)> {
     (prop_oneof![4 => 1_u16..4, 1 => Just(0xFF03)], kind)
 }
 
-/// The numbers that a subscriber should have got, given that it missed some.
-#[track_caller]
-fn is_run_with_gaps(taken: &[u64], wanted: &[u64]) {
-    let mut wanted = wanted.iter();
-    for number in taken {
-        assert!(wanted.any(|one| one == number), "{number} is not its");
+/// Everything that was sent so far, by what should become of it.
+struct Mix {
+    bench: Bench,
+    /// Types and numbers of the messages that are no answers.
+    others: Vec<(u16, u64)>,
+    answers: Vec<u64>,
+    made_up: u64,
+    /// The first is never answered.
+    pending: Vec<PendingReply>,
+}
+
+impl Mix {
+    fn new() -> Self {
+        let bench = Bench::new();
+        let pending = vec![bench.ask(bench.peer, 9, 100)];
+        Self {
+            bench,
+            others: Vec::new(),
+            answers: Vec::new(),
+            made_up: 0,
+            pending,
+        }
+    }
+
+    fn dispatch(&mut self, sent: &[(u16, Sent)]) {
+        let (mut frames, mut number) = (Vec::new(), self.bench.sent);
+        for (message_type, kind) in sent.iter().copied() {
+            if MessageType(message_type).is_protocol() {
+                frames.push((message_type, None));
+                continue;
+            }
+            let correlation = match kind {
+                Sent::Plain => None,
+                Sent::Question => Some(number),
+                Sent::Answer => {
+                    let pending = self.bench.ask(self.bench.peer, message_type, 100);
+                    let id = pending.id();
+                    self.pending.push(pending);
+                    self.answers.push(number);
+                    Some(id.correlation())
+                }
+                Sent::MadeUp => {
+                    self.made_up += 1;
+                    Some(self.pending[0].id().correlation())
+                }
+            };
+            if matches!(kind, Sent::Plain | Sent::Question) {
+                self.others.push((message_type, number));
+            }
+            frames.push((message_type, correlation));
+            number += 1;
+        }
+        let block = self.bench.block_of(&frames);
+        if block.head().frames > 0 {
+            self.bench.dispatch_block(block);
+        }
+    }
+
+    /// The numbers of the messages of a type that are no answers.
+    fn of(&self, wanted: u16) -> Vec<u64> {
+        let those = self.others.iter().filter(|(one, _)| *one == wanted);
+        those.map(|(_, number)| *number).collect()
+    }
+
+    fn all(&self) -> Vec<u64> {
+        self.others.iter().map(|(_, number)| *number).collect()
+    }
+
+    #[track_caller]
+    fn check_requests(&self) {
+        let results = self.pending[1..].iter().map(PendingReply::try_recv);
+        let got: Vec<u64> = results
+            .map(|result| number(result.unwrap().unwrap().payload()))
+            .collect();
+        assert_eq!(got, self.answers);
+        let row = self.bench.registry.requests.row();
+        let answered = self.answers.len() as u64;
+        assert_eq!((row.answered, row.late), (answered, self.made_up));
+        assert_eq!(self.bench.slots.ledger.unclaimed.get(), self.made_up);
+        assert_eq!(self.bench.fill(), Traffic::default());
+        self.bench.check_ledger();
+    }
+}
+
+/// What a subscriber took so far, and how much it missed.
+#[derive(Default)]
+struct Got {
+    numbers: Vec<u64>,
+    missed: u64,
+}
+
+impl Got {
+    fn take(&mut self, subscription: &mut Subscription) {
+        let (numbers, missed) = take(subscription);
+        self.numbers.extend(numbers);
+        self.missed += missed;
+        balanced(subscription);
+    }
+
+    /// All in order, apart from those that it missed.
+    #[track_caller]
+    fn check(&self, wanted: &[u64]) {
+        let mut rest = wanted.iter();
+        for number in &self.numbers {
+            assert!(rest.any(|one| one == number), "{number} is not its");
+        }
+        let count = self.numbers.len() as u64 + self.missed;
+        assert_eq!(count, wanted.len() as u64);
     }
 }
 
@@ -257,105 +362,56 @@ proptest! {
             1..12,
         ),
     ) {
-        let mut bench = Bench::new();
+        let mut mix = Mix::new();
         let small = SubscribeOptions::new(MessageType(1)).messages(3);
-        let mut small = bench.subscribe(small);
+        let mut small = mix.bench.subscribe(small);
         let lossless = SubscribeOptions::new(Types::all()).messages(3).overflow(Overflow::Pause);
-        let mut lossless = bench.subscribe(lossless);
-        let mut tap = bench.subscribe(SubscribeOptions::new(Types::all()));
+        let mut lossless = mix.bench.subscribe(lossless);
+        let mut tap = mix.bench.subscribe(SubscribeOptions::new(Types::all()));
         let (sender, own) = bounded(1_000);
         let options = SubscribeOptions::new(MessageType(2));
-        let own_account = bench.registry.add(options, Outlet::Messages(sender)).unwrap();
-        let (mut others, mut answers, mut made_up) = (Vec::new(), Vec::new(), 0);
-        let mut pending = vec![bench.ask(bench.peer, 9, 100)];
-        let (mut got_small, mut got_lossless) = ((Vec::new(), 0), Vec::new());
-        for (sent, uniform, drain) in blocks {
-            let mut frames = Vec::new();
-            for (message_type, kind) in sent {
-                let message_type = if uniform { 1 } else { message_type };
-                if MessageType(message_type).is_protocol() {
-                    frames.push((message_type, None));
-                    continue;
-                }
-                let number = bench.sent + frames.iter().filter(|(one, _)| *one < 9).count() as u64;
-                let correlation = match kind {
-                    Sent::Plain => None,
-                    Sent::Question => Some(number),
-                    Sent::Answer => {
-                        pending.push(bench.ask(bench.peer, message_type, 100));
-                        answers.push(number);
-                        pending.last().map(|pending| pending.id().correlation())
-                    }
-                    Sent::MadeUp => {
-                        made_up += 1;
-                        Some(pending[0].id().correlation())
-                    }
-                };
-                if matches!(kind, Sent::Plain | Sent::Question) {
-                    others.push((message_type, number));
-                }
-                frames.push((message_type, correlation));
+        let account = mix.bench.registry.add(options, Outlet::Messages(sender)).unwrap();
+        let (mut got_small, mut got_lossless) = (Got::default(), Got::default());
+        for (mut sent, uniform, drain) in blocks {
+            if uniform {
+                sent.iter_mut().for_each(|one| one.0 = 1);
             }
-            let block = bench.block_of(&frames);
-            if block.head().frames > 0 {
-                bench.dispatch_block(block);
-            }
+            mix.dispatch(&sent);
             if drain {
-                let (numbers, missed) = take(&mut small);
-                got_small.0.extend(numbers);
-                got_small.1 += missed;
-                got_lossless.extend(take(&mut lossless).0);
-                bench.fan_out.pump();
+                got_small.take(&mut small);
+                got_lossless.take(&mut lossless);
+                mix.bench.fan_out.pump();
             }
-            for subscription in [&small, &lossless, &tap] {
-                balanced(subscription);
-            }
+            balanced(&tap);
         }
         while lossless.row().queued > 0 {
-            got_lossless.extend(take(&mut lossless).0);
-            bench.fan_out.pump();
+            got_lossless.take(&mut lossless);
+            mix.bench.fan_out.pump();
         }
         // One more, so that what was missed at the end shows.
-        let (numbers, missed) = take(&mut small);
-        got_small.0.extend(numbers);
-        got_small.1 += missed;
-        let last = bench.sent;
-        bench.dispatch(&[1]);
-        others.push((1, last));
-        let (numbers, missed) = take(&mut small);
-        got_small.0.extend(numbers);
-        got_small.1 += missed;
-        got_lossless.extend(take(&mut lossless).0);
+        got_small.take(&mut small);
+        mix.dispatch(&[(1, Sent::Plain)]);
+        got_small.take(&mut small);
+        got_lossless.take(&mut lossless);
 
-        let all: Vec<u64> = others.iter().map(|(_, number)| *number).collect();
-        let of = |wanted: u16| -> Vec<u64> {
-            let those = others.iter().filter(|(one, _)| *one == wanted);
-            those.map(|(_, number)| *number).collect()
-        };
-        prop_assert_eq!(&take(&mut tap).0, &all);
-        prop_assert_eq!(&got_lossless, &all);
-        is_run_with_gaps(&got_small.0, &of(1));
-        prop_assert_eq!(got_small.0.len() as u64 + got_small.1, of(1).len() as u64);
-        prop_assert_eq!(small.row().dropped, got_small.1);
+        prop_assert_eq!(&take(&mut tap).0, &mix.all());
+        got_small.check(&mix.of(1));
+        prop_assert_eq!(small.row().dropped, got_small.missed);
+        got_lossless.check(&mix.all());
+        prop_assert_eq!(got_lossless.missed, 0);
         let own: Vec<u64> = own.try_iter().map(|message| number(message.payload())).collect();
-        prop_assert_eq!(own, of(2));
-        prop_assert_eq!(own_account.row().taken, of(2).len() as u64);
-        let got: Vec<u64> = pending[1..]
-            .iter()
-            .map(|pending| number(pending.try_recv().unwrap().unwrap().payload()))
-            .collect();
-        prop_assert_eq!(&got, &answers);
-        let row = bench.registry.requests.row();
-        prop_assert_eq!((row.answered, row.late), (answers.len() as u64, made_up));
-        prop_assert_eq!(bench.slots.ledger.unclaimed.get(), made_up);
-        bench.check_ledger();
-        prop_assert_eq!(bench.fill(), Traffic::default());
+        prop_assert_eq!(&own, &mix.of(2));
+        prop_assert_eq!(account.row().taken, own.len() as u64);
+        mix.check_requests();
     }
 
     /// The table against a list that is searched.
     #[test]
     fn requests_do_what_a_list_does(
-        steps in prop::collection::vec((0..6_u8, 0..2_usize, any::<prop::sample::Index>(), 1..50_u64), 1..300),
+        steps in prop::collection::vec(
+            (0..6_u8, 0..2_usize, any::<prop::sample::Index>(), 1..50_u64),
+            1..300,
+        ),
     ) {
         struct Row {
             peer: PeerId,
@@ -376,7 +432,8 @@ proptest! {
                     rows.push(Row { peer, pending, deadline });
                 }
                 3 if rows.iter().any(waits) => {
-                    let mut open: Vec<&mut Row> = rows.iter_mut().filter(|row| waits(row)).collect();
+                    let open = rows.iter_mut().filter(|row| waits(row));
+                    let mut open: Vec<&mut Row> = open.collect();
                     let at = index.index(open.len());
                     let pending = open[at].pending.take().unwrap();
                     if time < 25 {
@@ -407,8 +464,8 @@ proptest! {
                 }
                 _ => {}
             }
-            let open = rows.iter().filter(|row| waits(row));
-            prop_assert!(open.filter_map(|row| row.pending.as_ref()).all(|one| one.try_recv().is_none()));
+            let mut open = rows.iter().filter_map(|row| row.pending.as_ref());
+            prop_assert!(open.all(|one| one.try_recv().is_none()));
             bench.check_ledger();
         }
         bench.registry.close();
