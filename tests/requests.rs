@@ -270,6 +270,48 @@ fn answers_right_before_the_end_all_arrive() {
     });
 }
 
+/// An answer waits for room in the dispatch queue while its connection ends. It wins over the end,
+/// and the time of the others does not stand still meanwhile.
+#[test]
+fn the_end_waits_for_what_was_read_and_time_does_not() {
+    both(|config| {
+        let mut service = NetService::new(config.dispatch_messages(2)).unwrap();
+        let options = SubscribeOptions::new(Types::all())
+            .messages(1)
+            .overflow(Overflow::Pause);
+        let mut full = service.subscribe_with(options).unwrap();
+        service.start().unwrap();
+        let (mut client, peer) = connect(&service);
+        let [answered, ended] = [b"1", b"2"].map(|payload| ask(&service, peer, payload));
+        let timeout = Duration::from_millis(1_500);
+        let timed = service.request(peer, ASK, b"3", timeout).unwrap();
+        let question = questions(&mut client, 3).remove(0);
+        let mut others = Vec::new();
+        for count in 1..=3 {
+            let mut other = Client::connect(service.local_addrs()[0]);
+            other.send_message(1, b"x");
+            wait_until("a message", || full.row().matched == count);
+            others.push(other);
+        }
+        let mut bytes = encoded(&Frame::new(MessageType(1), b"y"));
+        bytes.extend(reply_to(&question, b"!"));
+        client.stream.write_all(&bytes).unwrap();
+        wait_until("a full queue", || service.snapshot().dispatch_full == 1);
+        assert!(service.close(peer));
+        wait_until("the end", || service.snapshot().peers == 3);
+        assert_eq!(timed.recv().unwrap_err(), RequestError::Timeout);
+        assert!(answered.try_recv().is_none() && ended.try_recv().is_none());
+        for _ in 0..4 {
+            full.recv().unwrap();
+        }
+        assert_eq!(answered.recv().unwrap().payload(), b"!");
+        let closed = RequestError::Closed(CloseReason::AppClosed);
+        assert_eq!(ended.recv().unwrap_err(), closed);
+        drop((client, others));
+        check(stop(&mut service).snapshot.requests);
+    });
+}
+
 #[test]
 fn giving_up_drops_the_answer() {
     let (service, mut tap) = start_tap(config());

@@ -46,7 +46,7 @@ impl Bench {
             Arc::clone(&ledger),
             Clock::start(),
         ));
-        let registry = Arc::new(Registry::new(1_000));
+        let registry = Arc::new(Registry::new(2_000));
         let bounds = QueueBounds::new(ledger);
         let fan_out = FanOut::new(Arc::clone(&registry), Arc::clone(&slots), bounds.clone());
         let peer = slots.open(0).unwrap();

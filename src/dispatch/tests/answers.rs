@@ -117,6 +117,21 @@ fn time_and_closes_come_behind_what_was_read_before() {
 }
 
 #[test]
+fn many_time_out_a_part_at_a_time() {
+    let mut bench = Bench::new();
+    let peer = bench.peer;
+    let _pending: Vec<PendingReply> = (0..2_000).map(|_| bench.ask(peer, 7, 50)).collect();
+    let notice = Notice::Expire { peer, tick: 50 };
+    bench.notice(notice);
+    assert_eq!(bench.registry.requests.row().outstanding, 2_000 - 1_024);
+    assert_eq!(bench.slots.take_request_deadline(peer), Some(50));
+    bench.notice(notice);
+    assert_eq!(bench.registry.requests.row().timed_out, 2_000);
+    assert_eq!(bench.slots.take_request_deadline(peer), None);
+    bench.check_ledger();
+}
+
+#[test]
 fn giving_up_makes_an_answer_late() {
     let mut bench = Bench::new();
     let pending = bench.ask(bench.peer, 7, 100);
@@ -148,9 +163,9 @@ fn requests_are_bounded_and_a_refused_one_leaves_nothing() {
     let bench = Bench::new();
     let requests = &bench.registry.requests;
     let mut pending: Vec<PendingReply> =
-        (0..1_000).map(|_| bench.ask(bench.peer, 7, 100)).collect();
+        (0..2_000).map(|_| bench.ask(bench.peer, 7, 100)).collect();
     let add = || requests.add(bench.peer, MessageType(7), 100, PendingReply::channel().0);
-    assert_eq!(add(), Err(RequestError::TooMany { limit: 1_000 }));
+    assert_eq!(add(), Err(RequestError::TooMany { limit: 2_000 }));
     pending.pop();
     let id = add().unwrap();
     assert!(requests.refuse(bench.peer, id) && !requests.refuse(bench.peer, id));
