@@ -267,7 +267,7 @@ impl Config {
         Self { dispatch, ..self }
     }
 
-    /// Messages that may wait for the dispatcher: 1 to 2^22, default 65,536. The queue takes 16
+    /// Messages that may wait for the dispatcher: 1 to 2^22, default 65,536. The queue takes 24
     /// bytes for each from the start.
     #[must_use]
     pub fn dispatch_messages(self, count: usize) -> Self {

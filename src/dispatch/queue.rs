@@ -251,3 +251,6 @@ impl fmt::Debug for Poke {
             .finish_non_exhaustive()
     }
 }
+
+/// The queue has a place for every message from the start, so the size of an item is memory.
+const _: () = assert!(size_of::<Item>() <= 16);
