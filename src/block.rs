@@ -50,6 +50,8 @@ pub(crate) struct BlockHead {
     pub(crate) message_type: Option<MessageType>,
     /// Whether frames of the protocol lie between them.
     pub(crate) has_protocol: bool,
+    /// Whether any application frame has a correlation number.
+    pub(crate) has_correlation: bool,
     /// What the peer's credit gets back.
     pub(crate) credit: Traffic,
 }

@@ -84,6 +84,7 @@ pub struct Config {
     pub(crate) outbox_bytes: usize,
     pub(crate) outbox_messages: usize,
     pub(crate) memory_budget: usize,
+    pub(crate) max_requests: usize,
     pub(crate) require_hello: bool,
     pub(crate) network_id: u32,
     pub(crate) node_id: NodeId,
@@ -119,6 +120,7 @@ impl Default for Config {
             outbox_bytes: limits::OUTBOX_BYTES_MAX_DEFAULT,
             outbox_messages: limits::OUTBOX_MESSAGES_MAX_DEFAULT,
             memory_budget: limits::MEMORY_BUDGET_DEFAULT,
+            max_requests: limits::REQUESTS_MAX_DEFAULT,
             require_hello: false,
             network_id: 0,
             node_id: NodeId::ANONYMOUS,
@@ -306,6 +308,17 @@ impl Config {
         }
     }
 
+    /// Requests that may be outstanding at a time: 1 to 2^22, default 65,536. One beyond is refused
+    /// with [`RequestError::TooMany`](crate::RequestError::TooMany). Each takes about 1 KiB outside
+    /// of the memory budget, or 200 bytes if it is answered to a queue.
+    #[must_use]
+    pub fn max_requests(self, count: usize) -> Self {
+        Self {
+            max_requests: count,
+            ..self
+        }
+    }
+
     /// Refuses peers whose first frame is not HELLO; off by default. Until it came, frames are
     /// limited to 4 KiB.
     #[must_use]
@@ -373,7 +386,7 @@ impl Config {
         Self { dispatch, ..self }
     }
 
-    /// Messages that may wait for the dispatcher: 1 to 2^22, default 65,536. The queue takes 16
+    /// Messages that may wait for the dispatcher: 1 to 2^22, default 65,536. The queue takes 24
     /// bytes for each from the start.
     #[must_use]
     pub fn dispatch_messages(self, count: usize) -> Self {
@@ -463,6 +476,13 @@ impl Config {
                 limits::MEMORY_BUDGET_MIN as u64,
                 u64::MAX / 4,
                 "bytes",
+            ),
+            (
+                "max_requests",
+                self.max_requests as u64,
+                1,
+                limits::REQUESTS_MAX_CEILING as u64,
+                "requests",
             ),
             (
                 "dispatch_messages",
@@ -613,6 +633,9 @@ mod tests {
         bad(base().outbox_bytes((64 << 10) - 1));
         ok(base().outbox_bytes(64 << 10));
         bad(base().outbox_messages(0));
+        ok(base().max_requests(1 << 22));
+        bad(base().max_requests((1 << 22) + 1));
+        bad(base().max_requests(0));
         bad(base().idle_timeout(Duration::MAX));
         bad(base()
             .memory_budget(4 << 20)

@@ -504,6 +504,68 @@ impl fmt::Display for SendError {
 
 impl Error for SendError {}
 
+/// Why a request was refused, or ended without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// Refused: the question was not accepted for sending.
+    Send(SendError),
+    /// Refused: as many requests are outstanding as may be, in the service or on the queue.
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+    /// Refused: the timeout is zero, or above 365 days.
+    BadTimeout {
+        /// The timeout given.
+        timeout: Duration,
+    },
+    /// No answer in time.
+    Timeout,
+    /// The connection ended before the answer, for this reason.
+    Closed(CloseReason),
+    /// The service has stopped or failed.
+    Stopped,
+    /// The result was taken before.
+    Taken,
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Send(error) => error.fmt(f),
+            Self::TooMany { limit } => write!(f, "{limit} requests are outstanding already"),
+            Self::BadTimeout { timeout } => {
+                write!(f, "timeout is {timeout:?}, allowed are 1 ms to 365 days")
+            }
+            Self::Timeout => f.write_str("no answer in time"),
+            Self::Closed(reason) => write!(f, "the connection ended before the answer: {reason}"),
+            Self::Stopped => f.write_str("the service has stopped"),
+            Self::Taken => f.write_str("the result was taken before"),
+        }
+    }
+}
+
+impl Error for RequestError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Send(error) => Some(error),
+            Self::TooMany { .. }
+            | Self::BadTimeout { .. }
+            | Self::Timeout
+            | Self::Closed(_)
+            | Self::Stopped
+            | Self::Taken => None,
+        }
+    }
+}
+
+impl From<SendError> for RequestError {
+    fn from(error: SendError) -> Self {
+        Self::Send(error)
+    }
+}
+
 /// Why [`NetService::subscribe`](crate::NetService::subscribe) failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -1,5 +1,7 @@
 //! What threads other than the loop hold: sends, closes, subscribes, asks.
 
+mod requests;
+
 use std::{
     fmt, io,
     net::{SocketAddr, TcpListener},
@@ -69,9 +71,11 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let (rows, departed) = (self.registry.rows(), self.registry.departed());
+        let requests = self.registry.requests.row();
+        let uptime = self.clock.elapsed();
         Snapshot {
             event_subscribers: self.registry.event_rows(),
-            ..self.ledger.snapshot(self.clock.elapsed(), rows, departed)
+            ..self.ledger.snapshot(uptime, rows, departed, requests)
         }
     }
 }
@@ -501,6 +505,14 @@ impl Handle {
     }
 
     fn try_send(&self, peer: PeerId, message: &Outgoing<'_>) -> Result<(), SendError> {
+        let owned = self.check(message)?;
+        let frame = message.frame();
+        self.shared.slots.send(peer, OutFrame { frame, owned })
+    }
+
+    /// Judges a message by what can be said without its peer. Gives its payload if that is to be
+    /// queued without another copy.
+    fn check(&self, message: &Outgoing<'_>) -> Result<Option<Bytes>, SendError> {
         if message.message_type.is_protocol() {
             return Err(SendError::ReservedType(message.message_type));
         }
@@ -509,7 +521,7 @@ impl Handle {
         if size > limit {
             return Err(SendError::TooLarge { size, limit });
         }
-        let owned = match &message.payload {
+        Ok(match &message.payload {
             Payload::Owned(bytes) if bytes.len() > PAYLOAD_COPIED_MAX => Some(bytes.clone()),
             // Copied here rather than under the lock that other senders wait for.
             Payload::Borrowed(bytes) if bytes.len() > PAYLOAD_COPIED_MAX => {
@@ -517,9 +529,7 @@ impl Handle {
             }
             // Short ones are copied behind their headers: no reference count for them.
             Payload::Owned(_) | Payload::Borrowed(_) => None,
-        };
-        let frame = message.frame();
-        self.shared.slots.send(peer, OutFrame { frame, owned })
+        })
     }
 
     /// The loop's answer to a question, if there is a loop and it answers in time.

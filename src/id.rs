@@ -203,6 +203,33 @@ impl fmt::Debug for ListenerId {
     }
 }
 
+/// A request of the service, from [`Handle::request`](crate::Handle::request) until it is resolved.
+///
+/// It travels as the message's correlation number: the upper half is the same for all requests of a
+/// service and was drawn when that was made, the lower half counts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub(crate) u64);
+
+impl RequestId {
+    /// The correlation number that the question carries, and the answer has to.
+    #[must_use]
+    pub const fn correlation(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RequestId({self})")
+    }
+}
+
 /// A subscriber of the service; never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SubscriberId(pub(crate) u64);

@@ -7,6 +7,8 @@
 //!   `dispatched = claimed + unclaimed`
 //! - per subscriber: `matched = taken + dropped + discarded + queued + parked`
 //! - outbound: `accepted = written + dropped + queued`
+//! - requests: `sent = answered + timed_out + closed + cancelled + outstanding`; their answers are
+//!   among the claimed messages, late ones among the unclaimed
 //!
 //! They balance exactly when the service is stopped or quiet.
 //!
@@ -270,6 +272,7 @@ impl Ledger {
         uptime: Duration,
         subscribers: Vec<SubscriberRow>,
         departed: DepartedRow,
+        requests: RequestRow,
     ) -> Snapshot {
         let fill = self.dispatch_queue.get();
         let max = self.dispatch_max.get();
@@ -310,6 +313,7 @@ impl Ledger {
             event_subscribers: Vec::new(),
             departed,
             handlers: self.handler_rows(),
+            requests,
             memory_used: self.budget.used() as u64,
             memory_budget: self.budget.limit() as u64,
             accept_errors: self.accept_errors.get(),
@@ -656,6 +660,28 @@ pub struct HandlerRow {
     pub removed: bool,
 }
 
+/// What became of the requests that were accepted:
+/// `sent = answered + timed_out + closed + cancelled + outstanding`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RequestRow {
+    /// Requests accepted for sending.
+    pub sent: u64,
+    /// Those that got their answer. Their answers count as claimed messages.
+    pub answered: u64,
+    /// Those whose time was over.
+    pub timed_out: u64,
+    /// Those whose connection, or the service, ended first.
+    pub closed: u64,
+    /// Those that whoever asked gave up.
+    pub cancelled: u64,
+    /// Those that wait now.
+    pub outstanding: u64,
+    /// Messages that came as answers to no request that waited: too late, or made up. Nobody gets
+    /// them, and they count as unclaimed.
+    pub late: u64,
+}
+
 /// All counters of a service at one moment.
 ///
 /// Taken live, the counters are read one after the other while others count on; when the service
@@ -711,6 +737,8 @@ pub struct Snapshot {
     pub departed: DepartedRow,
     /// The inline handlers, in the order in which they were set.
     pub handlers: Vec<HandlerRow>,
+    /// What became of our requests.
+    pub requests: RequestRow,
     /// Bytes that buffers hold of the budget.
     pub memory_used: u64,
     /// The byte budget.

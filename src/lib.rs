@@ -131,21 +131,24 @@ pub use config::{Config, Dispatch};
 pub use dial::ConnectOptions;
 pub use dispatch::{
     Batch, ChannelSubscription, Delivery, EventDelivery, EventIter, EventOptions,
-    EventSubscription, Iter, Messages, Overflow, SubscribeOptions, Subscription, TryIter, Types,
+    EventSubscription, Iter, Messages, Overflow, PendingReply, Replies, Reply, SubscribeOptions,
+    Subscription, TryIter, Types,
 };
 pub use error::{
     CloseReason, ConfigError, ConnectError, DialError, FrameError, HandlerError, ListenError,
-    RecvError, RecvTimeoutError, SendError, ServiceFailure, StartError, SubscribeError, TimerError,
-    TryRecvError,
+    RecvError, RecvTimeoutError, RequestError, SendError, ServiceFailure, StartError,
+    SubscribeError, TimerError, TryRecvError,
 };
 pub use event::{Event, PauseCause};
 pub use handle::{Handle, Listening, Outgoing, OutgoingBatch, Payload, Rejected, ReplyTo};
-pub use id::{LinkId, ListenerId, MessageType, NodeId, PeerId, PeerIdentity, SubscriberId};
+pub use id::{
+    LinkId, ListenerId, MessageType, NodeId, PeerId, PeerIdentity, RequestId, SubscriberId,
+};
 pub use idle::IdleStrategy;
 pub use inline::{InlineMessage, Replier};
 pub use ledger::{
-    ClosedRow, DepartedRow, EventSubscriberRow, HandlerRow, PeerRow, QueueGauge, ServiceState,
-    Snapshot, StopReport, SubscriberRow, Traffic, TypeTraffic,
+    ClosedRow, DepartedRow, EventSubscriberRow, HandlerRow, PeerRow, QueueGauge, RequestRow,
+    ServiceState, Snapshot, StopReport, SubscriberRow, Traffic, TypeTraffic,
 };
 pub use peers::HandlerOptions;
 pub use service::{NetService, Never};

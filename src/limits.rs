@@ -125,6 +125,16 @@ pub(crate) const HANDLER_BUDGET_US: u64 = 50;
 pub(crate) const OUTBOX_BYTES_MAX_DEFAULT: usize = 4 << 20;
 /// Default hard limit of an outbox, and of a peer's credit, in messages.
 pub(crate) const OUTBOX_MESSAGES_MAX_DEFAULT: usize = 65_536;
+/// Default for the requests of one service that may be outstanding.
+pub(crate) const REQUESTS_MAX_DEFAULT: usize = 65_536;
+/// The most requests that a configuration may ask for, and places of a queue for replies.
+pub(crate) const REQUESTS_MAX_CEILING: usize = 1 << 22;
+/// Requests of one peer that time out before the dispatcher does something else.
+pub(crate) const REQUESTS_EXPIRED_PER_LOOK: usize = 1024;
+/// Locks that the requests of a service are spread over, by the index of the peer.
+pub(crate) const REQUEST_SHARDS: usize = 64;
+/// Work on requests that an inline fan-out puts off because somebody held their lock.
+pub(crate) const REQUESTS_PUT_OFF_MAX: usize = 1024;
 /// Control commands (stop, rows of peers) that wait for the loop.
 pub(crate) const COMMANDS_MAX: usize = 1024;
 /// The most user timers that a queue of them may be asked to hold; its array is allocated up front.

@@ -22,7 +22,9 @@ use crossbeam_channel::Receiver;
 use crate::{
     block::BlockRef,
     clock::{Clock, Now, Tick, ticks_of_timeout},
-    dispatch::{DispatchQueue, FanOut, Item, OnTick, Poke, PushError, QueueBounds, panic_message},
+    dispatch::{
+        DispatchQueue, FanOut, Item, Notice, OnTick, Poke, PushError, QueueBounds, panic_message,
+    },
     error::{CloseReason, ServiceFailure},
     handle::Command,
     id::{ListenerId, PeerId},
@@ -389,7 +391,7 @@ impl<N: Net> Node<N> {
         match item {
             Item::Block(block) => self.waiting = Some(block),
             Item::Event(event) => self.peers.return_event(event, self.waiting.is_some()),
-            Item::Poke => {}
+            Item::Notice(_) | Item::Poke => {}
         }
     }
 
@@ -404,6 +406,25 @@ impl<N: Net> Node<N> {
         match &self.waiting {
             Some(block) if !self.peers.has_events_ahead() => bounds.has_room_for_block(block),
             Some(_) | None => bounds.has_room_for_event(),
+        }
+    }
+
+    /// Tells the dispatcher about requests. The end of a connection comes behind everything that
+    /// was read of it.
+    fn push_notices(&mut self) {
+        for _ in 0..self.peers.notice_count() {
+            let Some(notice) = self.peers.poll_notice() else {
+                return;
+            };
+            let waiting = self.waiting.as_ref().map(|block| block.head().peer);
+            let is_early = match notice {
+                Notice::Closed { peer, .. } => waiting == Some(peer),
+                Notice::Expire { .. } => false,
+            };
+            if is_early || !self.sink.push_notice(notice) {
+                let now = self.peers.wheel.now();
+                self.peers.put_back_notice(now, notice);
+            }
         }
     }
 
@@ -520,6 +541,7 @@ impl<N: Net> Node<N> {
 
     fn run_actions(&mut self, now: Now) {
         self.push_waiting(now);
+        self.push_notices();
         while let Some(action) = self.peers.poll_action() {
             match action {
                 Action::Connect(id, addr) => self.connect(now, id, addr),
@@ -619,7 +641,7 @@ impl<N: Net> Node<N> {
                     self.peers.abort_all(now.tick, CloseReason::Shutdown);
                     self.push_last();
                 }
-                Timer::Peer(_) | Timer::Link(_) | Timer::Budget => {}
+                Timer::Peer(_) | Timer::Link(_) | Timer::Budget | Timer::Notices => {}
             }
         }
     }
@@ -718,6 +740,7 @@ impl<N: Net> Node<N> {
         }
         self.run_actions(now);
         self.push_last();
+        self.push_notices();
         if let Sink::Inline { fan_out, .. } = &mut self.sink {
             fan_out.close();
         }
@@ -758,6 +781,24 @@ impl Sink {
         }
     }
 
+    /// False if there is no room for the notice now; somebody will ring.
+    fn push_notice(&mut self, notice: Notice) -> bool {
+        match self {
+            Self::Queue(queue) => {
+                let pushed = queue.push_item(Item::Notice(Box::new(notice)));
+                let pushed = pushed.or_else(|item| {
+                    queue.bounds().wait_for_room();
+                    queue.push_item(item)
+                });
+                pushed.is_ok()
+            }
+            Self::Inline { fan_out, .. } => {
+                fan_out.handle_notice(notice);
+                true
+            }
+        }
+    }
+
     fn push(&mut self, item: Item) -> Result<(), PushError> {
         match self {
             Self::Queue(queue) => queue.push(item),
@@ -781,6 +822,7 @@ fn dispatch_inline(fan_out: &mut FanOut, bounds: &QueueBounds, item: Item) {
     match item {
         Item::Block(block) => fan_out.dispatch(block),
         Item::Event(event) => fan_out.dispatch_event(event),
+        Item::Notice(notice) => fan_out.handle_notice(*notice),
         Item::Poke => {}
     }
 }

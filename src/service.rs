@@ -21,11 +21,12 @@ use crate::{
     dial::ConnectOptions,
     dispatch::{
         ChannelSubscription, DispatchQueue, EventOptions, EventSubscription, FanOut, OnTick,
-        QueueBounds, Registry, SubscribeOptions, Subscription, Types, Worker, panic_message,
+        PendingReply, QueueBounds, Registry, Replies, SubscribeOptions, Subscription, Types,
+        Worker, panic_message,
     },
     error::{
-        ConfigError, ConnectError, HandlerError, ListenError, SendError, ServiceFailure,
-        StartError, SubscribeError, TimerError,
+        ConfigError, ConnectError, HandlerError, ListenError, RequestError, SendError,
+        ServiceFailure, StartError, SubscribeError, TimerError,
     },
     frame::{Decoder, Hello},
     handle::{Command, Handle, Listening, Payload, ReplyTo, Shared},
@@ -118,10 +119,11 @@ impl NetService {
         let count = config.max_peers + REFUSED_PEERS_MAX + LINKS_MAX;
         let slots = Arc::new(Slots::new(0, count, outbox, Arc::clone(&ledger), clock));
         let (sender, commands) = bounded(COMMANDS_MAX);
-        let handlers = Handlers::new(Arc::clone(&ledger));
+        let registry = Arc::new(Registry::new(config.max_requests));
+        let handlers = Handlers::new(Arc::clone(&ledger), Arc::clone(&registry.requests));
         let shared = Arc::new(Shared {
             slots,
-            registry: Arc::new(Registry::new()),
+            registry,
             ledger,
             clock,
             commands: sender,
@@ -429,6 +431,27 @@ impl NetService {
     /// See [`ListenError`].
     pub fn listen_from(&self, socket: TcpListener) -> Result<Listening, ListenError> {
         self.handle().listen_from(socket)
+    }
+
+    /// As [`Handle::request`].
+    ///
+    /// # Errors
+    ///
+    /// See [`RequestError`].
+    pub fn request<'a>(
+        &self,
+        peer: PeerId,
+        message_type: MessageType,
+        payload: impl Into<Payload<'a>>,
+        timeout: Duration,
+    ) -> Result<PendingReply, RequestError> {
+        self.handle().request(peer, message_type, payload, timeout)
+    }
+
+    /// As [`Handle::replies`].
+    #[must_use]
+    pub fn replies(&self, capacity: usize) -> Replies {
+        self.handle().replies(capacity)
     }
 
     /// As [`Handle::close`].

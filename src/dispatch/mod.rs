@@ -7,10 +7,13 @@
 //!
 //! The same code runs on a thread of its own ([`worker`]) or on the loop.
 
+mod answers;
 mod events;
 mod options;
 mod queue;
 mod registry;
+mod replies;
+mod requests;
 mod subscription;
 mod table;
 #[cfg(test)]
@@ -19,11 +22,14 @@ mod worker;
 
 pub use events::{EventDelivery, EventIter, EventOptions, EventSubscription};
 pub use options::{Overflow, SubscribeOptions, Types};
+pub use replies::{PendingReply, Replies, Reply};
 pub use subscription::{
     Batch, ChannelSubscription, Delivery, Iter, Messages, Subscription, TryIter,
 };
 
 pub(crate) use queue::{DispatchQueue, Item, Poke, PushError, QueueBounds};
 pub(crate) use registry::{Outlet, Registry};
+pub(crate) use replies::Waiter;
+pub(crate) use requests::{Notice, Requests, is_answer};
 pub(crate) use table::FanOut;
 pub(crate) use worker::{OnTick, Worker, panic_message};

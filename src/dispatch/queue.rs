@@ -11,6 +11,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
+use super::Notice;
 use crate::{
     block::BlockRef,
     doorbell::Doorbell,
@@ -29,6 +30,7 @@ const POKES_MAX: usize = 4;
 pub(crate) enum Item {
     Block(BlockRef),
     Event(Box<Event>),
+    Notice(Box<Notice>),
     /// Nothing: somebody wants the dispatcher to look around.
     Poke,
 }
@@ -38,7 +40,7 @@ impl Item {
     pub(crate) fn size(&self) -> usize {
         match self {
             Self::Block(block) => block.bytes().len(),
-            Self::Event(_) | Self::Poke => 0,
+            Self::Event(_) | Self::Notice(_) | Self::Poke => 0,
         }
     }
 }
@@ -113,6 +115,15 @@ impl DispatchQueue {
         self.items.send_timeout(item, timeout).is_ok()
     }
 
+    /// Hands over something that the bounds do not count, behind everything that was handed over
+    /// before. It comes back if every place is taken; a dispatcher that has ended wants nothing.
+    pub(crate) fn push_item(&self, item: Item) -> Result<(), Item> {
+        match self.items.try_send(item) {
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+            Err(TrySendError::Full(item)) => Err(item),
+        }
+    }
+
     /// Hands a block or an event over.
     pub(crate) fn push(&self, item: Item) -> Result<(), PushError> {
         if !self.bounds.has_room_for(&item) {
@@ -149,7 +160,7 @@ impl QueueBounds {
         match item {
             Item::Block(block) => self.has_room_for_block(block),
             Item::Event(_) => self.has_room_for_event(),
-            Item::Poke => true,
+            Item::Notice(_) | Item::Poke => true,
         }
     }
 
@@ -176,7 +187,7 @@ impl QueueBounds {
             Item::Event(_) => {
                 self.events.fetch_add(1, Ordering::Relaxed);
             }
-            Item::Poke => {}
+            Item::Notice(_) | Item::Poke => {}
         }
     }
 
@@ -187,7 +198,7 @@ impl QueueBounds {
             Item::Event(_) => {
                 self.events.fetch_sub(1, Ordering::Relaxed);
             }
-            Item::Poke => {}
+            Item::Notice(_) | Item::Poke => {}
         }
     }
 
@@ -310,5 +321,5 @@ impl fmt::Debug for Poke {
     }
 }
 
-/// Items come in numbers up to what the queue holds, so their size is memory.
+/// The queue has a place for every message from the start, so the size of an item is memory.
 const _: () = assert!(size_of::<Item>() <= 16);

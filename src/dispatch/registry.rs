@@ -14,7 +14,9 @@ use std::{
 
 use crossbeam_channel::Sender;
 
-use super::{Delivery, EventDelivery, EventOptions, Overflow, Poke, SubscribeOptions, Types};
+use super::{
+    Delivery, EventDelivery, EventOptions, Overflow, Poke, Requests, SubscribeOptions, Types,
+};
 use crate::{
     block::Message,
     error::SubscribeError,
@@ -29,6 +31,8 @@ use crate::{
 pub(crate) struct Registry {
     version: AtomicU64,
     list: Mutex<List>,
+    /// Those who wait for answers, beside those who subscribe.
+    pub(crate) requests: Arc<Requests>,
     pub(crate) poke: Arc<Poke>,
 }
 
@@ -144,10 +148,11 @@ impl Account {
 }
 
 impl Registry {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(requests_max: usize) -> Self {
         Self {
             version: AtomicU64::new(0),
             list: Mutex::default(),
+            requests: Arc::new(Requests::new(requests_max)),
             poke: Arc::default(),
         }
     }
@@ -239,7 +244,8 @@ impl Registry {
         self.poke.poke();
     }
 
-    /// The fan-out has ended: subscribers find their queues disconnected once they are empty.
+    /// The fan-out has ended: subscribers find their queues disconnected once they are empty, and
+    /// requests are resolved without an answer.
     pub(crate) fn close(&self) {
         let mut list = self.lock();
         list.closed = true;
@@ -251,6 +257,7 @@ impl Registry {
         self.version.fetch_add(1, Ordering::Release);
         drop(list);
         drop(outlets);
+        self.requests.end();
     }
 
     /// Changes when the list does.

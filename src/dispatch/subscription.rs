@@ -8,12 +8,15 @@ use std::{
 
 use crossbeam_channel::Receiver;
 
-use super::registry::{Account, Registry};
+use super::{
+    registry::{Account, Registry},
+    requests::is_answer,
+};
 use crate::{
     block::{BlockFrames, BlockRef, Message, MessageRef},
     clock::Clock,
     error::{RecvError, RecvTimeoutError, TryRecvError},
-    id::{PeerId, SubscriberId},
+    id::{MessageType, PeerId, SubscriberId},
     idle::{Idle, IdleStrategy},
     ledger::{SubscriberRow, Traffic},
 };
@@ -31,6 +34,8 @@ pub struct Delivery {
     count: u32,
     /// Whether all messages among them are, so that none need be tested.
     everything: bool,
+    /// The tag of answers to requests, if there are any among them: nobody gets those here.
+    answers: Option<u32>,
     place: Place,
     /// Running number of the first message.
     number: u64,
@@ -56,6 +61,7 @@ impl Delivery {
         range: (u32, u32),
         count: u32,
         everything: bool,
+        answers: Option<u32>,
         number: u64,
         account: Arc<Account>,
     ) -> Self {
@@ -66,6 +72,7 @@ impl Delivery {
             end,
             count,
             everything,
+            answers,
             place: Place::Offered,
             number,
             account,
@@ -102,6 +109,7 @@ impl Delivery {
             end: self.end,
             count: self.count - count,
             everything: self.everything,
+            answers: self.answers,
             place: self.place,
             number: self.number + u64::from(count),
             account: Arc::clone(&self.account),
@@ -115,10 +123,19 @@ impl Delivery {
     fn frames_sized(&self) -> impl Iterator<Item = (bool, u32)> + '_ {
         let bytes = &self.block.bytes()[self.start as usize..self.end as usize];
         let mut frames = crate::frame::WholeFrames::new(bytes);
-        std::iter::from_fn(move || frames.next_header()).map(|(header, size)| {
+        std::iter::from_fn(move || {
+            let correlation = frames.peek_correlation();
+            let (header, size) = frames.next_header()?;
             let size = u32::try_from(size).unwrap_or(u32::MAX);
-            (self.account.types.contains(header.message_type), size)
+            Some((self.takes(header.message_type, correlation), size))
         })
+    }
+
+    /// Whether a message of the block is the subscriber's.
+    #[inline]
+    fn takes(&self, message_type: MessageType, correlation: Option<u64>) -> bool {
+        let answers = self.answers.is_some_and(|tag| is_answer(correlation, tag));
+        !answers && self.account.types.contains(message_type)
     }
 
     /// Moves the delivery on; the place it leaves gives up its count, the new one takes it.
@@ -261,7 +278,8 @@ impl<'a> Iterator for Messages<'a> {
         let delivery = &self.batch.delivery;
         loop {
             let message = self.frames.next()?;
-            if delivery.everything || delivery.account.types.contains(message.message_type()) {
+            if delivery.everything || delivery.takes(message.message_type(), message.correlation())
+            {
                 self.left = self.left.saturating_sub(1);
                 return Some(message);
             }

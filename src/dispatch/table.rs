@@ -16,9 +16,12 @@ use std::{
 use crossbeam_channel::TrySendError;
 
 use super::{
-    Overflow, Registry, events,
+    Notice, Overflow, Registry,
+    answers::Answers,
+    events,
     queue::{QueueBounds, queue_charge},
     registry::{Outlet, Subscriber},
+    requests::is_answer,
     subscription::{Delivery, Place},
 };
 use crate::{
@@ -28,7 +31,7 @@ use crate::{
     id::MessageType,
     ledger::{Traffic, TypeMap},
     quiet::{Quiet, Subject},
-    slots::Slots,
+    slots::{Slots, never_waits},
 };
 
 /// The list of types that nobody subscribes to.
@@ -49,6 +52,7 @@ pub(crate) struct FanOut {
     /// Positions of entries. The first list is empty.
     lists: Vec<Vec<u16>>,
     type_map: TypeMap,
+    answers: Answers,
     quiet: Quiet,
     /// For a mixed block: messages per list, and per entry.
     list_counts: Vec<u32>,
@@ -78,7 +82,10 @@ struct Parked {
 
 impl FanOut {
     pub(crate) fn new(registry: Arc<Registry>, slots: Arc<Slots>, bounds: QueueBounds) -> Self {
+        let requests = Arc::clone(&registry.requests);
+        let answers = Answers::new(requests, Arc::clone(&slots), Arc::clone(&registry.poke));
         Self {
+            answers,
             registry,
             slots,
             bounds,
@@ -98,15 +105,18 @@ impl FanOut {
     /// the dispatch queue.
     pub(crate) fn dispatch(&mut self, block: BlockRef) {
         self.refresh();
+        let (answers, tag) = self.answers.take(&block).unzip();
+        // Answers are in one of these sums already, or will be.
         let frames = block.head().frames;
+        let others = frames - answers.unwrap_or(0);
         let unclaimed = match block.head().message_type {
-            Some(message_type) => self.dispatch_uniform(&block, message_type),
-            None => self.dispatch_mixed(&block),
+            Some(message_type) => self.dispatch_uniform(&block, message_type, others, tag),
+            None => self.dispatch_mixed(&block, tag),
         };
         let ledger = &self.slots.ledger;
         ledger.dispatched.add(u64::from(frames));
         ledger.unclaimed.add(u64::from(unclaimed));
-        ledger.claimed.add(u64::from(frames - unclaimed));
+        ledger.claimed.add(u64::from(others - unclaimed));
         let charge = queue_charge(&block);
         drop(block);
         self.bounds.lower(charge, &self.slots.doorbell);
@@ -134,6 +144,13 @@ impl FanOut {
         self.bounds.lower_event(&self.slots.doorbell);
     }
 
+    /// Does what the loop says of requests, behind everything that was dispatched before.
+    pub(crate) fn handle_notice(&mut self, notice: Notice) {
+        self.answers.handle_notice(notice);
+        // The place in the queue is free, which the loop may wait for.
+        self.bounds.lower(Traffic::default(), &self.slots.doorbell);
+    }
+
     /// Delivers what waits and fits now, and lets go of what belonged to subscribers that left.
     pub(crate) fn pump(&mut self) {
         if !self.refresh() {
@@ -143,10 +160,13 @@ impl FanOut {
         for position in 0..self.entries.len() {
             self.unpark(position);
         }
+        self.answers.finish_put_off(!never_waits());
     }
 
     /// Ends the fan-out: what waits is discarded and counted, subscribers find their end.
     pub(crate) fn close(&mut self) {
+        // There is nobody left to keep waiting.
+        self.answers.finish_put_off(true);
         self.registry.close();
         for entry in &mut self.entries {
             discard_parked(entry, &self.slots, &self.bounds);
@@ -156,26 +176,29 @@ impl FanOut {
         self.routes.fill(NOBODY);
     }
 
-    /// Returns how many messages nobody claimed.
-    fn dispatch_uniform(&mut self, block: &BlockRef, message_type: MessageType) -> u32 {
+    /// `count` messages are not answers, which `tag` tells apart. Returns how many of them nobody
+    /// claimed.
+    fn dispatch_uniform(
+        &mut self,
+        block: &BlockRef,
+        message_type: MessageType,
+        count: u32,
+        tag: Option<u32>,
+    ) -> u32 {
         let ledger = &self.slots.ledger;
         let row = self.type_map.row(message_type, &ledger.types_in);
         ledger.types_in.add(row, block.traffic());
         let list = self.routes[usize::from(message_type.0)];
-        let frames = block.head().frames;
-        for index in 0..self.lists[usize::from(list)].len() {
-            let entry = self.lists[usize::from(list)][index];
-            self.offer(
-                usize::from(entry),
-                block,
-                frames,
-                !block.head().has_protocol,
-            );
+        if count > 0 {
+            for index in 0..self.lists[usize::from(list)].len() {
+                let entry = self.lists[usize::from(list)][index];
+                self.offer(usize::from(entry), block, count, tag);
+            }
         }
-        if list == NOBODY { frames } else { 0 }
+        if list == NOBODY { count } else { 0 }
     }
 
-    fn dispatch_mixed(&mut self, block: &BlockRef) -> u32 {
+    fn dispatch_mixed(&mut self, block: &BlockRef, tag: Option<u32>) -> u32 {
         let mut list_counts = std::mem::take(&mut self.list_counts);
         let mut entry_counts = std::mem::take(&mut self.entry_counts);
         list_counts.clear();
@@ -184,13 +207,20 @@ impl FanOut {
         entry_counts.resize(self.entries.len(), 0);
 
         let mut frames = WholeFrames::new(block.bytes());
-        while let Some((header, size)) = frames.next_header() {
+        loop {
+            let is_answer = tag.is_some_and(|tag| is_answer(frames.peek_correlation(), tag));
+            let Some((header, size)) = frames.next_header() else {
+                break;
+            };
             if header.message_type.is_protocol() {
                 continue;
             }
             let types_in = &self.slots.ledger.types_in;
             let row = self.type_map.row(header.message_type, types_in);
             types_in.add(row, Traffic::new(1, size as u64));
+            if is_answer {
+                continue;
+            }
             list_counts[usize::from(self.routes[usize::from(header.message_type.0)])] += 1;
         }
         for (list, count) in self.lists.iter().zip(&list_counts) {
@@ -200,8 +230,7 @@ impl FanOut {
         }
         for (entry, count) in entry_counts.iter().enumerate() {
             if *count > 0 {
-                let everything = *count == block.head().frames && !block.head().has_protocol;
-                self.offer(entry, block, *count, everything);
+                self.offer(entry, block, *count, tag);
             }
         }
         let unclaimed = list_counts[usize::from(NOBODY)];
@@ -210,23 +239,26 @@ impl FanOut {
         unclaimed
     }
 
-    /// Offers the `count` messages of a block that a subscriber asked for.
-    fn offer(&mut self, position: usize, block: &BlockRef, count: u32, everything: bool) {
+    /// Offers the `count` messages of a block that a subscriber asked for; with a `tag` there are
+    /// answers between them, which are not offered to anybody.
+    fn offer(&mut self, position: usize, block: &BlockRef, count: u32, tag: Option<u32>) {
         let entry = &mut self.entries[position];
         let account = &entry.subscriber.account;
         account.matched.add(u64::from(count));
         if let Outlet::Messages(_) = entry.subscriber.outlet {
-            self.offer_messages(position, block);
+            self.offer_messages(position, block, tag);
             return;
         }
         let number = entry.number;
         entry.number += u64::from(count);
         let end = u32::try_from(block.bytes().len()).unwrap_or(u32::MAX);
+        let everything = count == block.head().frames && !block.head().has_protocol;
         let mut delivery = Delivery::new(
             block.clone(),
             (0, end),
             count,
             everything,
+            tag,
             number,
             Arc::clone(account),
         );
@@ -258,7 +290,7 @@ impl FanOut {
     }
 
     /// Offers messages one by one to a channel of the embedder.
-    fn offer_messages(&mut self, position: usize, block: &BlockRef) {
+    fn offer_messages(&mut self, position: usize, block: &BlockRef, tag: Option<u32>) {
         let entry = &mut self.entries[position];
         let Outlet::Messages(sender) = &entry.subscriber.outlet else {
             return;
@@ -266,7 +298,8 @@ impl FanOut {
         let account = &entry.subscriber.account;
         let mut dropped = 0;
         for message in BlockFrames::new(block, 0, block.bytes().len()) {
-            if !account.types.contains(message.message_type()) {
+            let answers = tag.is_some_and(|tag| is_answer(message.correlation(), tag));
+            if answers || !account.types.contains(message.message_type()) {
                 continue;
             }
             match sender.try_send(message.to_message()) {

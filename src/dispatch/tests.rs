@@ -1,5 +1,7 @@
 //! Fan-out: who gets what, what is lost and what waits, and that every sum balances.
 
+mod answers;
+
 use std::sync::Arc;
 
 use crossbeam_channel::bounded;
@@ -44,7 +46,7 @@ impl Bench {
             Arc::clone(&ledger),
             Clock::start(),
         ));
-        let registry = Arc::new(Registry::new());
+        let registry = Arc::new(Registry::new(2_000));
         let bounds = QueueBounds::new(ledger);
         let fan_out = FanOut::new(Arc::clone(&registry), Arc::clone(&slots), bounds.clone());
         let peer = slots.open(0).unwrap();
@@ -79,37 +81,53 @@ impl Bench {
     /// A block with a message of each type; payloads are running numbers. A type of the protocol
     /// is a frame that nobody may see.
     fn block(&mut self, types: &[u16]) -> BlockRef {
+        let frames: Vec<(u16, Option<u64>)> = types.iter().map(|number| (*number, None)).collect();
+        self.block_of(&frames)
+    }
+
+    /// The same with correlation numbers.
+    fn block_of(&mut self, frames: &[(u16, Option<u64>)]) -> BlockRef {
         let mut bytes = Vec::new();
         let mut application = Vec::new();
-        for number in types {
+        for (number, correlation) in frames {
             let message_type = MessageType(*number);
             let payload = self.sent.to_be_bytes();
-            encode_whole(&Frame::new(message_type, &payload), &mut bytes);
+            let frame = Frame {
+                correlation: *correlation,
+                ..Frame::new(message_type, &payload)
+            };
+            encode_whole(&frame, &mut bytes);
             if !message_type.is_protocol() {
                 self.sent += 1;
                 application.push(message_type);
             }
         }
-        let has_protocol = application.len() < types.len();
+        let has_protocol = application.len() < frames.len();
+        let has_correlation = frames.iter().any(|(_, number)| number.is_some());
         let uniform = application.windows(2).all(|pair| pair[0] == pair[1]);
-        let frames = u32::try_from(application.len()).unwrap();
+        let count = u32::try_from(application.len()).unwrap();
         let size = bytes.len();
         let head = BlockHead {
             peer: self.peer,
             received: self.slots.clock.now().instant,
-            frames,
+            frames: count,
             message_type: application
                 .first()
                 .copied()
                 .filter(|_| uniform && !has_protocol),
             has_protocol,
-            credit: Traffic::new(u64::from(frames), size as u64),
+            has_correlation,
+            credit: Traffic::new(u64::from(count), size as u64),
         };
         self.pool.make(&mut bytes, size, head)
     }
 
     fn dispatch(&mut self, types: &[u16]) {
         let block = self.block(types);
+        self.dispatch_block(block);
+    }
+
+    fn dispatch_block(&mut self, block: BlockRef) {
         self.bounds.raise(&Item::Block(block.clone()));
         self.fan_out.dispatch(block);
     }

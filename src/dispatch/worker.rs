@@ -77,6 +77,7 @@ impl Worker {
         match item {
             Item::Block(block) => self.fan_out.dispatch(block),
             Item::Event(event) => self.fan_out.dispatch_event(event),
+            Item::Notice(notice) => self.fan_out.handle_notice(*notice),
             Item::Poke => {}
         }
         if self.poke.take() {

@@ -127,12 +127,14 @@ impl Decoder {
             // Cannot wrap: a frame has eight bytes, and no buffer has 32 GiB.
             frames = frames.wrapping_add(1);
         };
-        let same_type = Header::of_word(differing).message_type == MessageType(0);
+        let (first, differing) = (Header::of_word(first), Header::of_word(differing));
+        let same_type = differing.message_type == MessageType(0);
         Scan {
             frames,
             bytes: bytes.len() - rest.len(),
-            message_type: Some(Header::of_word(first).message_type)
-                .filter(|_| frames > 0 && same_type),
+            message_type: Some(first.message_type).filter(|_| frames > 0 && same_type),
+            // A flag of any frame is one of the first, or differs from it.
+            has_correlation: frames > 0 && (first.has_correlation() || differing.has_correlation()),
             end,
         }
     }
@@ -195,6 +197,8 @@ pub(crate) struct Scan {
     pub(crate) bytes: usize,
     /// The type of all of them, if they share one.
     pub(crate) message_type: Option<MessageType>,
+    /// Whether any of them has a correlation number.
+    pub(crate) has_correlation: bool,
     pub(crate) end: ScanEnd,
 }
 
@@ -267,6 +271,18 @@ impl<'a> WholeFrames<'a> {
     /// Bytes that are not walked yet.
     pub(crate) const fn rest_size(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// The correlation number of the next frame, which is not passed over.
+    #[inline]
+    pub(crate) fn peek_correlation(&self) -> Option<u64> {
+        let header = Header::read(self.bytes)?;
+        if !header.has_correlation() {
+            return None;
+        }
+        let field = self.bytes.get(HEADER_SIZE..)?;
+        let field = field.get(..CORRELATION_SIZE as usize)?;
+        Some(NetworkEndian::read_u64(field))
     }
 
     /// The header and the size of the next frame, which is passed over.

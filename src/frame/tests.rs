@@ -350,6 +350,8 @@ proptest! {
             let same = run.windows(2).all(|pair| pair[0].message_type == pair[1].message_type);
             let expected = run.first().map(|frame| frame.message_type).filter(|_| same);
             prop_assert_eq!(scan.message_type, expected);
+            let correlated = run.iter().any(|frame| frame.correlation.is_some());
+            prop_assert_eq!(scan.has_correlation, correlated);
             seen.extend(run);
             at += scan.bytes;
             if scan.end != ScanEnd::Protocol {

@@ -177,6 +177,8 @@ pub(crate) struct Parsed {
     /// The type of all application frames, if they share one.
     pub(crate) message_type: Option<MessageType>,
     mixed: bool,
+    /// Whether any of them has a correlation number.
+    pub(crate) has_correlation: bool,
     /// Whether frames of the protocol lie between them.
     pub(crate) has_protocol: bool,
     /// What was wrong with the frame behind them.
@@ -365,6 +367,7 @@ impl Peer {
                 let scan = rules.decoder.scan(rest);
                 parsed.consumed += scan.bytes;
                 parsed.add_run(scan.frames, scan.message_type);
+                parsed.has_correlation |= scan.has_correlation;
                 scan.end
             };
             match end {

@@ -19,7 +19,7 @@ use std::{
 use super::Peers;
 use crate::{
     clock::{Clock, Now, Tick},
-    dispatch::{Types, panic_message},
+    dispatch::{Requests, Types, is_answer, panic_message},
     error::HandlerError,
     frame::{Frame, WholeFrames},
     id::{MessageType, PeerId},
@@ -92,6 +92,7 @@ pub(crate) struct Handlers {
     routes: Vec<u8>,
     handlers: Vec<Handler>,
     ledger: Arc<Ledger>,
+    requests: Arc<Requests>,
     type_map: TypeMap,
     quiet: Quiet,
 }
@@ -104,11 +105,12 @@ struct Handler {
 }
 
 impl Handlers {
-    pub(crate) fn new(ledger: Arc<Ledger>) -> Self {
+    pub(crate) fn new(ledger: Arc<Ledger>, requests: Arc<Requests>) -> Self {
         Self {
             routes: Vec::new(),
             handlers: Vec::new(),
             ledger,
+            requests,
             type_map: TypeMap::default(),
             quiet: Quiet::default(),
         }
@@ -157,7 +159,7 @@ impl Handlers {
 
     /// Takes all handlers, for the loop.
     pub(crate) fn take(&mut self) -> Self {
-        let empty = Self::new(Arc::clone(&self.ledger));
+        let empty = Self::new(Arc::clone(&self.ledger), Arc::clone(&self.requests));
         std::mem::replace(self, empty)
     }
 
@@ -329,6 +331,8 @@ impl Walk {
     /// and begins the next.
     fn go_on(&mut self, handlers: &mut Handlers, bytes: &mut [u8], replier: &mut Replier<'_>) {
         let mut since: Option<Instant> = None;
+        // Answers to our own requests are no messages for a handler.
+        let tag = handlers.requests.answer_tag();
         loop {
             let rest = bytes.get(self.at..).unwrap_or_default();
             let Some(frame) = WholeFrames::new(rest).next() else {
@@ -336,7 +340,9 @@ impl Walk {
             };
             let start = self.at;
             self.at += frame.encoded_size();
-            let Some(position) = handlers.position_of(frame.message_type) else {
+            let answers = tag.is_some_and(|tag| is_answer(frame.correlation, tag));
+            let position = handlers.position_of(frame.message_type);
+            let Some(position) = position.filter(|_| !answers) else {
                 since = None;
                 if !frame.message_type.is_protocol() {
                     let message_type = frame.message_type;

@@ -418,6 +418,7 @@ impl Peers {
                 // A block of one type is one of nothing else.
                 message_type: parsed.message_type.filter(|_| !parsed.has_protocol),
                 has_protocol: parsed.has_protocol,
+                has_correlation: parsed.has_correlation,
                 credit: traffic,
             };
             self.pool.make(&mut buffer.bytes, size, head)

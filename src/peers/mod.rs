@@ -16,6 +16,7 @@
 mod handlers;
 mod io;
 mod links;
+mod requests;
 mod seat;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ use slab::Slab;
 use crate::{
     block::BlockPool,
     clock::Tick,
+    dispatch::Notice,
     error::{CloseReason, DialError},
     event::Event,
     id::{LinkId, NodeId, PeerId},
@@ -72,6 +74,8 @@ pub(crate) enum Timer {
     Link(LinkId),
     /// To look whether the budget is still used up.
     Budget,
+    /// Requests may have waited long enough whose connection has ended.
+    Notices,
     /// The node's: the metrics tick, and an accept that failed.
     Metrics,
     Accept(usize),
@@ -136,6 +140,9 @@ pub(crate) struct Peers {
     events: VecDeque<Box<Event>>,
     /// How many of them came before the block that was made last.
     events_ahead: usize,
+    /// To be told to the dispatcher, about requests.
+    notices: VecDeque<Notice>,
+    notices_timer: bool,
     /// To be done again in the next turn, because somebody held a slot's lock.
     again: Vec<Again>,
     /// Peers that wait for the budget.
@@ -198,6 +205,8 @@ impl Peers {
             actions: VecDeque::new(),
             events: VecDeque::new(),
             events_ahead: 0,
+            notices: VecDeque::new(),
+            notices_timer: false,
             again: Vec::new(),
             budget_paused: Vec::new(),
             budget_timer: false,
@@ -391,6 +400,9 @@ impl Peers {
         let row = closed_row(now, peer, reason, lost);
         self.seats.remove(index);
         self.forget_standing(standing, &row);
+        if self.slots.was_asked(id) {
+            self.notices.push_back(Notice::Closed { peer: id, reason });
+        }
         let (link, addr) = (row.link, row.addr);
         let error = (!announced).then(|| {
             dial_error.unwrap_or(DialError::Handshake {
@@ -399,10 +411,6 @@ impl Peers {
             })
         });
         if standing != Standing::Dialling {
-            log::debug!(
-                "peer {id} at {addr} closed: {reason}, {} messages lost",
-                row.lost.messages
-            );
             if announced && self.is_watched() {
                 self.emit(Event::Closed(Box::new(row.clone())));
             }
@@ -444,6 +452,13 @@ impl Peers {
 
     fn keep_row(&mut self, row: ClosedRow, abort: bool) {
         self.count_closed(row.reason);
+        log::debug!(
+            "peer {} at {} closed: {}, {} messages lost",
+            row.peer,
+            row.addr,
+            row.reason,
+            row.lost.messages
+        );
         if let Some(stop) = &mut self.stop {
             let count = if abort {
                 &mut stop.closed_abortive
@@ -553,6 +568,7 @@ impl Peers {
                 Timer::Peer(id) => self.handle_deadline(now, id),
                 Timer::Link(id) => self.handle_link_timer(now, id),
                 Timer::Budget => self.handle_budget_timer(now),
+                Timer::Notices => self.handle_notices_timer(now),
                 timer @ (Timer::Metrics
                 | Timer::Accept(_)
                 | Timer::StopDeadline
@@ -632,6 +648,7 @@ impl Peers {
                 self.begin_close(now, id, CloseReason::AppClosed, self.rules.drain_ms);
             }
         }
+        self.learn_requests(now, id);
         self.reconsider_reading(now, id);
         self.list_writing(id);
         self.check_quiet(now, id);
@@ -714,6 +731,7 @@ impl Peers {
         // be written may take what seemed to stall.
         let unread = seat.in_read_list && seat.ready.has(Ready::READ);
         let unwritten = seat.in_write_list && seat.ready.has(Ready::WRITE);
+        self.expire_requests(now, id, unread);
         let rules = &self.rules;
         let seat = self.seats[id.index() as usize]
             .as_mut()
@@ -745,9 +763,10 @@ impl Peers {
                 if let Some(seat) = self.seat(id) {
                     if seat.timer.is_none() && !seat.peer.is_closing() {
                         let next = now + QUIET_CHECK_MS;
-                        let next = self
-                            .deadline_of(now, id)
-                            .map_or(next, |tick| tick.max(next));
+                        let own = self.own_deadline_of(now, id);
+                        let next = own.map_or(next, |tick| tick.max(next));
+                        let request = self.request_deadline_of(now, id);
+                        let next = request.map_or(next, |tick| tick.min(next));
                         let timer = self.wheel.insert(next, Timer::Peer(id));
                         if let Some(seat) = self.seat(id) {
                             seat.timer = Some(timer);
@@ -761,7 +780,7 @@ impl Peers {
         self.arm(now, id);
     }
 
-    fn deadline_of(&self, now: Tick, id: PeerId) -> Option<Tick> {
+    fn own_deadline_of(&self, now: Tick, id: PeerId) -> Option<Tick> {
         let seat = self.seats.get(id.index() as usize)?.as_ref()?;
         let deadline = seat.peer.next_deadline(&self.rules, self.lag(now));
         deadline.into_iter().chain(seat.report_due()).min()
@@ -773,24 +792,27 @@ impl Peers {
     /// What a deadline that passed asks for may have to wait. It is looked at again a little later,
     /// because a timer that is due would keep the loop busy.
     fn arm(&mut self, now: Tick, id: PeerId) {
-        let Some(mut deadline) = self.deadline_of(now, id) else {
-            return;
-        };
+        let deadline = self.own_deadline_of(now, id);
+        let request = self.request_deadline_of(now, id);
         let index = id.index() as usize;
         let Some(seat) = self.seats.get_mut(index).and_then(Option::as_mut) else {
             return;
         };
-        if deadline <= now {
-            deadline = match seat.peer.state() {
-                State::HalfClosed { .. } | State::Stopping { .. } => now + QUIET_CHECK_MS,
-                State::Connecting { .. }
-                | State::Greeting { .. }
-                | State::Open
-                | State::Refused { .. }
-                | State::Draining { .. }
-                | State::Lingering { .. } => now + 1,
-            };
-        }
+        let deadline = deadline.map(|deadline| match seat.peer.state() {
+            State::HalfClosed { .. } | State::Stopping { .. } if deadline <= now => {
+                now + QUIET_CHECK_MS
+            }
+            State::HalfClosed { .. } | State::Stopping { .. } => deadline,
+            State::Connecting { .. }
+            | State::Greeting { .. }
+            | State::Open
+            | State::Refused { .. }
+            | State::Draining { .. }
+            | State::Lingering { .. } => deadline.max(now + 1),
+        });
+        let Some(deadline) = deadline.into_iter().chain(request).min() else {
+            return;
+        };
         if let Some(timer) = seat.timer {
             if self
                 .wheel

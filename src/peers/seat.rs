@@ -28,6 +28,10 @@ pub(super) struct Seat {
     pub(super) report: Report,
     /// The one timer of the peer: never later than its earliest deadline.
     pub(super) timer: Option<TimerKey>,
+    /// The earliest deadline of a request that waits for the peer's answer, as far as it is known.
+    pub(super) request_deadline: Option<Tick>,
+    /// It has passed, and was put off because there was something to read.
+    pub(super) request_put_off: bool,
     /// Bytes charged to the budget for the unfinished frame.
     pub(super) carry_charge: usize,
     pub(super) standing: Standing,
@@ -113,6 +117,8 @@ impl Seat {
             pause: None,
             report: Report::Nothing,
             timer: None,
+            request_deadline: None,
+            request_put_off: false,
             carry_charge: 0,
             standing,
             dial_error: None,

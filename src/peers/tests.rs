@@ -40,7 +40,12 @@ impl Peers {
             let writing: usize = listed([&self.writing, &self.write_list]);
             assert_eq!(reading, usize::from(seat.in_read_list), "{id}");
             assert_eq!(writing, usize::from(seat.in_write_list), "{id}");
-            if let Some(deadline) = self.deadline_of(now, id) {
+            if let Some(deadline) = self
+                .own_deadline_of(now, id)
+                .into_iter()
+                .chain(self.request_deadline_of(now, id))
+                .min()
+            {
                 let armed = seat.timer.and_then(|timer| self.wheel.deadline(timer));
                 // What a deadline that passed asked for may have to wait, but is looked at soon.
                 let latest = deadline.max(now + QUIET_CHECK_MS);
@@ -242,6 +247,7 @@ mod inline {
     use crate::{
         block::BlockRef,
         clock::Now,
+        dispatch::Requests,
         error::{HandlerError, SendError},
         frame::{Frame, WholeFrames, encode_whole},
         id::MessageType,
@@ -323,7 +329,7 @@ mod inline {
             let clock = Clock::start();
             let (slots, mut peers, id) = one_peer_of(clock, 64 << 20, PAYLOAD_MAX);
             let (long, short) = (Log::default(), Log::default());
-            let mut handlers = Handlers::new(Arc::clone(&slots.ledger));
+            let mut handlers = Handlers::new(Arc::clone(&slots.ledger), Arc::new(Requests::new(1)));
             let options = HandlerOptions::new(LONG).budget(Duration::from_secs(1000));
             handlers.add(options, echo(&long, long_calls_max)).unwrap();
             let options = HandlerOptions::new(SHORT).budget(Duration::ZERO);
@@ -416,6 +422,7 @@ mod inline {
                 Duration::ZERO,
                 Vec::new(),
                 crate::ledger::DepartedRow::default(),
+                crate::ledger::RequestRow::default(),
             );
             let typed = snapshot.types.iter().map(|row| row.inbound.messages);
             assert_eq!(typed.sum::<u64>(), handled as u64);
@@ -529,7 +536,7 @@ mod inline {
     fn the_last_handler_takes_the_table_with_it() {
         let clock = Clock::start();
         let (slots, mut peers, _) = one_peer_of(clock, 64 << 20, PAYLOAD_MAX);
-        let mut handlers = Handlers::new(Arc::clone(&slots.ledger));
+        let mut handlers = Handlers::new(Arc::clone(&slots.ledger), Arc::new(Requests::new(1)));
         let seen = Log::default();
         let options = HandlerOptions::new(crate::dispatch::Types::all());
         handlers.add(options, echo(&seen, 1)).unwrap();
@@ -547,7 +554,7 @@ mod inline {
     fn calls_are_held_against_the_budget() {
         let clock = Clock::start();
         let (slots, mut peers, _) = one_peer_of(clock, 64 << 20, PAYLOAD_MAX);
-        let mut handlers = Handlers::new(Arc::clone(&slots.ledger));
+        let mut handlers = Handlers::new(Arc::clone(&slots.ledger), Arc::new(Requests::new(1)));
         let budget = Duration::from_nanos(1);
         let options = HandlerOptions::new(SHORT).budget(budget).name("slow");
         let call = move |_: InlineMessage<'_>, _: &mut Replier<'_>| {
@@ -569,7 +576,7 @@ mod inline {
     fn answers_are_refused_as_other_messages_are() {
         let clock = Clock::start();
         let (slots, mut peers, id) = one_peer_of(clock, 64 << 20, PAYLOAD_MAX);
-        let mut handlers = Handlers::new(Arc::clone(&slots.ledger));
+        let mut handlers = Handlers::new(Arc::clone(&slots.ledger), Arc::new(Requests::new(1)));
         let inside = Arc::clone(&slots);
         let call = move |message: InlineMessage<'_>, replier: &mut Replier<'_>| {
             let long = vec![0; PAYLOAD_MAX as usize + 1];
@@ -613,7 +620,7 @@ mod inline {
     #[test]
     fn handlers_are_set_once_for_each_type_and_bounded() {
         let ledger = Arc::new(Ledger::new(1, Traffic::new(1, 1)));
-        let mut handlers = Handlers::new(ledger);
+        let mut handlers = Handlers::new(ledger, Arc::new(Requests::new(1)));
         let mut add = |types: crate::dispatch::Types| {
             handlers.add(HandlerOptions::new(types), Box::new(|_, _| {}))
         };

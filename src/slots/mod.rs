@@ -39,7 +39,7 @@ use std::{
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, Tick},
     doorbell::Doorbell,
     error::SendError,
     id::{LinkId, PeerId, PeerIdentity},
@@ -132,8 +132,15 @@ struct Slot {
     /// wraps, because it may be below zero.
     written: TrafficCell,
     resume: TrafficCell,
+    /// A request was sent on this connection, so that its end has to be told.
+    asked: AtomicBool,
+    /// The earliest deadline of a request that the loop has not learnt of; `NO_DEADLINE` is none.
+    request_deadline: AtomicU64,
     inner: Mutex<Inner>,
 }
+
+/// No request has a deadline that the loop does not know.
+const NO_DEADLINE: Tick = Tick::MAX;
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -270,6 +277,33 @@ impl Slots {
         self.accept(peer, traffic, frame.payload.len(), |tail| {
             tail.push(&frame, message.owned)
         })
+    }
+
+    /// Accepts the question of a request, or says why not. Whoever ends the connection afterwards
+    /// learns that there was one, and the loop learns its deadline.
+    pub(crate) fn send_question(
+        &self,
+        peer: PeerId,
+        message: OutFrame<'_>,
+        deadline: Tick,
+    ) -> Result<(), SendError> {
+        let slot = self.slot(peer).ok_or(SendError::NotConnected)?;
+        let frame = message.frame;
+        let traffic = Traffic::new(1, frame.encoded_size() as u64);
+        self.accept(peer, traffic, frame.payload.len(), |tail| {
+            slot.asked.store(true, Ordering::Relaxed);
+            slot.request_deadline.fetch_min(deadline, Ordering::Relaxed);
+            tail.push(&frame, message.owned);
+        })
+    }
+
+    /// Has the loop look for requests of a peer at this time. If the slot is another's by now, that
+    /// one is looked at in vain.
+    pub(crate) fn note_request(&self, peer: PeerId, deadline: Tick) {
+        if let Some(slot) = self.slot(peer) {
+            slot.request_deadline.fetch_min(deadline, Ordering::Relaxed);
+            self.ask_attention(slot, peer.index());
+        }
     }
 
     /// Accepts all messages of a batch for a peer, or none.
@@ -549,6 +583,8 @@ impl Slots {
         inner.identity = None;
         slot.admitted.store(false, Ordering::Relaxed);
         slot.close_asked.store(false, Ordering::Relaxed);
+        slot.asked.store(false, Ordering::Relaxed);
+        slot.request_deadline.store(NO_DEADLINE, Ordering::Relaxed);
         slot.payload_size_max
             .store(self.limits.payload_size, Ordering::Relaxed);
         for cell in [&slot.accepted, &slot.released, &slot.written, &slot.resume] {
@@ -716,6 +752,18 @@ impl Slots {
             *waiting != index
         });
         true
+    }
+
+    /// The earliest deadline of a request that came since the last call.
+    pub(crate) fn take_request_deadline(&self, peer: PeerId) -> Option<Tick> {
+        let deadline = &self.own(peer).request_deadline;
+        let unknown = deadline.load(Ordering::Relaxed) != NO_DEADLINE;
+        unknown.then(|| deadline.swap(NO_DEADLINE, Ordering::Relaxed))
+    }
+
+    /// Whether a request was ever sent on a connection; final once it was [closed](Self::close).
+    pub(crate) fn was_asked(&self, peer: PeerId) -> bool {
+        self.own(peer).asked.load(Ordering::Relaxed)
     }
 
     /// Messages and bytes accepted from senders and not yet taken by the kernel.

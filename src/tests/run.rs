@@ -19,14 +19,14 @@ use super::{
 };
 use crate::{
     clock::{Clock, Now},
-    dispatch::{DispatchQueue, FanOut, QueueBounds, Registry, Worker},
+    dispatch::{DispatchQueue, FanOut, QueueBounds, Registry, Requests, Worker},
     error::{CloseReason, SendError},
     frame::{Decoder, Hello},
     handle::Command,
     id::{ListenerId, MessageType, PeerId},
     idle::IdleStrategy,
     inline::{InlineMessage, Replier},
-    ledger::{Counter, DepartedRow, Ledger, Traffic},
+    ledger::{Counter, DepartedRow, Ledger, RequestRow, Traffic},
     limits::{BLOCK_SIZE, DRAIN_MS, REFUSED_PEERS_MAX},
     node::{Node, Sink},
     peer::Rules,
@@ -79,7 +79,7 @@ impl Run {
         };
         let count = limits.peers + REFUSED_PEERS_MAX;
         let slots = Arc::new(Slots::new(0, count, outbox, Arc::clone(&ledger), clock));
-        let registry = Arc::new(Registry::new());
+        let registry = Arc::new(Registry::new(1_000));
         let hub = Arc::new(TimerHub::default());
         let rules = rules(&mut random, calm, outbox.payload_size);
 
@@ -403,7 +403,12 @@ impl Run {
                 "conn {index} is closed once: {conn:?}"
             );
         }
-        let snapshot = ledger.snapshot(Duration::ZERO, Vec::new(), DepartedRow::default());
+        let snapshot = ledger.snapshot(
+            Duration::ZERO,
+            Vec::new(),
+            DepartedRow::default(),
+            RequestRow::default(),
+        );
         assert_eq!(snapshot.memory_used, 0, "bytes are not given back");
         assert_eq!(ledger.dispatch_queue.get(), Traffic::default());
         let gone = snapshot.handled + snapshot.dispatched;
@@ -431,7 +436,7 @@ impl Run {
 type Refused = Arc<Mutex<Vec<(PeerId, SendError)>>>;
 
 fn echo_handler(message_type: MessageType, ledger: &Arc<Ledger>, refused: &Refused) -> Handlers {
-    let mut handlers = Handlers::new(Arc::clone(ledger));
+    let mut handlers = Handlers::new(Arc::clone(ledger), Arc::new(Requests::new(1)));
     let refused = Arc::clone(refused);
     let echo = Box::new(
         move |message: InlineMessage<'_>, replier: &mut Replier<'_>| {

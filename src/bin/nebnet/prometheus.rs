@@ -44,6 +44,7 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
     out.queue(snapshot);
     out.subscribers(&snapshot.subscribers);
     out.handlers(&snapshot.handlers);
+    out.requests(snapshot);
     for (name, help, value) in [
         (
             "memory_used_bytes",
@@ -216,6 +217,45 @@ impl Exposition {
             ),
         ] {
             self.gauge(&format!("dispatch_queue_{name}"), help, value);
+        }
+    }
+
+    fn requests(&mut self, snapshot: &Snapshot) {
+        let row = &snapshot.requests;
+        self.gauge(
+            "requests_outstanding",
+            "requests that wait for answers",
+            row.outstanding,
+        );
+        for (name, help, value) in [
+            ("requests_sent_total", "requests sent", row.sent),
+            (
+                "requests_answered_total",
+                "requests that were answered",
+                row.answered,
+            ),
+            (
+                "requests_timed_out_total",
+                "requests not answered in time",
+                row.timed_out,
+            ),
+            (
+                "requests_closed_total",
+                "requests whose connection ended first",
+                row.closed,
+            ),
+            (
+                "requests_cancelled_total",
+                "requests given up",
+                row.cancelled,
+            ),
+            (
+                "replies_late_total",
+                "answers that no request waited for",
+                row.late,
+            ),
+        ] {
+            self.counter(name, help, value);
         }
     }
 

@@ -1,0 +1,149 @@
+//! Questions to peers, and where their answers go.
+
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Handle, Outgoing, Payload};
+use crate::{
+    clock::{Tick, ticks_of_timeout},
+    dispatch::{PendingReply, Replies, Waiter},
+    error::RequestError,
+    id::{MessageType, PeerId, RequestId},
+    limits::TIMEOUT_MS_CEILING,
+    slots::OutFrame,
+};
+
+impl Handle {
+    /// Sends a message and gives the right to its answer: a message of the same peer and type that
+    /// repeats the correlation number, as [`reply`](Self::reply) makes it. Never waits for the
+    /// peer.
+    ///
+    /// Subscribers do not get the answer, and neither does anybody if it comes too late. From the
+    /// first request on, that is so for every message whose correlation number has the upper half
+    /// that this service has drawn for its requests: it is an answer, and never a question.
+    ///
+    /// A peer that half-closes, or is being closed, may be asked until its connection ends; its
+    /// answers count as long as they are read.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError::Send`], [`RequestError::TooMany`], [`RequestError::BadTimeout`] if `timeout`
+    /// is zero or above 365 days, [`RequestError::Stopped`]. Nothing was sent.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use nebnet::{Config, MessageType, NetService};
+    /// use std::{
+    ///     io::{Read, Write},
+    ///     net::TcpStream,
+    ///     time::Duration,
+    /// };
+    ///
+    /// let mut service = NetService::new(Config::default().listen("127.0.0.1:0".parse()?))?;
+    /// service.start()?;
+    /// let mut peer = TcpStream::connect(service.local_addrs()[0])?;
+    /// while service.snapshot().peers == 0 {}
+    /// let id = service.handle().peers()[0].peer;
+    ///
+    /// let pending = service.request(id, MessageType(7), b"?", Duration::from_secs(5))?;
+    /// // The peer's answer is the question as it came: header, correlation number, payload.
+    /// let mut question = [0; 17];
+    /// peer.read_exact(&mut question)?;
+    /// peer.write_all(&question)?;
+    /// assert_eq!(pending.recv()?.payload(), b"?");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn request<'a>(
+        &self,
+        peer: PeerId,
+        message_type: MessageType,
+        payload: impl Into<Payload<'a>>,
+        timeout: Duration,
+    ) -> Result<PendingReply, RequestError> {
+        self.request_message(peer, &Outgoing::new(message_type, payload), timeout)
+    }
+
+    /// As [`request`](Self::request), with the options of a message. A correlation number of its
+    /// own gives way to the request's.
+    ///
+    /// # Errors
+    ///
+    /// As [`request`](Self::request).
+    pub fn request_message(
+        &self,
+        peer: PeerId,
+        message: &Outgoing<'_>,
+        timeout: Duration,
+    ) -> Result<PendingReply, RequestError> {
+        let deadline = self.deadline(timeout)?;
+        let (waiter, receiver) = PendingReply::channel();
+        let id = self.ask_peer(peer, message, deadline, waiter)?;
+        let requests = Arc::clone(&self.shared.registry.requests);
+        Ok(PendingReply::new(peer, id, receiver, requests))
+    }
+
+    /// A queue that takes the answers to at most `capacity` requests at a time: 1 to 2^22, another
+    /// number is taken as the nearest of these.
+    #[must_use]
+    pub fn replies(&self, capacity: usize) -> Replies {
+        Replies::new(capacity, Arc::clone(&self.shared.registry.requests))
+    }
+
+    /// As [`request_message`](Self::request_message), but the answer goes to a queue, with the id
+    /// that is returned.
+    ///
+    /// # Errors
+    ///
+    /// As [`request`](Self::request); [`RequestError::TooMany`] also when the queue has no free
+    /// place.
+    pub fn request_to(
+        &self,
+        replies: &Replies,
+        peer: PeerId,
+        message: &Outgoing<'_>,
+        timeout: Duration,
+    ) -> Result<RequestId, RequestError> {
+        let deadline = self.deadline(timeout)?;
+        self.ask_peer(peer, message, deadline, replies.reserve()?)
+    }
+
+    /// Gives up a request that [`request_to`](Self::request_to) made: its queue will hear nothing
+    /// of it. False if it was resolved already.
+    #[must_use = "false says that the request was resolved"]
+    pub fn cancel(&self, peer: PeerId, request: RequestId) -> bool {
+        self.shared.registry.requests.cancel(peer, request, true)
+    }
+
+    fn ask_peer(
+        &self,
+        peer: PeerId,
+        message: &Outgoing<'_>,
+        deadline: Tick,
+        waiter: Waiter,
+    ) -> Result<RequestId, RequestError> {
+        let requests = &self.shared.registry.requests;
+        let owned = self.check(message)?;
+        // First added, then sent: the answer may be here before the send returns.
+        let id = requests.add(peer, message.message_type, deadline, waiter)?;
+        let frame = message.frame().with_correlation(id.correlation());
+        let message = OutFrame { frame, owned };
+        match self.shared.slots.send_question(peer, message, deadline) {
+            // The end of the connection may have resolved it in between; then that is its result.
+            Err(error) if requests.refuse(peer, id) => return Err(error.into()),
+            Ok(()) | Err(_) => requests.note_sent(),
+        }
+        Ok(id)
+    }
+
+    /// The first tick at which `timeout` has certainly passed.
+    fn deadline(&self, timeout: Duration) -> Result<Tick, RequestError> {
+        let ticks = ticks_of_timeout(timeout);
+        if ticks == 0 || ticks > TIMEOUT_MS_CEILING {
+            return Err(RequestError::BadTimeout { timeout });
+        }
+        Ok(self.shared.clock.now().tick + ticks + 1)
+    }
+}

@@ -1,0 +1,118 @@
+//! Threads that ask while the loop closes connections.
+
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use crossbeam_channel::bounded;
+
+use super::*;
+use crate::{
+    clock::Clock,
+    dispatch::{FanOut, Notice, QueueBounds, Registry},
+    error::{CloseReason, SendError},
+    handle::Shared,
+    ledger::{Ledger, Traffic},
+    outbox::Outbox,
+    slots::{OutboxLimits, Slots},
+    socket::SocketOptions,
+};
+
+fn shared() -> Arc<Shared> {
+    let ledger = Arc::new(Ledger::new(1 << 30, Traffic::new(100, 1 << 20)));
+    let limits = OutboxLimits {
+        bytes: 1 << 30,
+        messages: 1 << 30,
+        payload_size: 1 << 20,
+    };
+    let clock = Clock::start();
+    let slots = Arc::new(Slots::new(0, 1, limits, Arc::clone(&ledger), clock));
+    let (commands, _) = bounded(1);
+    Arc::new(Shared {
+        slots,
+        registry: Arc::new(Registry::new(1 << 20)),
+        ledger,
+        clock,
+        commands,
+        socket_options: SocketOptions::default(),
+        next_listener: AtomicU64::default(),
+        next_link: AtomicU64::default(),
+        resolver: Mutex::default(),
+        timers: Arc::default(),
+        failure: Arc::default(),
+    })
+}
+
+/// A request is refused, or resolved by the end of its connection: none is left behind, and none
+/// of a connection that has ended, however its end falls between the steps of a request.
+#[test]
+fn no_request_slips_past_the_end_of_its_connection() {
+    const CONNECTIONS: u64 = 300;
+    let shared = shared();
+    let handle = Handle::new(Arc::clone(&shared));
+    let (current, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let requests = &shared.registry.requests;
+    let bounds = QueueBounds::new(Arc::clone(&shared.ledger));
+    let slots = &shared.slots;
+    let mut fan_out = FanOut::new(Arc::clone(&shared.registry), Arc::clone(slots), bounds);
+    let ask = || {
+        let (mut closed, mut refused) = (0, 0);
+        let mut all = Vec::new();
+        let mut wait = |all: &mut Vec<PendingReply>| {
+            for pending in all.drain(..) {
+                let error = RequestError::Closed(CloseReason::Reset);
+                assert_eq!(pending.recv().unwrap_err(), error);
+                closed += 1;
+            }
+        };
+        while !over.load(Ordering::Relaxed) {
+            let peer = PeerId::from_bits(current.load(Ordering::Relaxed));
+            match handle.request(peer, MessageType(7), b"?", Duration::from_secs(3600)) {
+                Ok(pending) if all.len() < 200 => all.push(pending),
+                Ok(pending) => {
+                    all.push(pending);
+                    wait(&mut all);
+                }
+                Err(RequestError::Send(SendError::NotConnected)) => {
+                    refused += 1;
+                    wait(&mut all);
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        wait(&mut all);
+        (closed, refused)
+    };
+    let (closed, refused) = thread::scope(|scope| {
+        let askers = [(); 3].map(|()| scope.spawn(ask));
+        for _ in 0..CONNECTIONS {
+            let peer = loop {
+                if let Ok(peer) = slots.open(0) {
+                    break peer;
+                }
+            };
+            current.store(peer.to_bits(), Ordering::Relaxed);
+            while !slots.was_asked(peer) {
+                thread::yield_now();
+            }
+            let mut out = Outbox::default();
+            while slots.close(peer, &mut out, Traffic::default()).is_err() {}
+            assert!(slots.was_asked(peer));
+            let reason = CloseReason::Reset;
+            fan_out.handle_notice(Notice::Closed { peer, reason });
+        }
+        over.store(true, Ordering::Relaxed);
+        let results = askers.map(|asker| asker.join().unwrap());
+        results.into_iter().fold((0, 0), |sum: (u64, u64), one| {
+            (sum.0 + one.0, sum.1 + one.1)
+        })
+    });
+    requests.check();
+    let row = requests.row();
+    assert_eq!((row.sent, row.closed), (closed, closed));
+    assert!(closed >= CONNECTIONS && refused > 0, "{closed} {refused}");
+}
