@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use crate::{clock::ticks_of_timeout, error::ConfigError, idle::IdleStrategy, limits};
+use crate::{
+    clock::ticks_of_timeout, error::ConfigError, idle::IdleStrategy, limits, policy::OutboxFull,
+};
 
 /// Where the fan-out to subscribers runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +57,7 @@ pub struct Config {
     pub(crate) tcp_user_timeout: Duration,
     pub(crate) outbox_bytes: usize,
     pub(crate) outbox_messages: usize,
+    pub(crate) outbox_full: OutboxFull,
     pub(crate) memory_budget: usize,
     pub(crate) require_hello: bool,
     pub(crate) network_id: u32,
@@ -81,6 +84,7 @@ impl Default for Config {
             tcp_user_timeout: Duration::from_millis(limits::TCP_USER_TIMEOUT_MS),
             outbox_bytes: limits::OUTBOX_BYTES_MAX_DEFAULT,
             outbox_messages: limits::OUTBOX_MESSAGES_MAX_DEFAULT,
+            outbox_full: OutboxFull::default(),
             memory_budget: limits::MEMORY_BUDGET_DEFAULT,
             require_hello: false,
             network_id: 0,
@@ -197,6 +201,16 @@ impl Config {
     pub fn outbox_messages(self, count: usize) -> Self {
         Self {
             outbox_messages: count,
+            ..self
+        }
+    }
+
+    /// What becomes of a message for which these bounds leave no room; default
+    /// [`OutboxFull::Refuse`].
+    #[must_use]
+    pub fn outbox_full(self, policy: OutboxFull) -> Self {
+        Self {
+            outbox_full: policy,
             ..self
         }
     }

@@ -90,6 +90,7 @@
 mod clock;
 mod id;
 mod limits;
+mod policy;
 // 1
 mod error;
 // 2
@@ -138,4 +139,6 @@ pub use ledger::{
     ClosedRow, DepartedRow, PeerRow, QueueGauge, ServiceState, Snapshot, StopReport, SubscriberRow,
     Traffic, TypeTraffic,
 };
+pub use policy::{OutboxFull, Priority};
 pub use service::{NetService, Never};
+pub use slots::{BroadcastReport, PeerInfo, Recipients};

@@ -21,14 +21,14 @@ use crate::{
     },
     error::{ConfigError, SendError, ServiceFailure, StartError, SubscribeError},
     frame::{Decoder, Hello},
-    handle::{Command, Handle, Payload, ReplyTo, Shared},
+    handle::{Command, Handle, Outgoing, Payload, ReplyTo, Shared},
     id::{MessageType, PeerId},
     ledger::{Ledger, ServiceState, Snapshot, StopReport, Traffic},
     limits::{COMMANDS_MAX, DESCRIPTORS_RESERVED, DRAIN_MS, REFUSED_PEERS_MAX},
     node::{LoopEnd, Node, Sink},
     peer::Rules,
     peers::{PeerLimits, Peers},
-    slots::{OutboxLimits, Slots},
+    slots::{BroadcastReport, OutboxLimits, Recipients, Slots},
     socket::{ListenOptions, Listener, Sockets, raise_descriptor_limit},
 };
 
@@ -105,7 +105,8 @@ impl NetService {
             payload_size: config.max_payload,
         };
         let count = config.max_peers + REFUSED_PEERS_MAX;
-        let slots = Arc::new(Slots::new(0, count, outbox, Arc::clone(&ledger), clock));
+        let slots = Slots::new(0, count, outbox, Arc::clone(&ledger), clock);
+        let slots = Arc::new(slots.outbox_full(config.outbox_full));
         let (sender, commands) = bounded(COMMANDS_MAX);
         let shared = Arc::new(Shared {
             slots,
@@ -295,6 +296,25 @@ impl NetService {
         payload: impl Into<Payload<'a>>,
     ) -> Result<(), SendError> {
         self.handle().reply(to, payload)
+    }
+
+    /// As [`Handle::broadcast`].
+    pub fn broadcast<'a, 'b>(
+        &self,
+        message_type: MessageType,
+        payload: impl Into<Payload<'a>>,
+        to: impl Into<Recipients<'b>>,
+    ) -> BroadcastReport {
+        self.handle().broadcast(message_type, payload, to)
+    }
+
+    /// As [`Handle::broadcast_message`].
+    pub fn broadcast_message<'b>(
+        &self,
+        message: &Outgoing<'_>,
+        to: impl Into<Recipients<'b>>,
+    ) -> BroadcastReport {
+        self.handle().broadcast_message(message, to)
     }
 
     /// As [`Handle::close`].

@@ -27,6 +27,7 @@ use crate::{
         HALF_CLOSE_GRACE_MS, LENGTH_BEFORE_HELLO_MAX, LINGER_BYTES_MAX, LINGER_MS, PING_SIZE_MAX,
     },
     outbox::Outbox,
+    slots::Sums,
 };
 
 /// What every peer of a service is held to. Times are in milliseconds; zero is off.
@@ -82,8 +83,8 @@ pub(crate) struct Peer {
     /// Application messages delivered and written.
     pub(crate) inbound: Traffic,
     pub(crate) outbound: Traffic,
-    /// What came out of the tail.
-    pub(crate) taken: Traffic,
+    /// The sums of its slot, as far as they were seen.
+    pub(crate) sums: Sums,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,7 +194,7 @@ impl Peer {
             read: Traffic::default(),
             inbound: Traffic::default(),
             outbound: Traffic::default(),
-            taken: Traffic::default(),
+            sums: Sums::default(),
         }
     }
 

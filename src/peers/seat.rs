@@ -21,6 +21,12 @@ pub(super) struct Seat {
     pub(super) timer: Option<TimerKey>,
     /// Bytes charged to the budget for the unfinished frame.
     pub(super) carry_charge: usize,
+    /// The slot's tail was not emptied, for want of room in the outbox.
+    pub(super) has_rest: bool,
+    /// `Congested` was told, and `Writable` not yet.
+    pub(super) congested: bool,
+    /// It is in the list of those that wait for the budget to have room for what is sent to them.
+    pub(super) in_refused_list: bool,
     /// The connection was refused at the door, and does not count as a peer.
     pub(super) refused: bool,
     /// Its `Connected` was told, so that its `Closed` is due.
@@ -62,6 +68,9 @@ impl Seat {
             pause: None,
             timer: None,
             carry_charge: 0,
+            has_rest: false,
+            congested: false,
+            in_refused_list: false,
             refused: false,
             announced: false,
             broken: None,

@@ -27,6 +27,7 @@ use crate::{
     node::{Node, Sink},
     peer::Rules,
     peers::{PeerLimits, Peers, Timer},
+    policy::OutboxFull,
     slots::{OutboxLimits, Slots},
 };
 
@@ -69,7 +70,15 @@ impl Run {
             payload_size: u32::try_from(payload_max).unwrap(),
         };
         let count = limits.peers + REFUSED_PEERS_MAX;
-        let slots = Arc::new(Slots::new(0, count, outbox, Arc::clone(&ledger), clock));
+        let slots = Slots::new(0, count, outbox, Arc::clone(&ledger), clock);
+        let full = [
+            OutboxFull::Refuse,
+            OutboxFull::Close,
+            OutboxFull::DropOldest,
+        ];
+        let slots = Arc::new(slots.outbox_full(random.pick(&full)));
+        // Events are made, as if somebody listened.
+        slots.event_subscribers.store(1, Ordering::Relaxed);
         let registry = Arc::new(Registry::new());
         let rules = rules(&mut random, calm, outbox.payload_size);
 
@@ -194,6 +203,7 @@ impl Run {
         }
         let mut out = ledger.outbound_written.get();
         out.add(ledger.outbound_dropped.get());
+        out.add(ledger.outbound_overflowed.get());
         out.add(ledger.outbound_queued.get());
         assert_eq!(ledger.outbound_accepted.get(), out);
         let closed: u64 = ledger.closed.iter().map(Counter::get).sum();
@@ -350,6 +360,7 @@ impl Run {
         assert_eq!(snapshot.peers, 0);
         let mut out = snapshot.outbound;
         out.add(snapshot.outbound_dropped);
+        out.add(snapshot.outbound_overflowed);
         assert_eq!(snapshot.outbound_accepted, out);
         let internal = snapshot
             .closed

@@ -17,7 +17,8 @@ use crate::{
     frame::Frame,
     id::{MessageType, PeerId},
     idle::IdleStrategy,
-    slots::OutFrame,
+    policy::Priority,
+    slots::{OutFrame, OutFrames, Recipients, SharedFrame},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -298,6 +299,8 @@ fn send(world: &World, message: &MessageRef<'_>) -> Result<(), SendError> {
 fn echo(world: &mut World, batch: &Batch) {
     let conn = conn_of(world)[&batch.peer()];
     for message in batch {
+        // It may be dropped for what nobody asked for.
+        world.conns[conn].echo_lossy |= world.slots.may_overflow() && world.unasked > 0;
         match send(world, &message) {
             Ok(()) => {}
             Err(SendError::Full) => {
@@ -332,5 +335,22 @@ fn send_unasked(world: &mut World) {
     let payload = vec![9; size.min(world.payload_max)];
     let frame = Frame::new(UNASKED, &payload);
     let owned = (size > 4096).then(|| Bytes::copy_from_slice(&payload));
-    let _ = world.slots.send(id, OutFrame { frame, owned });
+    let priority = world.random.pick(&Priority::ALL);
+    match world.random.below(4) {
+        0 => {
+            let shared = SharedFrame::new(&frame, priority);
+            let to = Recipients::AllBut(id);
+            let report = world.slots.broadcast(Ok(&shared), to);
+            assert!(!report.sent.contains(&id));
+        }
+        1 => {
+            let mut batch = OutFrames::default();
+            (0..3).for_each(|_| batch.push(&frame));
+            let _ = world.slots.send_batch(id, priority, &mut batch);
+        }
+        _ => {
+            let message = OutFrame { frame, owned };
+            let _ = world.slots.send_as(id, priority, message);
+        }
+    }
 }
