@@ -1,6 +1,7 @@
 //! The two ends of the pipe: [`Load`] in the benchmark, [`run_if_child`] in the client.
 
 use super::flood::Flood;
+use super::receive::Receive;
 use super::round_trip::RoundTrip;
 use super::{Mode, Report, SPEC_VARIABLE, Spec};
 use std::env;
@@ -113,6 +114,10 @@ pub(crate) fn run_if_child() -> bool {
                 "clear" => client.clear(),
                 _ => client.stats(),
             });
+        }
+        Mode::Receive => {
+            let mut client = Receive::connect(spec);
+            serve(|_, count| client.run(count));
         }
         Mode::Idle => {
             let connections: Vec<_> = (0..spec.connections).map(|_| connect(spec.addr)).collect();

@@ -9,6 +9,8 @@ pub(crate) enum Mode {
     Flood,
     /// Sends a message and waits for its answer, on one connection.
     RoundTrip,
+    /// Reads what it is sent, on all connections.
+    Receive,
     /// Opens its connections and keeps them.
     Idle,
 }
@@ -42,6 +44,15 @@ impl Spec {
         }
     }
 
+    pub(crate) fn receive(addr: SocketAddr, connections: usize, payload: usize) -> Self {
+        Self {
+            mode: Mode::Receive,
+            addr,
+            connections,
+            payload,
+        }
+    }
+
     pub(crate) fn idle(addr: SocketAddr, connections: usize) -> Self {
         Self {
             mode: Mode::Idle,
@@ -55,6 +66,7 @@ impl Spec {
         let mode = match self.mode {
             Mode::Flood => "flood",
             Mode::RoundTrip => "round-trip",
+            Mode::Receive => "receive",
             Mode::Idle => "idle",
         };
         let Self {
@@ -77,6 +89,7 @@ impl Spec {
         let mode = match value("mode") {
             "flood" => Mode::Flood,
             "round-trip" => Mode::RoundTrip,
+            "receive" => Mode::Receive,
             "idle" => Mode::Idle,
             other => panic!("unknown mode {other}"),
         };
