@@ -48,8 +48,9 @@ pub enum OutboxFull {
     Refuse,
     /// It is refused with `Full` and the peer is cut off with
     /// [`CloseReason::SlowPeer`](crate::CloseReason::SlowPeer); later sends say `Closing`. What
-    /// waited for the peer is lost and counted. A message or batch that is above the limits by
-    /// itself cuts nobody off.
+    /// waited for the peer is lost and counted. A sender that is willing to wait
+    /// ([`send_timeout`](crate::Handle::send_timeout)) is no exception. A message or batch that is
+    /// above the limits by itself cuts nobody off.
     Close,
     /// The oldest messages that wait for the peer are dropped, those of the lowest priority first,
     /// until it fits; none is dropped for one of a lower priority. They are counted:

@@ -47,6 +47,8 @@ pub(crate) struct Outbox {
     frame_type: MessageType,
     /// The priority of all frames on offer that have not begun, if they share one.
     priority: Option<Priority>,
+    /// Segments on offer that are frames of the protocol.
+    controls: u8,
     /// Frames of the first segment that are counted already.
     counted: u32,
 }
@@ -120,10 +122,12 @@ impl Outbox {
         }
     }
 
-    /// Puts a frame of the protocol at the next frame boundary.
+    /// Puts a frame of the protocol at the next frame boundary. Whoever inserts them sees to it that
+    /// only a few wait: there is no place for more than 255.
     pub(crate) fn insert_control(&mut self, frame: Vec<u8>) {
         let position = self.cut_at_boundary();
         self.insert(position, Segment::control(frame));
+        self.controls += 1;
         self.pop_if_taken();
     }
 
@@ -151,7 +155,7 @@ impl Outbox {
 
     /// Whether a frame of the protocol waits.
     pub(crate) fn has_control(&self) -> bool {
-        self.offered().any(|segment| segment.is_control)
+        self.controls > 0
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -292,6 +296,7 @@ impl Outbox {
     }
 
     fn pop_front(&mut self) {
+        self.controls -= u8::from(self.front.is_control);
         let next = self
             .rest
             .as_mut()

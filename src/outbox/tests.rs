@@ -372,6 +372,10 @@ proptest! {
         run(&mut pipe, steps);
         pipe.finish();
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     /// However much of a higher priority comes: what waits below it is passed by no more than the
     /// bias, the turn of another, and what was on offer.

@@ -69,13 +69,16 @@ impl Peers {
         peer.sums.add(taken.sums);
         seat.has_rest = taken.is_rest;
         slots.ledger.note_accepted(taken.sums.accepted);
-        slots.ledger.note_overflowed(taken.sums.overflowed);
+        if taken.sums.overflowed.messages > 0 {
+            slots.ledger.note_overflowed(taken.sums.overflowed);
+        }
         Ok(taken)
     }
 
     /// Tells when much is queued for a peer, and when senders that were told so, or were refused,
     /// may go on.
     pub(super) fn check_watermarks(&mut self, now: Tick, id: PeerId) {
+        let (slots, limits) = (&self.slots, self.slots.limits());
         let Some(seat) = self.seats.get_mut(id.index() as usize) else {
             return;
         };
@@ -85,12 +88,13 @@ impl Peers {
         else {
             return;
         };
-        if seat.peer.is_closing() {
+        let (queued, refusals) = slots.fill(id);
+        let high = limits.is_high(queued);
+        let may_tell = high != seat.congested || !refusals.is_empty();
+        if !may_tell || seat.peer.is_closing() {
             return;
         }
-        let (slots, limits) = (&self.slots, self.slots.limits());
-        let (queued, refusals) = (slots.queued(id), slots.refusals(id));
-        let congested = limits.is_high(queued) && !seat.congested;
+        let congested = high && !seat.congested;
         seat.congested |= congested;
         let low = limits.is_low(queued);
         let answers = |why| {

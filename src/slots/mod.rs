@@ -286,6 +286,10 @@ impl Refusals {
     /// The byte budget of the service had no room.
     pub(crate) const BUDGET: Self = Self(4);
 
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
     pub(crate) fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
@@ -433,11 +437,13 @@ impl Slots {
             let size = item.payload_size;
             return Err(SendError::TooLarge { size, limit }.into());
         }
-        let queued = slot.queued();
-        if !self.fits(queued, item.traffic) && !self.make_room(slot, inner, queued, item) {
-            return Err(self.refuse(slot, inner, queued, item));
-        }
         let mut queued = slot.queued();
+        if !self.fits(queued, item.traffic) {
+            if !self.make_room(slot, inner, queued, item) {
+                return Err(self.refuse(slot, inner, queued, item));
+            }
+            queued = slot.queued();
+        }
         queued.add(item.traffic);
         if !self.lease(inner, queued.bytes) {
             return Err(self.note_refusal(slot, Refusals::BUDGET));
@@ -894,9 +900,12 @@ impl Slots {
         self.own(peer).queued()
     }
 
-    /// Why senders were refused since it was [`forgotten`](Self::forget_refusals).
-    pub(crate) fn refusals(&self, peer: PeerId) -> Refusals {
-        Refusals(self.own(peer).refusals.load(Ordering::Acquire))
+    /// What is queued, and why senders were refused since it was
+    /// [forgotten](Self::forget_refusals).
+    pub(crate) fn fill(&self, peer: PeerId) -> (Traffic, Refusals) {
+        let slot = self.own(peer);
+        let refusals = slot.refusals.load(Ordering::Acquire);
+        (slot.queued(), Refusals(refusals))
     }
 
     /// To be called before the event that answers the refusals: one that comes later asks for

@@ -446,24 +446,24 @@ mod full {
         refuse(1);
         assert_eq!(slots.poll_attention(), Some(0));
         assert_eq!(slots.poll_attention(), None);
-        assert_eq!(slots.refusals(peer), Refusals::BUDGET);
+        assert_eq!(slots.fill(peer).1, Refusals::BUDGET);
         slots.ledger.budget.release(BUDGET_LEASE_BYTES * 4);
         slots.forget_refusals(peer, Refusals::BUDGET);
         send(&slots, peer, 1).unwrap();
         slots.poll_attention();
         refuse(1 << 20);
-        assert_eq!(slots.refusals(peer), Refusals::NOT_EMPTY);
+        assert_eq!(slots.fill(peer).1, Refusals::NOT_EMPTY);
         slots.forget_refusals(peer, Refusals::NOT_EMPTY);
         for _ in 1..MESSAGES {
             send(&slots, peer, 1).unwrap();
         }
         refuse(1);
-        assert_eq!(slots.refusals(peer), Refusals::OUTBOX);
+        assert_eq!(slots.fill(peer).1, Refusals::OUTBOX);
         slots.forget_refusals(peer, Refusals::OUTBOX);
         let mut never = batch(11, 1);
         let full = Err(SendError::Full);
         assert_eq!(slots.send_batch(peer, Priority::Normal, &mut never), full);
-        assert_eq!(slots.refusals(peer), Refusals::default());
+        assert_eq!(slots.fill(peer).1, Refusals::default());
     }
 }
 
