@@ -122,8 +122,8 @@ impl Outbox {
         }
     }
 
-    /// Puts a frame of the protocol at the next frame boundary. Whoever inserts them sees to it that
-    /// only a few wait: there is no place for more than 255.
+    /// Puts a frame of the protocol at the next frame boundary. Only a few may wait: more than 255
+    /// are taken for a defect of the caller's.
     pub(crate) fn insert_control(&mut self, frame: Vec<u8>) {
         let position = self.cut_at_boundary();
         self.insert(position, Segment::control(frame));
