@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use crate::{clock::ticks_of_timeout, error::ConfigError, id::NodeId, idle::IdleStrategy, limits};
+use crate::{
+    clock::ticks_of_timeout, error::ConfigError, id::NodeId, idle::IdleStrategy, limits,
+    policy::OutboxFull,
+};
 
 /// Where the fan-out to subscribers runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,6 +86,7 @@ pub struct Config {
     pub(crate) recv_buffer: usize,
     pub(crate) outbox_bytes: usize,
     pub(crate) outbox_messages: usize,
+    pub(crate) outbox_full: OutboxFull,
     pub(crate) memory_budget: usize,
     pub(crate) max_requests: usize,
     pub(crate) require_hello: bool,
@@ -119,6 +123,7 @@ impl Default for Config {
             recv_buffer: 0,
             outbox_bytes: limits::OUTBOX_BYTES_MAX_DEFAULT,
             outbox_messages: limits::OUTBOX_MESSAGES_MAX_DEFAULT,
+            outbox_full: OutboxFull::default(),
             memory_budget: limits::MEMORY_BUDGET_DEFAULT,
             max_requests: limits::REQUESTS_MAX_DEFAULT,
             require_hello: false,
@@ -294,6 +299,16 @@ impl Config {
     pub fn outbox_messages(self, count: usize) -> Self {
         Self {
             outbox_messages: count,
+            ..self
+        }
+    }
+
+    /// What becomes of a message for which these bounds leave no room; default
+    /// [`OutboxFull::Refuse`].
+    #[must_use]
+    pub fn outbox_full(self, policy: OutboxFull) -> Self {
+        Self {
+            outbox_full: policy,
             ..self
         }
     }

@@ -62,7 +62,9 @@ pub enum Event {
         queued: Traffic,
     },
     /// What is queued for the peer fell to the low watermark, half of the high one: after
-    /// `Congested`, or after a send was refused as `Full`.
+    /// `Congested`, or after a send was refused as `Full`. If that was below the low watermark, it
+    /// comes when nothing is queued; if it was for want of the byte budget, when that has room, up
+    /// to 100 ms late. Never for a batch above the outbox's limits, which can never be sent.
     Writable {
         /// The connection.
         peer: PeerId,

@@ -29,7 +29,8 @@ use crate::{
     inline::InlineMessage,
     ledger::{ClosedRow, Ledger, PeerRow, ServiceState, Snapshot},
     limits::{LINKS_MAX, PAYLOAD_COPIED_MAX, PAYLOAD_SIZE_MAX_CEILING},
-    slots::{OutFrame, OutFrames, Slots, never_waits},
+    policy::Priority,
+    slots::{BroadcastReport, OutFrame, OutFrames, Recipients, SharedFrame, Slots, never_waits},
     socket::{Listener, SocketOptions},
     timers::{TimerHub, Timers},
 };
@@ -212,9 +213,10 @@ impl Handle {
 
     /// Sends a message. Never waits for the peer.
     ///
-    /// `Ok` means that it will be written, or counted as lost with the reason of the close; what is
-    /// sent to a peer by one thread is written in that order. A borrowed payload is copied; an
-    /// owned one above 4 KiB is not.
+    /// `Ok` means that it will be written, or counted as lost: with the reason of the close, or as
+    /// dropped for a later message ([`OutboxFull::DropOldest`](crate::OutboxFull::DropOldest)).
+    /// What is sent to a peer by one thread with one [`Priority`] is written in that order. A
+    /// borrowed payload is copied; an owned one above 4 KiB is not.
     ///
     /// # Errors
     ///
@@ -312,8 +314,73 @@ impl Handle {
             payload: payload.into(),
             correlation: to.correlation,
             checksum: to.checksum,
+            priority: Priority::Normal,
         };
         self.try_send(to.peer, &message)
+    }
+
+    /// Sends a message to many peers. Never waits for any of them.
+    ///
+    /// It is encoded once and shared by all that wait for nothing else: 10,000 peers cost one copy
+    /// of the payload. Each peer is decided about as [`send`](Self::send) would; for who gets it,
+    /// the same holds. The call takes the lock of one peer at a time.
+    ///
+    /// The report's lists are allocated once each, for as many peers as there are to choose from. A
+    /// type that cannot be sent, or a payload above the service's own limit, is refused for each
+    /// peer.
+    ///
+    /// # Examples
+    ///
+    /// What one peer says goes to all others:
+    ///
+    /// ```no_run
+    /// use nebnet::Recipients;
+    ///
+    /// # fn example(mut messages: nebnet::Subscription, handle: nebnet::Handle) {
+    /// for message in &mut messages {
+    ///     let others = Recipients::AllBut(message.peer());
+    ///     let report = handle.broadcast(message.message_type(), message.payload(), others);
+    ///     for (peer, error) in report.skipped {
+    ///         eprintln!("{peer} is left out: {error}");
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub fn broadcast<'a, 'b>(
+        &self,
+        message_type: MessageType,
+        payload: impl Into<Payload<'a>>,
+        to: impl Into<Recipients<'b>>,
+    ) -> BroadcastReport {
+        self.broadcast_message(&Outgoing::new(message_type, payload), to)
+    }
+
+    /// Sends a message with options to many peers, as [`broadcast`](Self::broadcast) does.
+    ///
+    /// # Examples
+    ///
+    /// To those who have little to read yet:
+    ///
+    /// ```no_run
+    /// use nebnet::{MessageType, Outgoing, Priority, Recipients};
+    ///
+    /// # fn example(handle: nebnet::Handle) {
+    /// let quote = Outgoing::new(MessageType(7), b"101.5").priority(Priority::Low);
+    /// let idle = Recipients::Matching(&|peer| peer.queued.messages < 10);
+    /// let report = handle.broadcast_message(&quote, idle);
+    /// println!("{} peers got it", report.sent.len());
+    /// # }
+    /// ```
+    pub fn broadcast_message<'b>(
+        &self,
+        message: &Outgoing<'_>,
+        to: impl Into<Recipients<'b>>,
+    ) -> BroadcastReport {
+        let frame = self
+            .check(message)
+            .map(|()| SharedFrame::new(&message.frame(), message.priority));
+        let frame = frame.as_ref().map_err(|error| *error);
+        self.shared.slots.broadcast(frame, to.into())
     }
 
     /// Sends all messages of a batch to one peer, or none: one lock for all of them. On success the
@@ -323,7 +390,8 @@ impl Handle {
     ///
     /// See [`SendError`]; the batch is unchanged. A batch above the outbox's limits never fits.
     pub fn send_batch(&self, peer: PeerId, batch: &mut OutgoingBatch) -> Result<(), SendError> {
-        self.shared.slots.send_batch(peer, &mut batch.frames)
+        let slots = &self.shared.slots;
+        slots.send_batch(peer, batch.priority, &mut batch.frames)
     }
 
     /// Closes a connection in order: what was accepted for it is written, then BYE with
@@ -505,14 +573,14 @@ impl Handle {
     }
 
     fn try_send(&self, peer: PeerId, message: &Outgoing<'_>) -> Result<(), SendError> {
-        let owned = self.check(message)?;
+        let owned = self.payload_of(message)?;
         let frame = message.frame();
-        self.shared.slots.send(peer, OutFrame { frame, owned })
+        let (slots, priority) = (&self.shared.slots, message.priority);
+        slots.send_as(peer, priority, OutFrame { frame, owned })
     }
 
-    /// Judges a message by what can be said without its peer. Gives its payload if that is to be
-    /// queued without another copy.
-    fn check(&self, message: &Outgoing<'_>) -> Result<Option<Bytes>, SendError> {
+    /// Whether a message may be sent to anybody.
+    fn check(&self, message: &Outgoing<'_>) -> Result<(), SendError> {
         if message.message_type.is_protocol() {
             return Err(SendError::ReservedType(message.message_type));
         }
@@ -521,6 +589,12 @@ impl Handle {
         if size > limit {
             return Err(SendError::TooLarge { size, limit });
         }
+        Ok(())
+    }
+
+    /// The payload of a message that may be sent, if it is to be queued without another copy.
+    fn payload_of(&self, message: &Outgoing<'_>) -> Result<Option<Bytes>, SendError> {
+        self.check(message)?;
         Ok(match &message.payload {
             Payload::Owned(bytes) if bytes.len() > PAYLOAD_COPIED_MAX => Some(bytes.clone()),
             // Copied here rather than under the lock that other senders wait for.
@@ -638,10 +712,11 @@ pub struct Outgoing<'a> {
     payload: Payload<'a>,
     correlation: Option<u64>,
     checksum: bool,
+    priority: Priority,
 }
 
 impl<'a> Outgoing<'a> {
-    /// A message without correlation and checksum.
+    /// A message of normal priority, without correlation and checksum.
     #[must_use]
     pub fn new(message_type: MessageType, payload: impl Into<Payload<'a>>) -> Self {
         Self {
@@ -649,6 +724,7 @@ impl<'a> Outgoing<'a> {
             payload: payload.into(),
             correlation: None,
             checksum: false,
+            priority: Priority::Normal,
         }
     }
 
@@ -665,6 +741,12 @@ impl<'a> Outgoing<'a> {
     #[must_use]
     pub fn checksum(self, checksum: bool) -> Self {
         Self { checksum, ..self }
+    }
+
+    /// Says how urgent it is; only among messages of one priority is order kept.
+    #[must_use]
+    pub fn priority(self, priority: Priority) -> Self {
+        Self { priority, ..self }
     }
 
     fn frame(&self) -> Frame<'_> {
@@ -776,13 +858,21 @@ impl From<&MessageRef<'_>> for ReplyTo {
 #[derive(Debug, Default)]
 pub struct OutgoingBatch {
     frames: OutFrames,
+    priority: Priority,
 }
 
 impl OutgoingBatch {
-    /// An empty batch.
+    /// An empty batch of normal priority.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Says how urgent all of its messages are, those to come included. What each of them was
+    /// given when it was made does not count.
+    #[must_use]
+    pub fn priority(self, priority: Priority) -> Self {
+        Self { priority, ..self }
     }
 
     /// Appends a message.

@@ -8,6 +8,7 @@ use std::{fmt, time::Instant};
 
 use crate::{
     block::Message,
+    clock::Tick,
     error::SendError,
     frame::Frame,
     id::{MessageType, PeerId},
@@ -97,6 +98,7 @@ impl fmt::Debug for InlineMessage<'_> {
 pub struct Replier<'a> {
     slots: &'a Slots,
     outbox: &'a mut Outbox,
+    now: Tick,
     peer: PeerId,
     /// What the message in hand has for its answer.
     message_type: MessageType,
@@ -107,10 +109,11 @@ pub struct Replier<'a> {
 }
 
 impl<'a> Replier<'a> {
-    pub(crate) fn new(slots: &'a Slots, outbox: &'a mut Outbox, peer: PeerId) -> Self {
+    pub(crate) fn new(slots: &'a Slots, outbox: &'a mut Outbox, now: Tick, peer: PeerId) -> Self {
         Self {
             slots,
             outbox,
+            now,
             peer,
             message_type: MessageType::default(),
             correlation: None,
@@ -133,8 +136,9 @@ impl<'a> Replier<'a> {
     ///
     /// # Errors
     ///
-    /// - [`SendError::Full`]: no room in the outbox or in the budget. An answer that is no longer
-    ///   than its question meets this only if others send to the peer too, or the budget is short.
+    /// - [`SendError::Full`]: no room in the outbox or in the budget, whatever the policy for a full
+    ///   outbox. An answer that is no longer than its question meets this only if others send to
+    ///   the peer too, or the budget is short.
     /// - [`SendError::TooLarge`]: the payload is longer than the peer takes.
     /// - [`SendError::Closing`], [`SendError::NotConnected`]: the application asked for a close, or
     ///   the peer may not be sent to yet.
@@ -171,7 +175,7 @@ impl<'a> Replier<'a> {
             self.refused += 1;
             return Err(error);
         }
-        self.outbox.push_inline(frame);
+        self.outbox.push_inline(self.now, frame);
         self.accepted.add(traffic);
         Ok(())
     }

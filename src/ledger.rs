@@ -6,7 +6,7 @@
 //! - inbound: `received = handled + dispatched + queued for dispatch`,
 //!   `dispatched = claimed + unclaimed`
 //! - per subscriber: `matched = taken + dropped + discarded + queued + parked`
-//! - outbound: `accepted = written + dropped + queued`
+//! - outbound: `accepted = written + dropped + overflowed + queued`
 //! - requests: `sent = answered + timed_out + closed + cancelled + outstanding`; their answers are
 //!   among the claimed messages, late ones among the unclaimed
 //!
@@ -203,6 +203,7 @@ pub(crate) struct Ledger {
     pub(crate) outbound_accepted: TrafficCounter,
     pub(crate) outbound_written: TrafficCounter,
     pub(crate) outbound_dropped: TrafficCounter,
+    pub(crate) outbound_overflowed: TrafficCounter,
     /// Of what is accepted, what waits; the loop adds and takes away.
     pub(crate) outbound_queued: TrafficCounter,
     /// Given to an inline handler; the loop's.
@@ -244,6 +245,7 @@ impl Ledger {
             outbound_accepted: TrafficCounter::default(),
             outbound_written: TrafficCounter::default(),
             outbound_dropped: TrafficCounter::default(),
+            outbound_overflowed: TrafficCounter::default(),
             outbound_queued: TrafficCounter::default(),
             handled: Counter::default(),
             dispatched: Counter::default(),
@@ -266,6 +268,12 @@ impl Ledger {
         self.outbound_queued.add(traffic);
     }
 
+    /// Senders have dropped messages that were accepted before them.
+    pub(crate) fn note_overflowed(&self, traffic: Traffic) {
+        self.outbound_overflowed.add(traffic);
+        self.outbound_queued.sub(traffic);
+    }
+
     /// The counters as they stand; exact when the service is quiet or stopped.
     pub(crate) fn snapshot(
         &self,
@@ -279,6 +287,7 @@ impl Ledger {
         let accepted = self.outbound_accepted.get();
         let written = self.outbound_written.get();
         let dropped = self.outbound_dropped.get();
+        let overflowed = self.outbound_overflowed.get();
         Snapshot {
             uptime,
             state: self.state.get(),
@@ -294,6 +303,7 @@ impl Ledger {
             outbound: written,
             outbound_accepted: accepted,
             outbound_dropped: dropped,
+            outbound_overflowed: overflowed,
             outbound_queued: self.outbound_queued.get(),
             handled: self.handled.get(),
             dispatched: self.dispatched.get(),
@@ -534,6 +544,20 @@ impl Traffic {
         self.messages += other.messages;
         self.bytes += other.bytes;
     }
+
+    /// Takes away what was added before.
+    pub(crate) fn sub(&mut self, other: Self) {
+        *self = self.since(other);
+    }
+
+    /// What was added to a sum since it was `before`.
+    pub(crate) fn since(self, before: Self) -> Self {
+        debug_assert!(self.messages >= before.messages && self.bytes >= before.bytes);
+        Self::new(
+            self.messages.saturating_sub(before.messages),
+            self.bytes.saturating_sub(before.bytes),
+        )
+    }
 }
 
 /// Traffic of one message type.
@@ -688,7 +712,7 @@ pub struct RequestRow {
 /// is quiet or stopped, they balance:
 /// `inbound.messages = handled + dispatched + dispatch_queue.messages`,
 /// `dispatched = claimed + unclaimed`, each subscriber's row, and
-/// `outbound_accepted = outbound + outbound_dropped + outbound_queued`.
+/// `outbound_accepted = outbound + outbound_dropped + outbound_overflowed + outbound_queued`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
@@ -715,6 +739,9 @@ pub struct Snapshot {
     pub outbound_accepted: Traffic,
     /// Application messages accepted for sending that were lost with their connection.
     pub outbound_dropped: Traffic,
+    /// Application messages accepted for sending that were dropped for later ones; only with
+    /// [`OutboxFull::DropOldest`](crate::OutboxFull::DropOldest).
+    pub outbound_overflowed: Traffic,
     /// Application messages accepted for sending that wait to be written.
     pub outbound_queued: Traffic,
     /// Messages that were given to an inline handler instead.
@@ -815,6 +842,12 @@ pub struct PeerRow {
     pub outbound: Traffic,
     /// Application messages accepted for sending and not yet written.
     pub queued: Traffic,
+    /// How long the oldest of them has waited, in milliseconds, since the loop saw it first; `None`
+    /// if nothing is queued.
+    pub queued_oldest: Option<Duration>,
+    /// Application messages accepted for sending that were dropped for later ones; only with
+    /// [`OutboxFull::DropOldest`](crate::OutboxFull::DropOldest).
+    pub overflowed: Traffic,
     /// Bytes read from it that a subscriber, the dispatcher or an unfinished frame still holds.
     pub in_flight_bytes: u64,
     /// Whether it is being read; false while its credit is used up or a subscriber holds it back.
@@ -847,8 +880,11 @@ pub struct ClosedRow {
     pub inbound: Traffic,
     /// Application messages written.
     pub outbound: Traffic,
-    /// Application messages accepted for sending that were not written.
+    /// Application messages accepted for sending that were lost with the connection.
     pub lost: Traffic,
+    /// Application messages accepted for sending that were dropped for later ones; only with
+    /// [`OutboxFull::DropOldest`](crate::OutboxFull::DropOldest).
+    pub overflowed: Traffic,
 }
 
 /// What a stop did.
@@ -930,6 +966,10 @@ impl std::fmt::Display for StopReport {
             snapshot.outbound.messages,
             snapshot.outbound_dropped.messages
         )?;
+        if snapshot.outbound_overflowed.messages > 0 {
+            let overflowed = snapshot.outbound_overflowed.messages;
+            write!(f, ", {overflowed} dropped for later ones")?;
+        }
         for row in &self.lost {
             write!(
                 f,

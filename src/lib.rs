@@ -93,6 +93,7 @@
 mod clock;
 mod id;
 mod limits;
+mod policy;
 // 1
 mod error;
 // 2
@@ -151,5 +152,7 @@ pub use ledger::{
     ServiceState, Snapshot, StopReport, SubscriberRow, Traffic, TypeTraffic,
 };
 pub use peers::HandlerOptions;
+pub use policy::{OutboxFull, Priority};
 pub use service::{NetService, Never};
+pub use slots::{BroadcastReport, PeerInfo, Recipients};
 pub use timers::{Fired, TimerDelivery, TimerId, Timers};

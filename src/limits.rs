@@ -99,6 +99,13 @@ pub(crate) const MEMORY_BUDGET_MIN: usize = 1 << 20;
 /// A slot leases bytes from the service's budget in steps of this size.
 pub(crate) const BUDGET_LEASE_BYTES: usize = 16 << 10;
 
+/// Bytes of whole frames offered to the kernel at a time while several priorities wait for a peer.
+pub(crate) const PRIORITY_WINDOW_BYTES: usize = 16 << 10;
+/// Bytes of higher priority that may pass a message before it gets its turn.
+pub(crate) const PRIORITY_BIAS_BYTES: usize = 128 << 10;
+/// Bytes of one priority that the loop takes from a peer's tail while the rest may be dropped.
+pub(crate) const OUTBOX_WINDOW_BYTES: u64 = 256 << 10;
+
 // ----- queues --------------------------------------------------------------------------------
 
 /// Default bound of the dispatch queue in messages.
@@ -212,4 +219,5 @@ const _: () = {
     assert!(SLICES_PER_WRITE <= 1024);
     // A route is a byte, and one value of it is nobody.
     assert!(HANDLERS_MAX < u8::MAX as usize);
+    assert!(PRIORITY_WINDOW_BYTES <= PRIORITY_BIAS_BYTES);
 };

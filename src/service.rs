@@ -29,7 +29,7 @@ use crate::{
         ServiceFailure, StartError, SubscribeError, TimerError,
     },
     frame::{Decoder, Hello},
-    handle::{Command, Handle, Listening, Payload, ReplyTo, Shared},
+    handle::{Command, Handle, Listening, Outgoing, Payload, ReplyTo, Shared},
     id::{LinkId, ListenerId, MessageType, PeerId},
     inline::{InlineMessage, Replier},
     ledger::{Ledger, ServiceState, Snapshot, StopReport, Traffic},
@@ -37,7 +37,7 @@ use crate::{
     node::{LoopEnd, Node, Sink},
     peer::Rules,
     peers::{HandlerOptions, Handlers, PeerLimits, Peers},
-    slots::{OutboxLimits, Slots},
+    slots::{BroadcastReport, OutboxLimits, Recipients, Slots},
     socket::{Listener, SocketOptions, Sockets, raise_descriptor_limit},
     timers::Timers,
 };
@@ -117,7 +117,8 @@ impl NetService {
             payload_size: config.max_payload,
         };
         let count = config.max_peers + REFUSED_PEERS_MAX + LINKS_MAX;
-        let slots = Arc::new(Slots::new(0, count, outbox, Arc::clone(&ledger), clock));
+        let slots = Slots::new(0, count, outbox, Arc::clone(&ledger), clock);
+        let slots = Arc::new(slots.outbox_full(config.outbox_full));
         let (sender, commands) = bounded(COMMANDS_MAX);
         let registry = Arc::new(Registry::new(config.max_requests));
         let handlers = Handlers::new(Arc::clone(&ledger), Arc::clone(&registry.requests));
@@ -395,6 +396,25 @@ impl NetService {
         payload: impl Into<Payload<'a>>,
     ) -> Result<(), SendError> {
         self.handle().reply(to, payload)
+    }
+
+    /// As [`Handle::broadcast`].
+    pub fn broadcast<'a, 'b>(
+        &self,
+        message_type: MessageType,
+        payload: impl Into<Payload<'a>>,
+        to: impl Into<Recipients<'b>>,
+    ) -> BroadcastReport {
+        self.handle().broadcast(message_type, payload, to)
+    }
+
+    /// As [`Handle::broadcast_message`].
+    pub fn broadcast_message<'b>(
+        &self,
+        message: &Outgoing<'_>,
+        to: impl Into<Recipients<'b>>,
+    ) -> BroadcastReport {
+        self.handle().broadcast_message(message, to)
     }
 
     /// As [`Handle::connect`].

@@ -1,6 +1,7 @@
 //! The two ends of the pipe: [`Load`] in the benchmark, [`run_if_child`] in the client.
 
 use super::flood::Flood;
+use super::receive::Receive;
 use super::round_trip::RoundTrip;
 use super::taker::Takers;
 use super::{Mode, Report, SPEC_VARIABLE, Spec};
@@ -121,6 +122,10 @@ pub(crate) fn run_if_child() -> bool {
                 messages: takers.len() as u64,
                 ..Report::default()
             });
+        }
+        Mode::Receive => {
+            let mut client = Receive::connect(spec);
+            serve(|_, count| client.run(count));
         }
         Mode::Idle => {
             let connections: Vec<_> = (0..spec.connections).map(|_| connect(spec.addr)).collect();

@@ -8,6 +8,7 @@
 //! | command | what the client does | answer |
 //! |---|---|---|
 //! | `go N` | sends exactly N messages over all connections, or makes N round trips | `done ...` |
+//! | `go N` | of one that reads: receives N messages on every connection | `done ...` |
 //! | `for MS` | sends whole messages for that many milliseconds | `done ...` |
 //! | `clear` | forgets the round trips measured so far | `done ...` |
 //! | `stats` | nothing | `done ...` with the percentiles since `clear` |
@@ -22,6 +23,7 @@
 mod child;
 mod flood;
 mod floor;
+mod receive;
 mod report;
 mod round_trip;
 mod service;
@@ -51,6 +53,21 @@ const SPEC_VARIABLE: &str = "NEBNET_LOAD";
 pub(crate) fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// The machine's monotonic clock, the same in every process.
+pub(crate) fn clock() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Lets this process, and its children, open as many descriptors as it may; returns how many.
+pub(crate) fn raise_descriptor_limit() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let current = maximum;
+    setrlimit(Resource::Nofile, Rlimit { current, maximum }).unwrap();
+    maximum.unwrap_or(u64::MAX)
 }
 
 /// Processor time that the whole machine has spent so far on programs, ours included, and lost to

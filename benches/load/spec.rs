@@ -9,6 +9,8 @@ pub(crate) enum Mode {
     Flood,
     /// Sends a message and waits for its answer, on one connection.
     RoundTrip,
+    /// Reads what it is sent, on all connections.
+    Receive,
     /// Opens its connections and keeps them.
     Idle,
     /// Asks to be fed, and never reads.
@@ -48,6 +50,15 @@ impl Spec {
         }
     }
 
+    pub(crate) fn receive(addr: SocketAddr, connections: usize, payload: usize) -> Self {
+        Self {
+            mode: Mode::Receive,
+            addr,
+            connections,
+            payload,
+        }
+    }
+
     pub(crate) fn idle(addr: SocketAddr, connections: usize) -> Self {
         Self {
             mode: Mode::Idle,
@@ -69,6 +80,7 @@ impl Spec {
         let mode = match self.mode {
             Mode::Flood => "flood",
             Mode::RoundTrip => "round-trip",
+            Mode::Receive => "receive",
             Mode::Idle => "idle",
             Mode::Never => "never",
             Mode::Trickle => "trickle",
@@ -94,6 +106,7 @@ impl Spec {
         let mode = match value("mode") {
             "flood" => Mode::Flood,
             "round-trip" => Mode::RoundTrip,
+            "receive" => Mode::Receive,
             "idle" => Mode::Idle,
             "never" => Mode::Never,
             "trickle" => Mode::Trickle,

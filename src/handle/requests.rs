@@ -125,12 +125,16 @@ impl Handle {
         waiter: Waiter,
     ) -> Result<RequestId, RequestError> {
         let requests = &self.shared.registry.requests;
-        let owned = self.check(message)?;
+        let (owned, priority) = (self.payload_of(message)?, message.priority);
         // First added, then sent: the answer may be here before the send returns.
         let id = requests.add(peer, message.message_type, deadline, waiter)?;
         let frame = message.frame().with_correlation(id.correlation());
         let message = OutFrame { frame, owned };
-        match self.shared.slots.send_question(peer, message, deadline) {
+        match self
+            .shared
+            .slots
+            .send_question(peer, priority, message, deadline)
+        {
             // The end of the connection may have resolved it in between; then that is its result.
             Err(error) if requests.refuse(peer, id) => return Err(error.into()),
             Ok(()) | Err(_) => requests.note_sent(),

@@ -30,6 +30,7 @@ use crate::{
         LINGER_BYTES_MAX, LINGER_MS, PING_SIZE_MAX, TOKEN_SIZE_MAX,
     },
     outbox::Outbox,
+    slots::Sums,
 };
 
 /// What every peer of a service is held to. Times are in milliseconds; zero is off.
@@ -148,8 +149,9 @@ pub(crate) struct Peer {
     /// Application messages delivered and written.
     pub(crate) inbound: Traffic,
     pub(crate) outbound: Traffic,
-    /// What came out of the tail, and what handlers answered, which never went through it.
-    pub(crate) taken: Traffic,
+    /// The sums of its slot, as far as they were seen, and what handlers answered, which never went
+    /// through it.
+    pub(crate) sums: Sums,
     pub(crate) answered: Traffic,
 }
 
@@ -287,7 +289,7 @@ impl Peer {
             read: Traffic::default(),
             inbound: Traffic::default(),
             outbound: Traffic::default(),
-            taken: Traffic::default(),
+            sums: Sums::default(),
             answered: Traffic::default(),
         }
     }
@@ -798,16 +800,6 @@ impl Peer {
         Traffic::new(
             self.read.messages.saturating_sub(released.messages),
             self.read.bytes.saturating_sub(released.bytes),
-        )
-    }
-
-    /// What the outbox was given and the kernel has not taken.
-    pub(crate) fn unwritten(&self) -> Traffic {
-        let mut given = self.taken;
-        given.add(self.answered);
-        Traffic::new(
-            given.messages - self.outbound.messages,
-            given.bytes - self.outbound.bytes,
         )
     }
 

@@ -264,7 +264,7 @@ impl Peers {
         let Some(bytes) = bytes.get_mut(..parsed.consumed) else {
             return parsed.consumed;
         };
-        let mut replier = Replier::new(&self.slots, &mut seat.peer.outbox, id);
+        let mut replier = Replier::new(&self.slots, &mut seat.peer.outbox, now.tick, id);
         let mut walk = Walk::new(id, now);
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| {
             walk.go_on(handlers, bytes, &mut replier);

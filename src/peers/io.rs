@@ -589,6 +589,7 @@ impl Peers {
         if self.slots.add_written(id, written) && !self.slots.notify_room(id.index()) {
             self.again.push(Again::NotifyRoom(id.index()));
         }
+        self.check_watermarks(now, id);
         self.after_output(now, id);
         taken
     }
@@ -596,6 +597,10 @@ impl Peers {
     /// Follows up on progress of writing: an outbox that ran empty may be the end of a close, and
     /// room in it may let the peer be read again.
     pub(super) fn after_output(&mut self, now: Tick, id: PeerId) {
+        let Some(seat) = self.seat(id) else { return };
+        if seat.has_rest && !seat.peer.is_closing() && self.refill_output(now, id).is_err() {
+            self.again.push(Again::Attention(id.index()));
+        }
         let Some(seat) = self.seat(id) else { return };
         if seat.peer.outbox.is_empty() {
             seat.peer.handle_write_progress();

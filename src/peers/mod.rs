@@ -16,6 +16,7 @@
 mod handlers;
 mod io;
 mod links;
+mod output;
 mod requests;
 mod seat;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use std::{
 pub use handlers::HandlerOptions;
 pub(crate) use handlers::Handlers;
 use links::Links;
+use output::close_slot;
 use seat::{Credit, Leaving, Origin, Pause, Report, Seat, Standing};
 use slab::Slab;
 
@@ -148,6 +150,8 @@ pub(crate) struct Peers {
     /// Peers that wait for the budget.
     budget_paused: Vec<PeerId>,
     budget_timer: bool,
+    /// Peers of which senders wait for the budget.
+    budget_refused: Vec<PeerId>,
     type_map: TypeMap,
     closed: VecDeque<ClosedRow>,
     /// How long nobody was read, in all, and since when nobody is.
@@ -210,6 +214,7 @@ impl Peers {
             again: Vec::new(),
             budget_paused: Vec::new(),
             budget_timer: false,
+            budget_refused: Vec::new(),
             type_map: TypeMap::default(),
             closed: VecDeque::new(),
             lag: 0,
@@ -330,25 +335,26 @@ impl Peers {
         reason: CloseReason,
         drain_ms: u64,
     ) {
-        let Some(seat) = self
-            .seats
-            .get_mut(id.index() as usize)
-            .and_then(Option::as_mut)
-        else {
-            return;
-        };
-        if seat.id() != id || seat.leaving.is_some() || seat.peer.is_closing() {
+        let Some(seat) = self.seat(id) else { return };
+        if seat.peer.is_closing() {
             return;
         }
-        let peer = &mut seat.peer;
-        let Ok(taken) = self.slots.take_tail(id, &mut peer.outbox, peer.taken, true) else {
+        let Ok(taken) = self.take_output(now, id, true) else {
             // What lies behind the reason of the close is not to be read meanwhile.
-            seat.pause = Some(Pause::Closing);
+            if let Some(seat) = self.seat(id) {
+                seat.pause = Some(Pause::Closing);
+            }
             self.again.push(Again::Close(id, reason, drain_ms));
             return;
         };
-        peer.taken.add(taken.traffic);
-        self.slots.ledger.note_accepted(taken.traffic);
+        if taken.cut_off {
+            self.leave(now, id, CloseReason::SlowPeer, true);
+            return;
+        }
+        let seat = self.seats[id.index() as usize]
+            .as_mut()
+            .expect("looked up above");
+        let peer = &mut seat.peer;
         if !peer.carry.is_empty() {
             self.slots.ledger.partial_frames.add(1);
         }
@@ -375,17 +381,11 @@ impl Peers {
             return;
         };
         let peer = &mut seat.peer;
-        let Ok(late) = self.slots.close(id, &mut peer.outbox, peer.taken) else {
+        let Ok(lost) = close_slot(&self.slots, now, peer) else {
             self.again.push(Again::Leave(id));
             return;
         };
-        peer.taken.add(late);
-        // Nothing was written since, and the slot takes nothing any more, so this is what is lost.
-        let lost = peer.unwritten();
         let ledger = &self.slots.ledger;
-        ledger.note_accepted(late);
-        ledger.outbound_dropped.add(lost);
-        ledger.outbound_queued.sub(lost);
         if !peer.carry.is_empty() {
             ledger.partial_frames.add(1);
         }
@@ -632,23 +632,12 @@ impl Peers {
             return;
         };
         let id = seat.id();
-        let peer = &mut seat.peer;
-        if !peer.is_closing() {
-            let Ok(taken) = self
-                .slots
-                .take_tail(id, &mut peer.outbox, peer.taken, false)
-            else {
-                self.again.push(Again::Attention(index));
-                return;
-            };
-            peer.taken.add(taken.traffic);
-            self.slots.ledger.note_accepted(taken.traffic);
-            if taken.close_asked {
-                self.end_link_of(id);
-                self.begin_close(now, id, CloseReason::AppClosed, self.rules.drain_ms);
-            }
+        if !seat.peer.is_closing() && self.refill_output(now, id).is_err() {
+            self.again.push(Again::Attention(index));
+            return;
         }
         self.learn_requests(now, id);
+        self.check_watermarks(now, id);
         self.reconsider_reading(now, id);
         self.list_writing(id);
         self.check_quiet(now, id);
@@ -894,7 +883,11 @@ impl Peers {
 
     fn handle_budget_timer(&mut self, now: Tick) {
         self.budget_timer = false;
+        self.tell_budget_room();
         if self.budget_paused.is_empty() {
+            if !self.budget_refused.is_empty() {
+                self.arm_budget_timer(now);
+            }
             return;
         }
         if self.slots.ledger.budget.is_exhausted() {
@@ -1023,6 +1016,8 @@ impl Peers {
                     inbound: peer.inbound,
                     outbound: peer.outbound,
                     queued: self.slots.queued(peer.id),
+                    queued_oldest: self.oldest(now, peer),
+                    overflowed: peer.sums.overflowed,
                     in_flight_bytes: peer.in_flight(self.slots.released(peer.id)).bytes
                         + peer.carry.len() as u64,
                     reading: seat.pause.is_none(),
@@ -1093,6 +1088,7 @@ fn closed_row(now: Tick, peer: &Peer, reason: CloseReason, lost: Traffic) -> Clo
         inbound: peer.inbound,
         outbound: peer.outbound,
         lost,
+        overflowed: peer.sums.overflowed,
     }
 }
 

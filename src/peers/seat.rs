@@ -37,6 +37,12 @@ pub(super) struct Seat {
     pub(super) standing: Standing,
     /// Why the connection could not be made, if that is known better than by a reason.
     pub(super) dial_error: Option<DialError>,
+    /// The slot's tail was not emptied, for want of room in the outbox.
+    pub(super) has_rest: bool,
+    /// `Congested` was told, and `Writable` not yet.
+    pub(super) congested: bool,
+    /// It is in the list of those that wait for the budget to have room for what is sent to them.
+    pub(super) in_refused_list: bool,
     /// Its `Connected` was told, so that its `Closed` is due.
     pub(super) announced: bool,
     /// The connection broke while it was written; unread input is taken first.
@@ -122,6 +128,9 @@ impl Seat {
             carry_charge: 0,
             standing,
             dial_error: None,
+            has_rest: false,
+            congested: false,
+            in_refused_list: false,
             announced: false,
             broken: None,
             leaving: None,

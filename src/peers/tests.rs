@@ -1,7 +1,9 @@
 //! What holds between turns, and the simulator's look inside.
 
 use super::*;
-use crate::{clock::Clock, frame::Decoder, ledger::Ledger, slots::OutboxLimits};
+use crate::{
+    clock::Clock, frame::Decoder, ledger::Ledger, policy::OutboxFull, slots::OutboxLimits,
+};
 
 impl Peers {
     /// Panics unless the invariants of the module hold: to be called between turns.
@@ -67,8 +69,9 @@ impl Peers {
     /// Messages accepted for a peer that are still in its slot.
     fn untaken(&self, seat: &Seat) -> u64 {
         let queued = self.slots.queued(seat.id()).messages;
-        let gone = seat.peer.taken.messages + seat.peer.answered.messages;
-        queued + seat.peer.outbound.messages - gone
+        let sums = seat.peer.sums;
+        let given = sums.accepted.messages + seat.peer.answered.messages;
+        queued + seat.peer.outbound.messages + sums.overflowed.messages - given
     }
 
     /// Connections, those included that were refused and are not closed yet.
@@ -102,18 +105,29 @@ impl Peers {
 
 /// A table with one peer that can be read, under a byte budget.
 fn one_peer(clock: Clock, budget: usize) -> (Arc<Slots>, Peers, PeerId) {
-    one_peer_of(clock, budget, 1000)
+    one_peer_of(OutboxFull::Refuse, clock, budget, 1000)
+}
+
+/// The same with a policy for a full outbox.
+fn one_peer_that(full: OutboxFull, clock: Clock, budget: usize) -> (Arc<Slots>, Peers, PeerId) {
+    one_peer_of(full, clock, budget, 1000)
 }
 
 /// The same with payloads up to `payload_size` bytes.
-fn one_peer_of(clock: Clock, budget: usize, payload_size: u32) -> (Arc<Slots>, Peers, PeerId) {
+fn one_peer_of(
+    full: OutboxFull,
+    clock: Clock,
+    budget: usize,
+    payload_size: u32,
+) -> (Arc<Slots>, Peers, PeerId) {
     let ledger = Arc::new(Ledger::new(budget, Traffic::new(100, 1 << 20)));
     let limits = OutboxLimits {
         bytes: 1 << 20,
         messages: 100,
         payload_size,
     };
-    let slots = Arc::new(Slots::new(0, 65, limits, ledger, clock));
+    let slots = Slots::new(0, 65, limits, ledger, clock).outbox_full(full);
+    let slots = Arc::new(slots);
     let rules = Rules::lenient(Decoder::new(payload_size));
     let limits = PeerLimits {
         peers: 1,
@@ -327,7 +341,8 @@ mod inline {
     impl Bench {
         fn new(long_calls_max: usize) -> Self {
             let clock = Clock::start();
-            let (slots, mut peers, id) = one_peer_of(clock, 64 << 20, PAYLOAD_MAX);
+            let (slots, mut peers, id) =
+                one_peer_of(OutboxFull::Refuse, clock, 64 << 20, PAYLOAD_MAX);
             let (long, short) = (Log::default(), Log::default());
             let mut handlers = Handlers::new(Arc::clone(&slots.ledger), Arc::new(Requests::new(1)));
             let options = HandlerOptions::new(LONG).budget(Duration::from_secs(1000));
@@ -431,7 +446,7 @@ mod inline {
             let (released, queued) = (self.slots.released(self.id), self.slots.queued(self.id));
             let peer = &self.peers.seat(self.id).unwrap().peer;
             assert_eq!(peer.in_flight(released), Traffic::default());
-            assert_eq!((queued, peer.unwritten()), Default::default());
+            assert_eq!((queued, peer.outbox.count_unwritten()), Default::default());
             assert!(peer.outbox.is_empty());
             assert_eq!(snapshot.memory_used, 0, "every lease came back");
         }
@@ -535,7 +550,7 @@ mod inline {
     #[test]
     fn the_last_handler_takes_the_table_with_it() {
         let clock = Clock::start();
-        let (slots, mut peers, _) = one_peer_of(clock, 64 << 20, PAYLOAD_MAX);
+        let (slots, mut peers, _) = one_peer_of(OutboxFull::Refuse, clock, 64 << 20, PAYLOAD_MAX);
         let mut handlers = Handlers::new(Arc::clone(&slots.ledger), Arc::new(Requests::new(1)));
         let seen = Log::default();
         let options = HandlerOptions::new(crate::dispatch::Types::all());
@@ -553,7 +568,7 @@ mod inline {
     #[test]
     fn calls_are_held_against_the_budget() {
         let clock = Clock::start();
-        let (slots, mut peers, _) = one_peer_of(clock, 64 << 20, PAYLOAD_MAX);
+        let (slots, mut peers, _) = one_peer_of(OutboxFull::Refuse, clock, 64 << 20, PAYLOAD_MAX);
         let mut handlers = Handlers::new(Arc::clone(&slots.ledger), Arc::new(Requests::new(1)));
         let budget = Duration::from_nanos(1);
         let options = HandlerOptions::new(SHORT).budget(budget).name("slow");
@@ -575,7 +590,7 @@ mod inline {
     #[test]
     fn answers_are_refused_as_other_messages_are() {
         let clock = Clock::start();
-        let (slots, mut peers, id) = one_peer_of(clock, 64 << 20, PAYLOAD_MAX);
+        let (slots, mut peers, id) = one_peer_of(OutboxFull::Refuse, clock, 64 << 20, PAYLOAD_MAX);
         let mut handlers = Handlers::new(Arc::clone(&slots.ledger), Arc::new(Requests::new(1)));
         let inside = Arc::clone(&slots);
         let call = move |message: InlineMessage<'_>, replier: &mut Replier<'_>| {
@@ -636,5 +651,196 @@ mod inline {
             add(MessageType(0).into()),
             Err(HandlerError::TooMany { limit })
         );
+    }
+}
+
+mod output {
+    use std::io::IoSlice;
+
+    use super::*;
+    use crate::{
+        error::SendError, frame::Frame, id::MessageType, policy::Priority, slots::OutFrame,
+    };
+
+    /// A table with one peer for which 100 messages may wait, and somebody who listens to events.
+    fn listened(full: OutboxFull, budget: usize) -> (Arc<Slots>, Peers, PeerId) {
+        let (slots, peers, id) = one_peer_that(full, Clock::start(), budget);
+        slots.event_subscribers.store(1, Ordering::Relaxed);
+        (slots, peers, id)
+    }
+
+    fn send(slots: &Slots, id: PeerId, count: u32) -> Result<(), SendError> {
+        for _ in 0..count {
+            let frame = Frame::new(MessageType(1), &[0; 92]);
+            slots.send(id, OutFrame { frame, owned: None })?;
+        }
+        Ok(())
+    }
+
+    /// A turn in which the kernel takes so many bytes.
+    fn turn(peers: &mut Peers, now: Tick, id: PeerId, bytes: usize) {
+        peers.begin_turn(now);
+        if bytes == 0 {
+            return;
+        }
+        assert_eq!(peers.poll_write(), Some(id));
+        let mut left = bytes;
+        while left > 0 {
+            let mut slices = [IoSlice::new(&[]); 64];
+            let filled = peers.fill_slices(id, &mut slices, left);
+            let offered: usize = slices[..filled].iter().map(|slice| slice.len()).sum();
+            assert!(offered > 0);
+            left -= peers.handle_written(now, id, offered, Ok(offered));
+        }
+    }
+
+    fn events(peers: &mut Peers) -> Vec<Event> {
+        std::iter::from_fn(|| peers.poll_event().map(|event| *event)).collect()
+    }
+
+    #[test]
+    fn a_peer_is_congested_above_a_quarter_and_writable_below_an_eighth() {
+        let (slots, mut peers, id) = listened(OutboxFull::Refuse, 64 << 20);
+        send(&slots, id, 25).unwrap();
+        turn(&mut peers, 1, id, 0);
+        assert_eq!(events(&mut peers), []);
+        send(&slots, id, 1).unwrap();
+        turn(&mut peers, 2, id, 0);
+        assert_eq!(events(&mut peers), [congested_at(id, 26)]);
+        send(&slots, id, 10).unwrap();
+        turn(&mut peers, 3, id, 2_300);
+        assert_eq!(events(&mut peers), [], "13 are queued");
+        turn(&mut peers, 4, id, 100);
+        let writable = Event::Writable { peer: id };
+        assert_eq!(events(&mut peers), [writable]);
+        turn(&mut peers, 5, id, 100);
+        assert_eq!(events(&mut peers), [], "it is told once");
+        send(&slots, id, 20).unwrap();
+        turn(&mut peers, 6, id, 3_100);
+        let writable = Event::Writable { peer: id };
+        assert_eq!(events(&mut peers), [congested_at(id, 31), writable]);
+    }
+
+    fn congested_at(peer: PeerId, messages: u64) -> Event {
+        let queued = Traffic::new(messages, messages * 100);
+        Event::Congested { peer, queued }
+    }
+
+    #[test]
+    fn who_was_refused_is_told_when_there_is_room() {
+        let (slots, mut peers, id) = listened(OutboxFull::Refuse, 64 << 20);
+        assert_eq!(send(&slots, id, 101), Err(SendError::Full));
+        turn(&mut peers, 1, id, 8_700);
+        assert_eq!(events(&mut peers), [congested_at(id, 100)]);
+        turn(&mut peers, 2, id, 100);
+        assert_eq!(events(&mut peers), [Event::Writable { peer: id }]);
+        // A refusal that is known already asks for nothing more, and is answered with it.
+        turn(&mut peers, 3, id, 1_200);
+        assert_eq!(send(&slots, id, 101), Err(SendError::Full));
+        peers.begin_turn(4);
+        peers.poll_event();
+        assert_eq!(
+            send(&slots, id, 1),
+            Err(SendError::Full),
+            "it is known already"
+        );
+        turn(&mut peers, 5, id, 10_000);
+        assert_eq!(events(&mut peers), [Event::Writable { peer: id }]);
+        send(&slots, id, 1).unwrap();
+        peers.begin_turn(6);
+        assert_eq!(events(&mut peers), []);
+    }
+
+    #[test]
+    fn who_was_refused_for_the_budget_is_told_when_it_has_room() {
+        let (slots, mut peers, id) = listened(OutboxFull::Refuse, 100_000);
+        slots.ledger.budget.charge(100_000);
+        assert_eq!(send(&slots, id, 1), Err(SendError::Full));
+        turn(&mut peers, 1, id, 0);
+        let fire = |peers: &mut Peers, now| {
+            let mut budget = TIMERS_PER_TURN;
+            assert_eq!(peers.poll_timer(now, &mut budget), None);
+            events(peers)
+        };
+        assert_eq!(fire(&mut peers, 1 + BUDGET_CHECK_MS), []);
+        slots.ledger.budget.release(50_000);
+        let writable = [Event::Writable { peer: id }];
+        assert_eq!(fire(&mut peers, 1 + 2 * BUDGET_CHECK_MS), writable);
+        assert_eq!(fire(&mut peers, 1 + 5 * BUDGET_CHECK_MS), []);
+        // Another refusal is another story.
+        slots.ledger.budget.charge(50_000);
+        assert_eq!(send(&slots, id, 1), Err(SendError::Full));
+        turn(&mut peers, 600, id, 0);
+        slots.ledger.budget.release(100_000);
+        assert_eq!(fire(&mut peers, 600 + BUDGET_CHECK_MS), writable);
+    }
+
+    #[test]
+    fn a_peer_whose_outbox_is_full_is_cut_off_by_policy() {
+        let (slots, mut peers, id) = listened(OutboxFull::Close, 64 << 20);
+        assert_eq!(send(&slots, id, 101), Err(SendError::Full));
+        assert_eq!(send(&slots, id, 1), Err(SendError::Closing));
+        turn(&mut peers, 1, id, 0);
+        let close = Action::Close {
+            index: id.index(),
+            abort: true,
+        };
+        assert_eq!(peers.poll_action(), Some(close));
+        let events = events(&mut peers);
+        let [Event::Closed(row)] = &events[..] else {
+            panic!("{events:?}");
+        };
+        assert_eq!(row.reason, CloseReason::SlowPeer);
+        assert_eq!(row.lost, Traffic::new(100, 10_000));
+        assert_eq!(slots.ledger.outbound_dropped.get(), row.lost);
+        assert_eq!(slots.ledger.outbound_queued.get(), Traffic::default());
+    }
+
+    /// What waits in the tail is fetched as the kernel takes what is before it, although no sender
+    /// asks for that.
+    #[test]
+    fn what_may_be_dropped_is_fetched_bit_by_bit() {
+        let (slots, mut peers, id) = listened(OutboxFull::DropOldest, 64 << 20);
+        send(&slots, id, 150).unwrap();
+        turn(&mut peers, 10, id, 0);
+        assert_eq!(
+            peers.rows(12)[0].queued_oldest,
+            Some(Duration::from_millis(2))
+        );
+        assert_eq!(
+            peers.seat(id).unwrap().peer.outbox.bytes_by_priority()[1],
+            2_500
+        );
+        turn(&mut peers, 20, id, 10_000);
+        peers.check(20);
+        let row = &peers.rows(20)[0];
+        assert_eq!(row.outbound, Traffic::new(100, 10_000));
+        assert_eq!(row.overflowed, Traffic::new(50, 5_000));
+        assert_eq!((row.queued, row.queued_oldest), (Traffic::default(), None));
+        let ledger = &slots.ledger;
+        assert_eq!(ledger.outbound_accepted.get(), Traffic::new(150, 15_000));
+        assert_eq!(ledger.outbound_overflowed.get(), row.overflowed);
+        assert_eq!(ledger.outbound_queued.get(), Traffic::default());
+    }
+
+    /// A close counts what is lost in the outbox and in the tail, a frame that had begun included.
+    #[test]
+    fn what_is_lost_at_a_close_is_counted_where_it_lies() {
+        let (slots, mut peers, id) = listened(OutboxFull::DropOldest, 64 << 20);
+        send(&slots, id, 60).unwrap();
+        let urgent = Frame::new(MessageType(2), &[0; 42]);
+        let message = OutFrame {
+            frame: urgent,
+            owned: None,
+        };
+        turn(&mut peers, 10, id, 230);
+        slots.send_as(id, Priority::High, message).unwrap();
+        turn(&mut peers, 11, id, 0);
+        peers.leave(12, id, CloseReason::Reset, true);
+        let row = peers.closed_rows().remove(0);
+        assert_eq!(row.outbound, Traffic::new(2, 230));
+        assert_eq!(row.lost, Traffic::new(58 + 1, 5_770 + 50));
+        let accepted = slots.ledger.outbound_accepted.get();
+        assert_eq!(accepted, Traffic::new(61, 6_050));
     }
 }

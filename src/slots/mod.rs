@@ -11,15 +11,17 @@
 //! decided at one place and cannot be wrong.
 //!
 //! Invariants, per connection:
-//! - `written <= accepted`, in messages and in bytes; their difference is what is queued. What the
-//!   loop sends itself is taken off `written` rather than added to `accepted`, so that each has one
-//!   writer
+//! - `written + overflowed <= accepted`, in messages and in bytes; the difference is what is queued.
+//!   What the loop sends itself is taken off `written` rather than added to `accepted`, so that each
+//!   has one writer
 //! - `queued <= limit`, or exactly one message is queued
 //! - bytes leased from the budget `>= queued bytes` after every send
 //! - the loop's own sends ([`accept_inline`](Slots::accept_inline)) take no lock: both of the above
 //!   may be passed by one send of another thread that is under way at the same moment
 //! - a slot index is in the attention queue at most once
 
+mod broadcast;
+mod segment;
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -30,7 +32,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
     },
     thread::{self, Thread},
     time::Duration,
@@ -42,14 +44,19 @@ use crate::{
     clock::{Clock, Tick},
     doorbell::Doorbell,
     error::SendError,
+    frame::Frame,
     id::{LinkId, PeerId, PeerIdentity},
     ledger::{Ledger, Traffic},
-    limits::BUDGET_LEASE_BYTES,
+    limits::{BUDGET_LEASE_BYTES, OUTBOX_WINDOW_BYTES},
+    policy::{OutboxFull, Priority},
 };
 
-pub(crate) use tail::{OutFrame, OutFrames, Segment, SegmentData};
+pub(crate) use broadcast::SharedFrame;
+pub use broadcast::{BroadcastReport, PeerInfo, Recipients};
+pub(crate) use segment::{Run, Segment};
+pub(crate) use tail::{OutFrame, OutFrames};
 
-use tail::Tail;
+use tail::{Tail, Tails};
 
 /// Slots are allocated in chunks when the first of their connections comes.
 const CHUNK_SLOTS: usize = 64;
@@ -80,6 +87,7 @@ pub(crate) struct Slots {
     shard: u8,
     chunks: Box<[OnceLock<Box<[Slot]>>]>,
     limits: OutboxLimits,
+    full: OutboxFull,
     attention: (Sender<u32>, Receiver<u32>),
     waiters: Mutex<Vec<(u32, Thread)>>,
     /// True while the loop does not read because the budget is short.
@@ -104,6 +112,60 @@ pub(crate) struct OutboxLimits {
     pub(crate) payload_size: u32,
 }
 
+impl OutboxLimits {
+    /// Above this a peer is congested: a quarter of the limits.
+    pub(crate) fn is_high(self, queued: Traffic) -> bool {
+        queued.bytes > self.bytes / 4 || queued.messages > (self.messages / 4).max(1)
+    }
+
+    /// At most this, and it is not any more: half of that.
+    pub(crate) fn is_low(self, queued: Traffic) -> bool {
+        queued.bytes <= self.bytes / 8 && queued.messages <= self.messages / 8
+    }
+
+    /// What the loop takes of each priority while the rest may still be dropped.
+    fn window(self) -> Traffic {
+        Traffic::new(
+            (self.messages / 4).max(1),
+            (self.bytes / 4).min(OUTBOX_WINDOW_BYTES),
+        )
+    }
+}
+
+/// What is to be accepted.
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    traffic: Traffic,
+    /// The longest payload.
+    payload_size: usize,
+    priority: Priority,
+}
+
+impl Item {
+    fn of(frame: &Frame<'_>, priority: Priority) -> Self {
+        Self {
+            traffic: Traffic::new(1, frame.encoded_size() as u64),
+            payload_size: frame.payload.len(),
+            priority,
+        }
+    }
+}
+
+/// Why something was not accepted.
+#[derive(Clone, Copy, Debug)]
+struct Refused {
+    error: SendError,
+    /// The loop is to look at the slot.
+    tells_loop: bool,
+}
+
+impl From<SendError> for Refused {
+    fn from(error: SendError) -> Self {
+        let tells_loop = false;
+        Self { error, tells_loop }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Slot {
     /// True while the slot's index is in the attention queue.
@@ -120,8 +182,13 @@ struct Slot {
     close_asked: AtomicBool,
     /// The longest payload that the peer takes.
     payload_size_max: AtomicU32,
+    /// Which connection of the slot this is; written under the lock.
+    generation: AtomicU32,
+    /// Why senders were refused since `Writable` was told last: bits of [`Refusals`].
+    refusals: AtomicU8,
     /// Written under the lock, read by the loop.
     accepted: TrafficCell,
+    overflowed: TrafficCell,
     released: TrafficCell,
     /// Bytes of the budget that senders leased, under the lock.
     leased: AtomicUsize,
@@ -144,12 +211,11 @@ const NO_DEADLINE: Tick = Tick::MAX;
 
 #[derive(Debug, Default)]
 struct Inner {
-    generation: u32,
     state: SlotState,
     about: Option<About>,
     /// Set a moment after the slot was admitted, at the latest.
     identity: Option<Arc<PeerIdentity>>,
-    tail: Tail,
+    tails: Tails,
 }
 
 /// What is known of a connection from its beginning.
@@ -167,6 +233,8 @@ enum SlotState {
     Open,
     /// The application asked for a close that the loop has not seen yet.
     CloseAsked,
+    /// A sender found no room, and the loop has not cut the peer off yet.
+    CutOff,
     /// The loop is closing the connection.
     Closing,
 }
@@ -214,13 +282,64 @@ impl TrafficCell {
     }
 }
 
+/// Sums of a slot, as the loop has seen them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sums {
+    /// Accepted from senders.
+    pub(crate) accepted: Traffic,
+    /// Dropped by senders for what they sent after it.
+    pub(crate) overflowed: Traffic,
+}
+
+impl Sums {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.accepted.add(other.accepted);
+        self.overflowed.add(other.overflowed);
+    }
+}
+
 /// What the loop learns of a slot that asked for attention.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Taken {
-    /// Frames that came out of the tail.
-    pub(crate) traffic: Traffic,
+    /// What the sums have grown by.
+    pub(crate) sums: Sums,
     /// The application asked for a close, and nothing will be accepted any more.
     pub(crate) close_asked: bool,
+    /// A sender found no room, for which the peer is to be cut off.
+    pub(crate) cut_off: bool,
+    /// Something is left in the tail until there is room on the loop's side.
+    pub(crate) is_rest: bool,
+}
+
+/// What the loop takes from a tail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Take {
+    /// Everything, and nothing is accepted after it.
+    Last,
+    /// Everything, unless what waits may still be dropped: then what there is room for beside these
+    /// bytes of each priority.
+    Beside([usize; Priority::COUNT]),
+}
+
+/// Why senders were refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Refusals(u8);
+
+impl Refusals {
+    /// The outbox had no room.
+    pub(crate) const OUTBOX: Self = Self(1);
+    /// It was below the low watermark and had no room all the same: only an empty one will do.
+    pub(crate) const NOT_EMPTY: Self = Self(2);
+    /// The byte budget of the service had no room.
+    pub(crate) const BUDGET: Self = Self(4);
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub(crate) fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
 }
 
 /// The lock is taken by somebody else; to be tried again in the next turn.
@@ -251,6 +370,7 @@ impl Slots {
                 .map(|_| OnceLock::new())
                 .collect(),
             limits,
+            full: OutboxFull::Refuse,
             attention: bounded(count.div_ceil(CHUNK_SLOTS) * CHUNK_SLOTS),
             waiters: Mutex::default(),
             budget_waited: AtomicBool::new(false),
@@ -264,18 +384,38 @@ impl Slots {
         }
     }
 
+    /// The same slots with a policy of what to do when an outbox is full.
+    pub(crate) fn outbox_full(self, full: OutboxFull) -> Self {
+        Self { full, ..self }
+    }
+
     pub(crate) fn limits(&self) -> OutboxLimits {
         self.limits
     }
 
+    /// Whether what waits in a tail may be dropped, so that the loop leaves it there.
+    pub(crate) fn may_overflow(&self) -> bool {
+        self.full == OutboxFull::DropOldest
+    }
+
     // ----- any thread ------------------------------------------------------------------------
 
-    /// Accepts a message for a peer, or says why not.
+    /// Accepts a message of normal priority for a peer, or says why not.
+    #[cfg(test)]
     pub(crate) fn send(&self, peer: PeerId, message: OutFrame<'_>) -> Result<(), SendError> {
+        self.send_as(peer, Priority::Normal, message)
+    }
+
+    /// Accepts a message for a peer, or says why not.
+    pub(crate) fn send_as(
+        &self,
+        peer: PeerId,
+        priority: Priority,
+        message: OutFrame<'_>,
+    ) -> Result<(), SendError> {
         let frame = message.frame;
-        let traffic = Traffic::new(1, frame.encoded_size() as u64);
-        self.accept(peer, traffic, frame.payload.len(), |tail| {
-            tail.push(&frame, message.owned)
+        self.accept(peer, Item::of(&frame, priority), |tail| {
+            tail.push(&frame, message.owned);
         })
     }
 
@@ -284,13 +424,13 @@ impl Slots {
     pub(crate) fn send_question(
         &self,
         peer: PeerId,
+        priority: Priority,
         message: OutFrame<'_>,
         deadline: Tick,
     ) -> Result<(), SendError> {
         let slot = self.slot(peer).ok_or(SendError::NotConnected)?;
         let frame = message.frame;
-        let traffic = Traffic::new(1, frame.encoded_size() as u64);
-        self.accept(peer, traffic, frame.payload.len(), |tail| {
+        self.accept(peer, Item::of(&frame, priority), |tail| {
             slot.asked.store(true, Ordering::Relaxed);
             slot.request_deadline.fetch_min(deadline, Ordering::Relaxed);
             tail.push(&frame, message.owned);
@@ -307,83 +447,160 @@ impl Slots {
     }
 
     /// Accepts all messages of a batch for a peer, or none.
-    pub(crate) fn send_batch(&self, peer: PeerId, batch: &mut OutFrames) -> Result<(), SendError> {
+    pub(crate) fn send_batch(
+        &self,
+        peer: PeerId,
+        priority: Priority,
+        batch: &mut OutFrames,
+    ) -> Result<(), SendError> {
         if batch.messages == 0 {
             return Ok(());
         }
-        let traffic = Traffic::new(u64::from(batch.messages), batch.bytes.len() as u64);
-        self.accept(peer, traffic, batch.payload_size_max, |tail| {
-            tail.append(batch)
-        })
+        let item = Item {
+            traffic: Traffic::new(u64::from(batch.messages), batch.bytes.len() as u64),
+            payload_size: batch.payload_size_max,
+            priority,
+        };
+        self.accept(peer, item, |tail| tail.append(batch))
     }
 
     fn accept(
         &self,
         peer: PeerId,
-        traffic: Traffic,
-        payload_size: usize,
+        item: Item,
         push: impl FnOnce(&mut Tail),
     ) -> Result<(), SendError> {
         let slot = self.slot(peer).ok_or(SendError::NotConnected)?;
         let mut inner = slot.lock();
-        if inner.generation != peer.generation() || self.ended.load(Ordering::Relaxed) {
+        if slot.generation() != peer.generation() {
             return Err(SendError::NotConnected);
         }
-        match inner.state {
-            SlotState::Free => return Err(SendError::NotConnected),
-            SlotState::Open if !slot.admitted.load(Ordering::Acquire) => {
-                return Err(SendError::NotConnected);
-            }
-            SlotState::CloseAsked | SlotState::Closing => return Err(SendError::Closing),
-            SlotState::Open => {}
-        }
-        let queued = self.find_room(slot, traffic, payload_size)?;
-        self.lease(slot, &slot.leased, queued)?;
-        push(&mut inner.tail);
-        slot.accepted.add(traffic);
+        let result = self.accept_locked(slot, &mut inner, item, push);
         drop(inner);
-        self.ask_attention(slot, peer.index());
+        match result {
+            Ok(()) => self.ask_attention(slot, peer.index()),
+            Err(refused) if refused.tells_loop => self.ask_attention(slot, peer.index()),
+            Err(_) => {}
+        }
+        result.map_err(|refused| refused.error)
+    }
+
+    /// Decides about a message under the lock. Unless this fails, or if it says so, the loop is to
+    /// be asked for its attention.
+    fn accept_locked(
+        &self,
+        slot: &Slot,
+        inner: &mut Inner,
+        item: Item,
+        push: impl FnOnce(&mut Tail),
+    ) -> Result<(), Refused> {
+        if self.ended.load(Ordering::Relaxed) {
+            return Err(SendError::NotConnected.into());
+        }
+        match inner.state {
+            SlotState::Open if slot.admitted.load(Ordering::Acquire) => {}
+            SlotState::Free | SlotState::Open => return Err(SendError::NotConnected.into()),
+            SlotState::CloseAsked | SlotState::CutOff | SlotState::Closing => {
+                return Err(SendError::Closing.into());
+            }
+        }
+        let limit = slot.payload_size_max.load(Ordering::Relaxed) as usize;
+        if item.payload_size > limit {
+            let size = item.payload_size;
+            return Err(SendError::TooLarge { size, limit }.into());
+        }
+        let mut queued = slot.queued();
+        if !self.fits(queued, item.traffic) {
+            if !self.make_room(slot, inner, queued, item) {
+                return Err(self.refuse(slot, inner, queued, item));
+            }
+            queued = slot.queued();
+        }
+        queued.add(item.traffic);
+        if !self.lease(slot, &slot.leased, queued.bytes) {
+            return Err(self.note_refusal(slot, Refusals::BUDGET));
+        }
+        push(inner.tails.appending(item.priority, item.traffic));
+        slot.accepted.add(item.traffic);
         Ok(())
     }
 
-    /// Bytes that will be queued with these, if there is room for them.
-    fn find_room(
-        &self,
-        slot: &Slot,
-        traffic: Traffic,
-        payload_size: usize,
-    ) -> Result<u64, SendError> {
-        let limit = slot.payload_size_max.load(Ordering::Relaxed) as usize;
-        if payload_size > limit {
-            return Err(SendError::TooLarge {
-                size: payload_size,
-                limit,
-            });
+    /// Whether a message or batch may be queued behind what is.
+    fn fits(&self, queued: Traffic, traffic: Traffic) -> bool {
+        let alone = queued.messages == 0 && traffic.messages == 1;
+        let bytes = queued.bytes.saturating_add(traffic.bytes);
+        alone
+            || (bytes <= self.limits.bytes
+                && queued.messages + traffic.messages <= self.limits.messages)
+    }
+
+    /// Drops what the policy allows to drop, if that makes the message fit.
+    fn make_room(&self, slot: &Slot, inner: &mut Inner, mut queued: Traffic, item: Item) -> bool {
+        if !self.may_overflow() {
+            return false;
         }
-        let mut queued = slot.queued();
-        let was_empty = queued.messages == 0;
-        queued.add(traffic);
-        let fits = queued.bytes <= self.limits.bytes && queued.messages <= self.limits.messages;
-        if fits || (was_empty && traffic.messages == 1) {
-            Ok(queued.bytes)
+        let mut least = queued;
+        least.sub(inner.tails.held(item.priority));
+        if !self.fits(least, item.traffic) {
+            return false;
+        }
+        while !self.fits(queued, item.traffic) {
+            let Some(dropped) = inner.tails.drop_oldest(item.priority) else {
+                return false;
+            };
+            slot.overflowed.add(dropped);
+            queued.sub(dropped);
+        }
+        true
+    }
+
+    /// Refuses a message for which the outbox has no room.
+    fn refuse(&self, slot: &Slot, inner: &mut Inner, queued: Traffic, item: Item) -> Refused {
+        if !self.fits(Traffic::default(), item.traffic) {
+            // It never will, so nobody is to be told when to try again.
+            return SendError::Full.into();
+        }
+        let within = item.traffic.bytes <= self.limits.bytes;
+        if self.full == OutboxFull::Close && within {
+            inner.state = SlotState::CutOff;
+            slot.close_asked.store(true, Ordering::Relaxed);
+            return Refused {
+                error: SendError::Full,
+                tells_loop: true,
+            };
+        }
+        if self.limits.is_low(queued) {
+            self.note_refusal(slot, Refusals::NOT_EMPTY)
         } else {
-            Err(SendError::Full)
+            self.note_refusal(slot, Refusals::OUTBOX)
         }
+    }
+
+    /// Keeps in mind that somebody was refused and may want to know when to try again. The loop is
+    /// told: it may have written everything meanwhile, and would not look.
+    fn note_refusal(&self, slot: &Slot, why: Refusals) -> Refused {
+        let listened = self.event_subscribers.load(Ordering::Relaxed) > 0;
+        let tells_loop = listened && {
+            let before = Refusals(slot.refusals.fetch_or(why.0, Ordering::AcqRel));
+            !before.has(why)
+        };
+        let error = SendError::Full;
+        Refused { error, tells_loop }
     }
 
     /// Makes sure that the slot's leases cover what it has queued; `own` is the caller's to raise.
-    fn lease(&self, slot: &Slot, own: &AtomicUsize, queued: u64) -> Result<(), SendError> {
+    fn lease(&self, slot: &Slot, own: &AtomicUsize, queued: u64) -> bool {
         let queued = usize::try_from(queued).unwrap_or(usize::MAX);
         let leased = slot.leased();
         if queued <= leased {
-            return Ok(());
+            return true;
         }
         let step = (queued - leased).next_multiple_of(BUDGET_LEASE_BYTES);
-        if !self.ledger.budget.try_charge(step) {
-            return Err(SendError::Full);
+        let granted = self.ledger.budget.try_charge(step);
+        if granted {
+            own.store(own.load(Ordering::Relaxed) + step, Ordering::Relaxed);
         }
-        own.store(own.load(Ordering::Relaxed) + step, Ordering::Relaxed);
-        Ok(())
+        granted
     }
 
     /// Asks the loop to close a connection in order. False if there is no such connection.
@@ -392,12 +609,12 @@ impl Slots {
             return false;
         };
         let mut inner = slot.lock();
-        if inner.generation != peer.generation() {
+        if slot.generation() != peer.generation() {
             return false;
         }
         match inner.state {
             SlotState::Free => return false,
-            SlotState::CloseAsked | SlotState::Closing => return true,
+            SlotState::CloseAsked | SlotState::CutOff | SlotState::Closing => return true,
             SlotState::Open => inner.state = SlotState::CloseAsked,
         }
         slot.close_asked.store(true, Ordering::Relaxed);
@@ -481,7 +698,7 @@ impl Slots {
             }
             Err(Contended) => slot.lock(),
         };
-        if inner.generation != peer.generation() {
+        if slot.generation() != peer.generation() {
             return;
         }
         let mut wanted = false;
@@ -504,11 +721,19 @@ impl Slots {
     }
 
     fn ask_attention(&self, slot: &Slot, index: u32) {
-        if !slot.attention.swap(true, Ordering::AcqRel) {
-            let sent = self.attention.0.try_send(index);
-            debug_assert!(sent.is_ok(), "the queue has a place for every slot");
+        if self.list_attention(slot, index) {
             self.doorbell.ring();
         }
+    }
+
+    /// Puts a slot on the loop's list. True if that is news, so that the loop is to be woken.
+    fn list_attention(&self, slot: &Slot, index: u32) -> bool {
+        let is_new = !slot.attention.swap(true, Ordering::AcqRel);
+        if is_new {
+            let sent = self.attention.0.try_send(index);
+            debug_assert!(sent.is_ok(), "the queue has a place for every slot");
+        }
+        is_new
     }
 
     fn slot(&self, peer: PeerId) -> Option<&Slot> {
@@ -577,7 +802,8 @@ impl Slots {
             SlotState::Free,
             "slot {index} is given away once"
         );
-        inner.generation = inner.generation.checked_add(1).ok_or(OpenError::Retired)?;
+        let generation = slot.generation().checked_add(1).ok_or(OpenError::Retired)?;
+        slot.generation.store(generation, Ordering::Relaxed);
         inner.state = SlotState::Open;
         inner.about = Some(about);
         inner.identity = None;
@@ -587,12 +813,19 @@ impl Slots {
         slot.request_deadline.store(NO_DEADLINE, Ordering::Relaxed);
         slot.payload_size_max
             .store(self.limits.payload_size, Ordering::Relaxed);
-        for cell in [&slot.accepted, &slot.released, &slot.written, &slot.resume] {
+        for cell in [
+            &slot.accepted,
+            &slot.overflowed,
+            &slot.released,
+            &slot.written,
+            &slot.resume,
+        ] {
             cell.set(Traffic::default());
         }
+        slot.refusals.store(0, Ordering::Relaxed);
         slot.held.store(0, Ordering::Relaxed);
         slot.paused.store(false, Ordering::Relaxed);
-        Ok(PeerId::new(self.shard, index, inner.generation))
+        Ok(PeerId::new(self.shard, index, generation))
     }
 
     /// Lets the peer be sent to, payloads up to `payload_size_max` bytes. Needs no lock, so that
@@ -628,38 +861,49 @@ impl Slots {
         !self.attention.1.is_empty()
     }
 
-    /// Takes what senders have appended for an open connection; with `closing`, nothing is accepted
-    /// after it.
+    /// Takes what senders have appended for an open connection, and gives it to `out`; `before` is
+    /// what was seen so far.
     pub(crate) fn take_tail(
         &self,
+        now: Tick,
         peer: PeerId,
-        out: &mut impl Extend<Segment>,
-        taken_before: Traffic,
-        closing: bool,
+        before: Sums,
+        take: Take,
+        out: impl FnMut(Priority, Segment),
     ) -> Result<Taken, Contended> {
         let slot = self.own(peer);
         let mut inner = slot.try_lock()?;
-        inner.tail.take(out);
-        let accepted = slot.accepted.get();
-        let close_asked = inner.state == SlotState::CloseAsked;
-        if close_asked || closing {
+        let mut taken = Taken {
+            sums: slot.sums_since(before),
+            close_asked: inner.state == SlotState::CloseAsked,
+            cut_off: inner.state == SlotState::CutOff,
+            is_rest: false,
+        };
+        let last = taken.close_asked || taken.cut_off || take == Take::Last;
+        if last {
             inner.state = SlotState::Closing;
         }
-        let traffic = Traffic::new(
-            accepted.messages - taken_before.messages,
-            accepted.bytes - taken_before.bytes,
-        );
-        Ok(Taken {
-            traffic,
-            close_asked,
-        })
+        match take {
+            Take::Beside(bytes_ahead) if self.may_overflow() && !last => {
+                let mut ahead = slot.queued();
+                ahead.sub(inner.tails.held(Priority::High));
+                let window = self.limits.window();
+                let messages = ahead.messages;
+                taken.is_rest = inner
+                    .tails
+                    .take_some(now, window, messages, bytes_ahead, out);
+            }
+            Take::Beside(_) | Take::Last => inner.tails.take(out),
+        }
+        Ok(taken)
     }
 
     /// Accepts a message that the loop itself sends to an open connection, or says why not. On `Ok`
     /// the caller puts it into the outbox.
     ///
     /// Takes no lock, so that a send of another thread that is under way is not seen, nor this one
-    /// there: together they may pass a bound by that one send.
+    /// there: together they may pass a bound by that one send. Whatever the policy for a full outbox,
+    /// it is refused: to drop what others sent takes the lock.
     pub(crate) fn accept_inline(
         &self,
         peer: PeerId,
@@ -673,8 +917,19 @@ impl Slots {
         if slot.close_asked.load(Ordering::Relaxed) {
             return Err(SendError::Closing);
         }
-        let queued = self.find_room(slot, traffic, payload_size)?;
-        self.lease(slot, &slot.leased_inline, queued)?;
+        let limit = slot.payload_size_max.load(Ordering::Relaxed) as usize;
+        if payload_size > limit {
+            return Err(SendError::TooLarge {
+                size: payload_size,
+                limit,
+            });
+        }
+        let mut queued = slot.queued();
+        let fits = self.fits(queued, traffic);
+        queued.add(traffic);
+        if !(fits && self.lease(slot, &slot.leased_inline, queued.bytes)) {
+            return Err(SendError::Full);
+        }
         slot.written.sub_wrapping(traffic);
         Ok(())
     }
@@ -683,7 +938,7 @@ impl Slots {
     pub(crate) fn close_if_quiet(&self, peer: PeerId) -> Result<bool, Contended> {
         let slot = self.own(peer);
         let mut inner = slot.try_lock()?;
-        let quiet = slot.queued().messages == 0;
+        let quiet = slot.queued().messages == 0 && inner.state != SlotState::CutOff;
         if quiet {
             inner.state = SlotState::Closing;
         }
@@ -704,26 +959,23 @@ impl Slots {
         drop(inner);
     }
 
-    /// Ends the connection's use of the slot. What senders had appended goes to `out`.
+    /// Ends the connection's use of the slot. What senders had appended goes to `out`; returned is
+    /// what the sums have grown by since `before`.
     pub(crate) fn close(
         &self,
         peer: PeerId,
-        out: &mut impl Extend<Segment>,
-        taken_before: Traffic,
-    ) -> Result<Traffic, Contended> {
+        before: Sums,
+        out: impl FnMut(Priority, Segment),
+    ) -> Result<Sums, Contended> {
         let slot = self.own(peer);
         let mut inner = slot.try_lock()?;
-        inner.tail.take(out);
-        inner.tail = Tail::default();
+        inner.tails.take(out);
+        inner.tails = Tails::default();
         inner.state = SlotState::Free;
         inner.identity = None;
+        slot.admitted.store(false, Ordering::Relaxed);
         self.ledger.budget.release(slot.take_leases());
-        let accepted = slot.accepted.get();
-        drop(inner);
-        Ok(Traffic::new(
-            accepted.messages - taken_before.messages,
-            accepted.bytes - taken_before.bytes,
-        ))
+        Ok(slot.sums_since(before))
     }
 
     /// Counts what the kernel took. Returns whether somebody waits for the room.
@@ -769,6 +1021,21 @@ impl Slots {
     /// Messages and bytes accepted from senders and not yet taken by the kernel.
     pub(crate) fn queued(&self, peer: PeerId) -> Traffic {
         self.own(peer).queued()
+    }
+
+    /// What is queued, and why senders were refused since it was
+    /// [forgotten](Self::forget_refusals).
+    pub(crate) fn fill(&self, peer: PeerId) -> (Traffic, Refusals) {
+        let slot = self.own(peer);
+        let refusals = slot.refusals.load(Ordering::Acquire);
+        (slot.queued(), Refusals(refusals))
+    }
+
+    /// To be called before the event that answers the refusals: one that comes later asks for
+    /// another.
+    pub(crate) fn forget_refusals(&self, peer: PeerId, why: Refusals) {
+        let slot = self.own(peer);
+        slot.refusals.fetch_and(!why.0, Ordering::AcqRel);
     }
 
     /// What was read from the peer and released by everybody.
@@ -852,15 +1119,16 @@ impl Slot {
 
     fn queued(&self) -> Traffic {
         let (accepted, written) = (self.accepted.get(), self.written.get());
-        // The loop reads without the lock, so the two may be a moment apart.
-        let queued = |accepted: u64, written: u64| {
-            let left = accepted.wrapping_sub(written);
+        let overflowed = self.overflowed.get();
+        // The loop reads without the lock, so they may be a moment apart.
+        let queued = |accepted: u64, written: u64, overflowed: u64| {
+            let left = accepted.wrapping_sub(written).wrapping_sub(overflowed);
             // More written than accepted is none.
             if left > u64::MAX / 2 { 0 } else { left }
         };
         Traffic::new(
-            queued(accepted.messages, written.messages),
-            queued(accepted.bytes, written.bytes),
+            queued(accepted.messages, written.messages, overflowed.messages),
+            queued(accepted.bytes, written.bytes, overflowed.bytes),
         )
     }
 
@@ -875,6 +1143,19 @@ impl Slot {
         self.leased.store(0, Ordering::Relaxed);
         self.leased_inline.store(0, Ordering::Relaxed);
         leased
+    }
+
+    /// Only the holder of the lock gets what is not out of date.
+    fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// What the sums have grown by; to be called under the lock.
+    fn sums_since(&self, before: Sums) -> Sums {
+        Sums {
+            accepted: self.accepted.get().since(before.accepted),
+            overflowed: self.overflowed.get().since(before.overflowed),
+        }
     }
 
     fn may_resume(&self) -> bool {

@@ -2,120 +2,136 @@
 
 use bytes::Bytes;
 
+use super::segment::{Run, Segment, SegmentData};
 use crate::{
+    clock::Tick,
     frame::{Frame, encode_around, encode_whole},
     id::MessageType,
+    ledger::Traffic,
     limits::{BLOCK_SIZE, FRAME_OVERHEAD_MAX, PAYLOAD_COPIED_MAX},
+    policy::Priority,
 };
 
-/// Encoded frames that the loop has not taken yet.
+/// A frame up to this size is rather copied than given a segment of its own.
+const FRAME_COPIED_MAX: usize = PAYLOAD_COPIED_MAX + FRAME_OVERHEAD_MAX;
+
+/// Encoded frames of all priorities that the loop has not taken yet.
 #[derive(Debug, Default)]
-pub(crate) struct Tail {
-    sealed: Vec<Segment>,
+pub(super) struct Tails {
+    normal: Tail,
+    /// Those of high and of low priority, while there are any.
+    others: Option<Box<[Tail; 2]>>,
+}
+
+impl Tails {
+    /// What waits here of the given priority and below.
+    pub(super) fn held(&self, highest: Priority) -> Traffic {
+        let mut sum = Traffic::default();
+        for priority in Priority::ALL {
+            if priority <= highest {
+                sum.add(self.get(priority).map(|tail| tail.held).unwrap_or_default());
+            }
+        }
+        sum
+    }
+
+    /// The tail to append to; what will be appended is `traffic`.
+    pub(super) fn appending(&mut self, priority: Priority, traffic: Traffic) -> &mut Tail {
+        let tail = match priority {
+            Priority::Normal => &mut self.normal,
+            Priority::High => &mut self.others.get_or_insert_default()[0],
+            Priority::Low => &mut self.others.get_or_insert_default()[1],
+        };
+        tail.held.add(traffic);
+        tail
+    }
+
+    fn get(&self, priority: Priority) -> Option<&Tail> {
+        match priority {
+            Priority::Normal => Some(&self.normal),
+            Priority::High => self.others.as_ref().map(|tails| &tails[0]),
+            Priority::Low => self.others.as_ref().map(|tails| &tails[1]),
+        }
+    }
+
+    fn get_mut(&mut self, priority: Priority) -> Option<&mut Tail> {
+        match priority {
+            Priority::Normal => Some(&mut self.normal),
+            Priority::High => self.others.as_mut().map(|tails| &mut tails[0]),
+            Priority::Low => self.others.as_mut().map(|tails| &mut tails[1]),
+        }
+    }
+
+    /// Gives everything away.
+    pub(super) fn take(&mut self, mut out: impl FnMut(Priority, Segment)) {
+        for priority in Priority::ALL {
+            if let Some(tail) = self.get_mut(priority) {
+                tail.take(|segment| out(priority, segment));
+            }
+        }
+        self.others = None;
+    }
+
+    /// Gives away of each priority what fits beside the bytes that the loop has of it, and one
+    /// frame at least if it has none. Returns whether something is left.
+    pub(super) fn take_some(
+        &mut self,
+        now: Tick,
+        window: Traffic,
+        messages_ahead: u64,
+        bytes_ahead: [usize; Priority::COUNT],
+        mut out: impl FnMut(Priority, Segment),
+    ) -> bool {
+        let mut messages_left = window.messages.saturating_sub(messages_ahead);
+        for (priority, ahead) in Priority::ALL.into_iter().zip(bytes_ahead) {
+            let room = Traffic::new(messages_left, window.bytes.saturating_sub(ahead as u64));
+            let fits = room.messages > 0 && room.bytes > window.bytes / 2;
+            let Some(tail) = self.get_mut(priority).filter(|_| fits || ahead == 0) else {
+                continue;
+            };
+            let taken = tail.take_frames(room, |segment| out(priority, segment));
+            tail.stamp(now);
+            messages_left = messages_left.saturating_sub(taken.messages);
+        }
+        self.forget_empty();
+        self.held(Priority::High).messages > 0
+    }
+
+    /// Drops the oldest frame of the lowest priority, but none above `highest`.
+    pub(super) fn drop_oldest(&mut self, highest: Priority) -> Option<Traffic> {
+        for priority in Priority::ALL.into_iter().rev() {
+            if priority > highest {
+                break;
+            }
+            let Some(tail) = self.get_mut(priority) else {
+                continue;
+            };
+            let dropped = tail.take_frames(Traffic::default(), drop);
+            if dropped.messages > 0 {
+                self.forget_empty();
+                return Some(dropped);
+            }
+        }
+        None
+    }
+
+    fn forget_empty(&mut self) {
+        if let Some(others) = &self.others {
+            if others.iter().all(|tail| tail.held.messages == 0) {
+                self.others = None;
+            }
+        }
+    }
+}
+
+/// Encoded frames of one priority.
+#[derive(Debug, Default)]
+pub(super) struct Tail {
+    sealed: Run,
+    /// What the next frame may be appended to.
     open: Segment,
-}
-
-/// A run of outgoing bytes. Frames may continue from one segment into the next, but a header
-/// always lies in one segment as a whole.
-#[derive(Debug, Default)]
-pub(crate) struct Segment {
-    pub(crate) data: SegmentData,
-    /// Frames that end in this segment.
-    pub(crate) messages: u32,
-    /// The type of all bytes, if they share one.
-    pub(crate) message_type: Option<MessageType>,
-    mixed: bool,
-    /// Bytes by which the last frame continues behind this segment.
-    pub(crate) spill: usize,
-    /// The type of that frame.
-    pub(crate) spill_type: MessageType,
-    /// Whether it is a frame of the protocol.
-    pub(crate) is_control: bool,
-}
-
-#[derive(Debug)]
-pub(crate) enum SegmentData {
-    /// Encoded here.
-    Encoded(Vec<u8>),
-    /// A payload as the sender gave it.
-    Shared(Bytes),
-}
-
-impl Default for SegmentData {
-    fn default() -> Self {
-        Self::Encoded(Vec::new())
-    }
-}
-
-impl SegmentData {
-    pub(crate) fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::Encoded(bytes) => bytes,
-            Self::Shared(bytes) => bytes,
-        }
-    }
-}
-
-impl Segment {
-    /// A frame of the protocol.
-    pub(crate) fn control(frame: Vec<u8>) -> Self {
-        Self {
-            data: SegmentData::Encoded(frame),
-            mixed: true,
-            is_control: true,
-            ..Self::default()
-        }
-    }
-
-    /// The second half of a segment: how many frames end in it is not known, so headers tell.
-    pub(crate) fn second_half(data: SegmentData, spill: usize, spill_type: MessageType) -> Self {
-        Self {
-            data,
-            mixed: true,
-            spill,
-            spill_type,
-            ..Self::default()
-        }
-    }
-
-    /// Appends a frame, if this is an encoded segment of the application's with room for it.
-    pub(crate) fn try_append(&mut self, frame: &Frame<'_>) -> bool {
-        let room = BLOCK_SIZE.saturating_sub(frame.encoded_size());
-        match &mut self.data {
-            // A new segment takes a frame of any size.
-            SegmentData::Encoded(bytes)
-                if !self.is_control
-                    && self.spill == 0
-                    && (bytes.is_empty() || bytes.len() <= room) =>
-            {
-                encode_whole(frame, bytes);
-                self.note(frame.message_type);
-                true
-            }
-            SegmentData::Encoded(_) | SegmentData::Shared(_) => false,
-        }
-    }
-
-    /// Counts a frame that ends here.
-    fn note(&mut self, message_type: MessageType) {
-        match self.message_type {
-            None if !self.mixed => self.message_type = Some(message_type),
-            Some(other) if other == message_type => {}
-            Some(_) | None => {
-                self.message_type = None;
-                self.mixed = true;
-            }
-        }
-        self.messages += 1;
-    }
-
-    /// The bytes of the open segment, which is always an encoded one.
-    fn buffer(&mut self) -> &mut Vec<u8> {
-        match &mut self.data {
-            SegmentData::Encoded(bytes) => bytes,
-            SegmentData::Shared(_) => unreachable!("a shared payload is sealed when it is pushed"),
-        }
-    }
+    /// What both hold.
+    held: Traffic,
 }
 
 impl Tail {
@@ -123,7 +139,7 @@ impl Tail {
     pub(super) fn push(&mut self, frame: &Frame<'_>, owned: Option<Bytes>) {
         match owned {
             Some(payload) if payload.len() > PAYLOAD_COPIED_MAX => {
-                let trailer = encode_around(frame, self.open.buffer());
+                let trailer = encode_around(frame, self.buffer(0));
                 self.open.spill = payload.len() + trailer.map_or(0, |trailer| trailer.len());
                 self.open.spill_type = frame.message_type;
                 // The head's bytes are of another type than the frames before it, unless it is not.
@@ -131,14 +147,11 @@ impl Tail {
                     self.open.message_type = None;
                 }
                 self.seal();
-                let mut body = Segment {
-                    data: SegmentData::Shared(payload),
-                    ..Segment::default()
-                };
+                let mut body = Segment::payload(payload);
                 if let Some(trailer) = trailer {
                     (body.spill, body.spill_type) = (trailer.len(), frame.message_type);
                     self.sealed.push(body);
-                    self.open.buffer().extend_from_slice(&trailer);
+                    self.buffer(trailer.len()).extend_from_slice(&trailer);
                     self.open.note(frame.message_type);
                 } else {
                     body.note(frame.message_type);
@@ -146,16 +159,49 @@ impl Tail {
                 }
             }
             Some(_) | None => {
-                encode_whole(frame, self.open.buffer());
+                encode_whole(frame, self.buffer(frame.encoded_size()));
                 self.open.note(frame.message_type);
                 self.seal_if_long();
             }
         }
     }
 
+    /// Appends a whole frame that others hold as well. It is shared if nothing waits, or if it is
+    /// long; a short one behind others is copied, because a segment costs more than its bytes.
+    pub(super) fn push_shared(&mut self, frame: &Bytes, message_type: MessageType) {
+        if self.open.is_empty() {
+            self.open = Segment::shared(frame.clone(), message_type);
+        } else if frame.len() <= FRAME_COPIED_MAX {
+            self.buffer(frame.len()).extend_from_slice(frame);
+            self.open.note(message_type);
+        } else {
+            self.seal();
+            self.open = Segment::shared(frame.clone(), message_type);
+        }
+        self.seal_if_long();
+    }
+
+    /// The bytes of the open segment, to append `more` to them. A shared one is copied if it is
+    /// short, and sealed otherwise.
+    fn buffer(&mut self, more: usize) -> &mut Vec<u8> {
+        if let SegmentData::Shared(bytes) = &self.open.data {
+            if bytes.len() <= FRAME_COPIED_MAX {
+                let mut copy = Vec::with_capacity(bytes.len() + more);
+                copy.extend_from_slice(bytes);
+                self.open.data = SegmentData::Encoded(copy);
+            } else {
+                self.seal();
+            }
+        }
+        match &mut self.open.data {
+            SegmentData::Encoded(bytes) => bytes,
+            SegmentData::Shared(_) => unreachable!("it was copied or sealed"),
+        }
+    }
+
     /// Long buffers are sealed, so that appending never moves more than one block.
     fn seal_if_long(&mut self) {
-        if self.open.data.as_slice().len() >= BLOCK_SIZE {
+        if self.open.len() >= BLOCK_SIZE {
             self.seal();
         }
     }
@@ -164,25 +210,45 @@ impl Tail {
         self.sealed.push(std::mem::take(&mut self.open));
     }
 
-    /// Moves all segments to `out`.
-    pub(super) fn take(&mut self, out: &mut impl Extend<Segment>) {
+    /// Gives all segments away.
+    fn take(&mut self, mut out: impl FnMut(Segment)) {
         // Taken as it is: a peer that is idle again holds no memory for what it once had.
-        out.extend(std::mem::take(&mut self.sealed));
-        if !self.open.data.as_slice().is_empty() {
-            out.extend([std::mem::take(&mut self.open)]);
+        let sealed = std::mem::take(&mut self.sealed).into_segments();
+        sealed.into_iter().for_each(&mut out);
+        if !self.open.is_empty() {
+            out(std::mem::take(&mut self.open));
+        }
+        self.held = Traffic::default();
+    }
+
+    /// Gives away the first frame, and those behind it that fit into `most` with it.
+    fn take_frames(&mut self, most: Traffic, out: impl FnMut(Segment)) -> Traffic {
+        if !self.open.is_empty() && (self.sealed.is_empty() || self.sealed.is_open()) {
+            self.seal();
+        }
+        let taken = self.sealed.take_frames(most, out);
+        self.held.sub(taken);
+        taken
+    }
+
+    fn stamp(&mut self, now: Tick) {
+        self.sealed.stamp(now);
+        if !self.open.is_empty() {
+            self.open.stamp(now);
         }
     }
 
     /// Moves the frames of a batch here. A long batch becomes a segment of its own, without a copy.
     pub(super) fn append(&mut self, batch: &mut OutFrames) {
         if batch.bytes.len() >= BLOCK_SIZE / 2 {
-            if !self.open.data.as_slice().is_empty() {
+            if !self.open.is_empty() {
                 self.seal();
             }
             let bytes = std::mem::take(&mut batch.bytes);
             self.open.data = SegmentData::Encoded(bytes);
         } else {
-            self.open.buffer().extend_from_slice(&batch.bytes);
+            self.buffer(batch.bytes.len())
+                .extend_from_slice(&batch.bytes);
         }
         self.open.messages += batch.messages;
         match (self.open.message_type, batch.message_type) {
@@ -241,4 +307,4 @@ impl OutFrames {
     }
 }
 
-const _: () = assert!(PAYLOAD_COPIED_MAX + FRAME_OVERHEAD_MAX < BLOCK_SIZE);
+const _: () = assert!(FRAME_COPIED_MAX < BLOCK_SIZE);

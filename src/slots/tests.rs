@@ -1,5 +1,10 @@
+use bytes::Bytes;
+
 use super::*;
-use crate::{frame::Frame, id::MessageType};
+use crate::{
+    frame::{Decoder, Frame},
+    id::{MessageType, NodeId},
+};
 
 const MESSAGES: u64 = 10;
 const BYTES: u64 = 64 << 10;
@@ -29,11 +34,16 @@ fn batch(count: u32, size: usize) -> OutFrames {
     batch
 }
 
-fn take(slots: &Slots, peer: PeerId, before: &mut Traffic) -> Taken {
-    let mut out = Vec::new();
-    let taken = slots.take_tail(peer, &mut out, *before, false).unwrap();
-    before.add(taken.traffic);
+const ALL: Take = Take::Beside([0; Priority::COUNT]);
+
+fn take(slots: &Slots, peer: PeerId, before: &mut Sums) -> Taken {
+    let taken = slots.take_tail(1, peer, *before, ALL, |_, _| {}).unwrap();
+    before.add(taken.sums);
     taken
+}
+
+fn close(slots: &Slots, peer: PeerId) -> Sums {
+    slots.close(peer, Sums::default(), |_, _| {}).unwrap()
 }
 
 #[test]
@@ -45,8 +55,8 @@ fn messages_are_bounded() {
     }
     assert_eq!(send(&slots, peer, 0), Err(SendError::Full));
     // What the loop took still counts, what the kernel took does not.
-    let taken = take(&slots, peer, &mut Traffic::default());
-    assert_eq!(taken.traffic, Traffic::new(MESSAGES, MESSAGES * 8));
+    let taken = take(&slots, peer, &mut Sums::default());
+    assert_eq!(taken.sums.accepted, Traffic::new(MESSAGES, MESSAGES * 8));
     assert_eq!(send(&slots, peer, 0), Err(SendError::Full));
     assert!(!slots.add_written(peer, Traffic::new(1, 8)));
     assert_eq!(send(&slots, peer, 0), Ok(()));
@@ -87,17 +97,23 @@ fn a_batch_is_accepted_as_a_whole_or_not() {
     let peer = slots.open(0).unwrap();
     let mut ten = batch(10, 1);
     let mut eleven = batch(11, 1);
-    assert_eq!(slots.send_batch(peer, &mut eleven), Err(SendError::Full));
+    assert_eq!(
+        slots.send_batch(peer, Priority::Normal, &mut eleven),
+        Err(SendError::Full)
+    );
     assert_eq!(eleven.messages, 11, "it is unchanged");
-    assert_eq!(slots.send_batch(peer, &mut ten), Ok(()));
+    assert_eq!(slots.send_batch(peer, Priority::Normal, &mut ten), Ok(()));
     assert_eq!((ten.messages, ten.bytes.len()), (0, 0));
     assert_eq!(
-        slots.send_batch(peer, &mut ten),
+        slots.send_batch(peer, Priority::Normal, &mut ten),
         Ok(()),
         "nothing fits always"
     );
     let mut one = batch(1, 1);
-    assert_eq!(slots.send_batch(peer, &mut one), Err(SendError::Full));
+    assert_eq!(
+        slots.send_batch(peer, Priority::Normal, &mut one),
+        Err(SendError::Full)
+    );
     assert_eq!(slots.queued(peer), Traffic::new(10, 90));
 }
 
@@ -107,8 +123,9 @@ fn the_generation_tells_connections_of_a_slot_apart() {
     let first = slots.open(0).unwrap();
     assert_eq!(send(&slots, first, 1), Ok(()));
     let mut out = Vec::new();
-    let late = slots.close(first, &mut out, Traffic::default()).unwrap();
-    assert_eq!((late, out.len()), (Traffic::new(1, 9), 1));
+    let push = |_, segment| out.push(segment);
+    let late = slots.close(first, Sums::default(), push).unwrap();
+    assert_eq!((late.accepted, out.len()), (Traffic::new(1, 9), 1));
     assert_eq!(send(&slots, first, 1), Err(SendError::NotConnected));
     let second = slots.open(0).unwrap();
     assert_eq!(second.generation(), first.generation() + 1);
@@ -132,15 +149,12 @@ fn the_generation_tells_connections_of_a_slot_apart() {
 fn a_slot_that_used_its_generations_is_retired() {
     let slots = slots(1 << 30);
     let peer = slots.open(0).unwrap();
-    slots
-        .close(peer, &mut Vec::new(), Traffic::default())
-        .unwrap();
-    slots.slot_at(0).unwrap().lock().generation = u32::MAX - 1;
+    close(&slots, peer);
+    let slot = slots.slot_at(0).unwrap();
+    slot.generation.store(u32::MAX - 1, Ordering::Relaxed);
     let last = slots.open(0).unwrap();
     assert_eq!(last.generation(), u32::MAX);
-    slots
-        .close(last, &mut Vec::new(), Traffic::default())
-        .unwrap();
+    close(&slots, last);
     assert_eq!(slots.open(0), Err(OpenError::Retired));
     assert_eq!(send(&slots, last, 1), Err(SendError::NotConnected));
     assert_eq!(slots.open(64), Err(OpenError::NoSuchSlot));
@@ -157,9 +171,9 @@ fn a_closing_peer_takes_nothing_more() {
     assert_eq!(slots.close_if_quiet(asked), Ok(false));
     assert!(slots.ask_close(asked) && slots.ask_close(asked));
     assert_eq!(send(&slots, asked, 1), Err(SendError::Closing));
-    let taken = take(&slots, asked, &mut Traffic::default());
+    let taken = take(&slots, asked, &mut Sums::default());
     assert!(taken.close_asked);
-    assert_eq!(taken.traffic, Traffic::new(1, 9));
+    assert_eq!(taken.sums.accepted, Traffic::new(1, 9));
     assert!(slots.ask_close(asked));
 }
 
@@ -186,9 +200,7 @@ fn the_lease_covers_what_is_queued_and_comes_back() {
     assert_eq!(budget.used(), BUDGET_LEASE_BYTES);
     assert_eq!(send(&slots, third, 0), Ok(()));
     for peer in [peer, other, third] {
-        slots
-            .close(peer, &mut Vec::new(), Traffic::default())
-            .unwrap();
+        close(&slots, peer);
     }
     assert_eq!(budget.used(), 0);
 }
@@ -265,10 +277,7 @@ fn a_waiting_sender_is_woken_by_room_and_by_the_end() {
         thread::yield_now();
     }
     wait(&slots);
-    while slots
-        .close(peer, &mut Vec::new(), Traffic::default())
-        .is_err()
-    {}
+    while slots.close(peer, Sums::default(), |_, _| {}).is_err() {}
     while !slots.notify_room(0) {}
     let results = sender.unwrap().join().unwrap();
     assert_eq!(results, [Ok(()), Err(SendError::NotConnected)]);
@@ -298,4 +307,313 @@ fn a_hold_that_was_put_off_wakes_the_peer() {
     slots.finish_deferred();
     assert!(!slots.is_held(peer));
     assert_eq!(slots.poll_attention(), Some(0));
+}
+
+mod full {
+    use super::*;
+
+    fn slots_that(full: OutboxFull) -> Slots {
+        slots(1 << 30).outbox_full(full)
+    }
+
+    fn send_as(slots: &Slots, peer: PeerId, priority: Priority, size: usize) -> bool {
+        let payload = vec![0; size];
+        let frame = Frame::new(MessageType(1), &payload);
+        let message = OutFrame { frame, owned: None };
+        slots.send_as(peer, priority, message).is_ok()
+    }
+
+    #[test]
+    fn a_peer_that_is_to_be_cut_off_takes_nothing_more() {
+        let slots = slots_that(OutboxFull::Close);
+        let peer = slots.open(0).unwrap();
+        // What never fits is not the peer's fault.
+        assert_eq!(
+            slots.send_batch(peer, Priority::Normal, &mut batch(11, 1)),
+            Err(SendError::Full)
+        );
+        assert_eq!(send(&slots, peer, 1), Ok(()));
+        assert_eq!(send(&slots, peer, 1 << 20), Err(SendError::Full));
+        for _ in 1..MESSAGES {
+            assert_eq!(send(&slots, peer, 1), Ok(()));
+        }
+        assert_eq!(send(&slots, peer, 1), Err(SendError::Full));
+        assert_eq!(send(&slots, peer, 1), Err(SendError::Closing));
+        assert!(slots.ask_close(peer), "it is connected still");
+        let mut sums = Sums::default();
+        let taken = take(&slots, peer, &mut sums);
+        assert!(taken.cut_off && !taken.close_asked);
+        assert_eq!(sums.accepted, Traffic::new(MESSAGES, MESSAGES * 9));
+        assert_eq!(send(&slots, peer, 1), Err(SendError::Closing));
+        assert!(!take(&slots, peer, &mut sums).cut_off, "it is told once");
+    }
+
+    #[test]
+    fn a_quiet_close_does_not_forget_that_the_peer_is_to_be_cut_off() {
+        let slots = slots_that(OutboxFull::Close);
+        let peer = slots.open(0).unwrap();
+        while send(&slots, peer, 1).is_ok() {}
+        slots.add_written(peer, slots.queued(peer));
+        assert_eq!(slots.close_if_quiet(peer), Ok(false));
+        assert!(take(&slots, peer, &mut Sums::default()).cut_off);
+    }
+
+    #[test]
+    fn the_oldest_of_the_lowest_priority_goes_first() {
+        let slots = slots_that(OutboxFull::DropOldest);
+        let peer = slots.open(0).unwrap();
+        let order = [Priority::Low, Priority::Normal, Priority::High];
+        for (index, priority) in order.into_iter().cycle().take(9).enumerate() {
+            assert!(send_as(&slots, peer, priority, index));
+        }
+        assert!(send_as(&slots, peer, Priority::Low, 9));
+        // The bytes tell which: 0, 3, 6 and 9 are low, 1, 4 and 7 normal.
+        let overflowed = |expected: &[u64]| {
+            let bytes = expected.iter().map(|size| size + 8).sum();
+            let sum = Traffic::new(expected.len() as u64, bytes);
+            assert_eq!(slots.slot_at(0).unwrap().overflowed.get(), sum);
+        };
+        assert!(send_as(&slots, peer, Priority::Normal, 10));
+        overflowed(&[0]);
+        assert!(send_as(&slots, peer, Priority::High, 11));
+        overflowed(&[0, 3]);
+        assert!(send_as(&slots, peer, Priority::Low, 12));
+        overflowed(&[0, 3, 6]);
+        for size in [13, 14, 15] {
+            assert!(send_as(&slots, peer, Priority::Normal, size));
+        }
+        overflowed(&[0, 3, 6, 9, 12, 1]);
+        // Nothing low is left, and nothing normal goes for it.
+        assert!(!send_as(&slots, peer, Priority::Low, 1));
+        overflowed(&[0, 3, 6, 9, 12, 1]);
+        assert_eq!(slots.queued(peer).messages, MESSAGES);
+    }
+
+    #[test]
+    fn nothing_is_dropped_for_what_does_not_fit_all_the_same() {
+        let slots = slots_that(OutboxFull::DropOldest);
+        let peer = slots.open(0).unwrap();
+        for _ in 0..MESSAGES {
+            assert!(send_as(&slots, peer, Priority::Normal, 100));
+        }
+        let mut sums = Sums::default();
+        let taken = take(&slots, peer, &mut sums);
+        // A quarter of the messages is on its way.
+        assert!(taken.is_rest);
+        assert_eq!(taken.sums.accepted, Traffic::new(10, 1080));
+        let mut nine = batch(9, 100);
+        let full = Err(SendError::Full);
+        assert_eq!(slots.send_batch(peer, Priority::Normal, &mut nine), full);
+        let mut eight = batch(8, 100);
+        assert_eq!(slots.send_batch(peer, Priority::Normal, &mut eight), Ok(()));
+        let taken = take(&slots, peer, &mut sums);
+        assert_eq!(taken.sums.overflowed, Traffic::new(8, 8 * 108));
+        assert_eq!(slots.queued(peer), Traffic::new(10, 1080));
+    }
+
+    #[test]
+    fn what_is_long_is_dropped_with_all_its_parts() {
+        let slots = slots_that(OutboxFull::DropOldest);
+        let peer = slots.open(0).unwrap();
+        let payload = vec![7; 10_000];
+        let frame = Frame::new(MessageType(1), &payload).with_checksum(true);
+        for _ in 0..20 {
+            let owned = Some(Bytes::copy_from_slice(&payload));
+            slots.send(peer, OutFrame { frame, owned }).unwrap();
+        }
+        let size = frame.encoded_size() as u64;
+        assert_eq!(slots.queued(peer), Traffic::new(6, 6 * size));
+        let mut bytes = Vec::new();
+        let out = |_, segment: Segment| bytes.extend_from_slice(segment.data.as_slice());
+        slots
+            .take_tail(1, peer, Sums::default(), Take::Last, out)
+            .unwrap();
+        let decoder = Decoder::new(10_000);
+        assert_eq!(decoder.frames(&bytes).filter(Result::is_ok).count(), 6);
+    }
+
+    /// Who was refused is told to the loop once, and why decides when it may go on.
+    #[test]
+    fn a_refusal_asks_for_attention_once() {
+        let slots = slots(BUDGET_LEASE_BYTES * 4);
+        let peer = slots.open(0).unwrap();
+        slots.ledger.budget.charge(BUDGET_LEASE_BYTES * 4);
+        let refuse = |size| assert_eq!(send(&slots, peer, size), Err(SendError::Full));
+        refuse(1);
+        assert!(!slots.has_attention(), "nobody listens");
+        slots.event_subscribers.store(1, Ordering::Relaxed);
+        refuse(1);
+        refuse(1);
+        assert_eq!(slots.poll_attention(), Some(0));
+        assert_eq!(slots.poll_attention(), None);
+        assert_eq!(slots.fill(peer).1, Refusals::BUDGET);
+        slots.ledger.budget.release(BUDGET_LEASE_BYTES * 4);
+        slots.forget_refusals(peer, Refusals::BUDGET);
+        send(&slots, peer, 1).unwrap();
+        slots.poll_attention();
+        refuse(1 << 20);
+        assert_eq!(slots.fill(peer).1, Refusals::NOT_EMPTY);
+        slots.forget_refusals(peer, Refusals::NOT_EMPTY);
+        for _ in 1..MESSAGES {
+            send(&slots, peer, 1).unwrap();
+        }
+        refuse(1);
+        assert_eq!(slots.fill(peer).1, Refusals::OUTBOX);
+        slots.forget_refusals(peer, Refusals::OUTBOX);
+        let mut never = batch(11, 1);
+        let full = Err(SendError::Full);
+        assert_eq!(slots.send_batch(peer, Priority::Normal, &mut never), full);
+        assert_eq!(slots.fill(peer).1, Refusals::default());
+    }
+}
+
+mod broadcast {
+    use super::*;
+
+    fn frame(size: usize) -> SharedFrame {
+        let payload = vec![0; size];
+        SharedFrame::new(&Frame::new(MessageType(1), &payload), Priority::Normal)
+    }
+
+    /// Slots in two chunks, of which some are open.
+    fn many(open: &[u32]) -> (Slots, Vec<PeerId>) {
+        let ledger = Arc::new(Ledger::new(1 << 30, Traffic::new(1, 1)));
+        let limits = OutboxLimits {
+            bytes: BYTES,
+            messages: MESSAGES,
+            payload_size: 1 << 20,
+        };
+        let slots = Slots::new(0, 300, limits, ledger, Clock::start());
+        let peers = open.iter().map(|index| slots.open(*index).unwrap());
+        let peers = peers.collect();
+        (slots, peers)
+    }
+
+    #[test]
+    fn everybody_gets_it_or_is_named() {
+        let (slots, peers) = many(&[0, 1, 2, 63, 64, 65, 127]);
+        let About { addr, link } = slots.slot_at(0).unwrap().lock().about.unwrap();
+        // Not admitted, gone, closing, full, and not taking as much.
+        slots.open_for(3, About { addr, link }).unwrap();
+        close(&slots, peers[1]);
+        slots.close_if_quiet(peers[2]).unwrap();
+        while send(&slots, peers[3], 1).is_ok() {}
+        slots.admit(peers[4], 5);
+        let report = slots.broadcast(Ok(&frame(6)), Recipients::All);
+        assert_eq!(report.sent, [peers[0], peers[5], peers[6]]);
+        let too_large = SendError::TooLarge { size: 6, limit: 5 };
+        let skipped = [
+            (peers[2], SendError::Closing),
+            (peers[3], SendError::Full),
+            (peers[4], too_large),
+        ];
+        assert_eq!(report.skipped, skipped);
+        assert_eq!(slots.queued(peers[6]), Traffic::new(1, 14));
+        let but = Recipients::AllBut(peers[0]);
+        let report = slots.broadcast(Ok(&frame(5)), but);
+        assert_eq!(report.sent, [peers[4], peers[5], peers[6]]);
+        let list = [peers[6], peers[1], peers[6]];
+        let report = slots.broadcast(Ok(&frame(5)), Recipients::from(&list));
+        assert_eq!(report.sent, [peers[6], peers[6]]);
+        assert_eq!(report.skipped, [(peers[1], SendError::NotConnected)]);
+        let reserved = SendError::ReservedType(MessageType::BYE);
+        let report = slots.broadcast(Err(reserved), Recipients::from(&[peers[0]]));
+        assert_eq!(report.skipped, [(peers[0], reserved)]);
+    }
+
+    #[test]
+    fn a_predicate_knows_the_peer_and_may_send() {
+        let (slots, peers) = many(&[0, 1, 70]);
+        let identity = Arc::new(PeerIdentity {
+            node_id: NodeId([7; 16]),
+            agent: "x".to_owned(),
+            payload_size_max: 100,
+            authenticated: false,
+        });
+        slots.set_identity(peers[2], &identity).unwrap();
+        send(&slots, peers[1], 12).unwrap();
+        let seen = Mutex::new(Vec::new());
+        let matches = |info: &PeerInfo| {
+            seen.lock().unwrap().push(info.clone());
+            send(&slots, info.peer, 3).unwrap();
+            info.queued.messages == 0
+        };
+        let report = slots.broadcast(Ok(&frame(1)), Recipients::Matching(&matches));
+        assert_eq!(report.sent, [peers[0], peers[2]]);
+        let seen = seen.into_inner().unwrap();
+        assert_eq!(seen[1].queued, Traffic::new(1, 20));
+        assert_eq!(seen[2].identity, Some(identity));
+        assert_eq!(seen[0].addr, SocketAddr::from(([127, 0, 0, 1], 1)));
+        assert_eq!(slots.queued(peers[2]), Traffic::new(2, 11 + 9));
+    }
+
+    /// The loop is rung once for all, and also if the predicate panics in the middle.
+    #[test]
+    fn the_loop_is_woken_once() {
+        let (slots, peers) = many(&[0, 1, 2, 3]);
+        let rings = Arc::new(AtomicU64::new(0));
+        slots.doorbell.set_bell({
+            let rings = Arc::clone(&rings);
+            move || {
+                rings.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        slots.doorbell.prepare_sleep();
+        slots.broadcast(Ok(&frame(1)), Recipients::All);
+        assert_eq!(rings.load(Ordering::Relaxed), 1);
+        while slots.poll_attention().is_some() {}
+        slots.doorbell.prepare_sleep();
+        let last = peers[3];
+        let matches = |info: &PeerInfo| info.peer != last || panic!("a defect of the embedder");
+        let call = || slots.broadcast(Ok(&frame(1)), Recipients::Matching(&matches));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).is_err());
+        assert_eq!(rings.load(Ordering::Relaxed), 2);
+        assert_eq!(slots.poll_attention(), Some(0));
+    }
+
+    #[test]
+    fn the_loop_waits_for_no_slot() {
+        let (slots, peers) = many(&[0, 1]);
+        let report = thread::scope(|scope| {
+            let on_loop = scope.spawn(|| {
+                Slots::set_loop_thread();
+                let locked = slots.slot_at(0).unwrap().lock();
+                let report = slots.broadcast(Ok(&frame(1)), Recipients::All);
+                drop(locked);
+                report
+            });
+            on_loop.join().unwrap()
+        });
+        assert_eq!(report.sent, [peers[1]]);
+        assert_eq!(report.skipped, [(peers[0], SendError::Full)]);
+    }
+
+    /// Where nothing waits the frame is shared; short ones behind others are copied into one piece.
+    #[test]
+    fn an_idle_peer_shares_the_frame() {
+        let (slots, peers) = many(&[0, 1]);
+        let (short, long) = (frame(256), frame(9_000));
+        let segments = |frames: &[&SharedFrame], peer: PeerId| {
+            for frame in frames {
+                slots.broadcast(Ok(frame), Recipients::from(&[peer]));
+            }
+            let mut sizes = Vec::new();
+            let out = |_, segment: Segment| {
+                let start = segment.data.as_slice().as_ptr();
+                sizes.push((start, segment.len(), segment.messages));
+            };
+            slots.take_tail(1, peer, Sums::default(), ALL, out).unwrap();
+            sizes
+        };
+        let one = segments(&[&short], peers[0]);
+        let other = segments(&[&short], peers[1]);
+        assert_eq!(one, other, "the same bytes");
+        let copied = segments(&[&short, &short, &short], peers[0]);
+        assert_eq!(copied.iter().map(|one| one.2).collect::<Vec<_>>(), [3]);
+        let mixed = segments(&[&short, &long, &short], peers[1]);
+        assert_eq!(
+            mixed.iter().map(|one| one.1).collect::<Vec<_>>(),
+            [264, 9_008, 264]
+        );
+    }
 }

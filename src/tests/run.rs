@@ -31,6 +31,7 @@ use crate::{
     node::{Node, Sink},
     peer::Rules,
     peers::{HandlerOptions, Handlers, PeerLimits, Peers, Timer},
+    policy::OutboxFull,
     slots::{OutboxLimits, Slots},
     timers::TimerHub,
 };
@@ -78,7 +79,13 @@ impl Run {
             payload_size: u32::try_from(payload_max).unwrap(),
         };
         let count = limits.peers + REFUSED_PEERS_MAX;
-        let slots = Arc::new(Slots::new(0, count, outbox, Arc::clone(&ledger), clock));
+        let slots = Slots::new(0, count, outbox, Arc::clone(&ledger), clock);
+        let full = [
+            OutboxFull::Refuse,
+            OutboxFull::Close,
+            OutboxFull::DropOldest,
+        ];
+        let slots = Arc::new(slots.outbox_full(random.pick(&full)));
         let registry = Arc::new(Registry::new(1_000));
         let hub = Arc::new(TimerHub::default());
         let rules = rules(&mut random, calm, outbox.payload_size);
@@ -244,6 +251,7 @@ impl Run {
         }
         let mut out = ledger.outbound_written.get();
         out.add(ledger.outbound_dropped.get());
+        out.add(ledger.outbound_overflowed.get());
         out.add(ledger.outbound_queued.get());
         assert_eq!(ledger.outbound_accepted.get(), out);
         let closed: u64 = ledger.closed.iter().map(Counter::get).sum();
@@ -417,6 +425,7 @@ impl Run {
         assert_eq!(snapshot.peers, 0);
         let mut out = snapshot.outbound;
         out.add(snapshot.outbound_dropped);
+        out.add(snapshot.outbound_overflowed);
         assert_eq!(snapshot.outbound_accepted, out);
         let internal = snapshot
             .closed

@@ -18,7 +18,8 @@ use crate::{
     frame::Frame,
     id::{MessageType, PeerId},
     idle::IdleStrategy,
-    slots::OutFrame,
+    policy::Priority,
+    slots::{OutFrame, OutFrames, Recipients, SharedFrame},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -330,6 +331,11 @@ fn echo(world: &mut World, batch: &Batch) {
         if let Err(error) = send(world, &message) {
             note_refused(world, message.peer(), error);
         }
+        // It may be dropped for what nobody asked for.
+        if world.slots.may_overflow() && world.unasked > 0 {
+            let conn = conn_of(world)[&message.peer()];
+            world.conns[conn].echo_lossy = true;
+        }
     }
 }
 
@@ -347,5 +353,22 @@ fn send_unasked(world: &mut World) {
     let payload = vec![9; size.min(world.payload_max)];
     let frame = Frame::new(UNASKED, &payload);
     let owned = (size > 4096).then(|| Bytes::copy_from_slice(&payload));
-    let _ = world.slots.send(id, OutFrame { frame, owned });
+    let priority = world.random.pick(&Priority::ALL);
+    match world.random.below(4) {
+        0 => {
+            let shared = SharedFrame::new(&frame, priority);
+            let to = Recipients::AllBut(id);
+            let report = world.slots.broadcast(Ok(&shared), to);
+            assert!(!report.sent.contains(&id));
+        }
+        1 => {
+            let mut batch = OutFrames::default();
+            (0..3).for_each(|_| batch.push(&frame));
+            let _ = world.slots.send_batch(id, priority, &mut batch);
+        }
+        _ => {
+            let message = OutFrame { frame, owned };
+            let _ = world.slots.send_as(id, priority, message);
+        }
+    }
 }

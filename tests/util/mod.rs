@@ -382,15 +382,15 @@ pub fn assert_balanced(snapshot: &Snapshot) {
         assert_eq!(row.matched, sum, "{row:?}");
     }
     let (accepted, written) = (snapshot.outbound_accepted, snapshot.outbound);
-    let dropped = snapshot.outbound_dropped;
+    let (dropped, overflowed) = (snapshot.outbound_dropped, snapshot.outbound_overflowed);
     assert_eq!(
         accepted.messages,
-        written.messages + dropped.messages,
+        written.messages + dropped.messages + overflowed.messages,
         "{snapshot:?}"
     );
     assert_eq!(
         accepted.bytes,
-        written.bytes + dropped.bytes,
+        written.bytes + dropped.bytes + overflowed.bytes,
         "{snapshot:?}"
     );
     assert_eq!(snapshot.peers, 0);

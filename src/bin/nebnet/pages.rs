@@ -136,6 +136,8 @@ struct Peer {
     inbound: Way,
     outbound: Way,
     queued: Way,
+    queued_oldest_seconds: Option<f64>,
+    overflowed: Way,
     in_flight_bytes: u64,
     reading: bool,
     closing: bool,
@@ -154,6 +156,8 @@ fn peer_row(row: &PeerRow) -> Peer {
         inbound: row.inbound.into(),
         outbound: row.outbound.into(),
         queued: row.queued.into(),
+        queued_oldest_seconds: row.queued_oldest.map(|age| age.as_secs_f64()),
+        overflowed: row.overflowed.into(),
         in_flight_bytes: row.in_flight_bytes,
         reading: row.reading,
         closing: row.closing,
@@ -177,6 +181,7 @@ struct Closed {
     inbound: Way,
     outbound: Way,
     lost: Way,
+    overflowed: Way,
 }
 
 fn closed_row(row: &ClosedRow) -> Closed {
@@ -192,6 +197,7 @@ fn closed_row(row: &ClosedRow) -> Closed {
         inbound: row.inbound.into(),
         outbound: row.outbound.into(),
         lost: row.lost.into(),
+        overflowed: row.overflowed.into(),
     }
 }
 

@@ -40,6 +40,11 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
         "messages accepted and lost",
         snapshot.outbound_dropped,
     );
+    out.traffic(
+        "outbound_overflowed",
+        "messages accepted and dropped for later ones",
+        snapshot.outbound_overflowed,
+    );
     out.types(snapshot);
     out.queue(snapshot);
     out.subscribers(&snapshot.subscribers);

@@ -1,0 +1,147 @@
+//! What is sent to a peer on its way into the outbox, and what senders are told of its fill.
+
+use std::time::Duration;
+
+use super::Peers;
+use crate::{
+    clock::Tick,
+    error::CloseReason,
+    event::Event,
+    id::PeerId,
+    ledger::Traffic,
+    peer::Peer,
+    slots::{Contended, Refusals, Slots, Take, Taken},
+};
+
+/// Gives the slot of a peer back, and counts what is lost with the connection.
+pub(super) fn close_slot(slots: &Slots, now: Tick, peer: &mut Peer) -> Result<Traffic, Contended> {
+    let outbox = &mut peer.outbox;
+    let late = slots.close(peer.id, peer.sums, |priority, segment| {
+        outbox.push(now, priority, segment);
+    })?;
+    peer.sums.add(late);
+    // The slot takes nothing any more, so this is all of it.
+    let lost = peer.outbox.count_unwritten();
+    let ledger = &slots.ledger;
+    ledger.note_accepted(late.accepted);
+    ledger.note_overflowed(late.overflowed);
+    ledger.outbound_dropped.add(lost);
+    ledger.outbound_queued.sub(lost);
+    Ok(lost)
+}
+
+impl Peers {
+    /// Takes what was sent to a peer, as far as there is room for it, and does what senders ask for
+    /// besides: to close the peer, or to cut it off.
+    pub(super) fn refill_output(&mut self, now: Tick, id: PeerId) -> Result<(), Contended> {
+        let taken = self.take_output(now, id, false)?;
+        if taken.cut_off {
+            self.leave(now, id, CloseReason::SlowPeer, true);
+        } else if taken.close_asked {
+            self.end_link_of(id);
+            self.begin_close(now, id, CloseReason::AppClosed, self.rules.drain_ms);
+        }
+        Ok(())
+    }
+
+    /// Takes what was sent to a peer. With `last`, nothing is accepted after it.
+    pub(super) fn take_output(
+        &mut self,
+        now: Tick,
+        id: PeerId,
+        last: bool,
+    ) -> Result<Taken, Contended> {
+        let (slots, index) = (&self.slots, id.index() as usize);
+        let Some(seat) = self.seats.get_mut(index).and_then(Option::as_mut) else {
+            return Ok(Taken::default());
+        };
+        let peer = &mut seat.peer;
+        let take = if last {
+            Take::Last
+        } else if slots.may_overflow() {
+            Take::Beside(peer.outbox.bytes_by_priority())
+        } else {
+            Take::Beside(Default::default())
+        };
+        let outbox = &mut peer.outbox;
+        let taken = slots.take_tail(now, id, peer.sums, take, |priority, segment| {
+            outbox.push(now, priority, segment);
+        })?;
+        peer.sums.add(taken.sums);
+        seat.has_rest = taken.is_rest;
+        slots.ledger.note_accepted(taken.sums.accepted);
+        if taken.sums.overflowed.messages > 0 {
+            slots.ledger.note_overflowed(taken.sums.overflowed);
+        }
+        Ok(taken)
+    }
+
+    /// Tells when much is queued for a peer, and when senders that were told so, or were refused,
+    /// may go on.
+    pub(super) fn check_watermarks(&mut self, now: Tick, id: PeerId) {
+        let (slots, limits) = (&self.slots, self.slots.limits());
+        let Some(seat) = self.seats.get_mut(id.index() as usize) else {
+            return;
+        };
+        let Some(seat) = seat
+            .as_mut()
+            .filter(|seat| seat.id() == id && seat.leaving.is_none())
+        else {
+            return;
+        };
+        let (queued, refusals) = slots.fill(id);
+        let high = limits.is_high(queued);
+        let may_tell = high != seat.congested || !refusals.is_empty();
+        if !may_tell || seat.peer.is_closing() {
+            return;
+        }
+        let congested = high && !seat.congested;
+        seat.congested |= congested;
+        let low = limits.is_low(queued);
+        let answers = |why| {
+            let answered = refusals.has(why);
+            if answered {
+                slots.forget_refusals(id, why);
+            }
+            answered
+        };
+        let told = (low && answers(Refusals::OUTBOX))
+            | (queued.messages == 0 && answers(Refusals::NOT_EMPTY))
+            | (low && std::mem::take(&mut seat.congested));
+        let waits = refusals.has(Refusals::BUDGET) && !seat.in_refused_list;
+        seat.in_refused_list |= waits;
+        if congested {
+            self.emit(Event::Congested { peer: id, queued });
+        }
+        if told {
+            self.emit(Event::Writable { peer: id });
+        }
+        if waits {
+            self.budget_refused.push(id);
+            self.arm_budget_timer(now);
+        }
+    }
+
+    /// Tells senders that were refused for the budget that it has room again.
+    pub(super) fn tell_budget_room(&mut self) {
+        if self.budget_refused.is_empty() || self.slots.ledger.budget.is_tight() {
+            return;
+        }
+        for id in std::mem::take(&mut self.budget_refused) {
+            let Some(seat) = self.seat(id) else { continue };
+            seat.in_refused_list = false;
+            self.slots.forget_refusals(id, Refusals::BUDGET);
+            self.emit(Event::Writable { peer: id });
+        }
+    }
+
+    /// How long the oldest message has waited that is queued for a peer.
+    pub(super) fn oldest(&self, now: Tick, peer: &Peer) -> Option<Duration> {
+        if self.slots.queued(peer.id) == Traffic::default() {
+            return None;
+        }
+        // What the loop has not seen yet has come just now.
+        let age = peer.outbox.age_of_oldest(now).unwrap_or_default();
+        Some(Duration::from_millis(age.into()))
+    }
+}

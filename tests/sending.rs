@@ -1,0 +1,375 @@
+//! Priorities, full outboxes and broadcasts, over real sockets.
+#![allow(
+    missing_docs,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests wait by the clock, and end where something is wrong"
+)]
+
+mod util;
+
+use std::time::Duration;
+
+use nebnet::{
+    CloseReason, Dispatch, MessageType, NetService, OutboxFull, Outgoing, OutgoingBatch, PeerId,
+    Priority, Recipients, SendError,
+    frame::{Frame, Hello},
+};
+use util::{Client, End, HELLO, OK, config, only_peer, start_tap, stop_tap, wait_for_row};
+
+const LOW: MessageType = MessageType(1);
+const NORMAL: MessageType = MessageType(2);
+const HIGH: MessageType = MessageType(3);
+
+fn priority_of(message_type: MessageType) -> Priority {
+    match message_type {
+        LOW => Priority::Low,
+        NORMAL => Priority::Normal,
+        _ => Priority::High,
+    }
+}
+
+/// A numbered message whose type says its priority.
+fn numbered(message_type: MessageType, number: u32, size: usize) -> Outgoing<'static> {
+    let mut payload = number.to_be_bytes().to_vec();
+    payload.resize(size.max(4), b'.');
+    Outgoing::new(message_type, payload).priority(priority_of(message_type))
+}
+
+fn number(payload: &[u8]) -> u32 {
+    let (number, _) = payload.split_first_chunk().unwrap();
+    u32::from_be_bytes(*number)
+}
+
+/// What a client gets until the end, or until `last` has come: types and numbers.
+fn receive_until(client: &mut Client, last: Option<u32>) -> Vec<(MessageType, u32)> {
+    let mut got = Vec::new();
+    while let Some(answer) = client.receive() {
+        if answer.message_type.is_protocol() {
+            continue;
+        }
+        got.push((answer.message_type, number(&answer.payload)));
+        if last == Some(number(&answer.payload)) {
+            break;
+        }
+    }
+    got
+}
+
+/// Numbers of one type, which have to rise.
+#[track_caller]
+fn rising(got: &[(MessageType, u32)], message_type: MessageType) -> usize {
+    let numbers: Vec<u32> = got
+        .iter()
+        .filter(|one| one.0 == message_type)
+        .map(|one| one.1)
+        .collect();
+    assert!(
+        numbers.is_sorted_by(|a, b| a < b),
+        "{message_type} is out of order"
+    );
+    numbers.len()
+}
+
+/// Clients that are connected and introduced by a PING, with their peers, in order.
+fn crowd(service: &NetService, count: usize) -> Vec<(PeerId, Client)> {
+    let addr = service.local_addrs()[0];
+    let handle = service.handle();
+    (0..count)
+        .map(|_| {
+            let mut client = Client::connect(addr);
+            client.ping(b"");
+            let local = client.stream.local_addr().unwrap();
+            let rows = handle.peers();
+            let row = rows.iter().find(|row| row.addr == local).unwrap();
+            (row.peer, client)
+        })
+        .collect()
+}
+
+#[test]
+fn the_urgent_comes_before_what_waits_for_a_slow_reader() {
+    for dispatch in [Dispatch::Thread, Dispatch::Inline] {
+        let config = config().dispatch(dispatch).outbox_bytes(64 << 20);
+        let (service, tap) = start_tap(config);
+        let mut client = Client::connect_small(service.local_addrs()[0]);
+        let (handle, peer) = (service.handle(), only_peer(&service));
+        // More than the kernel takes, so that the rest waits with us.
+        let mut count = 0;
+        while handle.peers()[0].queued.bytes < 4 << 20 {
+            for _ in 0..100 {
+                for message_type in [LOW, NORMAL] {
+                    let message = numbered(message_type, count, 1_000);
+                    handle.send_message(peer, message).unwrap();
+                }
+                count += 1;
+            }
+        }
+        for number in 0..10 {
+            handle
+                .send_message(peer, numbered(HIGH, number, 10))
+                .unwrap();
+        }
+        handle
+            .send_message(peer, numbered(LOW, u32::MAX, 10))
+            .unwrap();
+        let got = receive_until(&mut client, Some(u32::MAX));
+        assert_eq!(rising(&got, LOW), count as usize + 1);
+        assert_eq!(rising(&got, NORMAL), count as usize);
+        assert_eq!(rising(&got, HIGH), 10);
+        let last_high = got.iter().rposition(|one| one.0 == HIGH).unwrap();
+        let behind = got.len() - last_high;
+        assert!(
+            behind > 2_000,
+            "only {behind} messages are behind the urgent ones"
+        );
+        drop(client);
+        let report = stop_tap(service, tap);
+        assert_eq!(report.snapshot.outbound_dropped.messages, 0);
+    }
+}
+
+#[test]
+fn a_batch_has_one_priority() {
+    let (service, tap) = start_tap(config());
+    let mut client = Client::connect(service.local_addrs()[0]);
+    let peer = only_peer(&service);
+    let mut batch = OutgoingBatch::new().priority(Priority::High);
+    batch.push(&numbered(HIGH, 0, 4)).unwrap();
+    batch.push(&numbered(LOW, 1, 4)).unwrap();
+    service.handle().send_batch(peer, &mut batch).unwrap();
+    let got = receive_until(&mut client, Some(1));
+    assert_eq!(got, [(HIGH, 0), (LOW, 1)]);
+    drop(client);
+    stop_tap(service, tap);
+}
+
+#[test]
+fn a_full_outbox_costs_the_peer_its_connection_by_policy() {
+    let config = config()
+        .outbox_bytes(64 << 10)
+        .outbox_full(OutboxFull::Close);
+    let (service, tap) = start_tap(config);
+    let mut client = Client::connect_small(service.local_addrs()[0]);
+    let (handle, peer) = (service.handle(), only_peer(&service));
+    let mut accepted = 0;
+    let error = loop {
+        match handle.send_message(peer, numbered(NORMAL, accepted, 10_000)) {
+            Ok(()) => accepted += 1,
+            Err(rejected) => break rejected.error,
+        }
+        assert!(accepted < 1_000_000, "somebody takes it all");
+    };
+    assert_eq!(error, SendError::Full);
+    let after = handle.send(peer, NORMAL, b"after");
+    assert!(matches!(
+        after,
+        Err(SendError::Closing | SendError::NotConnected)
+    ));
+    let row = wait_for_row(&service, peer);
+    assert_eq!(row.reason, CloseReason::SlowPeer);
+    assert_eq!(
+        row.outbound.messages + row.lost.messages,
+        u64::from(accepted)
+    );
+    assert!(row.lost.messages > 0 && row.overflowed.messages == 0);
+    client.stream.set_nonblocking(false).unwrap();
+    while client.receive().is_some() {}
+    assert_eq!(client.end(), Some(End::Reset));
+    let report = stop_tap(service, tap);
+    assert_eq!(report.snapshot.outbound_dropped, row.lost);
+}
+
+#[test]
+fn what_is_oldest_is_dropped_by_policy_and_counted() {
+    let config = config()
+        .outbox_bytes(64 << 10)
+        .outbox_full(OutboxFull::DropOldest);
+    let (service, tap) = start_tap(config);
+    let mut client = Client::connect_small(service.local_addrs()[0]);
+    let (handle, peer) = (service.handle(), only_peer(&service));
+    let count = 30_000;
+    for number in 0..count {
+        let message_type = [LOW, NORMAL, HIGH][number as usize % 3];
+        // Never full for the highest: there is always something older that may go.
+        let size = if message_type == HIGH { 10 } else { 2_000 };
+        let sent = handle.send_message(peer, numbered(message_type, number, size));
+        if let Err(rejected) = sent {
+            // But nothing goes for what is below it.
+            assert_eq!(rejected.error, SendError::Full);
+            assert_ne!(message_type, HIGH);
+        }
+    }
+    let row = handle.peers().remove(0);
+    assert!(row.overflowed.messages > 1_000, "{row:?}");
+    assert!(row.queued.bytes <= 64 << 10, "{row:?}");
+    handle.send_message(peer, numbered(HIGH, count, 4)).unwrap();
+    assert!(handle.close(peer));
+    let got = receive_until(&mut client, None);
+    for message_type in [LOW, NORMAL, HIGH] {
+        rising(&got, message_type);
+    }
+    assert!(got.contains(&(HIGH, count)), "the latest is there");
+    drop(client);
+    let row = wait_for_row(&service, peer);
+    assert_eq!(row.reason, CloseReason::AppClosed);
+    assert_eq!(row.outbound.messages, got.len() as u64);
+    assert_eq!(row.lost.messages, 0);
+    let report = stop_tap(service, tap);
+    let snapshot = &report.snapshot;
+    assert_eq!(snapshot.outbound_overflowed, row.overflowed);
+    assert_eq!(
+        snapshot.outbound_accepted.messages,
+        got.len() as u64 + row.overflowed.messages
+    );
+    assert!(
+        report.to_string().contains("dropped for later ones"),
+        "{report}"
+    );
+}
+
+/// Sends until there is no room for a while: the kernel may take a little more now and then.
+fn fill(service: &NetService, peer: PeerId, payload: &[u8]) {
+    let (handle, patience) = (service.handle(), Duration::from_millis(100));
+    let send = || handle.send_timeout(peer, Outgoing::new(NORMAL, payload), patience);
+    while send().is_ok() {}
+}
+
+#[test]
+fn a_broadcast_reaches_those_it_is_for() {
+    let (service, tap) = start_tap(config());
+    let mut crowd = crowd(&service, 5);
+    let peers: Vec<PeerId> = crowd.iter().map(|(peer, _)| *peer).collect();
+    let payload = [b'b'; 256];
+    let sorted = |mut peers: Vec<PeerId>| {
+        peers.sort_unstable();
+        peers
+    };
+    let all = service.broadcast(MessageType(10), &payload, Recipients::All);
+    assert_eq!(sorted(all.sent), sorted(peers.clone()));
+    let but = Recipients::AllBut(peers[0]);
+    let but = service.broadcast(MessageType(11), &payload, but);
+    assert_eq!(sorted(but.sent), sorted(peers[1..].to_vec()));
+    let list = service.broadcast(MessageType(12), vec![7; 100_000], &[peers[3], peers[1]]);
+    assert_eq!(list.sent, [peers[3], peers[1]]);
+    let ports: Vec<u16> = crowd[..2]
+        .iter()
+        .map(|(_, client)| client.stream.local_addr().unwrap().port())
+        .collect();
+    let matches = |peer: &nebnet::PeerInfo| ports.contains(&peer.addr.port());
+    let last = Outgoing::new(MessageType(13), b"last")
+        .correlation(9)
+        .checksum(true);
+    let matching = service.broadcast_message(&last, Recipients::Matching(&matches));
+    assert_eq!(sorted(matching.sent), sorted(peers[..2].to_vec()));
+    for report in [all.skipped, but.skipped, list.skipped, matching.skipped] {
+        assert_eq!(report, []);
+    }
+    for (index, (_, client)) in crowd.iter_mut().enumerate() {
+        client.expect(10, &payload);
+        if index > 0 {
+            client.expect(11, &payload);
+        }
+        if [1, 3].contains(&index) {
+            client.expect(12, &[7; 100_000]);
+        }
+        if index < 2 {
+            let answer = client.receive().unwrap();
+            assert_eq!((answer.correlation, answer.checksum), (Some(9), true));
+        }
+    }
+    let reserved = service.broadcast(MessageType(0xFF00), b"", Recipients::All);
+    assert_eq!((reserved.sent.len(), reserved.skipped.len()), (0, 5));
+    drop(crowd);
+    let report = stop_tap(service, tap);
+    assert_eq!(report.snapshot.outbound.messages, 5 + 4 + 2 + 2);
+}
+
+#[test]
+fn who_is_full_or_takes_less_is_left_out_of_a_broadcast_and_named() {
+    let (service, tap) = start_tap(config().outbox_bytes(64 << 10));
+    let addr = service.local_addrs()[0];
+    let full = Client::connect_small(addr);
+    let full_peer = only_peer(&service);
+    let payload = [b'f'; 10_000];
+    fill(&service, full_peer, &payload);
+    // It takes payloads up to 100 bytes.
+    let mut small = Client::connect(addr);
+    let hello = Hello {
+        payload_size_max: 100,
+        ..Hello::default()
+    };
+    small.send(&Frame::new(HELLO, &hello.to_payload()));
+    assert_eq!(small.receive().unwrap().message_type, OK);
+    let mut others = Vec::new();
+    for _ in 0..3 {
+        let mut client = Client::connect(addr);
+        client.ping(b"");
+        others.push(client);
+    }
+    let payload = [b'b'; 60_000];
+    let report = service.broadcast(NORMAL, &payload, Recipients::All);
+    assert_eq!(report.sent.len(), 3);
+    assert_eq!(report.skipped.len(), 2);
+    for (peer, error) in report.skipped {
+        if peer == full_peer {
+            assert_eq!(error, SendError::Full);
+        } else {
+            let (size, limit) = (payload.len(), 100);
+            assert_eq!(error, SendError::TooLarge { size, limit });
+        }
+    }
+    for client in &mut others {
+        client.expect(NORMAL.0, &payload);
+    }
+    let report = service.broadcast(
+        NORMAL,
+        b"short",
+        Recipients::Matching(&|peer| peer.identity.is_some() && peer.link.is_none()),
+    );
+    assert_eq!(report.sent.len(), 1);
+    small.expect(NORMAL.0, b"short");
+    full.reset();
+    drop((small, others));
+    stop_tap(service, tap);
+}
+
+/// A crowd of peers is reached by one call from each of several threads at once, while peers come
+/// and go; nobody gets a broken stream, and all sums add up.
+#[test]
+fn broadcasts_at_once_keep_every_stream_whole() {
+    let (service, tap) = start_tap(config());
+    let mut crowd = crowd(&service, 100);
+    let rounds = 50;
+    std::thread::scope(|scope| {
+        for (message_type, size) in [(LOW, 10), (NORMAL, 300), (HIGH, 6_000)] {
+            let handle = service.handle();
+            scope.spawn(move || {
+                for number in 0..rounds {
+                    let message = numbered(message_type, number, size);
+                    let report = handle.broadcast_message(&message, Recipients::All);
+                    assert_eq!(report.skipped, []);
+                    assert!(report.sent.len() >= 100);
+                }
+            });
+        }
+        let addr = service.local_addrs()[0];
+        scope.spawn(move || {
+            for _ in 0..50 {
+                Client::connect(addr).ping(b"");
+            }
+        });
+    });
+    for (_, client) in &mut crowd {
+        let mut got = Vec::new();
+        while got.len() < 3 * rounds as usize {
+            let answer = client.receive().unwrap();
+            got.push((answer.message_type, number(&answer.payload)));
+        }
+        for message_type in [LOW, NORMAL, HIGH] {
+            assert_eq!(rising(&got, message_type), rounds as usize);
+        }
+    }
+    drop(crowd);
+    stop_tap(service, tap);
+}
