@@ -30,7 +30,9 @@ use crate::{
     ledger::{ClosedRow, Ledger, PeerRow, ServiceState, Snapshot},
     limits::{LINKS_MAX, PAYLOAD_COPIED_MAX, PAYLOAD_SIZE_MAX_CEILING},
     policy::Priority,
-    slots::{BroadcastReport, OutFrame, OutFrames, Recipients, SharedFrame, Slots, never_waits},
+    slots::{
+        BroadcastReport, OutFrame, OutFrames, PeerInfo, Recipients, SharedFrame, Slots, never_waits,
+    },
     socket::{Listener, SocketOptions},
     timers::{TimerHub, Timers},
 };
@@ -549,6 +551,13 @@ impl Handle {
             ServiceState::New | ServiceState::Running => false,
             ServiceState::Stopping | ServiceState::Stopped | ServiceState::Failed => true,
         }
+    }
+
+    /// What is known of a connection without asking the loop: the lock of its slot is taken for a
+    /// moment. `None` if it is not there, or may not be sent to yet.
+    #[must_use]
+    pub fn peer(&self, peer: PeerId) -> Option<PeerInfo> {
+        self.shared.slots.info(peer)
     }
 
     /// The connections now. Asks the loop, and waits up to 5 s for its answer; empty if it does not

@@ -277,6 +277,15 @@ fn lock(slot: &Slot) -> Option<MutexGuard<'_, Inner>> {
     }
 }
 
+impl Slots {
+    /// What is known of a connection; `None` if it is not there, or may not be sent to yet.
+    pub(crate) fn info(&self, peer: PeerId) -> Option<PeerInfo> {
+        let slot = self.slot(peer)?;
+        let inner = slot.lock();
+        info(slot, &inner, peer).filter(|_| slot.admitted.load(Ordering::Acquire))
+    }
+}
+
 fn info(slot: &Slot, inner: &Inner, peer: PeerId) -> Option<PeerInfo> {
     let about = inner
         .about

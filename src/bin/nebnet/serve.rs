@@ -6,14 +6,17 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
-use nebnet::{ConnectOptions, Handle, NetService, Overflow, SubscribeOptions, Subscription, Types};
+use nebnet::{
+    ConnectOptions, EventOptions, EventSubscription, Handle, NetService, Overflow,
+    SubscribeOptions, Subscription, Types,
+};
 
 use crate::{
     args::ServeArgs,
     echo,
     failure::Failure,
     http::Endpoint,
-    logger, print,
+    links, logger, print, relay,
     settings::Settings,
     signals,
     stats::Stats,
@@ -21,8 +24,9 @@ use crate::{
     worker::{self, Ending, WorkerError},
 };
 
-/// Echo, print, tap: no service has more workers, so telling how one ended never waits.
-const WORKERS_MAX: usize = 3;
+/// Echo, print, relay, tap, links: no service has more workers, so telling how one ended never
+/// waits.
+const WORKERS_MAX: usize = 5;
 /// What a worker may take beyond the drain to finish what it has in hand.
 const WORKER_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -93,18 +97,23 @@ pub(crate) fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
 struct Subscriptions {
     echo: Option<Subscription>,
     print: Option<Subscription>,
+    relay: Option<Subscription>,
     /// If nothing else does.
     tap: Option<Subscription>,
+    /// What becomes of links, if there are any.
+    links: Option<EventSubscription>,
 }
 
 impl Subscriptions {
     fn new(settings: &Settings, service: &NetService) -> Result<Self, Failure> {
-        let tap = !settings.echo && !settings.print;
+        let tap = !(settings.echo || settings.print || settings.relay);
         let some = |wanted: bool, name| wanted.then(|| subscribe(service, name)).transpose();
         Ok(Self {
             echo: some(settings.echo, "echo")?,
             print: some(settings.print, "print")?,
+            relay: some(settings.relay, "relay")?,
             tap: some(tap, "tap")?,
+            links: watch_links(settings, service)?,
         })
     }
 
@@ -118,6 +127,15 @@ impl Subscriptions {
         if let Some(messages) = self.print {
             worker::start("print", endings, move || print::run(messages))?;
             workers.running.push("print");
+        }
+        if let Some(messages) = self.relay {
+            let handle = handle.clone();
+            worker::start("relay", endings, move || relay::run(messages, &handle))?;
+            workers.running.push("relay");
+        }
+        if let Some(events) = self.links {
+            worker::start("links", endings, move || links::run(&events))?;
+            workers.running.push("links");
         }
         if let Some(messages) = self.tap {
             worker::start("tap", endings, move || tap::run(messages))?;
@@ -135,6 +153,19 @@ fn subscribe(service: &NetService, name: &str) -> Result<Subscription, Failure> 
     service
         .subscribe_with(options)
         .map_err(|error| Failure::new(format!("cannot subscribe {name}: {error}")))
+}
+
+fn watch_links(
+    settings: &Settings,
+    service: &NetService,
+) -> Result<Option<EventSubscription>, Failure> {
+    if settings.connect.is_empty() {
+        return Ok(None);
+    }
+    let events = service.subscribe_events(EventOptions::new().name("links"));
+    events
+        .map(Some)
+        .map_err(|error| Failure::new(format!("cannot subscribe links: {error}")))
 }
 
 /// Says where the service can be reached; scripts wait for these lines.

@@ -1,4 +1,4 @@
-//! The threads of `serve` that take messages: echo, print, tap.
+//! The threads of `serve` that take messages or events: echo, print, relay, tap, links.
 //!
 //! A worker runs until its subscription ends, which is after the service stopped and everything
 //! queued was taken. How it ended is told on a channel, also if it panicked.
