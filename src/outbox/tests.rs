@@ -88,8 +88,8 @@ impl Pipe {
                 };
                 self.slots.send_as(self.id, priority, message).is_ok()
             }
-            // What the loop sends goes past the slot's tail, so the tail is taken before. Where some
-            // of that may be left there, the two have no order.
+            // What the loop sends goes past the slot's tail, so the tail is taken before. Where
+            // some of that may be left there, the two have no order.
             Way::Inline if priority == Priority::Normal && !self.slots.may_overflow() => {
                 self.take();
                 let traffic = Traffic::new(1, frame.encoded_size() as u64);

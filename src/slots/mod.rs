@@ -11,9 +11,9 @@
 //! decided at one place and cannot be wrong.
 //!
 //! Invariants, per connection:
-//! - `written + overflowed <= accepted`, in messages and in bytes; the difference is what is queued.
-//!   What the loop sends itself is taken off `written` rather than added to `accepted`, so that each
-//!   has one writer
+//! - `written + overflowed <= accepted`, in messages and in bytes; the difference is what is
+//!   queued. What the loop sends itself is taken off `written` rather than added to `accepted`, so
+//!   that each has one writer
 //! - `queued <= limit`, or exactly one message is queued
 //! - bytes leased from the budget `>= queued bytes` after every send
 //! - the loop's own sends ([`accept_inline`](Slots::accept_inline)) take no lock: both of the above
@@ -902,8 +902,8 @@ impl Slots {
     /// the caller puts it into the outbox.
     ///
     /// Takes no lock, so that a send of another thread that is under way is not seen, nor this one
-    /// there: together they may pass a bound by that one send. Whatever the policy for a full outbox,
-    /// it is refused: to drop what others sent takes the lock.
+    /// there: together they may pass a bound by that one send. Whatever the policy for a full
+    /// outbox, it is refused: to drop what others sent takes the lock.
     pub(crate) fn accept_inline(
         &self,
         peer: PeerId,

@@ -37,14 +37,18 @@ pub(crate) fn run(events: &EventSubscription) -> Result<Summary, WorkerError> {
                 error,
                 attempts,
                 ..
-            } => {
-                if attempts <= FAILURES_SAID || attempts % FAILURES_PER_LINE == 0 {
-                    let addr = addr.map_or_else(String::new, |addr| format!(" to {addr}"));
-                    log::warn!("link {link}{addr} cannot be made: {error} (attempt {attempts})");
-                }
+            } if attempts <= FAILURES_SAID || attempts % FAILURES_PER_LINE == 0 => {
+                let addr = addr.map_or_else(String::new, |addr| format!(" to {addr}"));
+                log::warn!("link {link}{addr} cannot be made: {error} (attempt {attempts})");
             }
-            // Peers that came by themselves, and what a later version of the library tells.
-            _ => {}
+            // Peers that came by themselves, and whatever else is told of one.
+            Event::Connected { .. }
+            | Event::Hello { .. }
+            | Event::Paused { .. }
+            | Event::Resumed { .. }
+            | Event::Congested { .. }
+            | Event::Writable { .. }
+            | _ => {}
         }
     }
     Ok(format!(
