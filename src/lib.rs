@@ -79,6 +79,43 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Both ways
+//!
+//! A service also sends of its own accord, and connects to others.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use nebnet::{
+//!     ConnectOptions, EventOptions, HandlerOptions, MessageType, NetService, Outgoing, PeerId,
+//!     Priority, Recipients,
+//! };
+//!
+//! # fn both_ways(
+//! #     service: &NetService,
+//! #     sender: PeerId,
+//! #     peer: PeerId,
+//! # ) -> Result<(), Box<dyn std::error::Error>> {
+//! // Stays connected: back-off with full jitter, HELLO, heartbeats; one connection for each node.
+//! let link = service.connect(ConnectOptions::from("gateway:8680").keep_connected(true))?;
+//! // What becomes of peers, in order with their messages.
+//! let events = service.subscribe_events(EventOptions::new())?;
+//! // Encoded once for everybody; whoever is full is left out and named.
+//! let report = service.broadcast(MessageType(7), "101.5", Recipients::AllBut(sender));
+//! // High goes first, low never starves.
+//! let urgent = Outgoing::new(MessageType(8), "cancel").priority(Priority::High);
+//! let sent = service.handle().send_message(peer, urgent);
+//! // One result for each request: an answer, a timeout, or the reason of the connection's end.
+//! let answer = service.request(peer, MessageType(9), "?", Duration::from_secs(1))?.recv()?;
+//! // On the loop itself, for the lowest latency; to be set before the start.
+//! service.handle_inline(HandlerOptions::new(MessageType(10)), |message, replier| {
+//!     let _ = replier.reply(message.payload());
+//! })?;
+//! # let _ = (link, events, report, sent, answer);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Where to read on
 //!
 //! [`NetService`] begins and ends everything, [`Config`] has the bounds, [`SubscribeOptions`]
