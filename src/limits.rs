@@ -114,6 +114,8 @@ pub(crate) const DISPATCH_MESSAGES_MAX_DEFAULT: usize = 65_536;
 pub(crate) const DISPATCH_BYTES_MAX_DEFAULT: usize = 64 << 20;
 /// Bound of the dispatch queue in events, which have places of their own.
 pub(crate) const EVENTS_QUEUED_MAX: usize = 4096;
+/// Events that wait to be queued, above which none is made that may come again and again.
+pub(crate) const EVENTS_WAITING_MAX: usize = 4096;
 /// Default bound of an event subscriber's queue.
 pub(crate) const SUBSCRIBER_EVENTS_MAX_DEFAULT: usize = 8192;
 /// Default bound of a subscriber's queue in messages.

@@ -34,6 +34,9 @@ use crate::{
     wheel::TimerKey,
 };
 
+/// How long an attempt waits for events to be told.
+const BACKLOG_PAUSE_MS: u64 = 100;
+
 /// All links of a loop.
 #[derive(Debug, Default)]
 pub(super) struct Links {
@@ -176,9 +179,16 @@ impl Peers {
     }
 
     fn begin_attempt(&mut self, now: Tick, id: LinkId) {
+        // What comes of it could not be told, and would pile up.
+        let is_early = self.has_backlog();
         let Some(link) = self.links.links.get_mut(&id) else {
             return;
         };
+        if is_early {
+            let timer = self.wheel.insert(now + BACKLOG_PAUSE_MS, Timer::Link(id));
+            link.state = LinkState::Waiting(timer);
+            return;
+        }
         match &link.source {
             Source::Addrs(addrs) => {
                 link.untried = addrs.iter().rev().copied().collect();

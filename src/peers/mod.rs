@@ -44,7 +44,10 @@ use crate::{
     event::Event,
     id::{LinkId, NodeId, PeerId},
     ledger::{ClosedRow, PeerRow, Traffic, TypeMap},
-    limits::{CLOSED_ROWS_MAX, COMMANDS_PER_TURN, LINGER_MS, REFUSED_PEERS_MAX, TIMERS_PER_TURN},
+    limits::{
+        CLOSED_ROWS_MAX, COMMANDS_PER_TURN, EVENTS_WAITING_MAX, LINGER_MS, REFUSED_PEERS_MAX,
+        TIMERS_PER_TURN,
+    },
     peer::{Peer, Rules, State, Verdict},
     quiet::{Quiet, Subject, Suppressed},
     slots::{About, OpenError, Slots},
@@ -152,6 +155,8 @@ pub(crate) struct Peers {
     budget_timer: bool,
     /// Peers of which senders wait for the budget.
     budget_refused: Vec<PeerId>,
+    /// Peers whose watermarks are to be looked at when the events that wait have become fewer.
+    watermarks_due: Vec<PeerId>,
     type_map: TypeMap,
     closed: VecDeque<ClosedRow>,
     /// How long nobody was read, in all, and since when nobody is.
@@ -215,6 +220,7 @@ impl Peers {
             budget_paused: Vec::new(),
             budget_timer: false,
             budget_refused: Vec::new(),
+            watermarks_due: Vec::new(),
             type_map: TypeMap::default(),
             closed: VecDeque::new(),
             lag: 0,
@@ -501,6 +507,7 @@ impl Peers {
         if self.has_budget_again() {
             self.resume_budget(now);
         }
+        self.recheck_watermarks(now);
         self.writing.append(&mut self.write_list);
     }
 
@@ -700,6 +707,12 @@ impl Peers {
         if self.is_watched() {
             self.events.push_back(Box::new(event));
         }
+    }
+
+    /// Whether so many events wait that none is to be made which may come again and again. Those of
+    /// connections that come and go are few for each of them, and are always made.
+    fn has_backlog(&self) -> bool {
+        self.events.len() >= EVENTS_WAITING_MAX
     }
 
     /// Whether anybody subscribed to events.

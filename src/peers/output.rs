@@ -9,6 +9,7 @@ use crate::{
     event::Event,
     id::PeerId,
     ledger::Traffic,
+    limits::EVENTS_WAITING_MAX,
     peer::Peer,
     slots::{Contended, Refusals, Slots, Take, Taken},
 };
@@ -95,6 +96,12 @@ impl Peers {
         if !may_tell || seat.peer.is_closing() {
             return;
         }
+        if self.events.len() >= EVENTS_WAITING_MAX {
+            if !std::mem::replace(&mut seat.in_due_list, true) {
+                self.watermarks_due.push(id);
+            }
+            return;
+        }
         let congested = high && !seat.congested;
         seat.congested |= congested;
         let low = limits.is_low(queued);
@@ -122,9 +129,23 @@ impl Peers {
         }
     }
 
+    /// Looks again at those that had to wait for other events to be told.
+    pub(super) fn recheck_watermarks(&mut self, now: Tick) {
+        if self.watermarks_due.is_empty() || self.has_backlog() {
+            return;
+        }
+        for id in std::mem::take(&mut self.watermarks_due) {
+            if let Some(seat) = self.seat(id) {
+                seat.in_due_list = false;
+                self.check_watermarks(now, id);
+            }
+        }
+    }
+
     /// Tells senders that were refused for the budget that it has room again.
     pub(super) fn tell_budget_room(&mut self) {
-        if self.budget_refused.is_empty() || self.slots.ledger.budget.is_tight() {
+        let is_early = self.slots.ledger.budget.is_tight() || self.has_backlog();
+        if self.budget_refused.is_empty() || is_early {
             return;
         }
         for id in std::mem::take(&mut self.budget_refused) {

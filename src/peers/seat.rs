@@ -43,6 +43,8 @@ pub(super) struct Seat {
     pub(super) congested: bool,
     /// It is in the list of those that wait for the budget to have room for what is sent to them.
     pub(super) in_refused_list: bool,
+    /// It is in the list of those whose watermarks are to be looked at later.
+    pub(super) in_due_list: bool,
     /// Its `Connected` was told, so that its `Closed` is due.
     pub(super) announced: bool,
     /// The connection broke while it was written; unread input is taken first.
@@ -131,6 +133,7 @@ impl Seat {
             has_rest: false,
             congested: false,
             in_refused_list: false,
+            in_due_list: false,
             announced: false,
             broken: None,
             leaving: None,

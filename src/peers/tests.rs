@@ -721,6 +721,27 @@ mod output {
         assert_eq!(events(&mut peers), [congested_at(id, 31), writable]);
     }
 
+    /// A dispatcher that takes nothing must not have events pile up that come again and again; what
+    /// they would have said is told when there is room.
+    #[test]
+    fn watermarks_wait_while_many_events_do() {
+        let (slots, mut peers, id) = listened(OutboxFull::Refuse, 64 << 20);
+        for _ in 0..crate::limits::EVENTS_WAITING_MAX {
+            peers.emit(Event::Resumed { peer: id });
+        }
+        let waiting = peers.events.len();
+        for round in 0..5 {
+            send(&slots, id, 60).unwrap();
+            turn(&mut peers, round, id, 6_000);
+        }
+        send(&slots, id, 60).unwrap();
+        turn(&mut peers, 6, id, 0);
+        assert_eq!(peers.events.len(), waiting);
+        assert_eq!(events(&mut peers).len(), waiting);
+        turn(&mut peers, 7, id, 0);
+        assert_eq!(events(&mut peers), [congested_at(id, 60)]);
+    }
+
     fn congested_at(peer: PeerId, messages: u64) -> Event {
         let queued = Traffic::new(messages, messages * 100);
         Event::Congested { peer, queued }
