@@ -422,3 +422,25 @@ impl Peers {
         }
     }
 }
+
+/// What tests look at.
+#[cfg(test)]
+impl Peers {
+    /// Whether a connection of the node is up.
+    pub(crate) fn is_node_up(&self, node_id: NodeId) -> bool {
+        let up = |id: &PeerId| self.open().contains(id);
+        !node_id.is_anonymous() && self.nodes.get(&node_id).is_some_and(up)
+    }
+
+    /// Whether the link waits to dial, and knows that it is this node that it would find.
+    pub(crate) fn waits_for_node(&self, id: LinkId, node_id: NodeId) -> bool {
+        let link = self.links.links.get(&id);
+        link.is_some_and(|link| {
+            matches!(link.state, LinkState::Waiting(_)) && link.node_id == node_id
+        })
+    }
+
+    pub(crate) fn describe_links(&self) -> String {
+        format!("{:?} {:?}", self.links, self.nodes)
+    }
+}

@@ -65,9 +65,30 @@ impl Peers {
         queued + seat.peer.outbound.messages - seat.peer.taken.messages
     }
 
-    /// Connections, those included that were refused and are not closed yet.
+    /// Connections, those included that were refused and are not closed yet, and those not that are
+    /// still being made.
     pub(crate) fn len_all(&self) -> u64 {
-        self.seats.iter().filter(|(_, seat)| seat.is_some()).count() as u64
+        let seats = self.seats.iter().filter_map(|(_, seat)| seat.as_deref());
+        let made = seats.filter(|seat| seat.standing != Standing::Dialling);
+        made.count() as u64
+    }
+
+    fn seats_up(&self) -> impl Iterator<Item = &Seat> {
+        let seats = self.seats.iter().filter_map(|(_, seat)| seat.as_deref());
+        seats.filter(|seat| {
+            seat.announced && seat.leaving.is_none() && seat.peer.state().takes_input()
+        })
+    }
+
+    /// Connections that are up.
+    pub(crate) fn open(&self) -> Vec<PeerId> {
+        self.seats_up().map(Seat::id).collect()
+    }
+
+    /// Connections that are up and said who they are.
+    pub(crate) fn introduced(&self) -> Vec<(PeerId, NodeId)> {
+        let said = self.seats_up().filter(|seat| seat.peer.identity.is_some());
+        said.map(|seat| (seat.id(), seat.peer.node_id())).collect()
     }
 
     pub(crate) fn describe(&self, id: PeerId) -> String {
