@@ -132,6 +132,8 @@ pub(crate) struct Peer {
     /// The first and the latest PING since then; shifted likewise.
     pinged: Option<(Tick, Tick)>,
     hello: HelloState,
+    /// What was found in the bytes that came before the OK, which are carried.
+    before_ok: Option<Box<Parsed>>,
     /// The peer's FIN came.
     pub(crate) eof: bool,
     /// The code of its BYE.
@@ -273,6 +275,7 @@ impl Peer {
             heard_since: now,
             pinged: None,
             hello,
+            before_ok: None,
             eof: false,
             bye_received: None,
             carry: Vec::new(),
@@ -349,6 +352,9 @@ impl Peer {
         parsed: &mut Parsed,
     ) {
         debug_assert!(self.state.takes_input(), "bytes in state {:?}", self.state);
+        if let Some(before) = self.before_ok.take() {
+            *parsed = *before;
+        }
         while self.state.takes_input() && parsed.fault.is_none() {
             let rest = &bytes[parsed.consumed..];
             let end = if self.hello == HelloState::Required {
@@ -381,10 +387,13 @@ impl Peer {
             let fault = Fault::Message(CloseReason::BadProtocolMessage, text);
             parsed.fault = Some(fault);
         }
-        *parsed = Parsed {
-            fault: parsed.fault,
-            ..Parsed::default()
-        };
+        let fault = parsed.fault.take();
+        let before = std::mem::take(parsed);
+        // They are looked at once: a PING among them has its answer.
+        if fault.is_none() && before.consumed > 0 {
+            self.before_ok = Some(Box::new(before));
+        }
+        parsed.fault = fault;
     }
 
     fn finish_bytes(&mut self, receiving: Tick, bytes: &[u8], parsed: &Parsed) {
