@@ -374,7 +374,13 @@ impl Peers {
             if !std::mem::take(&mut parsed.introduced) {
                 break;
             }
-            parsed.fault = self.handle_introduction(now.tick, id).err();
+            if let Err(fault) = self.handle_introduction(now.tick, id) {
+                // What came before is delivered only from a peer that somebody was told of.
+                if self.seat(id).is_none_or(|seat| !seat.announced) {
+                    parsed = Parsed::default();
+                }
+                parsed.fault = Some(fault);
+            }
         }
         let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
         let peer = &mut seat.peer;
