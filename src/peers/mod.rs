@@ -309,6 +309,10 @@ impl Peers {
         if seat.id() != id || seat.leaving.is_some() || seat.peer.is_closing() {
             return;
         }
+        if matches!(seat.peer.state(), State::Connecting { .. }) {
+            self.leave(now, id, reason, true);
+            return;
+        }
         let peer = &mut seat.peer;
         let Ok(taken) = self.slots.take_tail(id, &mut peer.outbox, peer.taken, true) else {
             // What lies behind the reason of the close is not to be read meanwhile.
