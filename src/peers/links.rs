@@ -18,7 +18,7 @@
 //! The pause is drawn between nothing and a bound that doubles with every failure in a row (full
 //! jitter), so that many who lost the same service do not come back at once.
 
-use std::{collections::HashMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use super::{Action, Peers, Timer, seat::Standing};
 use crate::{
@@ -37,7 +37,7 @@ use crate::{
 /// All links of a loop.
 #[derive(Debug, Default)]
 pub(super) struct Links {
-    links: HashMap<LinkId, Link>,
+    links: BTreeMap<LinkId, Link>,
     /// State of the generator that pauses are drawn from; never zero.
     random: u64,
 }
@@ -70,7 +70,7 @@ enum LinkState {
 impl Links {
     pub(super) fn new(seed: u64) -> Self {
         Self {
-            links: HashMap::new(),
+            links: BTreeMap::new(),
             random: seed | 1,
         }
     }
@@ -164,6 +164,16 @@ impl Peers {
             return;
         };
         if self.links.links.remove(&id).is_some() {
+            self.forget_link(id);
+        }
+    }
+
+    /// The loop ends without a stop: whoever is cut off is not connected to again.
+    pub(super) fn drop_links(&mut self) {
+        while let Some((id, link)) = self.links.links.pop_first() {
+            if let LinkState::Waiting(timer) = link.state {
+                self.wheel.cancel(timer);
+            }
             self.forget_link(id);
         }
     }

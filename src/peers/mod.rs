@@ -927,6 +927,7 @@ impl Peers {
     /// Cuts off everybody who is left.
     pub(crate) fn abort_all(&mut self, now: Tick, reason: CloseReason) {
         let ids: Vec<PeerId> = self
+        self.drop_links();
             .seats
             .iter()
             .filter_map(|(_, seat)| seat.as_ref().map(|seat| seat.id()))
