@@ -412,10 +412,10 @@ impl Peers {
         };
         let is_ours = seat.peer.link.is_some();
         let is_authenticated = seat.peer.is_authenticated();
-        let Some(&other) = self.nodes.get(&node_id) else {
+        let Some(other) = self.connection_of(node_id) else {
             return Ok(None);
         };
-        let Some(old) = self.seat(other).filter(|seat| !seat.peer.is_closing()) else {
+        let Some(old) = self.seat(other) else {
             return Ok(None);
         };
         let old_is_ours = old.peer.link.is_some();
@@ -431,6 +431,15 @@ impl Peers {
             Err("another connection of the same node exists")
         }
     }
+    /// The connection that counts as the node's. One that is on its way out does not, nor does one
+    /// of which the node itself has said that it sends nothing more.
+    fn connection_of(&self, node_id: NodeId) -> Option<PeerId> {
+        let id = *self.nodes.get(&node_id)?;
+        let seat = self.seats.get(id.index() as usize)?.as_deref()?;
+        let counts = seat.id() == id && seat.leaving.is_none();
+        (counts && seat.peer.state().takes_input()).then_some(id)
+    }
+
 }
 
 /// What tests look at.
