@@ -394,8 +394,11 @@ impl Peers {
     /// connection that has to go for it, or the refusal of this one.
     ///
     /// Two services that dial each other at the same time meet here on both sides, with one answer:
-    /// the connection that was dialled by the smaller id stays. Otherwise the newer one is refused,
-    /// unless both showed a token that we accept: then the node itself says that it is back.
+    /// the connection that was dialled by the smaller id stays. Of two that the same side dialled,
+    /// the newer one is refused, unless both showed a token that we accept: then the node itself
+    /// says that it is back. That is for the side that was dialled to judge: its OK says that the
+    /// newer one stays, and the other side keeps to it. Only who is anonymous there has to judge
+    /// for himself.
     pub(super) fn judge_node(&mut self, id: PeerId) -> Result<Option<PeerId>, &'static str> {
         let Some(seat) = self.seat(id) else {
             return Ok(None);
@@ -420,9 +423,7 @@ impl Peers {
         };
         let old_is_ours = old.peer.link.is_some();
         let both = is_authenticated && old.peer.is_authenticated();
-        let newer_stays = if is_ours == old_is_ours {
-            both
-        } else {
+        let newer_stays = if is_ours != old_is_ours {
             is_ours == (own < node_id)
         };
         if newer_stays {
@@ -463,3 +464,5 @@ impl Peers {
         format!("{:?} {:?}", self.links, self.nodes)
     }
 }
+        } else {
+            both || (is_ours && !own.is_anonymous())
