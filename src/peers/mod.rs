@@ -380,8 +380,8 @@ impl Peers {
             row.lost.messages
         );
         self.seats.remove(index);
-        self.forget_standing(standing, &row);
-        let (link, addr) = (row.link, row.addr);
+        self.forget_standing(now, standing, &row);
+        let left = row.clone();
         let error = (!announced).then(|| {
             dial_error.unwrap_or(DialError::Handshake {
                 reason,
@@ -403,15 +403,16 @@ impl Peers {
             index: id.index(),
             abort,
         });
-        if let Some(link) = link {
-            self.handle_link_down(now, link, addr, error);
+        if let Some(link) = left.link {
+            self.handle_link_down(now, link, &left, error);
         }
     }
 
     /// A seat is empty: it counts no more as what it was.
-    fn forget_standing(&mut self, standing: Standing, row: &ClosedRow) {
+    fn forget_standing(&mut self, now: Tick, standing: Standing, row: &ClosedRow) {
         if self.nodes.get(&row.node_id) == Some(&row.peer) {
             self.nodes.remove(&row.node_id);
+            self.uncover_links(now, row.node_id);
         }
         match standing {
             Standing::Refused => {}
@@ -926,8 +927,8 @@ impl Peers {
 
     /// Cuts off everybody who is left.
     pub(crate) fn abort_all(&mut self, now: Tick, reason: CloseReason) {
-        let ids: Vec<PeerId> = self
         self.drop_links();
+        let ids: Vec<PeerId> = self
             .seats
             .iter()
             .filter_map(|(_, seat)| seat.as_ref().map(|seat| seat.id()))

@@ -57,6 +57,37 @@ impl Peers {
         }
         assert_eq!(counted, self.counted);
         assert_eq!(self.slots.ledger.peers.get(), counted as u64);
+        self.check_standings();
+        self.check_nodes();
+        self.check_links();
+    }
+
+    fn check_standings(&self) {
+        let count = |standings: &[Standing]| {
+            let seats = self.seats.iter().filter_map(|(_, seat)| seat.as_deref());
+            let those = seats.filter(|seat| standings.contains(&seat.standing));
+            those.count()
+        };
+        assert_eq!(count(&[Standing::Accepted]), self.accepted);
+        let dialled = [Standing::Dialling, Standing::Dialled];
+        assert_eq!(count(&dialled), self.dialled);
+    }
+
+    /// Every node that is connected is listed by one of its connections, and no other connection of
+    /// it is open, unless its close waits for a lock.
+    fn check_nodes(&self) {
+        for (node_id, id) in &self.nodes {
+            let seat = self.seats[id.index() as usize].as_deref().unwrap();
+            assert_eq!((seat.id(), seat.peer.node_id()), (*id, *node_id));
+            assert!(seat.announced, "{id} is listed and was not told of");
+        }
+        for seat in self.seats_up() {
+            let closes = seat.pause == Some(Pause::Closing);
+            let node_id = seat.peer.node_id();
+            if !node_id.is_anonymous() && !closes {
+                assert_eq!(self.nodes.get(&node_id), Some(&seat.id()));
+            }
+        }
     }
 
     /// Messages accepted for a peer that are still in its slot.
