@@ -139,6 +139,12 @@ impl Outbox {
         self.segments.iter().any(|segment| segment.is_control)
     }
 
+    /// Whether a frame of the protocol waits behind bytes of the application.
+    pub(crate) fn has_control_behind(&self) -> bool {
+        let front = self.segments.front();
+        front.is_some_and(|segment| !segment.is_control) && self.has_control()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.segments.is_empty()
     }

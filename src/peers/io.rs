@@ -375,11 +375,7 @@ impl Peers {
                 break;
             }
             if let Err(fault) = self.handle_introduction(now.tick, id) {
-                // What came before is delivered only from a peer that somebody was told of.
-                if self.seat(id).is_none_or(|seat| !seat.announced) {
-                    parsed = Parsed::default();
-                }
-                parsed.fault = Some(fault);
+                self.refuse_introduction(id, &mut parsed, fault);
             }
         }
         let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
@@ -435,6 +431,14 @@ impl Peers {
         }
         self.admit(now, id);
         Ok(())
+    }
+
+    /// What came before the introduction is delivered only from a peer that somebody was told of.
+    fn refuse_introduction(&mut self, id: PeerId, parsed: &mut Parsed, fault: Fault) {
+        if self.seat(id).is_none_or(|seat| !seat.announced) {
+            *parsed = Parsed::default();
+        }
+        parsed.fault = Some(fault);
     }
 
     /// Follows up on what the bytes said.
@@ -548,6 +552,7 @@ impl Peers {
         if taken > 0 {
             seat.peer.handle_moved(now, receiving);
             seat.peer.handle_write_progress();
+            seat.peer.handle_taken(receiving);
         }
         if taken < offered {
             seat.ready.clear(Ready::WRITE);

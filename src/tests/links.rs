@@ -320,27 +320,28 @@ impl Desk {
     /// The error, and the time to the next attempt.
     #[track_caller]
     fn dial_failed(&mut self) -> (DialError, u32, Option<Duration>) {
-        match self.next_event() {
-            Event::DialFailed {
-                link,
-                error,
-                attempts,
-                retry_in,
-                ..
-            } => {
-                assert_eq!(link, LINK);
-                (error, attempts, retry_in)
-            }
-            event => panic!("{event:?}"),
-        }
+        let event = self.next_event();
+        let Event::DialFailed {
+            link,
+            error,
+            attempts,
+            retry_in,
+            ..
+        } = event
+        else {
+            panic!("{event:?}");
+        };
+        assert_eq!(link, LINK);
+        (error, attempts, retry_in)
     }
 
     #[track_caller]
     fn closed_reason(&mut self) -> CloseReason {
-        match self.next_event() {
-            Event::Closed(row) => row.reason,
-            event => panic!("{event:?}"),
-        }
+        let event = self.next_event();
+        let Event::Closed(row) = event else {
+            panic!("{event:?}");
+        };
+        row.reason
     }
 }
 
@@ -984,6 +985,28 @@ fn every_byte_is_a_sign_of_life() {
         assert!(desk.peers.open().contains(&id));
         assert_eq!(desk.written_types(id), [MessageType::PING]);
     }
+}
+
+/// A long message is on its way over a slow line, and the PING waits for its end: the peer cannot
+/// answer, and is alive as long as it takes bytes.
+#[test]
+fn who_takes_what_lies_before_the_ping_is_alive() {
+    let mut desk = Desk::new(beating_rules());
+    let id = introduced(&mut desk);
+    desk.send(id, &[7; 60_000]).unwrap();
+    desk.peers.begin_turn(0);
+    for _ in 0..12 {
+        desk.peers.handle_ready(id, Ready::WRITE);
+        while desk.peers.poll_write().is_some() {}
+        let mut slices = [IoSlice::new(&[]); 8];
+        let filled = desk.peers.fill_slices(id, &mut slices, 200);
+        assert_eq!(filled, 1);
+        desk.peers.handle_written(desk.now, id, 200, Ok(100));
+        desk.advance(1_100);
+        assert!(desk.peers.open().contains(&id));
+    }
+    desk.advance(3_000);
+    assert!(!desk.peers.open().contains(&id));
 }
 
 #[test]
