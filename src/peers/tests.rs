@@ -128,9 +128,10 @@ impl Peers {
             let peer = &seat.peer;
             let (queued, released) = (self.slots.queued(id), self.slots.released(id));
             format!(
-                "{:?} ready {:?} pause {:?} broken {:?} lists {} {} carry {} of {:?} \
+                "{:?} {} ready {:?} pause {:?} broken {:?} lists {} {} carry {} of {:?} \
                  in flight {:?} queued {queued:?} held {} stalled {:?}",
                 peer.state(),
+                peer.describe_heartbeat(),
                 seat.ready,
                 seat.pause,
                 seat.broken,

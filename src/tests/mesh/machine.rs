@@ -129,7 +129,7 @@ impl Machine {
             start: clock.now().instant,
             steps: 0,
             next_act: now,
-            act_ms: random.pick(&[100, 400, 1_500]),
+            act_ms: random.pick(&[200, 600, 1_500]),
             size_max: random.pick(&[0, 100, PAYLOAD_SIZE_MAX as usize - 100]),
         };
         for (index, wish) in wishes.iter().enumerate() {
@@ -525,6 +525,11 @@ impl Machine {
             dialled: snapshot.dialled,
             inbound: snapshot.inbound.messages,
         }
+    }
+
+    /// All that the loop knows of a connection.
+    pub(super) fn inside(&mut self, peer: PeerId) -> String {
+        self.node.peers().describe(peer)
     }
 
     /// The peer of a connection that is up here.

@@ -1,5 +1,5 @@
-//! A network of several hosts in memory: pipes with latency and a bounded size, connections that are
-//! made late or never, pairs that are cut off from each other, hosts that die.
+//! A network of several hosts in memory: pipes with latency and a bounded size, connections that
+//! are made late or never, pairs that are cut off from each other, hosts that die.
 //!
 //! Edges come once, as in the other simulator. A poll never blocks: it gives what is pending and
 //! notes how long the loop wanted to sleep, and whoever drives the hosts decides who goes on.
@@ -291,6 +291,9 @@ impl Fabric {
         let mut moved = false;
         for place in 0..self.live.len() {
             let index = self.live[place];
+            // What was cut short has room whether anything arrives or not.
+            moved |= self.give_room(index, 0);
+            moved |= self.give_room(index, 1);
             let [one, other] = &self.conns[index].ends;
             if self.is_cut(one.host, other.host) {
                 continue;
@@ -305,7 +308,6 @@ impl Fabric {
                 while self.deliver(index, side) {
                     moved = true;
                 }
-                moved |= self.give_room(index, side);
             }
         }
         self.live.retain(|index| {
@@ -414,6 +416,10 @@ impl Fabric {
         let mut next = Tick::MAX;
         for index in &self.live {
             let conn = &self.conns[*index];
+            for end in &conn.ends {
+                let blocked = end.write_blocked.filter(|tick| *tick > self.now);
+                next = next.min(blocked.unwrap_or(Tick::MAX));
+            }
             let [one, other] = &conn.ends;
             if self.is_cut(one.host, other.host) {
                 continue;
@@ -425,8 +431,6 @@ impl Fabric {
             }
             for end in &conn.ends {
                 next = next.min(end.travelling.front().map_or(Tick::MAX, |(due, _)| *due));
-                let blocked = end.write_blocked.filter(|tick| *tick > self.now);
-                next = next.min(blocked.unwrap_or(Tick::MAX));
             }
         }
         next
@@ -648,7 +652,11 @@ impl Net for MeshNet {
             return Err(ErrorKind::WouldBlock.into());
         }
         let count = space.min(end.arrived.len());
-        buffer.extend(end.arrived.drain(..count));
+        let (front, back) = end.arrived.as_slices();
+        let part = front.len().min(count);
+        buffer.extend_from_slice(&front[..part]);
+        buffer.extend_from_slice(&back[..count - part]);
+        end.arrived.drain(..count);
         if count < space {
             end.read_armed = true;
         }
@@ -683,11 +691,11 @@ impl Net for MeshNet {
         if count == 0 {
             return Err(ErrorKind::WouldBlock.into());
         }
-        let mut bytes: Vec<u8> = slices
-            .iter()
-            .flat_map(|slice| slice.iter().copied())
-            .collect();
-        bytes.truncate(count);
+        let mut bytes = Vec::with_capacity(count);
+        for slice in slices {
+            let part = slice.len().min(count - bytes.len());
+            bytes.extend_from_slice(&slice[..part]);
+        }
         fabric.hosts[self.host].work += 1;
         // What is written in one piece may come in several.
         while !bytes.is_empty() {

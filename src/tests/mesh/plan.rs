@@ -22,13 +22,13 @@ pub(super) struct Times {
 
 impl Times {
     pub(super) fn draw(random: &mut Random) -> Self {
-        let heartbeat = random.pick(&[300, 1_000, 2_000]);
+        let heartbeat = random.pick(&[300, 500, 1_000]);
         Self {
             heartbeat,
             heartbeat_timeout: heartbeat * random.pick(&[2, 3]),
             connect: random.pick(&[1_000, 3_000]),
             reconnect_min: random.pick(&[20, 100]),
-            reconnect_max: random.pick(&[400, 2_000, 4_000]),
+            reconnect_max: random.pick(&[400, 1_000, 2_000]),
             write_stall: random.pick(&[0, 10_000]),
         }
     }
@@ -85,7 +85,8 @@ impl Who {
             ..hello.clone()
         };
         Rules {
-            first_frame_ms: 5_000,
+            // Who says no HELLO may have nothing to say for a while.
+            first_frame_ms: 60_000,
             frame_ms: 10_000,
             write_stall_ms: times.write_stall,
             connect_ms: times.connect,
@@ -112,7 +113,7 @@ pub(super) fn draw_node_id(random: &mut Random) -> NodeId {
 }
 
 pub(super) fn draw_people(random: &mut Random) -> Vec<Who> {
-    let count = random.between(2, 5);
+    let count = random.pick(&[2, 3, 3, 4, 5]);
     let (strangers, anonymous) = (random.pick(&[0, 0, 200]), random.pick(&[0, 0, 300]));
     let required = random.pick(&[0, 500]);
     // Nobody asks for tokens, all for one, or each as it likes.
