@@ -132,6 +132,8 @@ pub(crate) struct Peer {
     heard_since: Tick,
     /// The first and the latest PING since then; shifted likewise.
     pinged: Option<(Tick, Tick)>,
+    /// The first of these PINGs has not been seen to leave the outbox.
+    ping_waits: bool,
     hello: HelloState,
     /// What the carried bytes hold in front of the OK that has not come.
     before_ok: Option<Box<Parsed>>,
@@ -279,6 +281,7 @@ impl Peer {
             stalled_since: None,
             heard_since: now,
             pinged: None,
+            ping_waits: false,
             hello,
             before_ok: None,
             eof: false,
@@ -524,10 +527,22 @@ impl Peer {
     /// Asks the peer for a sign of life.
     pub(crate) fn ping(&mut self, receiving: Tick) {
         let first = self.pinged.map_or(receiving, |(first, _)| first);
+        self.ping_waits |= self.pinged.is_none();
         self.pinged = Some((first, receiving));
         // What waits there is as good as a second PING: the peer takes neither.
         if !self.outbox.has_control() {
             self.insert_control(&Frame::new(MessageType::PING, &[]));
+        }
+    }
+
+    /// The peer took bytes. If its PING waits behind them, it cannot have answered, but is alive.
+    pub(crate) fn handle_taken(&mut self, receiving: Tick) {
+        if !self.ping_waits {
+            return;
+        }
+        self.ping_waits = self.outbox.has_control_behind();
+        if self.ping_waits {
+            self.handle_heard(receiving);
         }
     }
 

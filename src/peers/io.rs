@@ -444,7 +444,9 @@ impl Peers {
             if !std::mem::take(&mut parsed.introduced) {
                 return Some(parsed);
             }
-            parsed.fault = self.handle_introduction(now, id).err();
+            if let Err(fault) = self.handle_introduction(now, id) {
+                self.refuse_introduction(id, &mut parsed, fault);
+            }
         }
     }
 
@@ -466,6 +468,14 @@ impl Peers {
         }
         self.admit(now, id);
         Ok(())
+    }
+
+    /// What came before the introduction is delivered only from a peer that somebody was told of.
+    fn refuse_introduction(&mut self, id: PeerId, parsed: &mut Parsed, fault: Fault) {
+        if self.seat(id).is_none_or(|seat| !seat.announced) {
+            *parsed = Parsed::default();
+        }
+        parsed.fault = Some(fault);
     }
 
     /// Follows up on what the bytes said.
@@ -579,6 +589,7 @@ impl Peers {
         if taken > 0 {
             seat.peer.handle_moved(now, receiving);
             seat.peer.handle_write_progress();
+            seat.peer.handle_taken(receiving);
         }
         if taken < offered {
             seat.ready.clear(Ready::WRITE);

@@ -15,10 +15,17 @@
 //!                          pause                   (not kept, or given up: the link ends)
 //! ```
 //!
+//! A link whose pause ends while another connection of the same node is up is `Covered` until that
+//! one ends, and then pauses again: its own connection would only be refused.
+//!
 //! The pause is drawn between nothing and a bound that doubles with every failure in a row (full
 //! jitter), so that many who lost the same service do not come back at once.
 
-use std::{collections::HashMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use super::{Action, Peers, Timer, seat::Standing};
 use crate::{
@@ -27,6 +34,7 @@ use crate::{
     error::{CloseReason, DialError},
     event::Event,
     id::{LinkId, NodeId, PeerId},
+    ledger::ClosedRow,
     limits::{LINK_HEALTHY_MS, LINKS_MAX},
     peer::{Dial, Peer, State},
     slots::About,
@@ -40,7 +48,9 @@ const BACKLOG_PAUSE_MS: u64 = 100;
 /// All links of a loop.
 #[derive(Debug, Default)]
 pub(super) struct Links {
-    links: HashMap<LinkId, Link>,
+    links: BTreeMap<LinkId, Link>,
+    /// Those that are covered, by the node that covers them.
+    covered: HashMap<NodeId, Vec<LinkId>>,
     /// State of the generator that pauses are drawn from; never zero.
     random: u64,
 }
@@ -66,14 +76,20 @@ struct Link {
 enum LinkState {
     Resolving,
     Dialling(PeerId),
-    Up { peer: PeerId, since: Tick },
+    Up {
+        peer: PeerId,
+        since: Tick,
+    },
     Waiting(TimerKey),
+    /// Another connection of the node is up.
+    Covered,
 }
 
 impl Links {
     pub(super) fn new(seed: u64) -> Self {
         Self {
-            links: HashMap::new(),
+            links: BTreeMap::new(),
+            covered: HashMap::new(),
             random: seed | 1,
         }
     }
@@ -137,6 +153,7 @@ impl Peers {
         self.forget_link(id);
         match link.state {
             LinkState::Resolving => {}
+            LinkState::Covered => self.forget_covered(id, link.node_id),
             LinkState::Waiting(timer) => drop(self.wheel.cancel(timer)),
             LinkState::Dialling(peer) => self.leave(now, peer, CloseReason::AppClosed, true),
             LinkState::Up { peer, .. } => {
@@ -168,6 +185,33 @@ impl Peers {
         };
         if self.links.links.remove(&id).is_some() {
             self.forget_link(id);
+        }
+    }
+
+    /// The loop ends without a stop: whoever is cut off is not connected to again.
+    pub(super) fn drop_links(&mut self) {
+        self.links.covered.clear();
+        while let Some((id, link)) = self.links.links.pop_first() {
+            if let LinkState::Waiting(timer) = link.state {
+                self.wheel.cancel(timer);
+            }
+            self.forget_link(id);
+        }
+    }
+
+    fn forget_covered(&mut self, id: LinkId, node_id: NodeId) {
+        if let Some(covered) = self.links.covered.get_mut(&node_id) {
+            covered.retain(|one| *one != id);
+            if covered.is_empty() {
+                self.links.covered.remove(&node_id);
+            }
+        }
+    }
+
+    /// The last connection of a node has ended: the links that it covered try again.
+    pub(super) fn uncover_links(&mut self, now: Tick, node_id: NodeId) {
+        for id in self.links.covered.remove(&node_id).unwrap_or_default() {
+            self.wait_to_reconnect(now, id);
         }
     }
 
@@ -293,14 +337,18 @@ impl Peers {
         &mut self,
         now: Tick,
         id: LinkId,
-        addr: SocketAddr,
+        row: &ClosedRow,
         error: Option<DialError>,
     ) {
         let Some(link) = self.links.links.get_mut(&id) else {
             return;
         };
+        // Who was refused after its OK is known all the same.
+        if !row.node_id.is_anonymous() {
+            link.node_id = row.node_id;
+        }
         match (error, link.state) {
-            (Some(error), _) => self.set_failed(now, id, Some(addr), error),
+            (Some(error), _) => self.set_failed(now, id, Some(row.addr), error),
             (None, LinkState::Up { since, .. }) if link.keep => {
                 if now.saturating_sub(since) >= LINK_HEALTHY_MS {
                     link.failures = 0;
@@ -367,15 +415,18 @@ impl Peers {
     }
 
     pub(super) fn handle_link_timer(&mut self, now: Tick, id: LinkId) {
-        let Some(link) = self.links.links.get_mut(&id) else {
+        let Some(link) = self.links.links.get(&id) else {
             self.slots.ledger.stale_events.add(1);
             return;
         };
         // Another connection of the same node would only be refused.
         let node_id = link.node_id;
-        if !node_id.is_anonymous() && self.nodes.contains_key(&node_id) {
-            link.failures = link.failures.saturating_add(1);
-            self.wait_to_reconnect(now, id);
+        if self.connection_of(node_id).is_some() {
+            if let Some(link) = self.links.links.get_mut(&id) {
+                link.state = LinkState::Covered;
+                link.failures = 0;
+                self.links.covered.entry(node_id).or_default().push(id);
+            }
             return;
         }
         self.begin_attempt(now, id);
@@ -390,12 +441,24 @@ impl Peers {
 
     // ----- nodes -----------------------------------------------------------------------------
 
+    /// The connection that counts as the node's. One that is on its way out does not, nor does one
+    /// of which the node itself has said that it sends nothing more.
+    fn connection_of(&self, node_id: NodeId) -> Option<PeerId> {
+        let id = *self.nodes.get(&node_id)?;
+        let seat = self.seats.get(id.index() as usize)?.as_deref()?;
+        let counts = seat.id() == id && seat.leaving.is_none();
+        (counts && seat.peer.state().takes_input()).then_some(id)
+    }
+
     /// Whether a peer that just said who it is may stay beside another connection of its node: the
     /// connection that has to go for it, or the refusal of this one.
     ///
     /// Two services that dial each other at the same time meet here on both sides, with one answer:
-    /// the connection that was dialled by the smaller id stays. Otherwise the newer one is refused,
-    /// unless both showed a token that we accept: then the node itself says that it is back.
+    /// the connection that was dialled by the smaller id stays. Of two that the same side dialled,
+    /// the newer one is refused, unless both showed a token that we accept: then the node itself
+    /// says that it is back. That is for the side that was dialled to judge: its OK says that the
+    /// newer one stays, and the other side keeps to it. Only who is anonymous there has to judge
+    /// for himself.
     pub(super) fn judge_node(&mut self, id: PeerId) -> Result<Option<PeerId>, &'static str> {
         let Some(seat) = self.seat(id) else {
             return Ok(None);
@@ -412,23 +475,97 @@ impl Peers {
         };
         let is_ours = seat.peer.link.is_some();
         let is_authenticated = seat.peer.is_authenticated();
-        let Some(&other) = self.nodes.get(&node_id) else {
+        let Some(other) = self.connection_of(node_id) else {
             return Ok(None);
         };
-        let Some(old) = self.seat(other).filter(|seat| !seat.peer.is_closing()) else {
+        let Some(old) = self.seat(other) else {
             return Ok(None);
         };
         let old_is_ours = old.peer.link.is_some();
         let both = is_authenticated && old.peer.is_authenticated();
-        let newer_stays = if is_ours == old_is_ours {
-            both
-        } else {
+        let newer_stays = if is_ours != old_is_ours {
             is_ours == (own < node_id)
+        } else {
+            both || (is_ours && !own.is_anonymous())
         };
         if newer_stays {
             Ok(Some(other))
         } else {
             Err("another connection of the same node exists")
         }
+    }
+}
+
+/// What tests look at.
+#[cfg(test)]
+impl Peers {
+    /// Panics unless links and seats agree about each other.
+    pub(super) fn check_links(&self) {
+        let known = self.links.links.len();
+        let asked = self.slots.links.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(known <= asked, "{known} links of {asked}");
+        let mut covered = 0;
+        for (id, link) in &self.links.links {
+            match link.state {
+                LinkState::Resolving => {}
+                LinkState::Dialling(peer) | LinkState::Up { peer, .. } => {
+                    let seat = self.seats[peer.index() as usize].as_deref().unwrap();
+                    assert_eq!((seat.id(), seat.peer.link), (peer, Some(*id)));
+                    let up = matches!(link.state, LinkState::Up { .. });
+                    assert_eq!(seat.announced, up, "{id} {link:?}");
+                }
+                LinkState::Waiting(timer) => assert!(self.wheel.deadline(timer).is_some()),
+                LinkState::Covered => {
+                    assert!(
+                        self.nodes.contains_key(&link.node_id),
+                        "{id} waits for ever"
+                    );
+                    assert!(self.links.covered[&link.node_id].contains(id));
+                    covered += 1;
+                }
+            }
+        }
+        let listed: usize = self.links.covered.values().map(Vec::len).sum();
+        assert_eq!(listed, covered);
+        for (_, seat) in &self.seats {
+            let Some(seat) = seat.as_deref() else {
+                continue;
+            };
+            let open = matches!(
+                seat.peer.state(),
+                State::Connecting { .. } | State::Greeting { .. } | State::Open
+            );
+            if let Some(id) = seat.peer.link.filter(|_| open && seat.leaving.is_none()) {
+                let state = self.links.links.get(&id).map(|link| link.state);
+                let peer = seat.id();
+                let agrees = match state {
+                    Some(LinkState::Dialling(own) | LinkState::Up { peer: own, .. }) => own == peer,
+                    Some(LinkState::Resolving | LinkState::Waiting(_) | LinkState::Covered) => {
+                        false
+                    }
+                    // The stop has ended it, or its close waits for a lock.
+                    None => self.stop.is_some() || seat.pause.is_some(),
+                };
+                assert!(agrees, "{peer} is of link {id}, which is {state:?}");
+            }
+        }
+    }
+
+    /// Whether a connection of the node is up.
+    pub(crate) fn is_node_up(&self, node_id: NodeId) -> bool {
+        self.connection_of(node_id).is_some()
+    }
+
+    /// Whether the link waits to dial, and knows that it is this node that it would find.
+    pub(crate) fn waits_for_node(&self, id: LinkId, node_id: NodeId) -> bool {
+        let link = self.links.links.get(&id);
+        link.is_some_and(|link| {
+            let waits = matches!(link.state, LinkState::Waiting(_) | LinkState::Covered);
+            waits && link.node_id == node_id
+        })
+    }
+
+    pub(crate) fn describe_links(&self) -> String {
+        format!("{:?} {:?}", self.links, self.nodes)
     }
 }

@@ -345,6 +345,10 @@ impl Peers {
         if seat.peer.is_closing() {
             return;
         }
+        if matches!(seat.peer.state(), State::Connecting { .. }) {
+            self.leave(now, id, reason, true);
+            return;
+        }
         let Ok(taken) = self.take_output(now, id, true) else {
             // What lies behind the reason of the close is not to be read meanwhile.
             if let Some(seat) = self.seat(id) {
@@ -405,11 +409,11 @@ impl Peers {
         let dial_error = seat.dial_error.take();
         let row = closed_row(now, peer, reason, lost);
         self.seats.remove(index);
-        self.forget_standing(standing, &row);
+        self.forget_standing(now, standing, &row);
         if self.slots.was_asked(id) {
             self.notices.push_back(Notice::Closed { peer: id, reason });
         }
-        let (link, addr) = (row.link, row.addr);
+        let left = row.clone();
         let error = (!announced).then(|| {
             dial_error.unwrap_or(DialError::Handshake {
                 reason,
@@ -430,15 +434,16 @@ impl Peers {
             index: id.index(),
             abort,
         });
-        if let Some(link) = link {
-            self.handle_link_down(now, link, addr, error);
+        if let Some(link) = left.link {
+            self.handle_link_down(now, link, &left, error);
         }
     }
 
     /// A seat is empty: it counts no more as what it was.
-    fn forget_standing(&mut self, standing: Standing, row: &ClosedRow) {
+    fn forget_standing(&mut self, now: Tick, standing: Standing, row: &ClosedRow) {
         if self.nodes.get(&row.node_id) == Some(&row.peer) {
             self.nodes.remove(&row.node_id);
+            self.uncover_links(now, row.node_id);
         }
         match standing {
             Standing::Refused => {}
@@ -994,6 +999,7 @@ impl Peers {
 
     /// Cuts off everybody who is left.
     pub(crate) fn abort_all(&mut self, now: Tick, reason: CloseReason) {
+        self.drop_links();
         let ids: Vec<PeerId> = self
             .seats
             .iter()

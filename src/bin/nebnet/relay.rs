@@ -1,6 +1,7 @@
 //! `serve --relay`: what one peer sends goes to all others.
 //!
-//! Nobody is waited for: a peer without room is left out, and counted. Peers that say a node id are
+//! Nobody is waited for: a peer for which a quarter of its outbox waits is left out, and counted. That
+//! leaves room to read it: two services that fed each other up to the limit would both stop. Peers that say a node id are
 //! services, which may relay too and be connected in a circle; all others are clients. So that no
 //! message goes round for ever, each that goes to a service carries a number, as its correlation,
 //! and one that comes from a service with a number seen before goes no further. Clients get it as
@@ -8,6 +9,7 @@
 //! is then known by all that it says.
 
 use std::{
+    cell::Cell,
     collections::{HashSet, VecDeque, hash_map::RandomState},
     hash::{BuildHasher as _, Hasher as _},
 };
@@ -27,12 +29,18 @@ struct Relay<'a> {
     seen: Seen,
     next: u64,
     hasher: RandomState,
+    /// Bytes that may wait for a peer.
+    queued_max: u64,
     relayed: u64,
     suppressed: u64,
     skipped: u64,
 }
 
-pub(crate) fn run(mut messages: Subscription, handle: &Handle) -> Result<Summary, WorkerError> {
+pub(crate) fn run(
+    mut messages: Subscription,
+    handle: &Handle,
+    outbox_bytes: usize,
+) -> Result<Summary, WorkerError> {
     let hasher = RandomState::new();
     let mut relay = Relay {
         handle,
@@ -40,6 +48,7 @@ pub(crate) fn run(mut messages: Subscription, handle: &Handle) -> Result<Summary
         // Drawn, so that numbers of different services and runs do not meet.
         next: hasher.build_hasher().finish() & !MARK_MASK,
         hasher,
+        queued_max: outbox_bytes as u64 / 4,
         relayed: 0,
         suppressed: 0,
         skipped: 0,
@@ -107,11 +116,17 @@ impl Relay<'_> {
         if let Some(number) = correlation {
             outgoing = outgoing.correlation(number);
         }
-        let chosen = |info: &PeerInfo| info.peer != sender && is_service(info) == services;
+        let full = Cell::new(0);
+        let chosen = |info: &PeerInfo| {
+            let wanted = info.peer != sender && is_service(info) == services;
+            let has_room = info.queued.bytes <= self.queued_max;
+            full.set(full.get() + u64::from(wanted && !has_room));
+            wanted && has_room
+        };
         let report = self
             .handle
             .broadcast_message(&outgoing, Recipients::Matching(&chosen));
-        self.skipped += report.skipped.len() as u64;
+        self.skipped += full.get() + report.skipped.len() as u64;
     }
 }
 
