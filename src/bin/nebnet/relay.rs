@@ -1,12 +1,13 @@
 //! `serve --relay`: what one peer sends goes to all others.
 //!
-//! Nobody is waited for: a peer for which a quarter of its outbox waits is left out, and counted. That
-//! leaves room to read it: two services that fed each other up to the limit would both stop. Peers that say a node id are
-//! services, which may relay too and be connected in a circle; all others are clients. So that no
-//! message goes round for ever, each that goes to a service carries a number, as its correlation,
-//! and one that comes from a service with a number seen before goes no further. Clients get it as
-//! it was sent. A message that a client gave a correlation of its own keeps it; between services it
-//! is then known by all that it says.
+//! Nobody is waited for: a peer for which a quarter of its outbox waits is left out, and counted.
+//! That leaves room to read it: two services that fed each other up to the limit would both stop.
+//!
+//! Peers that say a node id are services, which may relay too and be connected in a circle; all
+//! others are clients. So that no message goes round for ever, each that goes to a service carries
+//! a number, as its correlation, and one that comes from a service with a number seen before goes
+//! no further. Clients get it as it was sent. A message that a client gave a correlation of its own
+//! keeps it; between services it is then known by all that it says.
 
 use std::{
     cell::Cell,
