@@ -596,6 +596,9 @@ impl Peer {
                 self.pinged = self
                     .pinged
                     .map(|(first, last)| (first + shift, last + shift));
+                if let State::Greeting { deadline } = &mut self.state {
+                    *deadline = deadline.saturating_add(shift);
+                }
             }
             (true, None) | (false, Some(_)) => {}
         }
@@ -830,7 +833,7 @@ impl Peer {
         let stall = after(self.stalled_since, rules.write_stall_ms);
         let receiving = self.paused_since.is_none();
         let ends = match self.state {
-            State::Open if !receiving => [None; 4],
+            State::Open | State::Greeting { .. } if !receiving => [None; 4],
             State::Open => [
                 after(self.first_frame_since, rules.first_frame_ms),
                 after(self.frame_since, rules.frame_ms),
@@ -882,6 +885,7 @@ impl Peer {
                 }
             }
             State::Connecting { deadline } => (now >= deadline).then_some(Verdict::GiveUp),
+            State::Greeting { .. } if self.paused_since.is_some() => None,
             State::Greeting { deadline } if now >= deadline => {
                 Some(Verdict::Close(CloseReason::FirstFrameTimeout))
             }

@@ -35,7 +35,7 @@ use crate::{
     event::Event,
     id::{LinkId, NodeId, PeerId},
     ledger::ClosedRow,
-    limits::{LINK_HEALTHY_MS, LINKS_MAX},
+    limits::{LINGER_MS, LINK_HEALTHY_MS, LINKS_MAX},
     peer::{Dial, Peer, State},
     slots::About,
     socket::Ready,
@@ -70,6 +70,15 @@ struct Link {
     last: (Option<SocketAddr>, DialError),
     /// Who answered the last time.
     node_id: NodeId,
+    /// The other side refused the last attempt, because it is connected to us already. It did not
+    /// say who it is, so this link is not covered by that connection, and only tries rarely.
+    is_double: bool,
+}
+
+/// Whether the other side has another connection of ours, and keeps that.
+fn is_double(error: &DialError) -> bool {
+    let code = CloseReason::DuplicateNode.wire_code();
+    matches!(error, DialError::Handshake { bye_received, .. } if *bye_received == code)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +129,7 @@ impl Peers {
             failures: 0,
             last: (None, DialError::NoPlace),
             node_id: NodeId::ANONYMOUS,
+            is_double: false,
         };
         self.links.links.insert(new.id, link);
         self.begin_attempt(now, new.id);
@@ -155,7 +165,10 @@ impl Peers {
             LinkState::Resolving => {}
             LinkState::Covered => self.forget_covered(id, link.node_id),
             LinkState::Waiting(timer) => drop(self.wheel.cancel(timer)),
-            LinkState::Dialling(peer) => self.leave(now, peer, CloseReason::AppClosed, true),
+            // Nothing was sent but HELLO, which needs no long time to go out.
+            LinkState::Dialling(peer) => {
+                self.begin_close(now, peer, CloseReason::AppClosed, LINGER_MS);
+            }
             LinkState::Up { peer, .. } => {
                 let drain_ms = self.rules.drain_ms;
                 self.begin_close(now, peer, CloseReason::AppClosed, drain_ms);
@@ -168,10 +181,14 @@ impl Peers {
         let ids: Vec<LinkId> = self.links.links.keys().copied().collect();
         for id in ids {
             match self.links.links.get(&id).map(|link| link.state) {
-                Some(LinkState::Up { .. }) => {
-                    self.links.links.remove(&id);
-                    self.forget_link(id);
+                Some(LinkState::Dialling(peer)) => {
+                    self.end_link(Some(id));
+                    let state = self.seat(peer).map(|seat| seat.peer.state());
+                    if matches!(state, Some(State::Connecting { .. })) {
+                        self.leave(now, peer, CloseReason::Shutdown, true);
+                    }
                 }
+                Some(LinkState::Up { .. }) => self.end_link(Some(id)),
                 Some(_) => self.handle_disconnect(now, id),
                 None => {}
             }
@@ -180,9 +197,13 @@ impl Peers {
 
     /// The application closed the connection, and with it ends the wish for it.
     pub(super) fn end_link_of(&mut self, peer: PeerId) {
-        let Some(id) = self.seat(peer).and_then(|seat| seat.peer.link) else {
-            return;
-        };
+        let link = self.seat(peer).and_then(|seat| seat.peer.link);
+        self.end_link(link);
+    }
+
+    /// Ends a link that has a connection, which stays for whoever asks to close.
+    pub(super) fn end_link(&mut self, id: Option<LinkId>) {
+        let Some(id) = id else { return };
         if self.links.links.remove(&id).is_some() {
             self.forget_link(id);
         }
@@ -211,6 +232,25 @@ impl Peers {
     /// The last connection of a node has ended: the links that it covered try again.
     pub(super) fn uncover_links(&mut self, now: Tick, node_id: NodeId) {
         for id in self.links.covered.remove(&node_id).unwrap_or_default() {
+            self.wait_to_reconnect(now, id);
+        }
+        // Perhaps it was the one that another link was refused for.
+        let links = self.links.links.iter_mut();
+        let doubles: Vec<(LinkId, TimerKey)> = links
+            .filter(|(_, link)| link.is_double)
+            .filter_map(|(id, link)| match link.state {
+                LinkState::Waiting(timer) => {
+                    (link.is_double, link.failures) = (false, 0);
+                    Some((*id, timer))
+                }
+                LinkState::Resolving
+                | LinkState::Dialling(_)
+                | LinkState::Up { .. }
+                | LinkState::Covered => None,
+            })
+            .collect();
+        for (id, timer) in doubles {
+            self.wheel.cancel(timer);
             self.wait_to_reconnect(now, id);
         }
     }
@@ -328,6 +368,7 @@ impl Peers {
             let peer = id;
             link.state = LinkState::Up { peer, since: now };
             link.node_id = node_id;
+            link.is_double = false;
             link.untried = Vec::new();
         }
     }
@@ -384,8 +425,14 @@ impl Peers {
         link.failures = link.failures.saturating_add(1);
         let (attempts, keep) = (link.failures, link.keep);
         let (addr, error) = link.last.clone();
+        let is_double = is_double(&error);
+        let again = std::mem::replace(&mut link.is_double, is_double) && is_double && keep;
         self.slots.ledger.dials_failed.add(1);
         let retry_in = keep.then(|| self.wait_to_reconnect(now, id));
+        if again {
+            // Nothing is new: the node has a connection that it likes better, and says so each time.
+            return;
+        }
         if !keep {
             self.links.links.remove(&id);
             self.forget_link(id);
@@ -403,8 +450,13 @@ impl Peers {
     fn wait_to_reconnect(&mut self, now: Tick, id: LinkId) -> Duration {
         let (min, max) = (self.rules.reconnect_min_ms, self.rules.reconnect_max_ms);
         let failures = self.links.links.get(&id).map_or(0, |link| link.failures);
-        let doublings = failures.saturating_sub(1).min(20);
-        let bound = min.saturating_mul(1 << doublings).min(max).max(1);
+        let is_double = self.links.links.get(&id).is_some_and(|link| link.is_double);
+        let doublings = if is_double {
+            u32::MAX
+        } else {
+            failures.saturating_sub(1)
+        };
+        let bound = min.saturating_mul(1 << doublings.min(20)).min(max).max(1);
         // Not at once: whoever just refused us would only do so again.
         let pause = 1 + self.links.draw(bound - 1);
         let timer = self.wheel.insert(now + pause, Timer::Link(id));

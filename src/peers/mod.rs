@@ -414,6 +414,9 @@ impl Peers {
             self.notices.push_back(Notice::Closed { peer: id, reason });
         }
         let left = row.clone();
+        if self.slots.was_given_up(id) {
+            self.end_link(left.link);
+        }
         let error = (!announced).then(|| {
             dial_error.unwrap_or(DialError::Handshake {
                 reason,
@@ -734,10 +737,11 @@ impl Peers {
         seat.timer = None;
         self.report_pause(now, id);
         let Some(seat) = self.seat(id) else { return };
-        // Bytes that wait to be read prove life, and may be the rest of a frame. A socket that can
-        // be written may take what seemed to stall.
+        // Bytes that wait to be read prove life, and may be the rest of a frame.
         let unread = seat.in_read_list && seat.ready.has(Ready::READ);
-        let unwritten = seat.in_write_list && seat.ready.has(Ready::WRITE);
+        // The system tells of room only when there is much of it again: a peer that takes little by
+        // little makes no edge for a long time. So whoever seems to stall is written to once more.
+        let untried = !seat.peer.outbox.is_empty() && !std::mem::take(&mut seat.write_tried);
         self.expire_requests(now, id, unread);
         let rules = &self.rules;
         let seat = self.seats[id.index() as usize]
@@ -749,8 +753,11 @@ impl Peers {
                 seat.timer = Some(self.wheel.insert(now + 1, Timer::Peer(id)));
                 return;
             }
-            Some(Verdict::Abort(CloseReason::SlowPeer)) if unwritten => {
+            Some(Verdict::Abort(_)) if untried => {
+                seat.write_tried = true;
+                seat.ready.set(Ready::WRITE);
                 seat.timer = Some(self.wheel.insert(now + 1, Timer::Peer(id)));
+                self.list_writing(id);
                 return;
             }
             Some(Verdict::Ping) => {
@@ -976,8 +983,11 @@ impl Peers {
                     self.begin_close(now, id, reason, LINGER_MS);
                     continue;
                 }
+                State::Greeting { .. } => {
+                    self.begin_close(now, id, CloseReason::Shutdown, LINGER_MS);
+                    continue;
+                }
                 State::Connecting { .. }
-                | State::Greeting { .. }
                 | State::Stopping { .. }
                 | State::Draining { .. }
                 | State::Lingering { .. } => continue,

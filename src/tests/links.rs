@@ -730,6 +730,78 @@ fn the_close_of_its_connection_ends_a_link() {
     assert_eq!(desk.connects.len(), 1);
 }
 
+/// The application asks for the close when the connection is on its way out for another reason.
+#[test]
+fn a_close_that_comes_late_ends_a_link_all_the_same() {
+    let mut desk = Desk::new(rules());
+    let link = NewLink {
+        keep: true,
+        ..link_to(&[addr(1)])
+    };
+    let id = desk.link_up(link, 1);
+    desk.read(id, b"GET / HTTP/1.1\r\n");
+    assert_eq!(desk.bye_code(id), CloseReason::FrameTooLong);
+    assert!(desk.slots.ask_close(id));
+    desk.finish(id);
+    desk.advance(100_000);
+    assert_eq!((desk.links(), desk.connects.len()), (0, 1));
+}
+
+/// The handshake is under way, and is ended in order: who was dialled learns why.
+#[test]
+fn a_stop_says_bye_to_whoever_is_being_greeted() {
+    let mut desk = Desk::new(rules());
+    desk.connect(link_to(&[addr(1)]));
+    let id = desk.made();
+    desk.written(id);
+    desk.peers.begin_stop(desk.now, desk.now + 2_000);
+    desk.settle();
+    assert_eq!(desk.bye_code(id), CloseReason::Shutdown);
+    desk.finish(id);
+    assert!(desk.peers.is_empty());
+    assert_eq!(desk.closes.last(), Some(&(id.index(), false)));
+}
+
+/// The other side has a connection of ours that it likes better, and does not say who it is: that
+/// is told once, tried rarely, and at once when a connection that may be it has ended.
+#[test]
+fn a_link_that_is_refused_as_a_double_is_quiet() {
+    let mut desk = Desk::new(rules());
+    let other = desk.accept();
+    desk.read(other, &hello(1));
+    desk.written(other);
+    desk.events.clear();
+    desk.connect(NewLink {
+        keep: true,
+        ..link_to(&[addr(1)])
+    });
+    let refused = |desk: &mut Desk| {
+        let id = desk.made();
+        desk.written(id);
+        desk.read(id, &bye(CloseReason::DuplicateNode));
+        desk.finish(id);
+    };
+    refused(&mut desk);
+    assert_eq!(desk.dial_failed().1, 1);
+    for _ in 0..2_000 {
+        let before = desk.connects.len();
+        desk.advance(100);
+        if desk.connects.len() > before {
+            refused(&mut desk);
+        }
+    }
+    assert_eq!(desk.events, []);
+    let attempts = desk.connects.len();
+    assert!(
+        (5..40).contains(&attempts),
+        "{attempts} in 200 s, with pauses of up to 30 s"
+    );
+    let before = desk.connects.len();
+    desk.reset(other);
+    desk.advance(101);
+    assert_eq!(desk.connects.len(), before + 1);
+}
+
 // ----- several connections of one node -----------------------------------------------------------
 
 /// A link of ours is up and the node dials us, or the other way round. Node 5 is us.

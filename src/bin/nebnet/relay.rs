@@ -7,11 +7,12 @@
 //! others are clients. So that no message goes round for ever, each that goes to a service carries
 //! a number, as its correlation, and one that comes from a service with a number seen before goes
 //! no further. Clients get it as it was sent. A message that a client gave a correlation of its own
-//! keeps it; between services it is then known by all that it says.
+//! keeps it; between services it is then known by all that it says, and what comes from another
+//! service than the first time is a copy.
 
 use std::{
     cell::Cell,
-    collections::{HashSet, VecDeque, hash_map::RandomState},
+    collections::{HashMap, VecDeque, hash_map::RandomState},
     hash::{BuildHasher as _, Hasher as _},
 };
 
@@ -71,11 +72,15 @@ pub(crate) fn run(
 impl Relay<'_> {
     fn pass_on(&mut self, batch: &Batch) {
         let sender = batch.peer();
-        let info = self.handle.peer(sender);
-        let from_service = info.as_ref().is_some_and(is_service);
+        // Who has left already may have been either.
+        let from_client = self
+            .handle
+            .peer(sender)
+            .is_some_and(|info| !is_service(&info));
         for message in batch {
             let number = self.number_of(message);
-            if !self.seen.insert(number) && from_service {
+            let is_marked = message.correlation().is_some_and(is_mark);
+            if self.is_copy(number, sender, is_marked) && (is_marked || !from_client) {
                 self.suppressed += 1;
                 continue;
             }
@@ -83,6 +88,23 @@ impl Relay<'_> {
             let own = message.correlation().filter(|number| !is_mark(*number));
             self.send(message, sender, own, false);
             self.send(message, sender, own.or(Some(number)), true);
+        }
+    }
+
+    /// Whether a message went through here before. One that is marked has a number of its own; of
+    /// those that are not, equal ones can come from one peer.
+    fn is_copy(&mut self, number: u64, sender: PeerId, is_marked: bool) -> bool {
+        match self.seen.insert(number, sender) {
+            None => false,
+            Some(first) if is_marked || first != sender => {
+                // If the first way is gone, this is the one.
+                let is_here = is_marked || self.handle.peer(first).is_some();
+                if !is_here {
+                    self.seen.turn_to(number, sender);
+                }
+                is_here
+            }
+            Some(_) => false,
         }
     }
 
@@ -140,26 +162,31 @@ fn is_service(info: &PeerInfo) -> bool {
     identity.is_some_and(|identity| !identity.node_id.is_anonymous())
 }
 
-/// The latest numbers.
+/// The latest numbers, and who came with each first.
 #[derive(Debug, Default)]
 struct Seen {
-    numbers: HashSet<u64>,
+    numbers: HashMap<u64, PeerId>,
     order: VecDeque<u64>,
 }
 
 impl Seen {
-    /// False if the number was there.
-    fn insert(&mut self, number: u64) -> bool {
-        if !self.numbers.insert(number) {
-            return false;
+    /// Who came with the number first, if it was there.
+    fn insert(&mut self, number: u64, sender: PeerId) -> Option<PeerId> {
+        if let Some(first) = self.numbers.get(&number) {
+            return Some(*first);
         }
+        self.numbers.insert(number, sender);
         self.order.push_back(number);
         if self.order.len() > SEEN_MAX {
             if let Some(oldest) = self.order.pop_front() {
                 self.numbers.remove(&oldest);
             }
         }
-        true
+        None
+    }
+
+    fn turn_to(&mut self, number: u64, sender: PeerId) {
+        self.numbers.insert(number, sender);
     }
 }
 
@@ -169,13 +196,14 @@ mod tests {
 
     #[test]
     fn the_oldest_numbers_are_forgotten() {
-        let mut seen = Seen::default();
-        assert!(seen.insert(0) && !seen.insert(0));
+        let (mut seen, one, other) = (Seen::default(), PeerId::from_bits(1), PeerId::from_bits(2));
+        assert_eq!(seen.insert(0, one), None);
+        assert_eq!(seen.insert(0, other), Some(one));
         for number in 1..=SEEN_MAX as u64 {
-            assert!(seen.insert(number));
+            assert_eq!(seen.insert(number, one), None);
         }
-        assert!(seen.insert(0));
-        assert!(!seen.insert(SEEN_MAX as u64));
+        assert_eq!(seen.insert(0, other), None);
+        assert_eq!(seen.insert(SEEN_MAX as u64, other), Some(one));
         assert_eq!(seen.numbers.len(), SEEN_MAX);
     }
 
