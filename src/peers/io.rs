@@ -117,12 +117,16 @@ impl Peers {
 
     /// Has the slot ask for attention when half of the credit is free again. What is queued for the
     /// peer, and its unfinished frame, have their part of it.
-    fn watch_credit(&mut self, id: PeerId) {
+    pub(super) fn watch_credit(&mut self, id: PeerId) {
         let (credit, queued) = (self.credit, self.slots.queued(id));
         let released = self.slots.released(id);
         let Some(seat) = self.seat(id) else { return };
         if seat.peer.in_flight(released) == Traffic::default() {
-            // Only writing can make room, and whoever writes looks at this again.
+            // Only writing can make room, and whoever writes looks at this again. If nothing is to
+            // be written either, the last of it was released just now, before anybody was to tell.
+            if queued == Traffic::default() {
+                self.again.push(Again::Attention(id.index()));
+            }
             return;
         }
         let (read, carried) = (seat.peer.read, seat.peer.carry.len() as u64);
@@ -164,7 +168,7 @@ impl Peers {
         budget.is_exhausted() || used.bytes >= share.max(BLOCK_SIZE as u64)
     }
 
-    fn pause(&mut self, now: Tick, id: PeerId, pause: Pause) {
+    pub(super) fn pause(&mut self, now: Tick, id: PeerId, pause: Pause) {
         let receiving = self.receiving(now);
         let Some(seat) = self.seat(id) else { return };
         if seat.pause.is_none() {

@@ -707,6 +707,21 @@ mod inline {
     }
 }
 
+/// What was in flight is released between the look that finds too much of it and the pause: nobody
+/// else will tell, so the loop looks once more by itself.
+#[test]
+fn a_peer_that_is_paused_too_late_is_read_again() {
+    let clock = Clock::start();
+    let (_, mut peers, id) = one_peer(clock, 64 << 20);
+    peers.begin_turn(1);
+    assert_eq!(peers.poll_read(), Some(id));
+    peers.pause(1, id, Pause::Credit);
+    peers.watch_credit(id);
+    assert!(peers.has_work());
+    peers.begin_turn(2);
+    assert_eq!(peers.seat(id).unwrap().pause, None);
+}
+
 mod output {
     use std::io::IoSlice;
 
