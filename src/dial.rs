@@ -76,8 +76,8 @@ impl ConnectOptions {
         Self { hello, ..self }
     }
 
-    /// How long one address may take to connect, and then to answer HELLO; 1 ms to 365 days. Default:
-    /// [`Config::connect_timeout`](crate::Config::connect_timeout).
+    /// How long one address may take to connect, and then to answer HELLO; 1 ms to 365 days.
+    /// Default: [`Config::connect_timeout`](crate::Config::connect_timeout).
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         Self {

@@ -115,7 +115,8 @@ impl PendingReply {
     /// # Errors
     ///
     /// [`RequestError::Timeout`], [`RequestError::Closed`] or [`RequestError::Stopped`], for which
-    /// there will be no answer; [`RequestError::Taken`] if the result was taken before.
+    /// there will be no answer; [`RequestError::Taken`] if the result was taken before, or if the
+    /// request was given up with [`Handle::cancel`](crate::Handle::cancel).
     pub fn recv(mut self) -> Result<Message, RequestError> {
         if never_waits() {
             return self.try_recv().unwrap_or(Err(RequestError::Timeout));

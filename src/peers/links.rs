@@ -430,7 +430,7 @@ impl Peers {
         self.slots.ledger.dials_failed.add(1);
         let retry_in = keep.then(|| self.wait_to_reconnect(now, id));
         if again {
-            // Nothing is new: the node has a connection that it likes better, and says so each time.
+            // Nothing is new: the node has a connection it likes better, and says so each time.
             return;
         }
         if !keep {
