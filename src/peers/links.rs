@@ -15,6 +15,8 @@
 //!                          pause                   (not kept, or given up: the link ends)
 //! ```
 //!
+//! A link whose node has another connection meanwhile stands by until that ends.
+//!
 //! The pause is drawn between nothing and a bound that doubles with every failure in a row (full
 //! jitter), so that many who lost the same service do not come back at once.
 
@@ -60,14 +62,22 @@ struct Link {
     last: (Option<SocketAddr>, DialError),
     /// Who answered the last time.
     node_id: NodeId,
+    /// It was refused for another connection of its node, and no connection of any node has ended
+    /// since. Whoever refuses does not say which node it is.
+    is_duplicate: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LinkState {
     Resolving,
     Dialling(PeerId),
-    Up { peer: PeerId, since: Tick },
+    Up {
+        peer: PeerId,
+        since: Tick,
+    },
     Waiting(TimerKey),
+    /// Another connection of the node exists: there is nothing to do until it ends.
+    Standby,
 }
 
 impl Links {
@@ -104,6 +114,7 @@ impl Peers {
             failures: 0,
             last: (None, DialError::NoPlace),
             node_id: NodeId::ANONYMOUS,
+            is_duplicate: false,
         };
         self.links.links.insert(new.id, link);
         self.begin_attempt(now, new.id);
@@ -136,7 +147,7 @@ impl Peers {
         };
         self.forget_link(id);
         match link.state {
-            LinkState::Resolving => {}
+            LinkState::Resolving | LinkState::Standby => {}
             LinkState::Waiting(timer) => drop(self.wheel.cancel(timer)),
             LinkState::Dialling(peer) => self.leave(now, peer, CloseReason::AppClosed, true),
             LinkState::Up { peer, .. } => {
@@ -284,6 +295,7 @@ impl Peers {
             let peer = id;
             link.state = LinkState::Up { peer, since: now };
             link.node_id = node_id;
+            link.is_duplicate = false;
             link.untried = Vec::new();
         }
     }
@@ -324,6 +336,12 @@ impl Peers {
         if let Some(addr) = addr {
             log::debug!("link {id} cannot reach {addr}: {error}");
         }
+        link.is_duplicate |= matches!(
+            error,
+            DialError::Handshake { reason, bye_received }
+                if reason == CloseReason::DuplicateNode
+                    || bye_received == CloseReason::DuplicateNode.wire_code()
+        );
         link.last = (addr, error);
         self.dial_next(now, id);
     }
@@ -372,13 +390,43 @@ impl Peers {
             return;
         };
         // Another connection of the same node would only be refused.
-        let node_id = link.node_id;
-        if !node_id.is_anonymous() && self.nodes.contains_key(&node_id) {
-            link.failures = link.failures.saturating_add(1);
-            self.wait_to_reconnect(now, id);
+        if !link.node_id.is_anonymous() && self.nodes.contains_key(&link.node_id) {
+            link.state = LinkState::Standby;
             return;
         }
         self.begin_attempt(now, id);
+    }
+
+    /// A node has no connection any more. Links that were not needed because of it, or may have been
+    /// refused for it, begin anew: what they waited for was no failure of theirs.
+    pub(super) fn handle_node_gone(&mut self, now: Tick, node_id: NodeId) {
+        let links = self.links.links.iter();
+        let refused = links.filter(|(_, link)| {
+            let stands_by = link.state == LinkState::Standby && link.node_id == node_id;
+            stands_by || link.is_duplicate
+        });
+        let mut ids: Vec<LinkId> = refused.map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        for id in ids {
+            let Some(link) = self.links.links.get_mut(&id) else {
+                continue;
+            };
+            link.failures = 0;
+            link.is_duplicate = false;
+            match link.state {
+                LinkState::Waiting(timer) => {
+                    self.wheel.cancel(timer);
+                    self.wait_to_reconnect(now, id);
+                }
+                LinkState::Standby if link.node_id == node_id => {
+                    self.wait_to_reconnect(now, id);
+                }
+                LinkState::Standby
+                | LinkState::Resolving
+                | LinkState::Dialling(_)
+                | LinkState::Up { .. } => {}
+            }
+        }
     }
 
     pub(super) fn give_up(&mut self, now: Tick, id: PeerId, error: DialError) {

@@ -409,7 +409,11 @@ impl Peers {
         if self.slots.was_asked(id) {
             self.notices.push_back(Notice::Closed { peer: id, reason });
         }
-        let (link, addr) = (row.link, row.addr);
+        let (link, addr, node_id) = (row.link, row.addr, row.node_id);
+        let node_gone = self.nodes.get(&node_id) == Some(&id);
+        if node_gone {
+            self.nodes.remove(&node_id);
+        }
         let error = (!announced).then(|| {
             dial_error.unwrap_or(DialError::Handshake {
                 reason,
@@ -433,13 +437,13 @@ impl Peers {
         if let Some(link) = link {
             self.handle_link_down(now, link, addr, error);
         }
+        if node_gone {
+            self.handle_node_gone(now, node_id);
+        }
     }
 
     /// A seat is empty: it counts no more as what it was.
     fn forget_standing(&mut self, standing: Standing, row: &ClosedRow) {
-        if self.nodes.get(&row.node_id) == Some(&row.peer) {
-            self.nodes.remove(&row.node_id);
-        }
         match standing {
             Standing::Refused => {}
             Standing::Accepted => {
