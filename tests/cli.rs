@@ -12,8 +12,12 @@
 mod harness;
 #[path = "cli/limits.rs"]
 mod limits;
+#[path = "cli/mesh.rs"]
+mod mesh;
 #[path = "cli/metrics.rs"]
 mod metrics;
+#[path = "cli/relay.rs"]
+mod relay;
 #[path = "cli/send.rs"]
 mod send;
 #[path = "cli/serve.rs"]

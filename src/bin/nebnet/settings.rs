@@ -16,6 +16,7 @@ use crate::{
     args::{DispatchOn, LogLevel, ServeOptions},
     config_file::{self, ConfigFile},
     failure::Failure,
+    relay,
 };
 
 const DRAIN_DEFAULT: Duration = Duration::from_secs(5);
@@ -255,6 +256,9 @@ fn identity_of(mut config: Config, options: &ServeOptions) -> Config {
         config = config.node_id(id);
     } else if needs_id {
         config = config.node_id(random_node_id());
+    }
+    if options.relay == Some(true) {
+        config = config.agent(relay::AGENT);
     }
     if let Some(token) = &options.token {
         config = config.token(token.as_bytes());
