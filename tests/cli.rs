@@ -12,6 +12,8 @@
 mod harness;
 #[path = "cli/limits.rs"]
 mod limits;
+#[path = "cli/links.rs"]
+mod links;
 #[path = "cli/mesh.rs"]
 mod mesh;
 #[path = "cli/metrics.rs"]

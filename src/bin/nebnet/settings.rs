@@ -297,6 +297,11 @@ fn within_budget(config: Config, budget: usize, options: &ServeOptions) -> Confi
 /// The settings that an error is about, the one to change first.
 fn settings_of(error: &ConfigError) -> Vec<&'static str> {
     match error {
+        // The option is given once for each of them.
+        ConfigError::OutOfRange {
+            setting: "accept_tokens",
+            ..
+        } => vec!["accept_token"],
         ConfigError::OutOfRange { setting, .. } => vec![setting],
         ConfigError::Exceeds { setting, bound, .. } => vec![setting, bound],
         // A later version of the library may judge more.
