@@ -28,3 +28,5 @@ mod serve;
 mod settings;
 #[path = "cli/stop.rs"]
 mod stop;
+#[path = "cli/triangle.rs"]
+mod triangle;
