@@ -726,7 +726,7 @@ mod output {
     #[test]
     fn watermarks_wait_while_many_events_do() {
         let (slots, mut peers, id) = listened(OutboxFull::Refuse, 64 << 20);
-        for _ in 0..crate::limits::EVENTS_WAITING_MAX {
+        for _ in 0..EVENTS_WAITING_MAX {
             peers.emit(Event::Resumed { peer: id });
         }
         let waiting = peers.events.len();
