@@ -412,8 +412,8 @@ fn crosswise_links_become_one() {
     }
 }
 
-/// Being refused for another connection of the node is no failure that makes a link wait longer once
-/// that connection has ended.
+/// Being refused for another connection of the node is no failure that makes a link wait longer
+/// once that connection has ended.
 #[test]
 fn a_link_that_was_not_needed_begins_anew_when_it_is() {
     let fast = Duration::from_millis(1);

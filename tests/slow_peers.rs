@@ -1,5 +1,5 @@
 //! Peers that take badly what a service sends them, beside one that behaves: each is cut off alone
-//! or served completely, memory stays within its bounds, and the one that behaves gets every answer.
+//! or served completely, memory stays within its bounds, and the one that behaves gets all answers.
 #![allow(
     missing_docs,
     clippy::disallowed_methods,

@@ -397,8 +397,8 @@ impl Peers {
         self.begin_attempt(now, id);
     }
 
-    /// A node has no connection any more. Links that were not needed because of it, or may have been
-    /// refused for it, begin anew: what they waited for was no failure of theirs.
+    /// A node has no connection any more. Links that were not needed because of it, or may have
+    /// been refused for it, begin anew: what they waited for was no failure of theirs.
     pub(super) fn handle_node_gone(&mut self, now: Tick, node_id: NodeId) {
         let links = self.links.links.iter();
         let refused = links.filter(|(_, link)| {

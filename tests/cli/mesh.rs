@@ -64,8 +64,8 @@ impl Relay {
         }
     }
 
-    /// The services that are connected, in the order of their ids: the id, who connected (true: this
-    /// one), the connection. `None` while something is under way.
+    /// The services that are connected, in the order of their ids: the id, who connected (true:
+    /// this one), the connection. `None` while something is under way.
     pub(crate) fn services(&self) -> Option<Vec<(String, bool, String)>> {
         let rows = metrics::json(self.metrics, "/peers");
         let rows = rows.as_array().expect("a list of peers");

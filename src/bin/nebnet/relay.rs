@@ -1,16 +1,16 @@
 //! `serve --relay`: what one peer sends goes to all others.
 //!
-//! Nobody is waited for: a peer without room is left out, and counted. Whom we connect to, and peers
-//! that say a node id, are services, which may relay too and be connected in a circle; all others
-//! are clients. So that no message goes round for ever, each that goes to a service carries a
-//! number, as its correlation, and one with a number seen before goes no further. Clients get it as
-//! it was sent. A message that a client gave a correlation of its own keeps it; between services it
-//! is then known by all that it says, so the same again goes no further than its own service.
+//! Nobody is waited for: a peer without room is left out, and counted. Whom we connect to, and
+//! peers that say a node id, are services, which may relay too and be connected in a circle; all
+//! others are clients. So that no message goes round for ever, each that goes to a service carries
+//! a number, as its correlation, and one with a number seen before goes no further. Clients get it
+//! as it was sent. A message that a client gave a correlation of its own keeps it; between services
+//! it is then known by all that it says, so the same again goes no further than its own service.
 //!
-//! A service that connects is a client until its HELLO is here, and may be sent what is for clients.
-//! It knows a relay by its [`AGENT`], and that a relay numbers all that is for services: what comes
-//! from one without a number was not for it, and has to end there, since another way may bring it
-//! as well.
+//! A service that connects is a client until its HELLO is here, and may be sent what is for
+//! clients. It knows a relay by its [`AGENT`], and that a relay numbers all that is for services:
+//! what comes from one without a number was not for it, and has to end there, since another way may
+//! bring it as well.
 
 use std::{
     collections::{HashSet, VecDeque, hash_map::RandomState},
