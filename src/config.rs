@@ -163,7 +163,8 @@ impl Config {
     }
 
     /// The longest payload accepted and sent, in bytes: 1 to 256 MiB, default 1 MiB. A peer can
-    /// make the service hold that much for a frame that it sends slowly, until the frame timeout.
+    /// make the service hold that much for a frame that it sends slowly, until the frame timeout. HELLO
+    /// and OK are messages too: they take 34 bytes, and up to 544 with agent and token.
     #[must_use]
     pub fn max_payload(self, bytes: u32) -> Self {
         Self {

@@ -77,7 +77,7 @@ impl ConnectOptions {
         Self { hello, ..self }
     }
 
-    /// How long one address may take to connect, and then to answer HELLO; up to 365 days. Default:
+    /// How long one address may take to connect, and then to answer HELLO; 1 ms to 365 days. Default:
     /// [`Config::connect_timeout`](crate::Config::connect_timeout).
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
@@ -89,7 +89,8 @@ impl ConnectOptions {
 
     /// Whether a name has to be looked up. A text that is an address is one from now on.
     pub(crate) fn check(&mut self) -> Result<bool, ConnectError> {
-        if self.timeout.map_or(0, ticks_of_timeout) > TIMEOUT_MS_CEILING {
+        let timeout = self.timeout.map_or(1, ticks_of_timeout);
+        if !(1..=TIMEOUT_MS_CEILING).contains(&timeout) {
             return Err(ConnectError::BadTimeout);
         }
         let parsed = match &self.target {
@@ -265,6 +266,10 @@ mod tests {
             .timeout(Duration::MAX)
             .check();
         assert!(matches!(late, Err(ConnectError::BadTimeout)));
+        let none = ConnectOptions::from("[::1]:80")
+            .timeout(Duration::ZERO)
+            .check();
+        assert!(matches!(none, Err(ConnectError::BadTimeout)));
     }
 
     #[test]

@@ -288,7 +288,7 @@ pub enum ConnectError {
     /// The text is not `host:port` with a host of at most 255 bytes, or the list of addresses is
     /// empty.
     BadTarget,
-    /// The timeout is above 365 days.
+    /// The timeout is zero, or above 365 days.
     BadTimeout,
     /// There are as many links as a service may have.
     TooManyLinks {
@@ -307,7 +307,7 @@ impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BadTarget => f.write_str("the target is not an address or host:port"),
-            Self::BadTimeout => f.write_str("the timeout is above 365 days"),
+            Self::BadTimeout => f.write_str("the timeout is zero or above 365 days"),
             Self::TooManyLinks { limit } => write!(f, "there are {limit} links already"),
             Self::Busy => f.write_str("too many commands wait for the loop"),
             Self::Stopped => f.write_str("the service has stopped"),

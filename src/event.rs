@@ -54,7 +54,9 @@ pub enum Event {
         peer: PeerId,
     },
     /// More is queued for the peer than the high watermark, a quarter of the outbox's limits.
-    /// Sending still works, up to the limits. `Writable` or `Closed` follows.
+    /// Sending still works, up to the limits; but what is queued counts against the peer's credit,
+    /// so whoever sends of its own accord should stop here, or the peer will be read less and less.
+    /// `Writable` or `Closed` follows.
     Congested {
         /// The connection.
         peer: PeerId,

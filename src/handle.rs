@@ -412,8 +412,10 @@ impl Handle {
     /// The link ends with its first failure or with its connection, unless it is
     /// [kept](ConnectOptions::keep_connected). [`disconnect`](Self::disconnect) gives it up, and so
     /// does [`close`](Self::close) of its connection. Before the start of the service it waits for
-    /// it. A name is looked up by a thread of its own, which the first name starts. A service may
-    /// have 4,096 links, besides the peers that it accepts.
+    /// it. A name is looked up by a thread of its own, which the first name starts; names are looked
+    /// up one after the other, and for as long as the system takes. A service may have 4,096 links,
+    /// besides the peers that it accepts, and their descriptors are not among those that the limit of
+    /// peers is lowered for.
     ///
     /// # Errors
     ///

@@ -557,7 +557,7 @@ impl NetService {
             listeners.push(listener);
         }
         let addrs: Vec<SocketAddr> = listeners.iter().map(|listener| listener.addr).collect();
-        warn_if_public(&addrs);
+        warn_if_public(&addrs, !config.accept_tokens.is_empty());
         let sockets = Sockets::new(listeners, options).map_err(StartError::Poller)?;
         let waker = sockets.waker().map_err(StartError::Poller)?;
         self.shared.slots.doorbell.set_bell(waker);
@@ -771,9 +771,14 @@ fn peers_within_descriptors(peers: usize) -> usize {
     peers.min(room)
 }
 
-fn warn_if_public(addrs: &[SocketAddr]) {
+fn warn_if_public(addrs: &[SocketAddr], checks_tokens: bool) {
     if let Some(addr) = addrs.iter().find(|addr| !addr.ip().is_loopback()) {
-        log::warn!("listening on {addr}: the link is neither encrypted nor authenticated");
+        let lack = if checks_tokens {
+            "not encrypted, and tokens are sent in clear"
+        } else {
+            "neither encrypted nor authenticated"
+        };
+        log::warn!("listening on {addr}: the link is {lack}");
     }
 }
 

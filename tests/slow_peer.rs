@@ -118,6 +118,38 @@ fn a_slow_reader_is_served_at_its_own_pace() {
     assert_eq!(closed_for(&report.snapshot, CloseReason::SlowPeer), 0);
 }
 
+/// With the system's own buffers, which tell of room only when a megabyte of it is there: a peer
+/// that reads all the time is not taken for one that does not.
+#[test]
+fn a_slow_reader_makes_progress_that_the_system_does_not_tell_of() {
+    const SIZE: usize = 64 << 10;
+    let stall = Duration::from_millis(400);
+    let (mut service, tap) = start_tap(config().write_stall_timeout(stall));
+    let mut client = Client::connect(service.local_addrs()[0]);
+    client.send_message(7, b"feed me");
+    let peer = only_peer(&service);
+    let mut sent = 0;
+    let mut read = 0;
+    let started = Instant::now();
+    let mut buffer = vec![0; SIZE];
+    while started.elapsed() < 5 * stall {
+        while service.send(peer, T, vec![b'x'; SIZE]).is_ok() {
+            sent += 1;
+        }
+        read += client.stream.read(&mut buffer).unwrap();
+        thread::park_timeout(stall / 20);
+    }
+    // All of it, with what is left in the kernel.
+    while read < sent * (SIZE + 8) {
+        read += client.stream.read(&mut buffer).unwrap();
+    }
+    assert_eq!(service.snapshot().peers, 1);
+    drop(client);
+    let report = util::stop(&mut service);
+    assert_eq!(closed_for(&report.snapshot, CloseReason::SlowPeer), 0);
+    drop(tap);
+}
+
 #[test]
 fn a_peer_that_reads_again_gets_every_answer() {
     for dispatch in [Dispatch::Thread, Dispatch::Inline] {

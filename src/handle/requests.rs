@@ -12,7 +12,7 @@ use crate::{
     error::RequestError,
     id::{MessageType, PeerId, RequestId},
     limits::TIMEOUT_MS_CEILING,
-    slots::OutFrame,
+    slots::{OutFrame, never_waits},
 };
 
 impl Handle {
@@ -114,7 +114,8 @@ impl Handle {
     /// of it. False if it was resolved already.
     #[must_use = "false says that the request was resolved"]
     pub fn cancel(&self, peer: PeerId, request: RequestId) -> bool {
-        self.shared.registry.requests.cancel(peer, request, true)
+        let requests = &self.shared.registry.requests;
+        requests.cancel(peer, request, !never_waits())
     }
 
     fn ask_peer(

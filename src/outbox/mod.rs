@@ -188,6 +188,11 @@ impl Outbox {
         self.controls > 0
     }
 
+    /// Whether a frame of the protocol waits behind bytes of the application.
+    pub(crate) fn has_control_behind(&self) -> bool {
+        !self.front.is_empty() && !self.front.is_control && self.has_control()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.front.is_empty() && self.lanes().is_none()
     }

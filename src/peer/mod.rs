@@ -132,6 +132,8 @@ pub(crate) struct Peer {
     heard_since: Tick,
     /// The first and the latest PING since then; shifted likewise.
     pinged: Option<(Tick, Tick)>,
+    /// The first of these PINGs has not been seen to leave the outbox.
+    ping_waits: bool,
     hello: HelloState,
     /// What the carried bytes hold in front of the OK that has not come.
     before_ok: Option<Box<Parsed>>,
@@ -279,6 +281,7 @@ impl Peer {
             stalled_since: None,
             heard_since: now,
             pinged: None,
+            ping_waits: false,
             hello,
             before_ok: None,
             eof: false,
@@ -524,10 +527,22 @@ impl Peer {
     /// Asks the peer for a sign of life.
     pub(crate) fn ping(&mut self, receiving: Tick) {
         let first = self.pinged.map_or(receiving, |(first, _)| first);
+        self.ping_waits |= self.pinged.is_none();
         self.pinged = Some((first, receiving));
         // What waits there is as good as a second PING: the peer takes neither.
         if !self.outbox.has_control() {
             self.insert_control(&Frame::new(MessageType::PING, &[]));
+        }
+    }
+
+    /// The peer took bytes. If its PING waits behind them, it cannot have answered, but is alive.
+    pub(crate) fn handle_taken(&mut self, receiving: Tick) {
+        if !self.ping_waits {
+            return;
+        }
+        self.ping_waits = self.outbox.has_control_behind();
+        if self.ping_waits {
+            self.handle_heard(receiving);
         }
     }
 
@@ -581,6 +596,9 @@ impl Peer {
                 self.pinged = self
                     .pinged
                     .map(|(first, last)| (first + shift, last + shift));
+                if let State::Greeting { deadline } = &mut self.state {
+                    *deadline = deadline.saturating_add(shift);
+                }
             }
             (true, None) | (false, Some(_)) => {}
         }
@@ -815,7 +833,7 @@ impl Peer {
         let stall = after(self.stalled_since, rules.write_stall_ms);
         let receiving = self.paused_since.is_none();
         let ends = match self.state {
-            State::Open if !receiving => [None; 4],
+            State::Open | State::Greeting { .. } if !receiving => [None; 4],
             State::Open => [
                 after(self.first_frame_since, rules.first_frame_ms),
                 after(self.frame_since, rules.frame_ms),
@@ -867,6 +885,7 @@ impl Peer {
                 }
             }
             State::Connecting { deadline } => (now >= deadline).then_some(Verdict::GiveUp),
+            State::Greeting { .. } if self.paused_since.is_some() => None,
             State::Greeting { deadline } if now >= deadline => {
                 Some(Verdict::Close(CloseReason::FirstFrameTimeout))
             }

@@ -25,6 +25,11 @@ fn peer(rules: &Rules) -> Peer {
 }
 
 impl Peer {
+    pub(crate) fn describe_heartbeat(&self) -> String {
+        let (heard, paused) = (self.heard_since, self.paused_since);
+        format!("heard {heard} pinged {:?} paused {paused:?}", self.pinged)
+    }
+
     /// Parses bytes as a service does to which everybody is welcome.
     fn take(&mut self, now: Tick, receiving: Tick, rules: &Rules, bytes: &[u8]) -> Parsed {
         let (mut parsed, mut introduced) = (Parsed::default(), false);

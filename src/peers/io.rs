@@ -117,12 +117,16 @@ impl Peers {
 
     /// Has the slot ask for attention when half of the credit is free again. What is queued for the
     /// peer, and its unfinished frame, have their part of it.
-    fn watch_credit(&mut self, id: PeerId) {
+    pub(super) fn watch_credit(&mut self, id: PeerId) {
         let (credit, queued) = (self.credit, self.slots.queued(id));
         let released = self.slots.released(id);
         let Some(seat) = self.seat(id) else { return };
         if seat.peer.in_flight(released) == Traffic::default() {
-            // Only writing can make room, and whoever writes looks at this again.
+            // Only writing can make room, and whoever writes looks at this again. If nothing is to
+            // be written either, the last of it was released just now, before anybody was to tell.
+            if queued == Traffic::default() {
+                self.again.push(Again::Attention(id.index()));
+            }
             return;
         }
         let (read, carried) = (seat.peer.read, seat.peer.carry.len() as u64);
@@ -164,7 +168,7 @@ impl Peers {
         budget.is_exhausted() || used.bytes >= share.max(BLOCK_SIZE as u64)
     }
 
-    fn pause(&mut self, now: Tick, id: PeerId, pause: Pause) {
+    pub(super) fn pause(&mut self, now: Tick, id: PeerId, pause: Pause) {
         let receiving = self.receiving(now);
         let Some(seat) = self.seat(id) else { return };
         if seat.pause.is_none() {
@@ -444,7 +448,9 @@ impl Peers {
             if !std::mem::take(&mut parsed.introduced) {
                 return Some(parsed);
             }
-            parsed.fault = self.handle_introduction(now, id).err();
+            if let Err(fault) = self.handle_introduction(now, id) {
+                self.refuse_introduction(id, &mut parsed, fault);
+            }
         }
     }
 
@@ -466,6 +472,14 @@ impl Peers {
         }
         self.admit(now, id);
         Ok(())
+    }
+
+    /// What came before the introduction is delivered only from a peer that somebody was told of.
+    fn refuse_introduction(&mut self, id: PeerId, parsed: &mut Parsed, fault: Fault) {
+        if self.seat(id).is_none_or(|seat| !seat.announced) {
+            *parsed = Parsed::default();
+        }
+        parsed.fault = Some(fault);
     }
 
     /// Follows up on what the bytes said.
@@ -585,6 +599,7 @@ impl Peers {
         if taken > 0 {
             seat.peer.handle_moved(now, receiving);
             seat.peer.handle_write_progress();
+            seat.peer.handle_taken(receiving);
         }
         if taken < offered {
             seat.ready.clear(Ready::WRITE);

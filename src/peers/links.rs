@@ -15,12 +15,17 @@
 //!                          pause                   (not kept, or given up: the link ends)
 //! ```
 //!
-//! A link whose node has another connection meanwhile stands by until that ends.
+//! A link whose pause ends while another connection of the same node is up is `Covered` until that
+//! one ends, and then pauses again: its own connection would only be refused.
 //!
 //! The pause is drawn between nothing and a bound that doubles with every failure in a row (full
 //! jitter), so that many who lost the same service do not come back at once.
 
-use std::{collections::HashMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use super::{Action, Peers, Timer, seat::Standing};
 use crate::{
@@ -29,7 +34,8 @@ use crate::{
     error::{CloseReason, DialError},
     event::Event,
     id::{LinkId, NodeId, PeerId},
-    limits::{LINK_HEALTHY_MS, LINKS_MAX},
+    ledger::ClosedRow,
+    limits::{LINGER_MS, LINK_HEALTHY_MS, LINKS_MAX},
     peer::{Dial, Peer, State},
     slots::About,
     socket::Ready,
@@ -42,7 +48,9 @@ const BACKLOG_PAUSE_MS: u64 = 100;
 /// All links of a loop.
 #[derive(Debug, Default)]
 pub(super) struct Links {
-    links: HashMap<LinkId, Link>,
+    links: BTreeMap<LinkId, Link>,
+    /// Those that are covered, by the node that covers them.
+    covered: HashMap<NodeId, Vec<LinkId>>,
     /// State of the generator that pauses are drawn from; never zero.
     random: u64,
 }
@@ -62,9 +70,15 @@ struct Link {
     last: (Option<SocketAddr>, DialError),
     /// Who answered the last time.
     node_id: NodeId,
-    /// It was refused for another connection of its node, and no connection of any node has ended
-    /// since. Whoever refuses does not say which node it is.
-    is_duplicate: bool,
+    /// The other side refused the last attempt, because it is connected to us already. It did not
+    /// say who it is, so this link is not covered by that connection, and only tries rarely.
+    is_double: bool,
+}
+
+/// Whether the other side has another connection of ours, and keeps that.
+fn is_double(error: &DialError) -> bool {
+    let code = CloseReason::DuplicateNode.wire_code();
+    matches!(error, DialError::Handshake { bye_received, .. } if *bye_received == code)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,14 +90,15 @@ enum LinkState {
         since: Tick,
     },
     Waiting(TimerKey),
-    /// Another connection of the node exists: there is nothing to do until it ends.
-    Standby,
+    /// Another connection of the node is up.
+    Covered,
 }
 
 impl Links {
     pub(super) fn new(seed: u64) -> Self {
         Self {
-            links: HashMap::new(),
+            links: BTreeMap::new(),
+            covered: HashMap::new(),
             random: seed | 1,
         }
     }
@@ -114,7 +129,7 @@ impl Peers {
             failures: 0,
             last: (None, DialError::NoPlace),
             node_id: NodeId::ANONYMOUS,
-            is_duplicate: false,
+            is_double: false,
         };
         self.links.links.insert(new.id, link);
         self.begin_attempt(now, new.id);
@@ -147,9 +162,13 @@ impl Peers {
         };
         self.forget_link(id);
         match link.state {
-            LinkState::Resolving | LinkState::Standby => {}
+            LinkState::Resolving => {}
+            LinkState::Covered => self.forget_covered(id, link.node_id),
             LinkState::Waiting(timer) => drop(self.wheel.cancel(timer)),
-            LinkState::Dialling(peer) => self.leave(now, peer, CloseReason::AppClosed, true),
+            // Nothing was sent but HELLO, which needs no long time to go out.
+            LinkState::Dialling(peer) => {
+                self.begin_close(now, peer, CloseReason::AppClosed, LINGER_MS);
+            }
             LinkState::Up { peer, .. } => {
                 let drain_ms = self.rules.drain_ms;
                 self.begin_close(now, peer, CloseReason::AppClosed, drain_ms);
@@ -162,10 +181,14 @@ impl Peers {
         let ids: Vec<LinkId> = self.links.links.keys().copied().collect();
         for id in ids {
             match self.links.links.get(&id).map(|link| link.state) {
-                Some(LinkState::Up { .. }) => {
-                    self.links.links.remove(&id);
-                    self.forget_link(id);
+                Some(LinkState::Dialling(peer)) => {
+                    self.end_link(Some(id));
+                    let state = self.seat(peer).map(|seat| seat.peer.state());
+                    if matches!(state, Some(State::Connecting { .. })) {
+                        self.leave(now, peer, CloseReason::Shutdown, true);
+                    }
                 }
+                Some(LinkState::Up { .. }) => self.end_link(Some(id)),
                 Some(_) => self.handle_disconnect(now, id),
                 None => {}
             }
@@ -174,11 +197,61 @@ impl Peers {
 
     /// The application closed the connection, and with it ends the wish for it.
     pub(super) fn end_link_of(&mut self, peer: PeerId) {
-        let Some(id) = self.seat(peer).and_then(|seat| seat.peer.link) else {
-            return;
-        };
+        let link = self.seat(peer).and_then(|seat| seat.peer.link);
+        self.end_link(link);
+    }
+
+    /// Ends a link that has a connection, which stays for whoever asks to close.
+    pub(super) fn end_link(&mut self, id: Option<LinkId>) {
+        let Some(id) = id else { return };
         if self.links.links.remove(&id).is_some() {
             self.forget_link(id);
+        }
+    }
+
+    /// The loop ends without a stop: whoever is cut off is not connected to again.
+    pub(super) fn drop_links(&mut self) {
+        self.links.covered.clear();
+        while let Some((id, link)) = self.links.links.pop_first() {
+            if let LinkState::Waiting(timer) = link.state {
+                self.wheel.cancel(timer);
+            }
+            self.forget_link(id);
+        }
+    }
+
+    fn forget_covered(&mut self, id: LinkId, node_id: NodeId) {
+        if let Some(covered) = self.links.covered.get_mut(&node_id) {
+            covered.retain(|one| *one != id);
+            if covered.is_empty() {
+                self.links.covered.remove(&node_id);
+            }
+        }
+    }
+
+    /// The last connection of a node has ended: the links that it covered try again.
+    pub(super) fn uncover_links(&mut self, now: Tick, node_id: NodeId) {
+        for id in self.links.covered.remove(&node_id).unwrap_or_default() {
+            self.wait_to_reconnect(now, id);
+        }
+        // Perhaps it was the one that another link was refused for.
+        let links = self.links.links.iter_mut();
+        let doubles: Vec<(LinkId, TimerKey)> = links
+            .filter(|(_, link)| link.is_double)
+            .filter_map(|(id, link)| match link.state {
+                LinkState::Waiting(timer) => {
+                    (link.is_double, link.failures) = (false, 0);
+                    Some((*id, timer))
+                }
+                LinkState::Resolving
+                | LinkState::Dialling(_)
+                | LinkState::Up { .. }
+                | LinkState::Covered => None,
+            })
+            .collect();
+        for (id, timer) in doubles {
+            self.wheel.cancel(timer);
+            self.wait_to_reconnect(now, id);
         }
     }
 
@@ -295,7 +368,7 @@ impl Peers {
             let peer = id;
             link.state = LinkState::Up { peer, since: now };
             link.node_id = node_id;
-            link.is_duplicate = false;
+            link.is_double = false;
             link.untried = Vec::new();
         }
     }
@@ -305,14 +378,18 @@ impl Peers {
         &mut self,
         now: Tick,
         id: LinkId,
-        addr: SocketAddr,
+        row: &ClosedRow,
         error: Option<DialError>,
     ) {
         let Some(link) = self.links.links.get_mut(&id) else {
             return;
         };
+        // Who was refused after its OK is known all the same.
+        if !row.node_id.is_anonymous() {
+            link.node_id = row.node_id;
+        }
         match (error, link.state) {
-            (Some(error), _) => self.set_failed(now, id, Some(addr), error),
+            (Some(error), _) => self.set_failed(now, id, Some(row.addr), error),
             (None, LinkState::Up { since, .. }) if link.keep => {
                 if now.saturating_sub(since) >= LINK_HEALTHY_MS {
                     link.failures = 0;
@@ -336,12 +413,6 @@ impl Peers {
         if let Some(addr) = addr {
             log::debug!("link {id} cannot reach {addr}: {error}");
         }
-        link.is_duplicate |= matches!(
-            error,
-            DialError::Handshake { reason, bye_received }
-                if reason == CloseReason::DuplicateNode
-                    || bye_received == CloseReason::DuplicateNode.wire_code()
-        );
         link.last = (addr, error);
         self.dial_next(now, id);
     }
@@ -354,8 +425,14 @@ impl Peers {
         link.failures = link.failures.saturating_add(1);
         let (attempts, keep) = (link.failures, link.keep);
         let (addr, error) = link.last.clone();
+        let is_double = is_double(&error);
+        let again = std::mem::replace(&mut link.is_double, is_double) && is_double && keep;
         self.slots.ledger.dials_failed.add(1);
         let retry_in = keep.then(|| self.wait_to_reconnect(now, id));
+        if again {
+            // Nothing is new: the node has a connection that it likes better, and says so each time.
+            return;
+        }
         if !keep {
             self.links.links.remove(&id);
             self.forget_link(id);
@@ -373,8 +450,13 @@ impl Peers {
     fn wait_to_reconnect(&mut self, now: Tick, id: LinkId) -> Duration {
         let (min, max) = (self.rules.reconnect_min_ms, self.rules.reconnect_max_ms);
         let failures = self.links.links.get(&id).map_or(0, |link| link.failures);
-        let doublings = failures.saturating_sub(1).min(20);
-        let bound = min.saturating_mul(1 << doublings).min(max).max(1);
+        let is_double = self.links.links.get(&id).is_some_and(|link| link.is_double);
+        let doublings = if is_double {
+            u32::MAX
+        } else {
+            failures.saturating_sub(1)
+        };
+        let bound = min.saturating_mul(1 << doublings.min(20)).min(max).max(1);
         // Not at once: whoever just refused us would only do so again.
         let pause = 1 + self.links.draw(bound - 1);
         let timer = self.wheel.insert(now + pause, Timer::Link(id));
@@ -385,48 +467,21 @@ impl Peers {
     }
 
     pub(super) fn handle_link_timer(&mut self, now: Tick, id: LinkId) {
-        let Some(link) = self.links.links.get_mut(&id) else {
+        let Some(link) = self.links.links.get(&id) else {
             self.slots.ledger.stale_events.add(1);
             return;
         };
         // Another connection of the same node would only be refused.
-        if !link.node_id.is_anonymous() && self.nodes.contains_key(&link.node_id) {
-            link.state = LinkState::Standby;
+        let node_id = link.node_id;
+        if self.connection_of(node_id).is_some() {
+            if let Some(link) = self.links.links.get_mut(&id) {
+                link.state = LinkState::Covered;
+                link.failures = 0;
+                self.links.covered.entry(node_id).or_default().push(id);
+            }
             return;
         }
         self.begin_attempt(now, id);
-    }
-
-    /// A node has no connection any more. Links that were not needed because of it, or may have
-    /// been refused for it, begin anew: what they waited for was no failure of theirs.
-    pub(super) fn handle_node_gone(&mut self, now: Tick, node_id: NodeId) {
-        let links = self.links.links.iter();
-        let refused = links.filter(|(_, link)| {
-            let stands_by = link.state == LinkState::Standby && link.node_id == node_id;
-            stands_by || link.is_duplicate
-        });
-        let mut ids: Vec<LinkId> = refused.map(|(id, _)| *id).collect();
-        ids.sort_unstable();
-        for id in ids {
-            let Some(link) = self.links.links.get_mut(&id) else {
-                continue;
-            };
-            link.failures = 0;
-            link.is_duplicate = false;
-            match link.state {
-                LinkState::Waiting(timer) => {
-                    self.wheel.cancel(timer);
-                    self.wait_to_reconnect(now, id);
-                }
-                LinkState::Standby if link.node_id == node_id => {
-                    self.wait_to_reconnect(now, id);
-                }
-                LinkState::Standby
-                | LinkState::Resolving
-                | LinkState::Dialling(_)
-                | LinkState::Up { .. } => {}
-            }
-        }
     }
 
     pub(super) fn give_up(&mut self, now: Tick, id: PeerId, error: DialError) {
@@ -438,12 +493,24 @@ impl Peers {
 
     // ----- nodes -----------------------------------------------------------------------------
 
+    /// The connection that counts as the node's. One that is on its way out does not, nor does one
+    /// of which the node itself has said that it sends nothing more.
+    fn connection_of(&self, node_id: NodeId) -> Option<PeerId> {
+        let id = *self.nodes.get(&node_id)?;
+        let seat = self.seats.get(id.index() as usize)?.as_deref()?;
+        let counts = seat.id() == id && seat.leaving.is_none();
+        (counts && seat.peer.state().takes_input()).then_some(id)
+    }
+
     /// Whether a peer that just said who it is may stay beside another connection of its node: the
     /// connection that has to go for it, or the refusal of this one.
     ///
     /// Two services that dial each other at the same time meet here on both sides, with one answer:
-    /// the connection that was dialled by the smaller id stays. Otherwise the newer one is refused,
-    /// unless both showed a token that we accept: then the node itself says that it is back.
+    /// the connection that was dialled by the smaller id stays. Of two that the same side dialled,
+    /// the newer one is refused, unless both showed a token that we accept: then the node itself
+    /// says that it is back. That is for the side that was dialled to judge: its OK says that the
+    /// newer one stays, and the other side keeps to it. Only who is anonymous there has to judge
+    /// for himself.
     pub(super) fn judge_node(&mut self, id: PeerId) -> Result<Option<PeerId>, &'static str> {
         let Some(seat) = self.seat(id) else {
             return Ok(None);
@@ -460,23 +527,97 @@ impl Peers {
         };
         let is_ours = seat.peer.link.is_some();
         let is_authenticated = seat.peer.is_authenticated();
-        let Some(&other) = self.nodes.get(&node_id) else {
+        let Some(other) = self.connection_of(node_id) else {
             return Ok(None);
         };
-        let Some(old) = self.seat(other).filter(|seat| !seat.peer.is_closing()) else {
+        let Some(old) = self.seat(other) else {
             return Ok(None);
         };
         let old_is_ours = old.peer.link.is_some();
         let both = is_authenticated && old.peer.is_authenticated();
-        let newer_stays = if is_ours == old_is_ours {
-            both
-        } else {
+        let newer_stays = if is_ours != old_is_ours {
             is_ours == (own < node_id)
+        } else {
+            both || (is_ours && !own.is_anonymous())
         };
         if newer_stays {
             Ok(Some(other))
         } else {
             Err("another connection of the same node exists")
         }
+    }
+}
+
+/// What tests look at.
+#[cfg(test)]
+impl Peers {
+    /// Panics unless links and seats agree about each other.
+    pub(super) fn check_links(&self) {
+        let known = self.links.links.len();
+        let asked = self.slots.links.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(known <= asked, "{known} links of {asked}");
+        let mut covered = 0;
+        for (id, link) in &self.links.links {
+            match link.state {
+                LinkState::Resolving => {}
+                LinkState::Dialling(peer) | LinkState::Up { peer, .. } => {
+                    let seat = self.seats[peer.index() as usize].as_deref().unwrap();
+                    assert_eq!((seat.id(), seat.peer.link), (peer, Some(*id)));
+                    let up = matches!(link.state, LinkState::Up { .. });
+                    assert_eq!(seat.announced, up, "{id} {link:?}");
+                }
+                LinkState::Waiting(timer) => assert!(self.wheel.deadline(timer).is_some()),
+                LinkState::Covered => {
+                    assert!(
+                        self.nodes.contains_key(&link.node_id),
+                        "{id} waits for ever"
+                    );
+                    assert!(self.links.covered[&link.node_id].contains(id));
+                    covered += 1;
+                }
+            }
+        }
+        let listed: usize = self.links.covered.values().map(Vec::len).sum();
+        assert_eq!(listed, covered);
+        for (_, seat) in &self.seats {
+            let Some(seat) = seat.as_deref() else {
+                continue;
+            };
+            let open = matches!(
+                seat.peer.state(),
+                State::Connecting { .. } | State::Greeting { .. } | State::Open
+            );
+            if let Some(id) = seat.peer.link.filter(|_| open && seat.leaving.is_none()) {
+                let state = self.links.links.get(&id).map(|link| link.state);
+                let peer = seat.id();
+                let agrees = match state {
+                    Some(LinkState::Dialling(own) | LinkState::Up { peer: own, .. }) => own == peer,
+                    Some(LinkState::Resolving | LinkState::Waiting(_) | LinkState::Covered) => {
+                        false
+                    }
+                    // The stop has ended it, or its close waits for a lock.
+                    None => self.stop.is_some() || seat.pause.is_some(),
+                };
+                assert!(agrees, "{peer} is of link {id}, which is {state:?}");
+            }
+        }
+    }
+
+    /// Whether a connection of the node is up.
+    pub(crate) fn is_node_up(&self, node_id: NodeId) -> bool {
+        self.connection_of(node_id).is_some()
+    }
+
+    /// Whether the link waits to dial, and knows that it is this node that it would find.
+    pub(crate) fn waits_for_node(&self, id: LinkId, node_id: NodeId) -> bool {
+        let link = self.links.links.get(&id);
+        link.is_some_and(|link| {
+            let waits = matches!(link.state, LinkState::Waiting(_) | LinkState::Covered);
+            waits && link.node_id == node_id
+        })
+    }
+
+    pub(crate) fn describe_links(&self) -> String {
+        format!("{:?} {:?}", self.links, self.nodes)
     }
 }

@@ -345,6 +345,10 @@ impl Peers {
         if seat.peer.is_closing() {
             return;
         }
+        if matches!(seat.peer.state(), State::Connecting { .. }) {
+            self.leave(now, id, reason, true);
+            return;
+        }
         let Ok(taken) = self.take_output(now, id, true) else {
             // What lies behind the reason of the close is not to be read meanwhile.
             if let Some(seat) = self.seat(id) {
@@ -405,14 +409,13 @@ impl Peers {
         let dial_error = seat.dial_error.take();
         let row = closed_row(now, peer, reason, lost);
         self.seats.remove(index);
-        self.forget_standing(standing, &row);
+        self.forget_standing(now, standing, &row);
         if self.slots.was_asked(id) {
             self.notices.push_back(Notice::Closed { peer: id, reason });
         }
-        let (link, addr, node_id) = (row.link, row.addr, row.node_id);
-        let node_gone = self.nodes.get(&node_id) == Some(&id);
-        if node_gone {
-            self.nodes.remove(&node_id);
+        let left = row.clone();
+        if self.slots.was_given_up(id) {
+            self.end_link(left.link);
         }
         let error = (!announced).then(|| {
             dial_error.unwrap_or(DialError::Handshake {
@@ -434,16 +437,17 @@ impl Peers {
             index: id.index(),
             abort,
         });
-        if let Some(link) = link {
-            self.handle_link_down(now, link, addr, error);
-        }
-        if node_gone {
-            self.handle_node_gone(now, node_id);
+        if let Some(link) = left.link {
+            self.handle_link_down(now, link, &left, error);
         }
     }
 
     /// A seat is empty: it counts no more as what it was.
-    fn forget_standing(&mut self, standing: Standing, row: &ClosedRow) {
+    fn forget_standing(&mut self, now: Tick, standing: Standing, row: &ClosedRow) {
+        if self.nodes.get(&row.node_id) == Some(&row.peer) {
+            self.nodes.remove(&row.node_id);
+            self.uncover_links(now, row.node_id);
+        }
         match standing {
             Standing::Refused => {}
             Standing::Accepted => {
@@ -733,10 +737,11 @@ impl Peers {
         seat.timer = None;
         self.report_pause(now, id);
         let Some(seat) = self.seat(id) else { return };
-        // Bytes that wait to be read prove life, and may be the rest of a frame. A socket that can
-        // be written may take what seemed to stall.
+        // Bytes that wait to be read prove life, and may be the rest of a frame.
         let unread = seat.in_read_list && seat.ready.has(Ready::READ);
-        let unwritten = seat.in_write_list && seat.ready.has(Ready::WRITE);
+        // The system tells of room only when there is much of it again: a peer that takes little by
+        // little makes no edge for a long time. So whoever seems to stall is written to once more.
+        let untried = !seat.peer.outbox.is_empty() && !std::mem::take(&mut seat.write_tried);
         self.expire_requests(now, id, unread);
         let rules = &self.rules;
         let seat = self.seats[id.index() as usize]
@@ -748,8 +753,11 @@ impl Peers {
                 seat.timer = Some(self.wheel.insert(now + 1, Timer::Peer(id)));
                 return;
             }
-            Some(Verdict::Abort(CloseReason::SlowPeer)) if unwritten => {
+            Some(Verdict::Abort(_)) if untried => {
+                seat.write_tried = true;
+                seat.ready.set(Ready::WRITE);
                 seat.timer = Some(self.wheel.insert(now + 1, Timer::Peer(id)));
+                self.list_writing(id);
                 return;
             }
             Some(Verdict::Ping) => {
@@ -975,8 +983,11 @@ impl Peers {
                     self.begin_close(now, id, reason, LINGER_MS);
                     continue;
                 }
+                State::Greeting { .. } => {
+                    self.begin_close(now, id, CloseReason::Shutdown, LINGER_MS);
+                    continue;
+                }
                 State::Connecting { .. }
-                | State::Greeting { .. }
                 | State::Stopping { .. }
                 | State::Draining { .. }
                 | State::Lingering { .. } => continue,
@@ -998,6 +1009,7 @@ impl Peers {
 
     /// Cuts off everybody who is left.
     pub(crate) fn abort_all(&mut self, now: Tick, reason: CloseReason) {
+        self.drop_links();
         let ids: Vec<PeerId> = self
             .seats
             .iter()

@@ -144,7 +144,7 @@ impl Peers {
 
     /// Tells senders that were refused for the budget that it has room again.
     pub(super) fn tell_budget_room(&mut self) {
-        let is_early = self.slots.ledger.budget.is_tight() || self.has_backlog();
+        let is_early = self.slots.ledger.budget.is_exhausted() || self.has_backlog();
         if self.budget_refused.is_empty() || is_early {
             return;
         }

@@ -47,6 +47,8 @@ pub(super) struct Seat {
     pub(super) in_due_list: bool,
     /// Its `Connected` was told, so that its `Closed` is due.
     pub(super) announced: bool,
+    /// The write stall or the drain is over, and the socket is tried a last time.
+    pub(super) write_tried: bool,
     /// The connection broke while it was written; unread input is taken first.
     pub(super) broken: Option<CloseReason>,
     /// Set when the seat waits for its slot to be given back; nothing else happens to it.
@@ -135,6 +137,7 @@ impl Seat {
             in_refused_list: false,
             in_due_list: false,
             announced: false,
+            write_tried: false,
             broken: None,
             leaving: None,
         })

@@ -64,6 +64,37 @@ impl Peers {
         }
         assert_eq!(counted, self.counted);
         assert_eq!(self.slots.ledger.peers.get(), counted as u64);
+        self.check_standings();
+        self.check_nodes();
+        self.check_links();
+    }
+
+    fn check_standings(&self) {
+        let count = |standings: &[Standing]| {
+            let seats = self.seats.iter().filter_map(|(_, seat)| seat.as_deref());
+            let those = seats.filter(|seat| standings.contains(&seat.standing));
+            those.count()
+        };
+        assert_eq!(count(&[Standing::Accepted]), self.accepted);
+        let dialled = [Standing::Dialling, Standing::Dialled];
+        assert_eq!(count(&dialled), self.dialled);
+    }
+
+    /// Every node that is connected is listed by one of its connections, and no other connection of
+    /// it is open, unless its close waits for a lock.
+    fn check_nodes(&self) {
+        for (node_id, id) in &self.nodes {
+            let seat = self.seats[id.index() as usize].as_deref().unwrap();
+            assert_eq!((seat.id(), seat.peer.node_id()), (*id, *node_id));
+            assert!(seat.announced, "{id} is listed and was not told of");
+        }
+        for seat in self.seats_up() {
+            let closes = seat.pause == Some(Pause::Closing);
+            let node_id = seat.peer.node_id();
+            if !node_id.is_anonymous() && !closes {
+                assert_eq!(self.nodes.get(&node_id), Some(&seat.id()));
+            }
+        }
     }
 
     /// Messages accepted for a peer that are still in its slot.
@@ -74,9 +105,30 @@ impl Peers {
         queued + seat.peer.outbound.messages + sums.overflowed.messages - given
     }
 
-    /// Connections, those included that were refused and are not closed yet.
+    /// Connections, those included that were refused and are not closed yet, and those not that are
+    /// still being made.
     pub(crate) fn len_all(&self) -> u64 {
-        self.seats.iter().filter(|(_, seat)| seat.is_some()).count() as u64
+        let seats = self.seats.iter().filter_map(|(_, seat)| seat.as_deref());
+        let made = seats.filter(|seat| seat.standing != Standing::Dialling);
+        made.count() as u64
+    }
+
+    fn seats_up(&self) -> impl Iterator<Item = &Seat> {
+        let seats = self.seats.iter().filter_map(|(_, seat)| seat.as_deref());
+        seats.filter(|seat| {
+            seat.announced && seat.leaving.is_none() && seat.peer.state().takes_input()
+        })
+    }
+
+    /// Connections that are up.
+    pub(crate) fn open(&self) -> Vec<PeerId> {
+        self.seats_up().map(Seat::id).collect()
+    }
+
+    /// Connections that are up and said who they are.
+    pub(crate) fn introduced(&self) -> Vec<(PeerId, NodeId)> {
+        let said = self.seats_up().filter(|seat| seat.peer.identity.is_some());
+        said.map(|seat| (seat.id(), seat.peer.node_id())).collect()
     }
 
     pub(crate) fn describe(&self, id: PeerId) -> String {
@@ -85,9 +137,10 @@ impl Peers {
             let peer = &seat.peer;
             let (queued, released) = (self.slots.queued(id), self.slots.released(id));
             format!(
-                "{:?} ready {:?} pause {:?} broken {:?} lists {} {} carry {} of {:?} \
+                "{:?} {} ready {:?} pause {:?} broken {:?} lists {} {} carry {} of {:?} \
                  in flight {:?} queued {queued:?} held {} stalled {:?}",
                 peer.state(),
+                peer.describe_heartbeat(),
                 seat.ready,
                 seat.pause,
                 seat.broken,
@@ -652,6 +705,21 @@ mod inline {
             Err(HandlerError::TooMany { limit })
         );
     }
+}
+
+/// What was in flight is released between the look that finds too much of it and the pause: nobody
+/// else will tell, so the loop looks once more by itself.
+#[test]
+fn a_peer_that_is_paused_too_late_is_read_again() {
+    let clock = Clock::start();
+    let (_, mut peers, id) = one_peer(clock, 64 << 20);
+    peers.begin_turn(1);
+    assert_eq!(peers.poll_read(), Some(id));
+    peers.pause(1, id, Pause::Credit);
+    peers.watch_credit(id);
+    assert!(peers.has_work());
+    peers.begin_turn(2);
+    assert_eq!(peers.seat(id).unwrap().pause, None);
 }
 
 mod output {

@@ -180,6 +180,8 @@ struct Slot {
     admitted: AtomicBool,
     /// The application asked for a close: what `inner` says too, for whom does not take its lock.
     close_asked: AtomicBool,
+    /// The application asked for a close, in whatever state the connection was.
+    given_up: AtomicBool,
     /// The longest payload that the peer takes.
     payload_size_max: AtomicU32,
     /// Which connection of the slot this is; written under the lock.
@@ -614,9 +616,13 @@ impl Slots {
         }
         match inner.state {
             SlotState::Free => return false,
-            SlotState::CloseAsked | SlotState::CutOff | SlotState::Closing => return true,
+            SlotState::CloseAsked | SlotState::CutOff | SlotState::Closing => {
+                slot.given_up.store(true, Ordering::Relaxed);
+                return true;
+            }
             SlotState::Open => inner.state = SlotState::CloseAsked,
         }
+        slot.given_up.store(true, Ordering::Relaxed);
         slot.close_asked.store(true, Ordering::Relaxed);
         drop(inner);
         self.ask_attention(slot, peer.index());
@@ -809,6 +815,7 @@ impl Slots {
         inner.identity = None;
         slot.admitted.store(false, Ordering::Relaxed);
         slot.close_asked.store(false, Ordering::Relaxed);
+        slot.given_up.store(false, Ordering::Relaxed);
         slot.asked.store(false, Ordering::Relaxed);
         slot.request_deadline.store(NO_DEADLINE, Ordering::Relaxed);
         slot.payload_size_max
@@ -932,6 +939,11 @@ impl Slots {
         }
         slot.written.sub_wrapping(traffic);
         Ok(())
+    }
+
+    /// Whether the application asked for the close of the slot's last connection.
+    pub(crate) fn was_given_up(&self, peer: PeerId) -> bool {
+        self.own(peer).given_up.load(Ordering::Relaxed)
     }
 
     /// Refuses further messages if none is queued; false if there is one.

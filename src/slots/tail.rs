@@ -19,7 +19,7 @@ const FRAME_COPIED_MAX: usize = PAYLOAD_COPIED_MAX + FRAME_OVERHEAD_MAX;
 #[derive(Debug, Default)]
 pub(super) struct Tails {
     normal: Tail,
-    /// Those of high and of low priority, while there are any.
+    /// Those of high and of low priority, once there were any.
     others: Option<Box<[Tail; 2]>>,
 }
 
@@ -69,7 +69,6 @@ impl Tails {
                 tail.take(|segment| out(priority, segment));
             }
         }
-        self.others = None;
     }
 
     /// Gives away of each priority what fits beside the bytes that the loop has of it, and one

@@ -5,6 +5,8 @@
 
 mod alarms;
 mod clients;
+mod links;
+mod mesh;
 mod random;
 mod run;
 mod subscribers;

@@ -158,6 +158,7 @@ impl Timers {
     /// Ends a timer. True if it was there: then it comes out of the queue no more, even if it has
     /// expired already. False if it has ended before: was taken, if it was to expire once, or was
     /// cancelled.
+    #[must_use = "false says that the timer had ended before"]
     pub fn cancel(&self, timer: TimerId) -> bool {
         let queue = &*self.queue;
         let mut inner = queue.lock();

@@ -1,11 +1,14 @@
 //! `serve --relay`: what one peer sends goes to all others.
 //!
-//! Nobody is waited for: a peer without room is left out, and counted. Whom we connect to, and
-//! peers that say a node id, are services, which may relay too and be connected in a circle; all
-//! others are clients. So that no message goes round for ever, each that goes to a service carries
-//! a number, as its correlation, and one with a number seen before goes no further. Clients get it
-//! as it was sent. A message that a client gave a correlation of its own keeps it; between services
-//! it is then known by all that it says, so the same again goes no further than its own service.
+//! Nobody is waited for: a peer for which a quarter of its outbox waits is left out, and counted.
+//! That leaves room to read it: two services that fed each other up to the limit would both stop.
+//!
+//! Whom we connect to, and peers that say a node id, are services, which may relay too and be
+//! connected in a circle; all others are clients. So that no message goes round for ever, each that goes to a service carries
+//! a number, as its correlation, and one that comes from a service with a number seen before goes
+//! no further. Clients get it as it was sent. A message that a client gave a correlation of its own
+//! keeps it; between services it is then known by all that it says, and what comes from another
+//! service than the first time is a copy.
 //!
 //! A service that connects is a client until its HELLO is here, and may be sent what is for
 //! clients. It knows a relay by its [`AGENT`], and that a relay numbers all that is for services:
@@ -13,7 +16,8 @@
 //! bring it as well.
 
 use std::{
-    collections::{HashSet, VecDeque, hash_map::RandomState},
+    cell::Cell,
+    collections::{HashMap, VecDeque, hash_map::RandomState},
     hash::{BuildHasher as _, Hasher as _},
     sync::Arc,
 };
@@ -38,6 +42,8 @@ struct Relay<'a> {
     seen: Seen,
     next: u64,
     hasher: RandomState,
+    /// Bytes that may wait for a peer.
+    queued_max: u64,
     relayed: u64,
     suppressed: u64,
     /// From relays that did not know yet that we are a service.
@@ -53,7 +59,11 @@ enum Origin {
     Relay,
 }
 
-pub(crate) fn run(mut messages: Subscription, handle: &Handle) -> Result<Summary, WorkerError> {
+pub(crate) fn run(
+    mut messages: Subscription,
+    handle: &Handle,
+    outbox_bytes: usize,
+) -> Result<Summary, WorkerError> {
     let hasher = RandomState::new();
     let mut relay = Relay {
         handle,
@@ -61,6 +71,7 @@ pub(crate) fn run(mut messages: Subscription, handle: &Handle) -> Result<Summary
         // Drawn, so that numbers of different services and runs do not meet.
         next: hasher.build_hasher().finish() & !MARK_MASK,
         hasher,
+        queued_max: outbox_bytes as u64 / 4,
         relayed: 0,
         suppressed: 0,
         early: 0,
@@ -89,15 +100,15 @@ impl Relay<'_> {
     fn pass_on(&mut self, batch: &Batch) {
         let sender = batch.peer();
         let origin = self.origin_of(sender);
+        let from_client = origin == Origin::Client;
         for message in batch {
             if origin == Origin::Relay && message.correlation().is_none() {
                 self.early += 1;
                 continue;
             }
             let number = self.number_of(message);
-            // A client may say the same twice, but a number of ours is given once.
-            let may_repeat = origin == Origin::Client && !is_mark(number);
-            if !self.seen.insert(number) && !may_repeat {
+            let is_marked = message.correlation().is_some_and(is_mark);
+            if self.is_copy(number, sender, is_marked) && (is_marked || !from_client) {
                 self.suppressed += 1;
                 continue;
             }
@@ -110,7 +121,7 @@ impl Relay<'_> {
 
     fn origin_of(&self, sender: PeerId) -> Origin {
         match self.handle.peer(sender) {
-            // It has left. What it sent may be copies, if it was a service.
+            // Who has left already may have been either: what was seen before is a copy.
             None => Origin::Service,
             Some(info) if !is_service(&info) => Origin::Client,
             Some(info) => {
@@ -130,6 +141,23 @@ impl Relay<'_> {
     fn identity_of(&self, peer: PeerId) -> Option<Arc<PeerIdentity>> {
         let rows = self.handle.peers();
         rows.into_iter().find(|row| row.peer == peer)?.identity
+    }
+
+    /// Whether a message went through here before. One that is marked has a number of its own; of
+    /// those that are not, equal ones can come from one peer.
+    fn is_copy(&mut self, number: u64, sender: PeerId, is_marked: bool) -> bool {
+        match self.seen.insert(number, sender) {
+            None => false,
+            Some(first) if is_marked || first != sender => {
+                // If the first way is gone, this is the one.
+                let is_here = is_marked || self.handle.peer(first).is_some();
+                if !is_here {
+                    self.seen.turn_to(number, sender);
+                }
+                is_here
+            }
+            Some(_) => false,
+        }
     }
 
     /// What the message is known by between services.
@@ -163,11 +191,17 @@ impl Relay<'_> {
         if let Some(number) = correlation {
             outgoing = outgoing.correlation(number);
         }
-        let chosen = |info: &PeerInfo| info.peer != sender && is_service(info) == services;
+        let full = Cell::new(0);
+        let chosen = |info: &PeerInfo| {
+            let wanted = info.peer != sender && is_service(info) == services;
+            let has_room = info.queued.bytes <= self.queued_max;
+            full.set(full.get() + u64::from(wanted && !has_room));
+            wanted && has_room
+        };
         let report = self
             .handle
             .broadcast_message(&outgoing, Recipients::Matching(&chosen));
-        self.skipped += report.skipped.len() as u64;
+        self.skipped += full.get() + report.skipped.len() as u64;
     }
 }
 
@@ -180,26 +214,31 @@ fn is_service(info: &PeerInfo) -> bool {
     info.link.is_some() || identity.is_some_and(|identity| !identity.node_id.is_anonymous())
 }
 
-/// The latest numbers.
+/// The latest numbers, and who came with each first.
 #[derive(Debug, Default)]
 struct Seen {
-    numbers: HashSet<u64>,
+    numbers: HashMap<u64, PeerId>,
     order: VecDeque<u64>,
 }
 
 impl Seen {
-    /// False if the number was there.
-    fn insert(&mut self, number: u64) -> bool {
-        if !self.numbers.insert(number) {
-            return false;
+    /// Who came with the number first, if it was there.
+    fn insert(&mut self, number: u64, sender: PeerId) -> Option<PeerId> {
+        if let Some(first) = self.numbers.get(&number) {
+            return Some(*first);
         }
+        self.numbers.insert(number, sender);
         self.order.push_back(number);
         if self.order.len() > SEEN_MAX {
             if let Some(oldest) = self.order.pop_front() {
                 self.numbers.remove(&oldest);
             }
         }
-        true
+        None
+    }
+
+    fn turn_to(&mut self, number: u64, sender: PeerId) {
+        self.numbers.insert(number, sender);
     }
 }
 
@@ -209,13 +248,14 @@ mod tests {
 
     #[test]
     fn the_oldest_numbers_are_forgotten() {
-        let mut seen = Seen::default();
-        assert!(seen.insert(0) && !seen.insert(0));
+        let (mut seen, one, other) = (Seen::default(), PeerId::from_bits(1), PeerId::from_bits(2));
+        assert_eq!(seen.insert(0, one), None);
+        assert_eq!(seen.insert(0, other), Some(one));
         for number in 1..=SEEN_MAX as u64 {
-            assert!(seen.insert(number));
+            assert_eq!(seen.insert(number, one), None);
         }
-        assert!(seen.insert(0));
-        assert!(!seen.insert(SEEN_MAX as u64));
+        assert_eq!(seen.insert(0, other), None);
+        assert_eq!(seen.insert(SEEN_MAX as u64, other), Some(one));
         assert_eq!(seen.numbers.len(), SEEN_MAX);
     }
 

@@ -102,6 +102,7 @@ struct Subscriptions {
     tap: Option<Subscription>,
     /// What becomes of links, if there are any.
     links: Option<EventSubscription>,
+    outbox_bytes: usize,
 }
 
 impl Subscriptions {
@@ -114,6 +115,7 @@ impl Subscriptions {
             relay: some(settings.relay, "relay")?,
             tap: some(tap, "tap")?,
             links: watch_links(settings, service)?,
+            outbox_bytes: settings.outbox_bytes,
         })
     }
 
@@ -130,7 +132,10 @@ impl Subscriptions {
         }
         if let Some(messages) = self.relay {
             let handle = handle.clone();
-            worker::start("relay", endings, move || relay::run(messages, &handle))?;
+            let outbox_bytes = self.outbox_bytes;
+            worker::start("relay", endings, move || {
+                relay::run(messages, &handle, outbox_bytes)
+            })?;
             workers.running.push("relay");
         }
         if let Some(events) = self.links {

@@ -39,6 +39,7 @@ pub(crate) struct Settings {
     pub(crate) echo: bool,
     pub(crate) print: bool,
     pub(crate) relay: bool,
+    pub(crate) outbox_bytes: usize,
     pub(crate) connect: Vec<String>,
     /// `None`: only on a terminal.
     pub(crate) stats: Option<bool>,
@@ -134,6 +135,12 @@ pub(crate) fn resolve(
         echo: options.echo.unwrap_or(false),
         print: options.print.unwrap_or(false),
         relay: options.relay.unwrap_or(false),
+        outbox_bytes: options.outbox_bytes.unwrap_or_else(|| {
+            let quarter = options
+                .memory_budget
+                .map_or(usize::MAX, |budget| budget / 4);
+            OUTBOX_BYTES_DEFAULT.min(quarter.max(BLOCK_SIZE))
+        }),
         connect: options.connect.unwrap_or_default(),
         stats: options.stats,
         metrics: options.metrics,

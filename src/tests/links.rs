@@ -1,0 +1,1132 @@
+//! Links and heartbeats, step by step: one table of peers, without sockets and in virtual time.
+//!
+//! The test plays the network and the other side.
+
+use std::{
+    collections::VecDeque,
+    io::{self, ErrorKind, IoSlice},
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    clock::{Clock, Now, Tick},
+    dial::{NewLink, Source},
+    error::{CloseReason, DialError, SendError},
+    event::Event,
+    frame::{Bye, Decoder, Frame, Hello, encode_whole},
+    id::{LinkId, MessageType, NodeId, PeerId},
+    ledger::{Ledger, Traffic},
+    limits::{AUTH_DELAY_MS, BEFORE_OK_BYTES_MAX, LINK_HEALTHY_MS, LINKS_MAX, TIMERS_PER_TURN},
+    peer::Rules,
+    peers::{Action, PeerLimits, Peers},
+    slots::{OutFrame, OutboxLimits, Slots},
+    socket::Ready,
+};
+
+const LINK: LinkId = LinkId(7);
+const APP: MessageType = MessageType(1);
+
+/// The table under test, and what it asked for.
+struct Desk {
+    slots: Arc<Slots>,
+    peers: Peers,
+    now: Tick,
+    start: Instant,
+    connects: Vec<(PeerId, SocketAddr)>,
+    closes: Vec<(u32, bool)>,
+    events: VecDeque<Event>,
+}
+
+fn addr(number: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, number], 1))
+}
+
+fn node(number: u8) -> NodeId {
+    NodeId([number; 16])
+}
+
+/// The rules of node 5.
+fn rules() -> Rules {
+    let hello = Hello {
+        node_id: node(5).0,
+        ..Hello::default()
+    };
+    Rules {
+        node_id: node(5),
+        connect_ms: 1_000,
+        hello_payload: hello.to_payload(),
+        ok_payload: hello.to_payload(),
+        ..Rules::lenient(Decoder::new(100_000))
+    }
+}
+
+/// The same, where peers have to show a token.
+fn strict_rules() -> Rules {
+    Rules {
+        tokens: vec![b"open".to_vec(), b"sesame".to_vec()],
+        hello_required: true,
+        ..rules()
+    }
+}
+
+fn encoded(message_type: MessageType, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_whole(&Frame::new(message_type, payload), &mut bytes);
+    bytes
+}
+
+fn introduction(message_type: MessageType, id: NodeId, token: &[u8]) -> Vec<u8> {
+    let hello = Hello {
+        node_id: id.0,
+        token,
+        ..Hello::default()
+    };
+    encoded(message_type, &hello.to_payload())
+}
+
+fn hello(number: u8) -> Vec<u8> {
+    introduction(MessageType::HELLO, node(number), b"")
+}
+
+fn ok(number: u8) -> Vec<u8> {
+    introduction(MessageType::OK, node(number), b"")
+}
+
+fn bye(reason: CloseReason) -> Vec<u8> {
+    let code = reason.wire_code().unwrap();
+    encoded(MessageType::BYE, &Bye { code, text: "x" }.to_payload())
+}
+
+fn app(number: u8) -> Vec<u8> {
+    encoded(APP, &[number])
+}
+
+fn link_to(addrs: &[SocketAddr]) -> NewLink {
+    NewLink {
+        id: LINK,
+        source: Source::Addrs(addrs.to_vec()),
+        keep: false,
+        hello: true,
+        timeout_ms: None,
+    }
+}
+
+impl Desk {
+    fn new(rules: Rules) -> Self {
+        let ledger = Arc::new(Ledger::new(64 << 20, Traffic::new(1_000, 1 << 20)));
+        let limits = OutboxLimits {
+            bytes: 1 << 20,
+            messages: 1_000,
+            payload_size: 100_000,
+        };
+        let clock = Clock::start();
+        let slots = Arc::new(Slots::new(0, 200 + LINKS_MAX, limits, ledger, clock));
+        slots.event_subscribers.store(1, Ordering::Relaxed);
+        let limits = PeerLimits {
+            peers: 100,
+            peers_per_origin: 0,
+        };
+        Self {
+            peers: Peers::new(Arc::clone(&slots), rules, limits, 0),
+            slots,
+            now: 0,
+            start: clock.now().instant,
+            connects: Vec::new(),
+            closes: Vec::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Asks for a link, and takes it that the network begins to connect.
+    fn connect(&mut self, link: NewLink) {
+        self.slots.links.fetch_add(1, Ordering::Relaxed);
+        self.peers.handle_connect(self.now, link);
+        self.settle();
+    }
+
+    fn links(&self) -> usize {
+        self.slots.links.load(Ordering::Relaxed)
+    }
+
+    /// Takes what the table asks for.
+    fn settle(&mut self) {
+        while let Some(action) = self.peers.poll_action() {
+            match action {
+                Action::Connect(id, addr) => self.connects.push((id, addr)),
+                Action::LookConnected(id) => self.peers.handle_connected(self.now, id),
+                Action::Shutdown(_) => {}
+                Action::Close { index, abort } => self.closes.push((index, abort)),
+            }
+        }
+        while let Some(event) = self.peers.poll_event() {
+            self.events.push_back(*event);
+        }
+        self.peers.check(self.now);
+    }
+
+    /// Lets time go on, and timers fire.
+    fn advance(&mut self, ms: u64) {
+        let until = self.now + ms;
+        while let Some(next) = self.peers.wheel.next_expiry().filter(|tick| *tick <= until) {
+            self.now = self.now.max(next);
+            self.fire();
+        }
+        self.now = until;
+        self.fire();
+    }
+
+    fn fire(&mut self) {
+        let mut budget = TIMERS_PER_TURN;
+        while self.peers.poll_timer(self.now, &mut budget).is_some() {}
+        self.peers.begin_turn(self.now);
+        self.settle();
+    }
+
+    /// The connection of the latest attempt is made.
+    fn made(&mut self) -> PeerId {
+        let (id, _) = *self.connects.last().unwrap();
+        self.peers.handle_ready(id, Ready::WRITE);
+        self.settle();
+        // There is nothing to read yet.
+        self.read_once(id, Err(ErrorKind::WouldBlock));
+        id
+    }
+
+    fn refuse(&mut self) {
+        let (id, _) = *self.connects.last().unwrap();
+        let error = io::Error::from(ErrorKind::ConnectionRefused);
+        self.peers.handle_dial_failed(self.now, id, &error);
+        self.settle();
+    }
+
+    fn accept(&mut self) -> PeerId {
+        let id = self.peers.handle_accepted(self.now, addr(200)).unwrap();
+        self.settle();
+        id
+    }
+
+    /// Bytes come from a peer. Returns the payloads of what is to be dispatched.
+    fn read(&mut self, id: PeerId, bytes: &[u8]) -> Vec<u8> {
+        let pieces = bytes.chunks(4_000);
+        pieces
+            .flat_map(|piece| self.read_once(id, Ok(piece)))
+            .collect()
+    }
+
+    /// The peer's FIN.
+    fn finish(&mut self, id: PeerId) {
+        self.read_once(id, Ok(b""));
+    }
+
+    fn reset(&mut self, id: PeerId) {
+        self.read_once(id, Err(ErrorKind::ConnectionReset));
+    }
+
+    fn read_once(&mut self, id: PeerId, result: Result<&[u8], ErrorKind>) -> Vec<u8> {
+        self.peers.handle_ready(id, Ready::READ);
+        let mut payloads = Vec::new();
+        if let Some(mut buffer) = self.peers.prepare_read(self.now, id) {
+            let result = result.map_err(io::Error::from);
+            let result = result.map(|bytes| {
+                buffer.bytes.extend_from_slice(bytes);
+                bytes.len()
+            });
+            let now = Now {
+                tick: self.now,
+                instant: self.start + Duration::from_millis(self.now),
+            };
+            let block = self.peers.handle_read(now, id, buffer, result);
+            let bytes = block.as_ref().map_or(&b""[..], |block| block.bytes());
+            let frames = Decoder::new(100_000);
+            let frames = frames.frames(bytes).map(Result::unwrap);
+            let messages = frames.filter(|frame| frame.message_type == APP);
+            payloads.extend(messages.map(|frame| frame.payload[0]));
+        }
+        self.peers.begin_turn(self.now);
+        while self.peers.poll_read().is_some() {}
+        self.settle();
+        payloads
+    }
+
+    /// What is written to a peer: types and payloads.
+    fn written(&mut self, id: PeerId) -> Vec<(MessageType, Vec<u8>)> {
+        let mut wire = Vec::new();
+        self.peers.begin_turn(self.now);
+        self.peers.handle_ready(id, Ready::WRITE);
+        loop {
+            let mut slices = [IoSlice::new(&[]); 8];
+            let filled = self.peers.fill_slices(id, &mut slices, 1 << 20);
+            let bytes: Vec<u8> = slices[..filled]
+                .iter()
+                .flat_map(|one| one.to_vec())
+                .collect();
+            if bytes.is_empty() {
+                break;
+            }
+            let size = bytes.len();
+            wire.extend(bytes);
+            self.peers.handle_written(self.now, id, size, Ok(size));
+        }
+        // The others keep what they have.
+        let mut others = Vec::new();
+        while let Some(other) = self.peers.poll_write() {
+            others.push(other);
+        }
+        for other in others {
+            self.peers.handle_ready(other, Ready::WRITE);
+        }
+        self.settle();
+        let decoder = Decoder::new(100_000);
+        let frames = decoder.frames(&wire).map(Result::unwrap);
+        frames
+            .map(|frame| (frame.message_type, frame.payload.to_vec()))
+            .collect()
+    }
+
+    fn written_types(&mut self, id: PeerId) -> Vec<MessageType> {
+        self.written(id).into_iter().map(|one| one.0).collect()
+    }
+
+    /// The reason in the BYE that is written.
+    #[track_caller]
+    fn bye_code(&mut self, id: PeerId) -> CloseReason {
+        let written = self.written(id);
+        let bye = written.iter().find(|one| one.0 == MessageType::BYE);
+        let payload = &bye.expect("a BYE").1;
+        CloseReason::from_wire_code(Bye::parse(payload).unwrap().code).unwrap()
+    }
+
+    /// A link of ours is up, to the node.
+    fn link_up(&mut self, link: NewLink, number: u8) -> PeerId {
+        self.connect(link);
+        let id = self.made();
+        assert_eq!(self.written_types(id), [MessageType::HELLO]);
+        self.read(id, &ok(number));
+        assert!(self.peers.open().contains(&id));
+        id
+    }
+
+    fn send(&self, id: PeerId, payload: &[u8]) -> Result<(), SendError> {
+        let frame = Frame::new(APP, payload);
+        self.slots.send(id, OutFrame { frame, owned: None })
+    }
+
+    fn next_event(&mut self) -> Event {
+        self.events.pop_front().expect("an event")
+    }
+
+    /// The error, and the time to the next attempt.
+    #[track_caller]
+    fn dial_failed(&mut self) -> (DialError, u32, Option<Duration>) {
+        let event = self.next_event();
+        let Event::DialFailed {
+            link,
+            error,
+            attempts,
+            retry_in,
+            ..
+        } = event
+        else {
+            panic!("{event:?}");
+        };
+        assert_eq!(link, LINK);
+        (error, attempts, retry_in)
+    }
+
+    #[track_caller]
+    fn closed_reason(&mut self) -> CloseReason {
+        let event = self.next_event();
+        let Event::Closed(row) = event else {
+            panic!("{event:?}");
+        };
+        row.reason
+    }
+}
+
+// ----- connecting --------------------------------------------------------------------------------
+
+#[test]
+fn addresses_are_tried_in_order_and_the_last_error_is_told() {
+    let mut desk = Desk::new(rules());
+    desk.connect(link_to(&[addr(1), addr(2), addr(3)]));
+    desk.refuse();
+    assert!(desk.events.is_empty(), "two addresses are left");
+    // The second never answers.
+    desk.advance(999);
+    assert_eq!(desk.connects.len(), 2);
+    desk.advance(1);
+    desk.refuse();
+    let tried: Vec<SocketAddr> = desk.connects.iter().map(|one| one.1).collect();
+    assert_eq!(tried, [addr(1), addr(2), addr(3)]);
+    let (error, attempts, retry_in) = desk.dial_failed();
+    let kind = ErrorKind::ConnectionRefused;
+    assert_eq!(
+        error,
+        DialError::Connect {
+            kind,
+            os_error: None
+        }
+    );
+    // Not kept, the link ends with its first failure.
+    assert_eq!((attempts, retry_in, desk.links()), (1, None, 0));
+    assert_eq!(desk.slots.ledger.dials_failed.get(), 1);
+    assert!(desk.peers.is_empty());
+}
+
+#[test]
+fn a_connection_has_its_time_and_then_the_ok() {
+    let mut desk = Desk::new(rules());
+    desk.connect(link_to(&[addr(1)]));
+    desk.advance(1_000);
+    assert_eq!(desk.dial_failed().0, DialError::Timeout);
+    assert_eq!(desk.slots.ledger.dialled.get(), 0);
+
+    let mut desk = Desk::new(rules());
+    desk.connect(link_to(&[addr(1)]));
+    desk.advance(900);
+    let id = desk.made();
+    assert_eq!(desk.written_types(id), [MessageType::HELLO]);
+    desk.advance(999);
+    assert!(desk.events.is_empty());
+    desk.advance(1);
+    assert_eq!(desk.bye_code(id), CloseReason::FirstFrameTimeout);
+    desk.finish(id);
+    let error = DialError::Handshake {
+        reason: CloseReason::FirstFrameTimeout,
+        bye_received: None,
+    };
+    assert_eq!(desk.dial_failed().0, error);
+    assert!(desk.events.is_empty(), "nobody was told of a connection");
+}
+
+#[test]
+fn a_bye_instead_of_the_ok_is_the_reason_of_the_failure() {
+    let mut desk = Desk::new(rules());
+    desk.connect(link_to(&[addr(1)]));
+    let id = desk.made();
+    let bytes = [app(1), bye(CloseReason::AuthFailed)].concat();
+    assert!(desk.read(id, &bytes).is_empty());
+    let types = desk.written_types(id);
+    assert!(!types.contains(&MessageType::BYE), "BYE in answer to BYE");
+    desk.finish(id);
+    let error = DialError::Handshake {
+        reason: CloseReason::PeerBye,
+        bye_received: CloseReason::AuthFailed.wire_code(),
+    };
+    assert_eq!(desk.dial_failed().0, error);
+    assert!(desk.events.is_empty() && desk.links() == 0);
+}
+
+#[test]
+fn nothing_but_hello_and_pong_goes_out_before_the_ok() {
+    let mut desk = Desk::new(rules());
+    desk.connect(link_to(&[addr(1)]));
+    let id = desk.made();
+    assert_eq!(desk.send(id, b"x"), Err(SendError::NotConnected));
+    assert_eq!(desk.written_types(id), [MessageType::HELLO]);
+    desk.read(id, &encoded(MessageType::PING, b"?"));
+    assert_eq!(desk.written(id), [(MessageType::PONG, b"?".to_vec())]);
+    assert_eq!(desk.send(id, b"x"), Err(SendError::NotConnected));
+    desk.read(id, &ok(1));
+    assert_eq!(desk.send(id, b"x"), Ok(()));
+    assert_eq!(desk.written_types(id), [APP]);
+}
+
+#[test]
+fn messages_before_the_ok_come_after_connected_and_in_order() {
+    let mut desk = Desk::new(rules());
+    desk.connect(link_to(&[addr(1)]));
+    let id = desk.made();
+    let bytes = [app(1), app(2), ok(1), app(3), app(4)].concat();
+    // However the bytes are cut.
+    let (head, tail) = bytes.split_at(app(1).len() + 3);
+    assert!(desk.read(id, head).is_empty() && desk.events.is_empty());
+    assert_eq!(desk.read(id, tail), [1, 2, 3, 4]);
+    let peer = desk.next_event();
+    assert!(matches!(peer, Event::Connected { peer, link: Some(LINK), .. } if peer == id));
+    assert!(matches!(desk.next_event(), Event::Hello { .. }));
+    let row = desk.peers.rows(desk.now).remove(0);
+    assert_eq!(row.inbound.messages, 4);
+}
+
+/// The bytes before the OK are kept and looked at again with every read; a PING among them is
+/// answered once.
+#[test]
+fn a_ping_before_the_ok_is_answered_once() {
+    let mut desk = Desk::new(rules());
+    desk.connect(link_to(&[addr(1)]));
+    let id = desk.made();
+    assert_eq!(desk.written_types(id), [MessageType::HELLO]);
+    desk.read(id, &encoded(MessageType::PING, b"1"));
+    assert_eq!(desk.written_types(id), [MessageType::PONG]);
+    desk.read(id, &app(1));
+    desk.read(id, &app(2)[..5]);
+    assert_eq!(desk.written_types(id), []);
+    let bytes = [&app(2)[5..], &ok(1)].concat();
+    assert_eq!(desk.read(id, &bytes), [1, 2]);
+    assert_eq!(desk.written_types(id), []);
+}
+
+#[test]
+fn no_more_than_64_kib_may_come_before_the_ok() {
+    let mut desk = Desk::new(rules());
+    desk.connect(link_to(&[addr(1)]));
+    let id = desk.made();
+    let one = encoded(APP, &[9; 1_016]);
+    let bytes = one.repeat(BEFORE_OK_BYTES_MAX / one.len());
+    assert_eq!(bytes.len(), BEFORE_OK_BYTES_MAX);
+    assert!(desk.read(id, &bytes).is_empty());
+    assert!(desk.events.is_empty());
+    assert!(desk.read(id, &app(1)).is_empty());
+    assert_eq!(desk.bye_code(id), CloseReason::BadProtocolMessage);
+
+    let mut desk = Desk::new(rules());
+    desk.connect(link_to(&[addr(1)]));
+    let id = desk.made();
+    desk.read(id, &bytes);
+    let taken = desk.read(id, &ok(1));
+    assert_eq!(taken.len(), BEFORE_OK_BYTES_MAX / one.len());
+}
+
+#[test]
+fn a_second_ok_and_a_hello_of_the_dialled_side_break_the_protocol() {
+    for wrong in [ok(1), hello(1)] {
+        let mut desk = Desk::new(rules());
+        let id = desk.link_up(link_to(&[addr(1)]), 1);
+        desk.read(id, &wrong);
+        assert_eq!(desk.bye_code(id), CloseReason::BadProtocolMessage);
+    }
+    let mut desk = Desk::new(rules());
+    desk.connect(link_to(&[addr(1)]));
+    let id = desk.made();
+    desk.read(id, &hello(1));
+    assert_eq!(desk.bye_code(id), CloseReason::BadProtocolMessage);
+}
+
+#[test]
+fn without_hello_a_link_is_up_at_once() {
+    let mut desk = Desk::new(rules());
+    desk.connect(NewLink {
+        hello: false,
+        ..link_to(&[addr(1)])
+    });
+    let id = desk.made();
+    assert!(matches!(desk.next_event(), Event::Connected { .. }));
+    assert_eq!(desk.send(id, b"x"), Ok(()));
+    assert_eq!(desk.written_types(id), [APP]);
+    desk.read(id, &ok(1));
+    assert_eq!(desk.bye_code(id), CloseReason::BadProtocolMessage);
+}
+
+// ----- pauses ------------------------------------------------------------------------------------
+
+#[test]
+fn pauses_are_drawn_below_a_bound_that_doubles() {
+    let mut desk = Desk::new(rules());
+    desk.connect(NewLink {
+        keep: true,
+        ..link_to(&[addr(1)])
+    });
+    let mut drawn = Vec::new();
+    for failure in 1..=200 {
+        desk.refuse();
+        let (_, attempts, retry_in) = desk.dial_failed();
+        assert_eq!(attempts, failure);
+        let pause = u64::try_from(retry_in.unwrap().as_millis()).unwrap();
+        let bound = (100 << u64::from(failure - 1).min(20)).min(30_000);
+        assert!((1..=bound).contains(&pause), "{pause} of {bound} ms");
+        drawn.push(pause);
+        desk.advance(pause - 1);
+        assert_eq!(desk.connects.len(), drawn.len(), "not before its time");
+        desk.advance(1);
+        assert_eq!(desk.connects.len(), drawn.len() + 1);
+    }
+    // All of the range is drawn from, and all of it alike.
+    let late = &drawn[10..];
+    let mean = late.iter().sum::<u64>() / late.len() as u64;
+    assert!((12_000..18_000).contains(&mean), "{mean} ms on average");
+    assert!(late.iter().any(|pause| *pause < 3_000));
+    assert!(late.iter().any(|pause| *pause > 27_000));
+    assert_eq!(desk.links(), 1);
+}
+
+#[test]
+fn a_link_that_was_up_for_long_begins_with_the_first_pause() {
+    let mut desk = Desk::new(rules());
+    desk.connect(NewLink {
+        keep: true,
+        ..link_to(&[addr(1)])
+    });
+    for _ in 0..8 {
+        desk.refuse();
+        let retry_in = desk.dial_failed().2.unwrap();
+        desk.advance(u64::try_from(retry_in.as_millis()).unwrap());
+    }
+    for (up_ms, attempts_behind) in [(LINK_HEALTHY_MS - 1, 10), (LINK_HEALTHY_MS, 1)] {
+        let id = desk.made();
+        desk.read(id, &ok(1));
+        desk.advance(up_ms);
+        desk.reset(id);
+        desk.events.clear();
+        let made = desk.connects.len();
+        while desk.connects.len() == made {
+            desk.advance(1);
+        }
+        desk.refuse();
+        assert_eq!(desk.dial_failed().1, attempts_behind);
+        while desk.connects.len() == made + 1 {
+            desk.advance(1);
+        }
+    }
+}
+
+// ----- giving up ---------------------------------------------------------------------------------
+
+/// A desk whose link is in each of its states, and what is told when it is given up.
+fn link_states() -> Vec<(&'static str, Desk)> {
+    let kept = || NewLink {
+        keep: true,
+        ..link_to(&[addr(1), addr(2)])
+    };
+    let mut states = Vec::new();
+    for name in [
+        "connecting",
+        "greeting",
+        "up",
+        "closing",
+        "waiting",
+        "covered",
+    ] {
+        let mut desk = Desk::new(rules());
+        desk.connect(kept());
+        match name {
+            "connecting" => {}
+            "waiting" => {
+                desk.refuse();
+                desk.refuse();
+            }
+            _ => {
+                let id = desk.made();
+                if name != "greeting" {
+                    desk.read(id, &ok(1));
+                }
+                if name == "closing" {
+                    desk.read(id, b"\0\0\0\0");
+                }
+                if name == "covered" {
+                    desk.reset(id);
+                    let other = desk.accept();
+                    desk.read(other, &hello(1));
+                    desk.advance(200);
+                    desk.written(other);
+                }
+            }
+        }
+        desk.events.clear();
+        states.push((name, desk));
+    }
+    states
+}
+
+#[test]
+fn a_link_can_be_given_up_in_every_state() {
+    for (name, mut desk) in link_states() {
+        let connects = desk.connects.len();
+        desk.peers.handle_disconnect(desk.now, LINK);
+        desk.settle();
+        assert_eq!(desk.links(), 0, "{name}");
+        if name == "up" {
+            let id = desk.connects.last().unwrap().0;
+            assert_eq!(desk.bye_code(id), CloseReason::AppClosed);
+            desk.finish(id);
+            assert_eq!(desk.closed_reason(), CloseReason::AppClosed);
+        }
+        desk.advance(100_000);
+        assert_eq!(
+            desk.connects.len(),
+            connects,
+            "{name}: nothing connects any more"
+        );
+        let failures = desk.events.iter();
+        let failed = failures.filter(|event| matches!(event, Event::DialFailed { .. }));
+        assert_eq!(
+            failed.count(),
+            0,
+            "{name}: nothing comes of a link that was given up"
+        );
+        assert_eq!(desk.peers.len_all(), u64::from(name == "covered"), "{name}");
+    }
+}
+
+#[test]
+fn a_stop_ends_links_in_every_state() {
+    for (name, mut desk) in link_states() {
+        let connects = desk.connects.len();
+        desk.peers.begin_stop(desk.now, desk.now + 2_000);
+        desk.settle();
+        assert_eq!(desk.links(), 0, "{name}");
+        let late = NewLink {
+            id: LinkId(8),
+            ..link_to(&[addr(1)])
+        };
+        desk.connect(late);
+        assert_eq!((desk.links(), desk.connects.len()), (0, connects), "{name}");
+        let ids = desk.peers.rows(desk.now);
+        for row in ids {
+            desk.written(row.peer);
+        }
+        desk.advance(3_000);
+        assert!(desk.peers.is_empty(), "{name}");
+        assert_eq!(desk.connects.len(), connects, "{name}");
+    }
+}
+
+/// The loop fails: it cuts everybody off, and connects to nobody again.
+#[test]
+fn nobody_is_connected_to_again_by_a_loop_that_ends() {
+    for (name, mut desk) in link_states() {
+        let connects = desk.connects.len();
+        desk.peers.abort_all(desk.now, CloseReason::Internal);
+        desk.settle();
+        assert!(desk.peers.is_empty(), "{name}");
+        assert_eq!((desk.links(), desk.connects.len()), (0, connects), "{name}");
+        desk.advance(100_000);
+        assert_eq!(desk.connects.len(), connects, "{name}");
+    }
+}
+
+/// Ids can be made of numbers, so a close may be asked for before anybody was told of the peer.
+#[test]
+fn a_close_before_the_connection_is_made_ends_the_link() {
+    let mut desk = Desk::new(rules());
+    desk.connect(NewLink {
+        keep: true,
+        ..link_to(&[addr(1), addr(2)])
+    });
+    let id = desk.connects[0].0;
+    assert!(desk.slots.ask_close(id));
+    desk.fire();
+    desk.advance(100_000);
+    assert!(desk.peers.is_empty() && desk.events.is_empty());
+    assert_eq!((desk.links(), desk.connects.len()), (0, 1));
+}
+
+#[test]
+fn the_close_of_its_connection_ends_a_link() {
+    let mut desk = Desk::new(rules());
+    let id = desk.link_up(
+        NewLink {
+            keep: true,
+            ..link_to(&[addr(1)])
+        },
+        1,
+    );
+    assert!(desk.slots.ask_close(id));
+    assert_eq!(desk.bye_code(id), CloseReason::AppClosed);
+    assert_eq!(desk.links(), 0);
+    desk.advance(100_000);
+    assert_eq!(desk.connects.len(), 1);
+}
+
+/// The application asks for the close when the connection is on its way out for another reason.
+#[test]
+fn a_close_that_comes_late_ends_a_link_all_the_same() {
+    let mut desk = Desk::new(rules());
+    let link = NewLink {
+        keep: true,
+        ..link_to(&[addr(1)])
+    };
+    let id = desk.link_up(link, 1);
+    desk.read(id, b"GET / HTTP/1.1\r\n");
+    assert_eq!(desk.bye_code(id), CloseReason::FrameTooLong);
+    assert!(desk.slots.ask_close(id));
+    desk.finish(id);
+    desk.advance(100_000);
+    assert_eq!((desk.links(), desk.connects.len()), (0, 1));
+}
+
+/// The handshake is under way, and is ended in order: who was dialled learns why.
+#[test]
+fn a_stop_says_bye_to_whoever_is_being_greeted() {
+    let mut desk = Desk::new(rules());
+    desk.connect(link_to(&[addr(1)]));
+    let id = desk.made();
+    desk.written(id);
+    desk.peers.begin_stop(desk.now, desk.now + 2_000);
+    desk.settle();
+    assert_eq!(desk.bye_code(id), CloseReason::Shutdown);
+    desk.finish(id);
+    assert!(desk.peers.is_empty());
+    assert_eq!(desk.closes.last(), Some(&(id.index(), false)));
+}
+
+/// The other side has a connection of ours that it likes better, and does not say who it is: that
+/// is told once, tried rarely, and at once when a connection that may be it has ended.
+#[test]
+fn a_link_that_is_refused_as_a_double_is_quiet() {
+    let mut desk = Desk::new(rules());
+    let other = desk.accept();
+    desk.read(other, &hello(1));
+    desk.written(other);
+    desk.events.clear();
+    desk.connect(NewLink {
+        keep: true,
+        ..link_to(&[addr(1)])
+    });
+    let refused = |desk: &mut Desk| {
+        let id = desk.made();
+        desk.written(id);
+        desk.read(id, &bye(CloseReason::DuplicateNode));
+        desk.finish(id);
+    };
+    refused(&mut desk);
+    assert_eq!(desk.dial_failed().1, 1);
+    for _ in 0..2_000 {
+        let before = desk.connects.len();
+        desk.advance(100);
+        if desk.connects.len() > before {
+            refused(&mut desk);
+        }
+    }
+    assert_eq!(desk.events, []);
+    let attempts = desk.connects.len();
+    assert!(
+        (5..40).contains(&attempts),
+        "{attempts} in 200 s, with pauses of up to 30 s"
+    );
+    let before = desk.connects.len();
+    desk.reset(other);
+    desk.advance(101);
+    assert_eq!(desk.connects.len(), before + 1);
+}
+
+// ----- several connections of one node -----------------------------------------------------------
+
+/// A link of ours is up and the node dials us, or the other way round. Node 5 is us.
+#[test]
+fn of_two_that_dial_each_other_the_smaller_ones_connection_stays() {
+    for (number, ours_stays) in [(3, false), (9, true)] {
+        let mut desk = Desk::new(rules());
+        let ours = desk.link_up(link_to(&[addr(1)]), number);
+        let theirs = desk.accept();
+        desk.read(theirs, &hello(number));
+        let (stays, goes) = if ours_stays {
+            (ours, theirs)
+        } else {
+            (theirs, ours)
+        };
+        assert_eq!(desk.bye_code(goes), CloseReason::DuplicateNode, "{number}");
+        assert_eq!(desk.peers.introduced(), [(stays, node(number))]);
+        assert_eq!(desk.send(stays, b"x"), Ok(()));
+
+        let mut desk = Desk::new(rules());
+        let theirs = desk.accept();
+        desk.read(theirs, &hello(number));
+        desk.written(theirs);
+        desk.connect(link_to(&[addr(1)]));
+        let ours = desk.made();
+        desk.read(ours, &ok(number));
+        let (stays, goes) = if ours_stays {
+            (ours, theirs)
+        } else {
+            (theirs, ours)
+        };
+        assert_eq!(desk.bye_code(goes), CloseReason::DuplicateNode, "{number}");
+        assert_eq!(desk.peers.introduced(), [(stays, node(number))]);
+    }
+}
+
+#[test]
+fn of_two_that_a_node_dialled_the_older_stays() {
+    let mut desk = Desk::new(rules());
+    let older = desk.accept();
+    desk.read(older, &hello(3));
+    let newer = desk.accept();
+    assert_eq!(desk.read(newer, &[app(1), hello(3), app(2)].concat()), [1]);
+    assert_eq!(desk.bye_code(newer), CloseReason::DuplicateNode);
+    assert_eq!(desk.peers.introduced(), [(older, node(3))]);
+}
+
+#[test]
+fn of_two_with_tokens_the_newer_stays() {
+    let mut desk = Desk::new(strict_rules());
+    let older = desk.accept();
+    desk.read(older, &introduction(MessageType::HELLO, node(3), b"open"));
+    let newer = desk.accept();
+    desk.read(newer, &introduction(MessageType::HELLO, node(3), b"sesame"));
+    assert_eq!(desk.bye_code(older), CloseReason::DuplicateNode);
+    assert_eq!(desk.peers.introduced(), [(newer, node(3))]);
+}
+
+/// A node that says OK to a second link has judged: it does not know the first connection, or gave
+/// it up. If both sides judged, each could keep another one.
+#[test]
+fn of_two_links_of_ours_the_one_with_the_later_ok_stays() {
+    let mut desk = Desk::new(rules());
+    let older = desk.link_up(link_to(&[addr(1)]), 3);
+    let second = NewLink {
+        id: LinkId(8),
+        ..link_to(&[addr(2)])
+    };
+    let newer = desk.link_up(second, 3);
+    assert_eq!(desk.bye_code(older), CloseReason::DuplicateNode);
+    assert_eq!(desk.peers.introduced(), [(newer, node(3))]);
+}
+
+/// Nobody there can tell one anonymous node from another.
+#[test]
+fn of_two_links_of_an_anonymous_node_the_older_stays() {
+    let mut desk = Desk::new(Rules {
+        node_id: NodeId::ANONYMOUS,
+        ..rules()
+    });
+    let older = desk.link_up(link_to(&[addr(1)]), 3);
+    let second = NewLink {
+        id: LinkId(8),
+        ..link_to(&[addr(2)])
+    };
+    desk.connect(second);
+    let newer = desk.made();
+    assert!(
+        desk.read(newer, &[app(1), ok(3), app(2)].concat())
+            .is_empty()
+    );
+    assert_eq!(desk.bye_code(newer), CloseReason::DuplicateNode);
+    assert_eq!(desk.peers.introduced(), [(older, node(3))]);
+}
+
+/// The node has said BYE, or sent its FIN: what it dials then is its new connection.
+#[test]
+fn a_connection_that_its_node_has_ended_is_in_nobodys_way() {
+    for says_bye in [true, false] {
+        let mut desk = Desk::new(rules());
+        let older = desk.accept();
+        desk.read(older, &hello(3));
+        if says_bye {
+            desk.read(older, &bye(CloseReason::Shutdown));
+        } else {
+            desk.finish(older);
+        }
+        let newer = desk.accept();
+        desk.read(newer, &hello(3));
+        assert_eq!(desk.peers.introduced(), [(newer, node(3))]);
+        assert_eq!(desk.written_types(newer), [MessageType::OK]);
+    }
+}
+
+/// Messages that came before an OK which is refused are of a peer that nobody was told of.
+#[test]
+fn nothing_is_delivered_of_a_link_that_is_refused_at_its_ok() {
+    let mut desk = Desk::new(rules());
+    let theirs = desk.accept();
+    desk.read(theirs, &hello(3));
+    desk.connect(link_to(&[addr(1)]));
+    let ours = desk.made();
+    desk.events.clear();
+    let delivered = desk.read(ours, &[app(1), app(2), ok(3), app(3)].concat());
+    assert!(delivered.is_empty() && desk.events.is_empty());
+    assert_eq!(desk.slots.ledger.inbound.get().messages, 0);
+}
+
+#[test]
+fn our_own_node_is_refused_on_both_sides() {
+    let mut desk = Desk::new(rules());
+    let id = desk.accept();
+    desk.read(id, &hello(5));
+    assert_eq!(desk.bye_code(id), CloseReason::DuplicateNode);
+    desk.connect(link_to(&[addr(1)]));
+    let id = desk.made();
+    desk.read(id, &ok(5));
+    assert_eq!(desk.bye_code(id), CloseReason::DuplicateNode);
+    assert!(desk.peers.introduced().is_empty());
+}
+
+/// While another connection of the node is up, its link does not dial; when that one ends, it does
+/// after the first pause. It knows the node although its own connection was refused.
+#[test]
+fn a_link_waits_for_the_other_connection_of_its_node() {
+    let mut desk = Desk::new(rules());
+    let theirs = desk.accept();
+    desk.read(theirs, &hello(3));
+    desk.connect(NewLink {
+        keep: true,
+        ..link_to(&[addr(1)])
+    });
+    let ours = desk.made();
+    desk.read(ours, &ok(3));
+    assert_eq!(desk.bye_code(ours), CloseReason::DuplicateNode);
+    desk.finish(ours);
+    desk.advance(600_000);
+    assert_eq!(desk.connects.len(), 1, "the node is connected");
+    desk.reset(theirs);
+    desk.advance(100);
+    assert_eq!(desk.connects.len(), 2);
+    let ours = desk.made();
+    desk.read(ours, &ok(3));
+    assert_eq!(desk.peers.introduced(), [(ours, node(3))]);
+}
+
+// ----- tokens ------------------------------------------------------------------------------------
+
+#[test]
+fn whatever_is_wrong_with_a_token_is_told_late_and_alike() {
+    let mut told = Vec::new();
+    for token in [&b""[..], b"opem", b"open ", b"sesam", &[b'x'; 255]] {
+        let mut desk = Desk::new(strict_rules());
+        let id = desk.accept();
+        let bytes = introduction(MessageType::HELLO, node(3), token);
+        assert!(desk.read(id, &[bytes, app(1)].concat()).is_empty());
+        desk.advance(AUTH_DELAY_MS - 1);
+        assert_eq!(desk.written(id), []);
+        desk.advance(1);
+        told.push(desk.written(id));
+        assert!(desk.events.is_empty());
+    }
+    let code = CloseReason::AuthFailed.wire_code().unwrap();
+    assert_eq!(told[0].len(), 1);
+    assert_eq!(Bye::parse(&told[0][0].1).unwrap().code, code);
+    assert!(told.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[test]
+fn an_ok_has_to_show_a_token_where_one_is_asked_for() {
+    for (token, welcome) in [(&b"open"[..], true), (b"", false), (b"opens", false)] {
+        let mut desk = Desk::new(strict_rules());
+        desk.connect(link_to(&[addr(1)]));
+        let id = desk.made();
+        desk.read(id, &introduction(MessageType::OK, node(3), token));
+        assert_eq!(desk.peers.open().contains(&id), welcome);
+        if !welcome {
+            assert_eq!(desk.bye_code(id), CloseReason::AuthFailed);
+        }
+    }
+}
+
+// ----- heartbeats --------------------------------------------------------------------------------
+
+fn beating_rules() -> Rules {
+    Rules {
+        heartbeat_ms: 1_000,
+        heartbeat_timeout_ms: 3_000,
+        ..rules()
+    }
+}
+
+fn introduced(desk: &mut Desk) -> PeerId {
+    let id = desk.accept();
+    desk.read(id, &hello(3));
+    assert_eq!(desk.written_types(id), [MessageType::OK]);
+    desk.events.clear();
+    id
+}
+
+#[test]
+fn silence_is_asked_about_and_then_ends_the_connection() {
+    let mut desk = Desk::new(beating_rules());
+    let id = introduced(&mut desk);
+    desk.advance(1_000);
+    assert_eq!(desk.written_types(id), []);
+    desk.advance(1);
+    assert_eq!(desk.written(id), [(MessageType::PING, Vec::new())]);
+    desk.advance(1_001);
+    assert_eq!(desk.written_types(id), [MessageType::PING]);
+    desk.advance(998);
+    assert!(desk.peers.open().contains(&id));
+    desk.advance(2);
+    assert!(!desk.peers.open().contains(&id));
+    assert_eq!(desk.bye_code(id), CloseReason::HeartbeatTimeout);
+    desk.advance(500);
+    assert_eq!(desk.closed_reason(), CloseReason::HeartbeatTimeout);
+}
+
+#[test]
+fn every_byte_is_a_sign_of_life() {
+    let slow = app(1);
+    let signs = [encoded(MessageType::PONG, b""), app(1), slow[..3].to_vec()];
+    for sign in signs {
+        let mut desk = Desk::new(beating_rules());
+        let id = introduced(&mut desk);
+        desk.advance(2_900);
+        assert_eq!(desk.written_types(id), [MessageType::PING]);
+        desk.read(id, &sign);
+        desk.advance(1_000);
+        assert_eq!(desk.written_types(id), []);
+        desk.advance(1_900);
+        assert!(desk.peers.open().contains(&id));
+        assert_eq!(desk.written_types(id), [MessageType::PING]);
+    }
+}
+
+/// A long message is on its way over a slow line, and the PING waits for its end: the peer cannot
+/// answer, and is alive as long as it takes bytes.
+#[test]
+fn who_takes_what_lies_before_the_ping_is_alive() {
+    let mut desk = Desk::new(beating_rules());
+    let id = introduced(&mut desk);
+    desk.send(id, &[7; 60_000]).unwrap();
+    desk.peers.begin_turn(0);
+    for _ in 0..12 {
+        desk.peers.handle_ready(id, Ready::WRITE);
+        while desk.peers.poll_write().is_some() {}
+        let mut slices = [IoSlice::new(&[]); 8];
+        let filled = desk.peers.fill_slices(id, &mut slices, 200);
+        assert_eq!(filled, 1);
+        desk.peers.handle_written(desk.now, id, 200, Ok(100));
+        desk.advance(1_100);
+        assert!(desk.peers.open().contains(&id));
+    }
+    desk.advance(3_000);
+    assert!(!desk.peers.open().contains(&id));
+}
+
+#[test]
+fn nobody_is_asked_who_has_not_said_hello() {
+    let mut desk = Desk::new(beating_rules());
+    let id = desk.accept();
+    desk.read(id, &app(1));
+    desk.advance(100_000);
+    assert_eq!(desk.written_types(id), []);
+    assert!(desk.peers.open().contains(&id));
+}
+
+#[test]
+fn while_nobody_is_read_nobody_dies() {
+    let mut desk = Desk::new(beating_rules());
+    let id = introduced(&mut desk);
+    desk.advance(1_500);
+    assert_eq!(desk.written_types(id), [MessageType::PING]);
+    desk.peers.set_stalled(desk.now, true);
+    desk.advance(60_000);
+    assert!(desk.peers.open().contains(&id));
+    desk.peers.set_stalled(desk.now, false);
+    desk.advance(1_400);
+    assert!(desk.peers.open().contains(&id));
+    desk.advance(200);
+    assert!(!desk.peers.open().contains(&id));
+}
+
+/// A loop that was itself stopped asks before it judges, and what came meanwhile counts.
+#[test]
+fn after_a_pause_of_the_process_peers_are_asked_first() {
+    let mut desk = Desk::new(beating_rules());
+    let id = introduced(&mut desk);
+    desk.now += 60_000;
+    desk.fire();
+    assert_eq!(desk.written_types(id), [MessageType::PING]);
+    desk.advance(1_990);
+    assert!(desk.peers.open().contains(&id));
+    desk.advance(20);
+    assert!(!desk.peers.open().contains(&id));
+
+    let mut desk = Desk::new(beating_rules());
+    let id = introduced(&mut desk);
+    desk.advance(1_001);
+    assert_eq!(desk.written_types(id), [MessageType::PING]);
+    // The PONG is there when the process goes on, and is read before the timers.
+    desk.now += 60_000;
+    desk.read(id, &encoded(MessageType::PONG, b""));
+    desk.fire();
+    assert!(desk.peers.open().contains(&id));
+}
