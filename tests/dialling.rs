@@ -412,34 +412,6 @@ fn crosswise_links_become_one() {
     }
 }
 
-/// Being refused for another connection of the node is no failure that makes a link wait longer
-/// once that connection has ended.
-#[test]
-fn a_link_that_was_not_needed_begins_anew_when_it_is() {
-    let fast = Duration::from_millis(1);
-    let mut one = Node::start(node_config(1));
-    let other = Node::start(node_config(2).reconnect(fast, fast * 4));
-    one.service.connect(other.addr()).unwrap();
-    other.connected();
-    let kept = ConnectOptions::from(one.addr()).keep_connected(true);
-    other.service.connect(kept).unwrap();
-    let attempts_of = |known: fn(&DialError) -> bool, least: u32| {
-        other.wait_for("DialFailed", |event| match event {
-            Event::DialFailed {
-                error, attempts, ..
-            } if known(error) && *attempts <= least => Some(*attempts),
-            _ => None,
-        })
-    };
-    for attempt in 1..=5 {
-        let refused = |error: &DialError| matches!(error, DialError::Handshake { .. });
-        assert_eq!(attempts_of(refused, u32::MAX), attempt);
-    }
-    stop(&mut one.service);
-    let nobody = |error: &DialError| matches!(error, DialError::Connect { .. });
-    assert_eq!(attempts_of(nobody, 1), 1);
-}
-
 #[test]
 fn a_second_connection_of_a_node_is_refused_unless_it_is_known() {
     let server = Node::start(config());
