@@ -63,7 +63,8 @@ impl ConnectOptions {
 
     /// Connects again whenever the connection ends or cannot be made, after a pause that doubles
     /// from 100 ms to 30 s ([`Config::reconnect`](crate::Config::reconnect)) and of which a random
-    /// part is waited. Off by default: one attempt.
+    /// part is waited. While the node that answered the last time has another connection, the link
+    /// stands by: it makes no attempts and gives no events. Off by default: one attempt.
     #[must_use]
     pub fn keep_connected(self, keep: bool) -> Self {
         Self { keep, ..self }

@@ -76,7 +76,9 @@ pub enum Event {
     Closed(Box<ClosedRow>),
     /// An attempt to connect failed: every address of the target was tried. With `retry_in` the
     /// link tries again after that time; without it the link has ended, and nothing of it comes
-    /// after this.
+    /// after this. Of two services that connect to each other one is told this as well, with
+    /// [`CloseReason::DuplicateNode`](crate::CloseReason::DuplicateNode) as the reason or as the
+    /// code of the BYE: the connection that the other made is the one that stays.
     DialFailed {
         /// The link.
         link: LinkId,
@@ -84,7 +86,8 @@ pub enum Event {
         addr: Option<SocketAddr>,
         /// What went wrong there.
         error: DialError,
-        /// Attempts that failed in a row, this one included.
+        /// Attempts that failed in a row, this one included. Counts anew when a connection of a
+        /// node ends for whose sake the link was refused.
         attempts: u32,
         /// Time until the next attempt.
         retry_in: Option<Duration>,

@@ -12,8 +12,14 @@
 mod harness;
 #[path = "cli/limits.rs"]
 mod limits;
+#[path = "cli/links.rs"]
+mod links;
+#[path = "cli/mesh.rs"]
+mod mesh;
 #[path = "cli/metrics.rs"]
 mod metrics;
+#[path = "cli/relay.rs"]
+mod relay;
 #[path = "cli/send.rs"]
 mod send;
 #[path = "cli/serve.rs"]
@@ -22,3 +28,5 @@ mod serve;
 mod settings;
 #[path = "cli/stop.rs"]
 mod stop;
+#[path = "cli/triangle.rs"]
+mod triangle;

@@ -520,7 +520,13 @@ impl Peers {
             seat.pause = Some(Pause::Closing);
         }
         if let Some(suppressed) = self.quietly(now, reason.name(), addr) {
-            log::warn!("peer {id} at {addr}: {fault}{suppressed}");
+            // Of two services that connect to each other one is refused each time.
+            let level = if reason == CloseReason::DuplicateNode {
+                log::Level::Debug
+            } else {
+                log::Level::Warn
+            };
+            log::log!(level, "peer {id} at {addr}: {fault}{suppressed}");
         }
         self.list_writing(id);
         self.check_quiet(now, id);

@@ -76,8 +76,8 @@ pub struct PeerInfo {
     pub addr: SocketAddr,
     /// The link that made it; `None` if the peer connected to us.
     pub link: Option<LinkId>,
-    /// Who the peer is and what it runs, if it said so. Kept a moment after its `Hello` event at
-    /// the latest.
+    /// Who the peer is and what it runs, if it said so. May be missing here for a moment after it
+    /// has: the `Hello` event and [`PeerRow`](crate::PeerRow) know at once.
     pub identity: Option<Arc<PeerIdentity>>,
     /// Messages accepted for sending and not yet written.
     pub queued: Traffic,

@@ -25,13 +25,13 @@ fn ask(addr: SocketAddr, request: &str) -> (String, String) {
     (head.lines().next().unwrap().to_owned(), body.to_owned())
 }
 
-fn get(addr: SocketAddr, path: &str) -> String {
+pub(crate) fn get(addr: SocketAddr, path: &str) -> String {
     let (status, body) = ask(addr, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
     assert_eq!(status, "HTTP/1.1 200 OK", "{path}");
     body
 }
 
-fn json(addr: SocketAddr, path: &str) -> Value {
+pub(crate) fn json(addr: SocketAddr, path: &str) -> Value {
     serde_json::from_str(&get(addr, path)).unwrap()
 }
 

@@ -3,23 +3,34 @@
 //! Nobody is waited for: a peer for which a quarter of its outbox waits is left out, and counted.
 //! That leaves room to read it: two services that fed each other up to the limit would both stop.
 //!
-//! Peers that say a node id are services, which may relay too and be connected in a circle; all
-//! others are clients. So that no message goes round for ever, each that goes to a service carries
+//! Whom we connect to, and peers that say a node id, are services, which may relay too and be
+//! connected in a circle; all others are clients. So that no message goes round for ever, each that goes to a service carries
 //! a number, as its correlation, and one that comes from a service with a number seen before goes
 //! no further. Clients get it as it was sent. A message that a client gave a correlation of its own
 //! keeps it; between services it is then known by all that it says, and what comes from another
 //! service than the first time is a copy.
+//!
+//! A service that connects is a client until its HELLO is here, and may be sent what is for
+//! clients. It knows a relay by its [`AGENT`], and that a relay numbers all that is for services:
+//! what comes from one without a number was not for it, and has to end there, since another way may
+//! bring it as well.
 
 use std::{
     cell::Cell,
     collections::{HashMap, VecDeque, hash_map::RandomState},
     hash::{BuildHasher as _, Hasher as _},
+    sync::Arc,
 };
 
-use nebnet::{Batch, Handle, MessageRef, Outgoing, PeerId, PeerInfo, Recipients, Subscription};
+use nebnet::{
+    Batch, Handle, MessageRef, Outgoing, PeerId, PeerIdentity, PeerInfo, Recipients, Subscription,
+};
 
 use crate::worker::{Summary, WorkerError};
 
+/// What a relay says that it is.
+pub(crate) const AGENT: &str = concat!("nebnet-relay/", env!("CARGO_PKG_VERSION"));
+const AGENT_NAME: &str = "nebnet-relay/";
 /// Messages remembered; a copy that comes after so many others is passed on again.
 const SEEN_MAX: usize = 1 << 16;
 /// The first two bytes of the numbers that relays give.
@@ -35,7 +46,17 @@ struct Relay<'a> {
     queued_max: u64,
     relayed: u64,
     suppressed: u64,
+    /// From relays that did not know yet that we are a service.
+    early: u64,
     skipped: u64,
+}
+
+/// What a message comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Client,
+    Service,
+    Relay,
 }
 
 pub(crate) fn run(
@@ -53,6 +74,7 @@ pub(crate) fn run(
         queued_max: outbox_bytes as u64 / 4,
         relayed: 0,
         suppressed: 0,
+        early: 0,
         skipped: 0,
     };
     while let Ok(batch) = messages.recv_batch() {
@@ -61,23 +83,29 @@ pub(crate) fn run(
     let Relay {
         relayed,
         suppressed,
+        early,
         skipped,
         ..
     } = relay;
+    let early = match early {
+        0 => String::new(),
+        count => format!("{count} from relays that did not know us yet, "),
+    };
     Ok(format!(
-        "{relayed} messages relayed, {suppressed} seen before, {skipped} times no room"
+        "{relayed} messages relayed, {suppressed} seen before, {early}{skipped} times no room"
     ))
 }
 
 impl Relay<'_> {
     fn pass_on(&mut self, batch: &Batch) {
         let sender = batch.peer();
-        // Who has left already may have been either.
-        let from_client = self
-            .handle
-            .peer(sender)
-            .is_some_and(|info| !is_service(&info));
+        let origin = self.origin_of(sender);
+        let from_client = origin == Origin::Client;
         for message in batch {
+            if origin == Origin::Relay && message.correlation().is_none() {
+                self.early += 1;
+                continue;
+            }
             let number = self.number_of(message);
             let is_marked = message.correlation().is_some_and(is_mark);
             if self.is_copy(number, sender, is_marked) && (is_marked || !from_client) {
@@ -89,6 +117,30 @@ impl Relay<'_> {
             self.send(message, sender, own, false);
             self.send(message, sender, own.or(Some(number)), true);
         }
+    }
+
+    fn origin_of(&self, sender: PeerId) -> Origin {
+        match self.handle.peer(sender) {
+            // Who has left already may have been either: what was seen before is a copy.
+            None => Origin::Service,
+            Some(info) if !is_service(&info) => Origin::Client,
+            Some(info) => {
+                let identity = info.identity.or_else(|| self.identity_of(sender));
+                let relay = identity.is_some_and(|said| said.agent.starts_with(AGENT_NAME));
+                if relay {
+                    Origin::Relay
+                } else {
+                    Origin::Service
+                }
+            }
+        }
+    }
+
+    /// What the loop knows: whom we connected to has answered our HELLO, but that may be noted down
+    /// for other threads a moment later.
+    fn identity_of(&self, peer: PeerId) -> Option<Arc<PeerIdentity>> {
+        let rows = self.handle.peers();
+        rows.into_iter().find(|row| row.peer == peer)?.identity
     }
 
     /// Whether a message went through here before. One that is marked has a number of its own; of
@@ -159,7 +211,7 @@ fn is_mark(number: u64) -> bool {
 
 fn is_service(info: &PeerInfo) -> bool {
     let identity = info.identity.as_ref();
-    identity.is_some_and(|identity| !identity.node_id.is_anonymous())
+    info.link.is_some() || identity.is_some_and(|identity| !identity.node_id.is_anonymous())
 }
 
 /// The latest numbers, and who came with each first.

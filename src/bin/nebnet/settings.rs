@@ -16,6 +16,7 @@ use crate::{
     args::{DispatchOn, LogLevel, ServeOptions},
     config_file::{self, ConfigFile},
     failure::Failure,
+    relay,
 };
 
 const DRAIN_DEFAULT: Duration = Duration::from_secs(5);
@@ -263,6 +264,9 @@ fn identity_of(mut config: Config, options: &ServeOptions) -> Config {
     } else if needs_id {
         config = config.node_id(random_node_id());
     }
+    if options.relay == Some(true) {
+        config = config.agent(relay::AGENT);
+    }
     if let Some(token) = &options.token {
         config = config.token(token.as_bytes());
     }
@@ -300,6 +304,11 @@ fn within_budget(config: Config, budget: usize, options: &ServeOptions) -> Confi
 /// The settings that an error is about, the one to change first.
 fn settings_of(error: &ConfigError) -> Vec<&'static str> {
     match error {
+        // The option is given once for each of them.
+        ConfigError::OutOfRange {
+            setting: "accept_tokens",
+            ..
+        } => vec!["accept_token"],
         ConfigError::OutOfRange { setting, .. } => vec![setting],
         ConfigError::Exceeds { setting, bound, .. } => vec![setting, bound],
         // A later version of the library may judge more.

@@ -119,14 +119,17 @@ pub(crate) fn target(text: &str) -> Result<String, String> {
     }
 }
 
-/// Sixteen bytes, as 32 hexadecimal digits.
+/// Sixteen bytes, as 32 hexadecimal digits. Not all zero, which is nobody: a relay without an id
+/// would be taken for a client.
 pub(crate) fn node_id(text: &str) -> Result<NodeId, String> {
-    let wrong = || format!("`{text}` is no node id: 32 hexadecimal digits");
+    let wrong = || format!("`{text}` is no node id: 32 hexadecimal digits, not all zero");
     if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(wrong());
     }
-    let number = u128::from_str_radix(text, 16).map_err(|_| wrong())?;
-    Ok(NodeId(number.to_be_bytes()))
+    match u128::from_str_radix(text, 16) {
+        Ok(number @ 1..) => Ok(NodeId(number.to_be_bytes())),
+        Ok(0) | Err(_) => Err(wrong()),
+    }
 }
 
 /// A token: 1 to 255 bytes. What it was is not repeated.
@@ -232,6 +235,15 @@ mod tests {
                 message_type(text).unwrap_err().contains("0 to 65279"),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn node_ids() {
+        let id = node_id("000000000000000000000000000000aB");
+        assert_eq!(id.map(|id| id.0[15]), Ok(0xAB));
+        for text in ["", "ab", &"0".repeat(32), &"0".repeat(33), &"+1".repeat(16)] {
+            assert!(node_id(text).unwrap_err().contains("32"), "{text}");
         }
     }
 

@@ -1,0 +1,101 @@
+//! A relay in a few lines: what one peer says goes to all others, with its type, its correlation
+//! and its checksum.
+//!
+//! `Overflow::Pause` lets no message be lost between the peers and this thread. On the way out
+//! nobody is waited for: a peer that does not read is left out once its outbox is full. For relays
+//! that are connected to each other see `nebnet serve --relay`, which also ends what goes in
+//! circles.
+
+use std::error::Error;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
+
+use nebnet::frame::{Decoder, Frame};
+use nebnet::{
+    Config, Handle, MessageType, NetService, Outgoing, Overflow, Recipients, SubscribeOptions,
+    Subscription, Types,
+};
+
+const CHAT: MessageType = MessageType(7);
+const PEERS: usize = 3;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut service = NetService::new(Config::default().listen("127.0.0.1:0".parse()?))?;
+    let options = SubscribeOptions::new(Types::all())
+        .name("relay")
+        .overflow(Overflow::Pause);
+    let messages = service.subscribe_with(options)?;
+    let handle = service.handle();
+    let relay = thread::Builder::new()
+        .name("relay".to_owned())
+        .spawn(move || relay(messages, &handle))?;
+    service.start()?;
+
+    let addr = service.local_addrs()[0];
+    let peers = (0..PEERS).map(|_| TcpStream::connect(addr));
+    let mut peers = peers.collect::<Result<Vec<_>, _>>()?;
+    while service.snapshot().peers < PEERS as u64 {
+        thread::yield_now();
+    }
+    for (index, peer) in peers.iter_mut().enumerate() {
+        let said = format!("this is peer {index}");
+        let mut bytes = Vec::new();
+        Frame::new(CHAT, said.as_bytes()).encode(&mut bytes)?;
+        peer.write_all(&bytes)?;
+    }
+    for (index, peer) in peers.iter_mut().enumerate() {
+        let mut heard = hear(peer, PEERS - 1)?;
+        heard.sort();
+        println!("peer {index} heard {heard:?}");
+        let others = (0..PEERS).filter(|other| *other != index);
+        let others: Vec<_> = others
+            .map(|other| format!("this is peer {other}"))
+            .collect();
+        assert_eq!(heard, others);
+    }
+
+    drop(peers);
+    println!("{}", service.stop(Duration::from_secs(5)));
+    let skipped = relay.join().map_err(|_| "the relay panicked")?;
+    assert_eq!(skipped, 0);
+    Ok(())
+}
+
+/// Runs until the service has stopped. Gives how often a peer was left out.
+fn relay(mut messages: Subscription, handle: &Handle) -> usize {
+    let mut skipped = 0;
+    while let Ok(batch) = messages.recv_batch() {
+        for message in &batch {
+            let mut copy = Outgoing::new(message.message_type(), message.payload())
+                .checksum(message.checksum());
+            if let Some(number) = message.correlation() {
+                copy = copy.correlation(number);
+            }
+            let report = handle.broadcast_message(&copy, Recipients::AllBut(batch.peer()));
+            skipped += report.skipped.len();
+        }
+    }
+    skipped
+}
+
+/// Reads so many messages.
+fn hear(peer: &mut TcpStream, count: usize) -> Result<Vec<String>, Box<dyn Error>> {
+    let (mut bytes, mut heard) = (Vec::new(), Vec::new());
+    while heard.len() < count {
+        let mut piece = [0; 4096];
+        let size = peer.read(&mut piece)?;
+        if size == 0 {
+            return Err("the relay closed the connection".into());
+        }
+        bytes.extend_from_slice(&piece[..size]);
+        let mut frames = Decoder::new(1 << 20).frames(&bytes);
+        for frame in &mut frames {
+            heard.push(String::from_utf8(frame?.payload.to_vec())?);
+        }
+        let consumed = frames.consumed();
+        bytes.drain(..consumed);
+    }
+    Ok(heard)
+}
