@@ -4,11 +4,11 @@
 //! That leaves room to read it: two services that fed each other up to the limit would both stop.
 //!
 //! Whom we connect to, and peers that say a node id, are services, which may relay too and be
-//! connected in a circle; all others are clients. So that no message goes round for ever, each that goes to a service carries
-//! a number, as its correlation, and one that comes from a service with a number seen before goes
-//! no further. Clients get it as it was sent. A message that a client gave a correlation of its own
-//! keeps it; between services it is then known by all that it says, and what comes from another
-//! service than the first time is a copy.
+//! connected in a circle; all others are clients. So that no message goes round for ever, each that
+//! goes to a service carries a number, as its correlation, and one that comes from a service with a
+//! number seen before goes no further. Clients get it as it was sent. A message that a client gave
+//! a correlation of its own keeps it; between services it is then known by all that it says, and
+//! what comes from another service than the first time is a copy.
 //!
 //! A service that connects is a client until its HELLO is here, and may be sent what is for
 //! clients. It knows a relay by its [`AGENT`], and that a relay numbers all that is for services:
