@@ -370,7 +370,7 @@ impl Peers {
             self.leave(now, id, reason, false);
         } else {
             self.check_quiet(now, id);
-            self.end_greeting(now, id);
+            self.end_useless(now, id);
             self.arm(now, id);
         }
     }
@@ -490,18 +490,20 @@ impl Peers {
         }
         self.list_writing(id);
         self.check_quiet(now, id);
-        self.end_greeting(now, id);
+        self.end_useless(now, id);
         self.arm(now, id);
     }
 
-    /// A peer that we dialled and that left before its OK has nothing to wait for.
-    fn end_greeting(&mut self, now: Tick, id: PeerId) {
+    /// A peer that we dialled and that left before its OK has nothing to wait for. One that keeps
+    /// another connection of ours reads no more here, so that nothing more is to be sent.
+    fn end_useless(&mut self, now: Tick, id: PeerId) {
         let Some(seat) = self.seat(id) else { return };
-        if seat.standing != Standing::Dialled || seat.announced {
-            return;
-        }
+        let is_unanswered = seat.standing == Standing::Dialled && !seat.announced;
+        let is_double = seat.peer.bye_received == CloseReason::DuplicateNode.wire_code();
         if let State::HalfClosed { reason, .. } = seat.peer.state() {
-            self.begin_close(now, id, reason, LINGER_MS);
+            if is_unanswered || is_double {
+                self.begin_close(now, id, reason, LINGER_MS);
+            }
         }
     }
 

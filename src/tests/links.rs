@@ -918,6 +918,21 @@ fn a_connection_that_its_node_has_ended_is_in_nobodys_way() {
 
 /// Messages that came before an OK which is refused are of a peer that nobody was told of.
 #[test]
+fn what_a_node_reads_no_more_is_not_sent_to() {
+    let mut desk = Desk::new(rules());
+    let id = desk.accept();
+    desk.read(id, &hello(9));
+    assert_eq!(desk.send(id, b"waits"), Ok(()));
+    desk.read(id, &bye(CloseReason::DuplicateNode));
+    assert_eq!(desk.send(id, b"late"), Err(SendError::Closing));
+    let types = desk.written_types(id);
+    assert_eq!(types, [MessageType::OK, APP], "and no BYE in answer to one");
+    desk.events.clear();
+    desk.finish(id);
+    assert_eq!(desk.closed_reason(), CloseReason::PeerBye);
+}
+
+#[test]
 fn nothing_is_delivered_of_a_link_that_is_refused_at_its_ok() {
     let mut desk = Desk::new(rules());
     let theirs = desk.accept();

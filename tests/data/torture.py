@@ -5,6 +5,7 @@ usage: torture.py HOST:PORT
 import socket
 import struct
 import sys
+import threading
 
 APPLICATION_MAX = 0xFEFF
 PING, PONG = 0xFF03, 0xFF04
@@ -117,10 +118,17 @@ def length(connection):
 def pipeline(address):
     connection = Connection(address)
     data = b"".join(frame(7, struct.pack(">I", number)) for number in range(100_000))
-    connection.sock.sendall(data)
-    connection.sock.shutdown(socket.SHUT_WR)
+    # Whoever writes without reading is not read either, once all buffers on the way are full.
+    writer = threading.Thread(target=write_and_end, args=(connection.sock, data))
+    writer.start()
     connection.expect(data)
     connection.expect_end()
+    writer.join()
+
+
+def write_and_end(sock, data):
+    sock.sendall(data)
+    sock.shutdown(socket.SHUT_WR)
 
 
 if __name__ == "__main__":
