@@ -441,6 +441,7 @@ impl<N: Net> Node<N> {
             if self.listeners[index] != Accepting::Ready {
                 continue;
             }
+            let mut skipped = 0;
             for _ in 0..ACCEPTS_PER_TURN {
                 // Whoever comes is told of, so nobody comes while that finds no room.
                 if self.peers.has_events() {
@@ -451,7 +452,17 @@ impl<N: Net> Node<N> {
                         self.backoffs[index] = ACCEPT_BACKOFF_MIN_MS;
                         self.handle_accepted(now, stream, addr);
                     }
-                    Err(fault) => {
+                    Err(mut fault) => {
+                        if let AcceptFault::Skip(error) = fault {
+                            skipped += 1;
+                            // A rule that lets nobody in is not one connection's fault: nothing
+                            // gets better by trying again at once.
+                            fault = if skipped < ACCEPTS_PER_TURN {
+                                AcceptFault::Skip(error)
+                            } else {
+                                AcceptFault::Exhausted(error)
+                            };
+                        }
                         self.handle_accept_fault(now, index, fault);
                         if self.listeners[index] != Accepting::Ready {
                             break;
@@ -483,7 +494,7 @@ impl<N: Net> Node<N> {
         let ledger = &self.slots.ledger;
         match fault {
             AcceptFault::WouldBlock => self.listeners[index] = Accepting::Idle,
-            AcceptFault::Skip => ledger.accept_errors.add(1),
+            AcceptFault::Skip(_) => ledger.accept_errors.add(1),
             AcceptFault::Exhausted(error) => {
                 ledger.accept_errors.add(1);
                 let pause = self.backoffs[index];
