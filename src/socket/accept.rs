@@ -38,8 +38,8 @@ impl AcceptFault {
             ) => Self::Dead(error),
             // ECONNABORTED, EINTR, EPERM (a firewall), EPROTO, ENETDOWN, EHOSTUNREACH and the like:
             // see accept(2), "Error handling". Unknown ones are taken as the connection's fault
-            // too. Some stay for as long as a rule of the system does: a whole budget of them makes the
-            // listener pause.
+            // too. Some stay for as long as a rule of the system does: a whole budget of them makes
+            // the listener pause.
             Some(_) | None => Self::Skip(error),
         }
     }

@@ -193,6 +193,10 @@ impl Service {
         self.stderr.lock().expect("no panic").clone()
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("the service runs");
     }
