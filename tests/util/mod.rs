@@ -8,6 +8,8 @@
     reason = "each test file uses its part, and a test may unwrap"
 )]
 
+pub mod proxy;
+
 use std::{
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
@@ -346,6 +348,12 @@ impl Random {
     /// A number below `bound`.
     pub fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.next() % bound as u64).unwrap()
+    }
+
+    /// A time of at most `max`.
+    pub fn time(&mut self, max: Duration) -> Duration {
+        let micros = self.below(usize::try_from(max.as_micros()).unwrap() + 1);
+        Duration::from_micros(micros as u64)
     }
 }
 
