@@ -193,6 +193,7 @@ impl Service {
         self.stderr.lock().expect("no panic").clone()
     }
 
+    #[allow(dead_code, reason = "for the tests that trace it")]
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }

@@ -187,6 +187,8 @@ impl Client {
                     return None;
                 }
                 Ok(count) => self.buffer.extend_from_slice(&bytes[..count]),
+                // This process was stopped and continued.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => {
                     self.end = Some(End::Reset);
                     return None;
