@@ -20,7 +20,7 @@ mod util;
 use std::{
     fs,
     io::{ErrorKind, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     process::{Child, Command, Stdio},
     thread,
     time::Duration,
@@ -188,6 +188,33 @@ fn a_rule_that_lets_nobody_in_costs_no_processor() {
         outside.ping(b"at last");
         finish(service, inject);
     }
+}
+
+/// Nothing is injected here but looked at: what is written to a connection that was reset fails
+/// with an error, and raises no signal that would end a program that does not ignore it.
+#[test]
+fn a_write_to_a_reset_connection_raises_no_signal() {
+    let (service, metrics) = start();
+    let nothing = "sendto,sendmsg:error=EINTR:when=65535";
+    let Some(trace) = Trace::attach(&service, nothing) else {
+        return;
+    };
+    for _ in 0..100 {
+        let mut client = Client::connect(service.addr);
+        let bytes = encoded(&Frame::new(MessageType(7), &[0; 2000])).repeat(20);
+        client.try_write(&bytes);
+        // After a FIN, a RST makes it EPIPE.
+        client.stream.shutdown(Shutdown::Write).unwrap();
+        client.reset();
+    }
+    wait_until("all to be gone", || {
+        counter(metrics, "nebnet_peers_accepted_total") == 100
+            && counter(metrics, "nebnet_peers") == 0
+    });
+    assert!(trace.lines("EPIPE") > 0);
+    assert_eq!(trace.lines("SIGPIPE"), 0);
+    trace.end();
+    finish(service, nothing);
 }
 
 #[test]
