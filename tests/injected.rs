@@ -32,8 +32,8 @@ use nebnet::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 
-use harness::{Service, TempFile, wait_until};
-use util::{Client, HELLO, OK, encoded};
+use harness::{Service, TempFile, failure, wait_until};
+use util::{Client, HELLO, OK, PING, PONG, encoded};
 
 /// Messages of a client, sent in pieces without waiting for answers.
 const MESSAGES: u32 = 300;
@@ -187,6 +187,72 @@ fn a_rule_that_lets_nobody_in_costs_no_processor() {
         // Those that wait are served without another that comes.
         outside.ping(b"at last");
         finish(service, inject);
+    }
+}
+
+/// Without its poll, a service can do nothing but say so and end.
+#[test]
+fn a_poll_that_fails_ends_the_service_with_a_line() {
+    let (service, _) = start();
+    let mut client = Client::connect(service.addr);
+    client.ping(b"");
+    let inject = "?epoll_wait,?epoll_pwait:error=EBADF:when=3";
+    let Some(trace) = Trace::attach(&service, inject) else {
+        return;
+    };
+    // Each needs a poll.
+    while client.try_write(&encoded(&Frame::new(PING, b"")))
+        && client
+            .receive()
+            .is_some_and(|answer| answer.message_type == PONG)
+    {}
+    let (code, text) = service.wait();
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("poll failed: Bad file descriptor"), "{text}");
+    drop(trace);
+}
+
+#[test]
+fn a_start_that_fails_says_why_in_a_line() {
+    for (inject, said) in [
+        ("socket:error=EMFILE", "open files"),
+        ("bind:error=EACCES", "denied"),
+        ("listen:error=EADDRINUSE", "in use"),
+        ("setsockopt:error=ENOMEM", "memory"),
+        ("epoll_create1:error=EMFILE", "open files"),
+        ("epoll_ctl:error=ENOSPC", "space left"),
+        ("eventfd2:error=ENFILE", "open files"),
+    ] {
+        let (calls, _) = inject.split_once(':').unwrap();
+        let output = Command::new("strace")
+            .args([
+                "-f",
+                "-qq",
+                "-o",
+                "/dev/null",
+                "-e",
+                &format!("trace={calls}"),
+            ])
+            .args([
+                "-e",
+                &format!("inject={inject}"),
+                env!("CARGO_BIN_EXE_nebnet"),
+            ])
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .stdin(Stdio::null())
+            .output();
+        let Ok(output) = output else {
+            eprintln!("skipped: strace is not installed");
+            return;
+        };
+        let text = String::from_utf8_lossy(&output.stderr);
+        if text.contains("not permitted") || text.contains("not implemented") {
+            eprintln!("skipped: strace may not trace: {text}");
+            return;
+        }
+        let (code, line) = failure(&output);
+        assert_eq!(code, 1, "{inject}: {line}");
+        assert!(line.contains(said), "{inject}: {line}");
     }
 }
 
