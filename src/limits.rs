@@ -181,6 +181,8 @@ pub(crate) const KEEPALIVE_INTERVAL_S: u64 = 15;
 pub(crate) const KEEPALIVE_PROBES: u32 = 4;
 /// A peer that was not read for so long is told of by an event.
 pub(crate) const PAUSE_REPORTED_MS: u64 = 100;
+/// Timers that are later than this show that the loop stood still.
+pub(crate) const TIMERS_LATE_MS: u64 = 10;
 /// Period of the metrics tick.
 pub(crate) const METRICS_TICK_MS: u64 = 1_000;
 /// Flush and linger of an orderly close after an error, a timeout or a refusal.

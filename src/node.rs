@@ -32,8 +32,8 @@ use crate::{
     ledger::{ServiceState, Traffic},
     limits::{
         ACCEPT_BACKOFF_MAX_MS, ACCEPT_BACKOFF_MIN_MS, ACCEPTS_PER_TURN, COMMANDS_PER_TURN,
-        EVENTS_PER_POLL, METRICS_TICK_MS, READ_PER_TURN_BYTES, SLICES_PER_WRITE, TIMERS_PER_TURN,
-        WRITE_PER_TURN_BYTES,
+        EVENTS_PER_POLL, METRICS_TICK_MS, READ_PER_TURN_BYTES, SLICES_PER_WRITE, TIMERS_LATE_MS,
+        TIMERS_PER_TURN, WRITE_PER_TURN_BYTES,
     },
     peers::{Action, Peers, Stop, Timer},
     quiet::{Quiet, Subject},
@@ -225,7 +225,12 @@ impl<N: Net> Node<N> {
         // With events left behind, some bytes that arrived in time are not read yet. The kernel
         // gives events in turn, so after as many polls as all connections need, everybody had one.
         self.timers_waited += 1;
-        if !self.more_events || self.timers_waited * EVENTS_PER_POLL > self.streams.len() {
+        let waits = if self.more_events {
+            self.timers_waited * EVENTS_PER_POLL <= self.streams.len()
+        } else {
+            self.timers_waited == 1 && self.is_late(now.tick)
+        };
+        if !waits {
             self.timers_waited = 0;
             self.fire_timers(now);
         }
@@ -238,6 +243,13 @@ impl<N: Net> Node<N> {
         if self.phase == Phase::Stopping && self.peers.is_empty() && !self.is_held_up() {
             self.phase = Phase::Ended;
         }
+    }
+
+    /// Whether timers are so late that the loop, or all of the process, stood still. That may have
+    /// been after the poll, so the network is asked once more before anybody is judged.
+    fn is_late(&self, now: Tick) -> bool {
+        let next = self.peers.wheel.next_expiry();
+        next.is_some_and(|next| next.saturating_add(TIMERS_LATE_MS) < now)
     }
 
     fn timeout(&self, now: Tick) -> Option<Duration> {
@@ -441,6 +453,7 @@ impl<N: Net> Node<N> {
             if self.listeners[index] != Accepting::Ready {
                 continue;
             }
+            let mut skipped = 0;
             for _ in 0..ACCEPTS_PER_TURN {
                 // Whoever comes is told of, so nobody comes while that finds no room.
                 if self.peers.has_events() {
@@ -451,7 +464,17 @@ impl<N: Net> Node<N> {
                         self.backoffs[index] = ACCEPT_BACKOFF_MIN_MS;
                         self.handle_accepted(now, stream, addr);
                     }
-                    Err(fault) => {
+                    Err(mut fault) => {
+                        if let AcceptFault::Skip(error) = fault {
+                            skipped += 1;
+                            // A rule that lets nobody in is not one connection's fault: nothing
+                            // gets better by trying again at once.
+                            fault = if skipped < ACCEPTS_PER_TURN {
+                                AcceptFault::Skip(error)
+                            } else {
+                                AcceptFault::Exhausted(error)
+                            };
+                        }
                         self.handle_accept_fault(now, index, fault);
                         if self.listeners[index] != Accepting::Ready {
                             break;
@@ -483,7 +506,7 @@ impl<N: Net> Node<N> {
         let ledger = &self.slots.ledger;
         match fault {
             AcceptFault::WouldBlock => self.listeners[index] = Accepting::Idle,
-            AcceptFault::Skip => ledger.accept_errors.add(1),
+            AcceptFault::Skip(_) => ledger.accept_errors.add(1),
             AcceptFault::Exhausted(error) => {
                 ledger.accept_errors.add(1);
                 let pause = self.backoffs[index];

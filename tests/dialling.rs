@@ -395,16 +395,18 @@ fn crosswise_links_become_one() {
                 _ => None,
             }
         };
+        let mut found = None;
         wait_until("one connection on both sides", || {
             let rows = (settled(&one), settled(&other));
             let (Some(here), Some(there)) = rows else {
                 return false;
             };
+            // The link that gave way tries again now and then, so this is looked at once.
+            found = Some((here.peer, there.peer));
             // The one that the smaller id dialled.
             here.link.is_some() == (first == 1) && there.link.is_some() == (second == 1)
         });
-        let to_other = settled(&one).unwrap().peer;
-        let to_one = settled(&other).unwrap().peer;
+        let (to_other, to_one) = found.unwrap();
         one.service.send(to_other, A, b"ping").unwrap();
         other.expect_message(to_one, b"ping");
         other.service.send(to_one, A, b"pong").unwrap();

@@ -159,7 +159,7 @@ fn every_test_that_the_catalogue_names_exists() {
             );
         }
     }
-    assert_eq!(cases, 97);
+    assert_eq!(cases, 122);
 }
 
 fn root() -> &'static Path {

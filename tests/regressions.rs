@@ -19,11 +19,12 @@ use std::{
 };
 
 use nebnet::{
-    CloseReason, Dispatch, MessageType, NetService, Overflow, SubscribeOptions, Types, frame::Frame,
+    CloseReason, Dispatch, MessageType, NetService, Overflow, SubscribeOptions, Types,
+    frame::{Frame, Hello},
 };
 use util::{
-    Client, End, PATIENCE, assert_balanced, closed_for, config, encoded, start_echo, start_tap,
-    stop_tap, wait_until,
+    Client, End, HELLO, PATIENCE, assert_balanced, closed_for, config, encoded, start_echo,
+    start_tap, stop_tap, wait_until,
 };
 
 /// A read that the turn's budget cut short was taken for one that had emptied the socket, and the
@@ -238,4 +239,33 @@ fn answers_to_the_frames_before_a_bad_one_are_written() {
     let report = service.stop(Duration::from_secs(5));
     assert_balanced(&report.snapshot);
     echo.join().unwrap();
+}
+
+/// The pause of a peer with a wrong token was counted from the last whole millisecond, so its BYE
+/// could come before the time was over.
+#[test]
+fn a_refusal_is_never_early() {
+    let (service, tap) = start_tap(config().accept_tokens(["right"]));
+    let hello = Hello {
+        token: b"wrong",
+        ..Hello::default()
+    };
+    let hello = encoded(&Frame::new(HELLO, &hello.to_payload()));
+    let addr = service.local_addrs()[0];
+    // One after the other, in all parts of a millisecond, and read in the same order.
+    let guesses: Vec<_> = (0..100)
+        .map(|_| {
+            let mut client = Client::connect(addr);
+            let started = Instant::now();
+            assert!(client.try_write(&hello));
+            thread::sleep(Duration::from_micros(1_300));
+            (client, started)
+        })
+        .collect();
+    for (mut client, started) in guesses {
+        client.expect_bye(11);
+        let waited = started.elapsed();
+        assert!(waited >= Duration::from_millis(500), "{waited:?}");
+    }
+    stop_tap(service, tap);
 }

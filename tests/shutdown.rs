@@ -10,7 +10,7 @@ mod util;
 
 use std::{
     net::TcpStream,
-    sync::{RwLock, mpsc},
+    sync::{Arc, Mutex, RwLock, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -332,6 +332,41 @@ fn a_dropped_service_ends_in_bounded_time() {
     assert_eq!(handle.snapshot().state, ServiceState::Stopped);
     drop((deaf, tap));
     assert_eq!(handle.snapshot().memory_used, 0);
+}
+
+/// A callback cannot wait for the thread that it runs on: it waits its time, and no longer.
+#[test]
+fn a_service_may_be_dropped_by_its_own_callback() {
+    let _threads = THREADS.read();
+    for dispatch in MODES {
+        let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
+        let place = Arc::new(Mutex::new(None));
+        let (sender, dropped) = crossbeam_channel::bounded(1);
+        service.on_metrics({
+            let place = Arc::clone(&place);
+            move |_| {
+                let service: Option<NetService> = place.lock().unwrap().take();
+                if service.is_some() {
+                    drop(service);
+                    sender.send(()).unwrap();
+                }
+            }
+        });
+        service.start().unwrap();
+        let mut client = Client::connect(service.local_addrs()[0]);
+        client.ping(b"");
+        let (handle, ended) = (service.handle(), service.ended().clone());
+        *place.lock().unwrap() = Some(service);
+        dropped.recv_timeout(PATIENCE).unwrap();
+        client.expect_bye(1);
+        drop(client);
+        assert!(
+            ended
+                .recv_timeout(PATIENCE)
+                .is_err_and(|end| end.is_disconnected())
+        );
+        assert_balanced(&handle.snapshot());
+    }
 }
 
 #[test]

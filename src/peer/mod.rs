@@ -937,7 +937,8 @@ impl Peer {
         self.carry = Vec::new();
         self.frame_since = None;
         self.first_frame_since = None;
-        let deadline = now.saturating_add(AUTH_DELAY_MS);
+        // `now` was rounded down, and who guesses is not to be answered early.
+        let deadline = now.saturating_add(AUTH_DELAY_MS + 1);
         self.set_state(now, State::Refused { reason, deadline });
     }
 

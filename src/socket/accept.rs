@@ -11,7 +11,7 @@ pub(crate) enum AcceptFault {
     WouldBlock,
     /// This one is gone; the next may be there. Linux also passes network errors of a connection
     /// that is being made through `accept`.
-    Skip,
+    Skip(io::Error),
     /// The process or the system ran out of something. Waiting helps, trying again does not, and
     /// no new edge will come for the connections that wait.
     Exhausted(io::Error),
@@ -38,8 +38,9 @@ impl AcceptFault {
             ) => Self::Dead(error),
             // ECONNABORTED, EINTR, EPERM (a firewall), EPROTO, ENETDOWN, EHOSTUNREACH and the like:
             // see accept(2), "Error handling". Unknown ones are taken as the connection's fault
-            // too: the budget per turn keeps them from becoming a busy loop.
-            Some(_) | None => Self::Skip,
+            // too. Some stay for as long as a rule of the system does: a whole budget of them makes
+            // the listener pause.
+            Some(_) | None => Self::Skip(error),
         }
     }
 }
@@ -80,7 +81,7 @@ mod tests {
             Errno::NETUNREACH,
             Errno::TIMEDOUT,
         ] {
-            assert!(matches!(fault(errno), AcceptFault::Skip), "{errno:?}");
+            assert!(matches!(fault(errno), AcceptFault::Skip(_)), "{errno:?}");
         }
     }
 }

@@ -67,10 +67,14 @@ impl Net for Sockets {
     type Stream = TcpStream;
 
     fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<bool> {
-        match self.poll.poll(&mut self.events, timeout) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(false),
-            Err(error) => return Err(error),
+        let mut timeout = timeout;
+        // A process that was stopped and continued is told so, and not what came meanwhile. That is
+        // to be seen before time is judged, so it is looked at again, without waiting.
+        while let Err(error) = self.poll.poll(&mut self.events, timeout) {
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+            timeout = Some(Duration::ZERO);
         }
         let mut count = 0;
         for event in &self.events {

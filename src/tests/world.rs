@@ -493,7 +493,7 @@ impl Net for SimNet {
             if let Some(index) = world.backlog.pop_front() {
                 world.conns[index].refused = true;
             }
-            return Err(AcceptFault::Skip);
+            return Err(AcceptFault::Skip(io::Error::other("it is gone")));
         }
         let index = world.backlog.pop_front().unwrap();
         Ok((SimStream(index), world.conns[index].addr))

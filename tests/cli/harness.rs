@@ -193,6 +193,11 @@ impl Service {
         self.stderr.lock().expect("no panic").clone()
     }
 
+    #[allow(dead_code, reason = "for the tests that trace it")]
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("the service runs");
     }

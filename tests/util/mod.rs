@@ -8,6 +8,8 @@
     reason = "each test file uses its part, and a test may unwrap"
 )]
 
+pub mod proxy;
+
 use std::{
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
@@ -185,6 +187,8 @@ impl Client {
                     return None;
                 }
                 Ok(count) => self.buffer.extend_from_slice(&bytes[..count]),
+                // This process was stopped and continued.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => {
                     self.end = Some(End::Reset);
                     return None;
@@ -346,6 +350,12 @@ impl Random {
     /// A number below `bound`.
     pub fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.next() % bound as u64).unwrap()
+    }
+
+    /// A time of at most `max`.
+    pub fn time(&mut self, max: Duration) -> Duration {
+        let micros = self.below(usize::try_from(max.as_micros()).unwrap() + 1);
+        Duration::from_micros(micros as u64)
     }
 }
 
