@@ -96,10 +96,10 @@
 //! #     sender: PeerId,
 //! #     peer: PeerId,
 //! # ) -> Result<(), Box<dyn std::error::Error>> {
-//! // Stays connected: back-off with full jitter, HELLO, heartbeats; one connection for each node.
-//! let link = service.connect(ConnectOptions::from("gateway:8680").keep_connected(true))?;
 //! // What becomes of peers, in order with their messages.
 //! let events = service.subscribe_events(EventOptions::new())?;
+//! // Stays connected: back-off with full jitter, HELLO, heartbeats; one connection for each node.
+//! let link = service.connect(ConnectOptions::from("gateway:8680").keep_connected(true))?;
 //! // Encoded once for everybody; whoever is full is left out and named.
 //! let report = service.broadcast(MessageType(7), "101.5", Recipients::AllBut(sender));
 //! // High goes first, low never starves.
