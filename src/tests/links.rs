@@ -993,7 +993,7 @@ fn whatever_is_wrong_with_a_token_is_told_late_and_alike() {
         let id = desk.accept();
         let bytes = introduction(MessageType::HELLO, node(3), token);
         assert!(desk.read(id, &[bytes, app(1)].concat()).is_empty());
-        desk.advance(AUTH_DELAY_MS - 1);
+        desk.advance(AUTH_DELAY_MS);
         assert_eq!(desk.written(id), []);
         desk.advance(1);
         told.push(desk.written(id));
