@@ -337,7 +337,8 @@ fn a_dropped_service_ends_in_bounded_time() {
 /// A callback cannot wait for the thread that it runs on: it waits its time, and no longer.
 #[test]
 fn a_service_may_be_dropped_by_its_own_callback() {
-    let _threads = THREADS.read();
+    // Nobody joins the threads of such a service, so they are counted.
+    let _threads = THREADS.write();
     for dispatch in MODES {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
         let place = Arc::new(Mutex::new(None));
@@ -366,6 +367,7 @@ fn a_service_may_be_dropped_by_its_own_callback() {
                 .is_err_and(|end| end.is_disconnected())
         );
         assert_balanced(&handle.snapshot());
+        wait_until("the threads are gone", || service_threads().is_empty());
     }
 }
 
