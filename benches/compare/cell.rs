@@ -1,0 +1,57 @@
+//! One field of a workload's table.
+
+/// What is varied, each by a letter of the cell's name: `c16p256`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cell {
+    /// `c`: connections that send.
+    pub(crate) connections: usize,
+    /// `p`: bytes of payload.
+    pub(crate) payload: usize,
+    /// `s`
+    pub(crate) subscribers: usize,
+    /// `t`: message types, shared out to the subscribers if there are several.
+    pub(crate) types: usize,
+    /// `i`: connections beside that send nothing.
+    pub(crate) idle: usize,
+    /// `r`: messages a second.
+    pub(crate) rate: usize,
+}
+
+impl Cell {
+    /// From a name that has the given letters in their order; the others are as in `base`.
+    pub(crate) fn from_name(name: &str, letters: &str, base: Self) -> Option<Self> {
+        let (mut cell, mut rest) = (base, name);
+        for letter in letters.chars() {
+            rest = rest.strip_prefix(letter)?;
+            let end = rest
+                .find(|c: char| !c.is_ascii_digit())
+                .unwrap_or(rest.len());
+            *cell.field(letter) = rest[..end].parse().ok()?;
+            rest = &rest[end..];
+        }
+        let sensible = cell.payload >= 8 && cell.subscribers > 0 && cell.types > 0;
+        (rest.is_empty() && cell.connections > 0 && sensible).then_some(cell)
+    }
+
+    fn field(&mut self, letter: char) -> &mut usize {
+        match letter {
+            'c' => &mut self.connections,
+            'p' => &mut self.payload,
+            's' => &mut self.subscribers,
+            't' => &mut self.types,
+            'i' => &mut self.idle,
+            'r' => &mut self.rate,
+            _ => panic!("{letter} is no letter of a cell"),
+        }
+    }
+}
+
+/// One connection, 64 bytes, one subscriber to one type.
+pub(crate) const PLAIN: Cell = Cell {
+    connections: 1,
+    payload: 64,
+    subscribers: 1,
+    types: 1,
+    idle: 0,
+    rate: 0,
+};
