@@ -54,7 +54,7 @@ const fn of_walk(cells: &'static [&'static str], least: f64, stretch: f64) -> Ba
 
 const IDLE_BESIDE: &[&str] = &["i256", "i5000"];
 const PACES: &[&str] = &["r1000", "r10000", "r50000"];
-const IDLE: &[&str] = &["i1000", "i5000", "i10000"];
+const IDLE: &[&str] = &["n1000", "n5000", "n10000"];
 const SMALL: &[&str] = &["c1p16", "c16p16", "c1p256", "c16p256"];
 
 static BARS: [Bar; 24] = [
@@ -90,7 +90,7 @@ static BARS: [Bar; 24] = [
     bar("round-trip", &["i0"], "CPU us", 1.0, 0.9),
     Bar {
         rival: Rival::Nobody,
-        ..bar("idle", &["i5000"], "KiB each", 0.5, 0.25)
+        ..bar("idle", &["n5000"], "KiB each", 0.5, 0.25)
     },
     bar("idle", IDLE, "k conn/s", 0.85, 1.0),
     bar("paced", PACES, "CPU % of a core", 1.2, 1.0),
@@ -195,25 +195,27 @@ impl Bar {
 
 pub(crate) fn to_text(judged: &[Judged]) -> String {
     let mut text = format!(
-        "{:<20} {:<16} {:>14} {:>9}   {:<22} {:>6}  {:<13} {:<13}\n",
+        "{:<20} {:<16} {:>14} {:>9}   {:<22} {:>6}  {:<13} {}\n",
         "bars", "figure", "of", "", "by", "ratio", "bar", "stretch",
     );
     for row in judged {
         let rival = row
             .rival
             .map(|(name, value)| format!("{name} {}", figure(value)));
-        let verdict = |verdict: Verdict| format!("{} {}", verdict.wanted, verdict.word());
+        let bar = format!("{} {}", row.bar.wanted, row.bar.word());
+        let mut stretch = format!("{} {}", row.stretch.wanted, row.stretch.word());
+        if row.stretch.ratio != row.bar.ratio {
+            write!(stretch, ", with io_uring {:.2}", row.stretch.ratio).unwrap();
+        }
         writeln!(
             text,
-            "{:<20} {:<16} {:>14} {:>9}   {:<22} {:>6.2}  {:<13} {:<13}",
+            "{:<20} {:<16} {:>14} {:>9}   {:<22} {:>6.2}  {bar:<13} {stretch}",
             row.place,
             row.column,
             row.ours,
             figure(row.value),
             rival.unwrap_or_default(),
             row.bar.ratio,
-            verdict(row.bar),
-            verdict(row.stretch),
         )
         .unwrap();
     }

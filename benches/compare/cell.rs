@@ -11,7 +11,7 @@ pub(crate) struct Cell {
     pub(crate) subscribers: usize,
     /// `t`: message types, shared out to the subscribers if there are several.
     pub(crate) types: usize,
-    /// `i`: connections beside that send nothing.
+    /// `i`, beside others, or `n`: connections that send nothing.
     pub(crate) idle: usize,
     /// `r`: messages a second.
     pub(crate) rate: usize,
@@ -26,11 +26,15 @@ impl Cell {
             let end = rest
                 .find(|c: char| !c.is_ascii_digit())
                 .unwrap_or(rest.len());
-            *cell.field(letter) = rest[..end].parse().ok()?;
+            let value = rest[..end].parse().ok()?;
+            if value == 0 && letter != 'i' {
+                return None;
+            }
+            *cell.field(letter) = value;
             rest = &rest[end..];
         }
-        let sensible = cell.payload >= 8 && cell.subscribers > 0 && cell.types > 0;
-        (rest.is_empty() && cell.connections > 0 && sensible).then_some(cell)
+        // A payload carries its number.
+        (rest.is_empty() && cell.payload >= 8).then_some(cell)
     }
 
     fn field(&mut self, letter: char) -> &mut usize {
@@ -39,7 +43,7 @@ impl Cell {
             'p' => &mut self.payload,
             's' => &mut self.subscribers,
             't' => &mut self.types,
-            'i' => &mut self.idle,
+            'i' | 'n' => &mut self.idle,
             'r' => &mut self.rate,
             _ => panic!("{letter} is no letter of a cell"),
         }

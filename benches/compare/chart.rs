@@ -59,7 +59,7 @@ const PANELS: [(&str, &str, &str, &str); 10] = [
     ),
     (
         "idle",
-        "i5000",
+        "n5000",
         "KiB each",
         "Memory of an idle connection: KiB",
     ),
@@ -71,14 +71,14 @@ const PANELS: [(&str, &str, &str, &str); 10] = [
     ),
 ];
 
-const COLUMN_WIDTH: usize = 440;
+const COLUMN_WIDTH: usize = 480;
 const MARGIN: usize = 16;
 const ROW_HEIGHT: usize = 17;
 /// Above the bars of a panel, for its title.
 const TITLE_HEIGHT: usize = 28;
 /// Left of the bars, for the names.
 const NAMES_WIDTH: usize = 104;
-const BARS_WIDTH: usize = 230;
+const BARS_WIDTH: usize = 270;
 
 const STYLE: &str = "\
     text { font: 12px system-ui, sans-serif; fill: #6e7781 }\n\

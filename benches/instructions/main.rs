@@ -4,7 +4,7 @@
 //! become dearer; behind it, `-- --write` keeps the new counts, and `-- scan turn` counts only the
 //! scenes whose names begin like that. Without valgrind it says so and does nothing.
 //!
-//! Time on a shared machine varies by a third; these counts do not vary. A scene runs in one
+//! Time on a shared machine varies by a third; these counts hardly vary. A scene runs in one
 //! thread, in a process of its own under callgrind, which counts only while it is inside of
 //! [`scene::counted_run`]. What other programs do at the same time cannot matter: instructions
 //! that wait are no more instructions.
@@ -23,13 +23,14 @@ use nebnet::workbench::{Entry, SCENES};
 use std::env;
 use std::process::ExitCode;
 
-/// What a count may grow or shrink by before it is told.
+/// What a count may grow by before it is a failure.
 ///
-/// Two runs of one binary give the same counts, so this is not for noise. A change that has nothing
-/// to do with a scene moves it all the same, because the compiler then inlines and allocates
-/// registers differently: other features of the crate moved no scene by more than a hundredth. Three
-/// times that is what is let pass; a message more copied, locked or allocated is more than that
-/// everywhere.
+/// This is not for noise: runs of one binary differ by less than one in ten thousand, where a look
+/// at the clock takes an instruction more or less. It is for changes that have nothing to do with a
+/// scene and move it all the same, because the compiler then inlines or allocates registers
+/// differently. Other features of the crate moved the worst scene by 0.3 %; ten times that is let
+/// pass. So one instruction more for each message shows in a scan or a walk, a dozen in a send, and
+/// in a whole turn what costs a hundred and more.
 const TOLERANCE: f64 = 0.03;
 
 fn main() -> ExitCode {

@@ -10,7 +10,7 @@
 //! | `go N` | sends exactly N messages over all connections, or makes N round trips | `done ...` |
 //! | `go N` | of one that reads: receives N messages on every connection | `done ...` |
 //! | `for MS` | sends whole messages for that many milliseconds | `done ...` |
-//! | `since` | of one that is idle: nothing | `done ...` with the time at which it began to connect |
+//! | `since` | of one that is idle: nothing | `done ...` with when it began to connect |
 //! | `clear` | forgets the round trips measured so far | `done ...` |
 //! | `stats` | nothing | `done ...` with the percentiles since `clear` |
 //!

@@ -11,9 +11,9 @@ use std::{fs, thread};
 
 pub(super) const IDLE: Workload = Workload {
     name: "idle",
-    about: "i connections that send nothing: memory of each, and how fast they are accepted",
-    cells: &["i1000", "i5000", "i10000"],
-    letters: "i",
+    about: "n connections that send nothing: memory of each, and how fast they are accepted",
+    cells: &["n1000", "n5000", "n10000"],
+    letters: "n",
     base: PLAIN,
     columns: &[less("KiB each"), more("k conn/s")],
     order,
