@@ -163,6 +163,9 @@ mod node;
 mod service;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "workbench")]
+#[doc(hidden)]
+pub mod workbench;
 
 pub use block::{Message, MessageRef};
 pub use config::{Config, Dispatch};

@@ -1,7 +1,8 @@
 //! nebnet beside its peers and beside the limits of the machine, all in one run.
 //!
-//! `cargo bench --bench compare -- --cells c16p16,c1p256 --kinds nebnet,tokio-batch --rounds 7
-//! --seconds 1 --json FILE`; every argument is optional. The method is in `docs/benchmarks.md`.
+//! `cargo bench --bench compare -- --json FILE --svg FILE` measures everything, in about ten
+//! minutes. `--workloads`, `--cells` and `--kinds` choose parts, `--rounds`, `--seconds` and
+//! `--warm-up` how long. The method is in `docs/benchmarks.md`.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -10,9 +11,14 @@
     reason = "a measuring program: it reads the clock, sleeps, and may end with a panic"
 )]
 
+mod bars;
+mod cell;
+mod chart;
+mod json;
 #[path = "../load/mod.rs"]
 mod load;
 mod options;
+mod sample;
 mod servers;
 mod table;
 mod workloads;
@@ -20,13 +26,15 @@ mod workloads;
 use options::Options;
 use std::fs;
 use std::process::ExitCode;
-use table::Row;
-use workloads::ingest::Cell;
+use table::{Row, Table};
+use workloads::Workload;
 
 fn main() -> ExitCode {
+    load::raise_descriptor_limit();
     if load::run_if_child() {
         return ExitCode::SUCCESS;
     }
+    sample::run_if_child();
     let options = match Options::from_args() {
         Ok(options) => options,
         Err(problem) => {
@@ -35,15 +43,20 @@ fn main() -> ExitCode {
         }
     };
     let mut tables = Vec::new();
-    for cell in &options.cells {
-        let table = measure(cell, &options);
+    for (workload, cell) in &options.cells {
+        let table = measure(workload, cell, &options);
         println!("{}", table.to_text());
         tables.push(table);
     }
+    let judged = bars::judge(&tables);
+    print!("{}", bars::to_text(&judged));
     if let Some(file) = &options.json {
-        fs::write(file, table::to_json(&tables, &options)).unwrap();
+        fs::write(file, json::of(&tables, &judged, &options)).unwrap();
     }
-    if tables.iter().all(table::Table::is_verified) {
+    if let Some(file) = &options.svg {
+        fs::write(file, chart::of(&tables)).unwrap();
+    }
+    if tables.iter().all(Table::is_verified) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -52,21 +65,29 @@ fn main() -> ExitCode {
 
 /// Takes every kind in turn, round by round, each time with a fresh server and a fresh client.
 /// Odd rounds go backwards, so that a drift of the machine does not favour a place in the list.
-fn measure(cell: &Cell, options: &Options) -> table::Table {
-    let mut rows: Vec<_> = options
-        .kinds
-        .iter()
-        .map(|kind| Row::new(kind.name))
-        .collect();
+fn measure(workload: &'static Workload, cell: &str, options: &Options) -> Table {
+    let suited = options.kinds.iter();
+    let suited = suited.filter(|kind| workload.suits(kind, cell));
+    let mut rows: Vec<_> = suited.map(|kind| Row::new(kind)).collect();
     for round in 0..options.rounds {
         let mut order: Vec<_> = (0..rows.len()).collect();
         if round % 2 == 1 {
             order.reverse();
         }
         for index in order {
-            let sample = workloads::ingest::measure_quietly(options.kinds[index], cell, options);
-            rows[index].samples.push(sample);
+            let row = &mut rows[index];
+            // A kind that is not here does not come.
+            if row.absent.is_none() {
+                match sample::take(workload, cell, row.kind, options.times) {
+                    Ok(sample) => row.samples.push(sample),
+                    Err(reason) => row.absent = Some(reason),
+                }
+            }
         }
     }
-    table::Table { cell: *cell, rows }
+    Table {
+        workload,
+        cell: cell.to_owned(),
+        rows,
+    }
 }

@@ -1,182 +1,168 @@
-//! From samples to a table and to JSON.
+//! From samples to a table.
 
-use crate::options::Options;
-use crate::workloads::ingest::{Cell, Sample};
+use crate::sample::Sample;
+use crate::servers::Kind;
+use crate::workloads::Workload;
 use std::fmt::Write;
-use std::fs;
 
 /// The kind that the others are divided by.
-const REFERENCE: &str = "nebnet";
+pub(crate) const REFERENCE: &str = "nebnet";
 
 /// All samples of one kind in one cell.
 #[derive(Debug)]
 pub(crate) struct Row {
-    pub(crate) name: &'static str,
+    pub(crate) kind: &'static Kind,
     pub(crate) samples: Vec<Sample>,
+    /// Why there are none, or not all.
+    pub(crate) absent: Option<String>,
 }
 
-impl Row {
-    pub(crate) fn new(name: &'static str) -> Self {
-        Self {
-            name,
-            samples: Vec::new(),
-        }
-    }
+/// The middle of some values, and how far they reach.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spread {
+    pub(crate) min: f64,
+    pub(crate) median: f64,
+    pub(crate) max: f64,
+}
 
-    fn sorted(&self, value: impl Fn(&Sample) -> f64) -> Vec<f64> {
-        let mut values: Vec<_> = self.samples.iter().map(value).collect();
+impl Spread {
+    fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<_> = values.collect();
         values.sort_by(f64::total_cmp);
-        values
-    }
-
-    fn median(&self, value: impl Fn(&Sample) -> f64) -> f64 {
-        let values = self.sorted(value);
         let middle = values.len() / 2;
-        if values.len() % 2 == 1 {
+        let (min, max) = (*values.first()?, *values.last()?);
+        let median = if values.len() % 2 == 1 {
             values[middle]
         } else {
             f64::midpoint(values[middle - 1], values[middle])
+        };
+        Some(Self { min, median, max })
+    }
+}
+
+impl Row {
+    pub(crate) fn new(kind: &'static Kind) -> Self {
+        Self {
+            kind,
+            samples: Vec::new(),
+            absent: None,
         }
     }
 
-    fn rate(&self) -> f64 {
-        self.median(|sample| sample.rate)
+    /// `None` if there is no sample that can be relied on.
+    pub(crate) fn column(&self, column: usize) -> Option<Spread> {
+        let values = self.samples.iter().map(|sample| sample.values[column]);
+        Spread::of(values).filter(|_| self.absent.is_none())
     }
 
-    fn rate_range(&self) -> (f64, f64) {
-        let rates = self.sorted(|sample| sample.rate);
-        (rates[0], rates[rates.len() - 1])
+    fn median(&self, value: impl Fn(&Sample) -> f64) -> f64 {
+        Spread::of(self.samples.iter().map(value)).map_or(0.0, |spread| spread.median)
     }
 
     fn remark(&self) -> &'static str {
-        let disturbed = self
-            .samples
-            .iter()
-            .filter(|sample| sample.is_disturbed())
-            .count();
+        let disturbed = self.samples.iter().filter(|sample| sample.is_disturbed());
         if !self.is_verified() {
             "  MESSAGES LOST"
-        } else if disturbed > self.samples.len() / 2 {
+        } else if disturbed.count() > self.samples.len() / 2 {
             "  BUSY MACHINE"
         } else {
             ""
         }
     }
 
-    fn is_verified(&self) -> bool {
+    pub(crate) fn is_verified(&self) -> bool {
         self.samples.iter().all(|sample| sample.verified)
+    }
+
+    /// Whether a kind that was to be measured could not be, for a reason of its own.
+    fn has_failed(&self) -> bool {
+        let reason = self.absent.as_ref();
+        reason.is_some_and(|reason| !reason.contains("here"))
     }
 }
 
 /// All kinds in one cell.
 #[derive(Debug)]
 pub(crate) struct Table {
-    pub(crate) cell: Cell,
+    pub(crate) workload: &'static Workload,
+    pub(crate) cell: String,
     pub(crate) rows: Vec<Row>,
 }
 
 impl Table {
+    /// Whether no message was lost, and nothing of ours failed.
     pub(crate) fn is_verified(&self) -> bool {
-        self.rows.iter().all(Row::is_verified)
+        let ours = |row: &Row| row.kind.name.starts_with(REFERENCE);
+        self.rows
+            .iter()
+            .all(|row| row.is_verified() && !(ours(row) && row.has_failed()))
+    }
+
+    pub(crate) fn row(&self, kind: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.kind.name == kind)
     }
 
     pub(crate) fn to_text(&self) -> String {
-        let Cell {
-            connections,
-            payload,
-        } = self.cell;
-        let mut text = format!(
-            "{}: {connections} connections, {payload} bytes of payload\n\
-             {:<16} {:>8} {:>18} {:>9} {:>7} {:>7} {:>7} {:>7} {:>7}\n",
-            self.cell.name(),
-            "",
-            "M msg/s",
-            "min..max",
-            "of nebnet",
-            "MB/s",
-            "client",
-            "server",
-            "others",
-            "ns/msg",
-        );
+        let Workload {
+            name,
+            about,
+            columns,
+            ..
+        } = self.workload;
+        let mut text = format!("{name} {}: {about}\n{:<16}", self.cell, "");
+        for (index, column) in columns.iter().enumerate() {
+            write!(text, " {:>15}", column.name).unwrap();
+            if index == 0 {
+                write!(text, " {:>19} {:>9}", "min..max", "of nebnet").unwrap();
+            }
+        }
+        writeln!(text, " {:>7} {:>7} {:>7}", "client", "server", "others").unwrap();
         for row in &self.rows {
-            let rate = row.rate();
-            let (min, max) = row.rate_range();
-            let range = format!("{:.2}..{:.2}", min / 1e6, max / 1e6);
-            let ratio = self
-                .reference()
-                .map_or_else(|| "-".into(), |whole| format!("{:.2}", rate / whole));
-            let server_cores = row.median(|sample| sample.server_cores);
-            writeln!(
-                text,
-                "{:<16} {:>8.2} {range:>18} {ratio:>9} {:>7.0} {:>7.2} {server_cores:>7.2} \
-                 {:>7.2} {:>7.1}{}",
-                row.name,
-                rate / 1e6,
-                rate * self.cell.frame_size() as f64 / 1e6,
-                row.median(|sample| sample.client_cores),
-                row.median(|sample| sample.other_cores),
-                row.median(|sample| sample.server_cores / sample.rate) * 1e9,
-                row.remark(),
-            )
-            .unwrap();
+            writeln!(text, "{:<16}{}", row.kind.name, self.row_text(row)).unwrap();
         }
         text
     }
 
-    fn reference(&self) -> Option<f64> {
-        self.rows
-            .iter()
-            .find(|row| row.name == REFERENCE)
-            .map(Row::rate)
-    }
-
-    fn to_json(&self) -> String {
-        let rows = self.rows.iter().map(|row| {
-            let list = |value: fn(&Sample) -> f64| {
-                let values = row
-                    .samples
-                    .iter()
-                    .map(|sample| format!("{:.3}", value(sample)));
-                values.collect::<Vec<_>>().join(", ")
+    fn row_text(&self, row: &Row) -> String {
+        let mut text = String::new();
+        if let Some(reason) = &row.absent {
+            return format!(" {reason}");
+        }
+        for index in 0..self.workload.columns.len() {
+            let Some(Spread { min, median, max }) = row.column(index) else {
+                continue;
             };
-            let (min, max) = row.rate_range();
-            format!(
-                "      {{\"kind\": \"{}\", \"median\": {:.0}, \"min\": {min:.0}, \
-                 \"max\": {max:.0}, \
-                 \"verified\": {}, \"rates\": [{}], \"client_cores\": [{}], \
-                 \"server_cores\": [{}], \"other_cores\": [{}]}}",
-                row.name,
-                row.rate(),
-                row.is_verified(),
-                list(|sample| sample.rate.round()),
-                list(|sample| sample.client_cores),
-                list(|sample| sample.server_cores),
-                list(|sample| sample.other_cores),
-            )
-        });
-        format!(
-            "    {{\"workload\": \"ingest\", \"cell\": \"{}\", \"connections\": {}, \
-             \"payload\": {}, \"kinds\": [\n{}\n    ]}}",
-            self.cell.name(),
-            self.cell.connections,
-            self.cell.payload,
-            rows.collect::<Vec<_>>().join(",\n"),
-        )
+            write!(text, " {:>15}", figure(median)).unwrap();
+            if index == 0 {
+                let range = format!("{}..{}", figure(min), figure(max));
+                let whole = self.row(REFERENCE).and_then(|row| row.column(0));
+                let ratio = whole.map_or_else(
+                    || "-".into(),
+                    |whole| format!("{:.2}", median / whole.median),
+                );
+                write!(text, " {range:>19} {ratio:>9}").unwrap();
+            }
+        }
+        let cores = [
+            row.median(|sample| sample.client_cores),
+            row.median(|sample| sample.server_cores),
+            row.median(|sample| sample.other_cores),
+        ];
+        for cores in cores {
+            write!(text, " {cores:>7.2}").unwrap();
+        }
+        text + row.remark()
     }
 }
 
-/// Everything measured, with the machine; rates in messages a second.
-pub(crate) fn to_json(tables: &[Table], options: &Options) -> String {
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let tables: Vec<_> = tables.iter().map(Table::to_json).collect();
-    format!(
-        "{{\n  \"kernel\": \"{}\",\n  \"cores\": {cores},\n  \"rounds\": {},\n  \
-         \"seconds\": {},\n  \"cells\": [\n{}\n  ]\n}}\n",
-        kernel.trim(),
-        options.rounds,
-        options.time.as_secs_f64(),
-        tables.join(",\n"),
-    )
+/// Three digits that count.
+pub(crate) fn figure(value: f64) -> String {
+    let decimals = match value.abs() {
+        100.0.. => 0,
+        10.0.. => 1,
+        1.0.. => 2,
+        0.1.. => 3,
+        _ => 4,
+    };
+    format!("{value:.decimals$}")
 }

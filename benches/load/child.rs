@@ -1,6 +1,8 @@
 //! The two ends of the pipe: [`Load`] in the benchmark, [`run_if_child`] in the client.
 
 use super::flood::Flood;
+use super::idle::Idle;
+use super::paced::Paced;
 use super::receive::Receive;
 use super::round_trip::RoundTrip;
 use super::taker::Takers;
@@ -66,6 +68,13 @@ impl Load {
         self.report()
     }
 
+    /// Of an idle client: when it began to connect, on the machine's monotonic clock, and what its
+    /// connections have cost it.
+    pub(crate) fn since(&mut self) -> Report {
+        self.command("since");
+        self.report()
+    }
+
     /// Waits for the answer to the last command.
     pub(crate) fn report(&mut self) -> Report {
         self.line().parse().unwrap()
@@ -108,6 +117,10 @@ pub(crate) fn run_if_child() -> bool {
                 _ => Report::default(),
             });
         }
+        Mode::Paced => {
+            let mut client = Paced::connect(spec);
+            serve(|_, count| client.send_for(Duration::from_millis(count)));
+        }
         Mode::RoundTrip => {
             let mut client = RoundTrip::connect(spec);
             serve(|command, count| match command {
@@ -128,9 +141,8 @@ pub(crate) fn run_if_child() -> bool {
             serve(|_, count| client.run(count));
         }
         Mode::Idle => {
-            let connections: Vec<_> = (0..spec.connections).map(|_| connect(spec.addr)).collect();
-            serve(|_, _| Report::default());
-            drop(connections);
+            let client = Idle::connect(spec);
+            serve(|_, _| client.report());
         }
     }
     true

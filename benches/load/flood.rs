@@ -58,7 +58,7 @@ impl Flood {
             events,
             connections,
             ready: VecDeque::new(),
-            ring: Ring::new(spec.payload),
+            ring: Ring::new(&spec),
         }
     }
 

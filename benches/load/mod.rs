@@ -10,6 +10,7 @@
 //! | `go N` | sends exactly N messages over all connections, or makes N round trips | `done ...` |
 //! | `go N` | of one that reads: receives N messages on every connection | `done ...` |
 //! | `for MS` | sends whole messages for that many milliseconds | `done ...` |
+//! | `since` | of one that is idle: nothing | `done ...` with when it began to connect |
 //! | `clear` | forgets the round trips measured so far | `done ...` |
 //! | `stats` | nothing | `done ...` with the percentiles since `clear` |
 //!
@@ -23,6 +24,8 @@
 mod child;
 mod flood;
 mod floor;
+mod idle;
+mod paced;
 mod receive;
 mod report;
 mod round_trip;
@@ -36,9 +39,9 @@ pub(crate) use child::{Load, run_if_child};
 pub(crate) use floor::Floor;
 pub(crate) use report::Report;
 pub(crate) use service::Service;
-pub(crate) use spec::{Mode, Spec};
+pub(crate) use spec::{Framing, Mode, Spec};
 pub(crate) use tally::Tally;
-pub(crate) use wire::{HEADER_SIZE, MESSAGE_TYPE, number};
+pub(crate) use wire::{HEADER_SIZE, MESSAGE_TYPE, frame_size, number};
 
 use std::fs;
 use std::time::Duration;

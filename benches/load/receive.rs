@@ -1,7 +1,8 @@
 //! The client that reads what it is sent, from one thread.
 
 use super::child::connect;
-use super::{HEADER_SIZE, Report, Spec, clock, cpu_time};
+use super::wire::frame_size;
+use super::{Report, Spec, clock, cpu_time};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use std::io::{ErrorKind, Read};
@@ -34,7 +35,7 @@ impl Receive {
             poll,
             events: Events::with_capacity(4096),
             connections,
-            frame_size: (HEADER_SIZE + spec.payload) as u64,
+            frame_size: frame_size(spec.framing, spec.payload) as u64,
             target: 0,
         }
     }

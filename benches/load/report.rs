@@ -18,6 +18,13 @@ pub(crate) struct Report {
     pub(crate) p999: u64,
 }
 
+impl Report {
+    /// Processor seconds per second of the last command.
+    pub(crate) fn cores(&self) -> f64 {
+        self.cpu.as_secs_f64() / self.wall.as_secs_f64()
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {

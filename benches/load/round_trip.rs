@@ -1,8 +1,9 @@
 //! The client that sends one message, waits for its answer, and times that.
 
 use super::child::connect;
-use super::wire::{HEADER_SIZE, encode};
-use super::{Report, Spec, cpu_time, number};
+use super::wire::{encode, frame_size};
+use super::{Framing, Report, Spec, cpu_time, number};
+use rustix::net::sockopt;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Instant;
@@ -14,7 +15,7 @@ const SAMPLES_MAX: usize = 4 << 20;
 #[derive(Debug)]
 pub(super) struct RoundTrip {
     stream: TcpStream,
-    payload_size: usize,
+    spec: Spec,
     number: u64,
     samples_ns: Vec<u64>,
 }
@@ -24,7 +25,7 @@ impl RoundTrip {
         let stream = connect(spec.addr);
         Self {
             stream,
-            payload_size: spec.payload,
+            spec,
             number: 0,
             samples_ns: Vec::new(),
         }
@@ -34,18 +35,24 @@ impl RoundTrip {
         let (wall, cpu) = (Instant::now(), cpu_time());
         let mut sum = 0;
         let mut frame = Vec::new();
-        let mut answer = vec![0; HEADER_SIZE + self.payload_size];
+        let size = frame_size(self.spec.framing, self.spec.payload);
+        let mut answer = vec![0; size];
         for _ in 0..count {
             self.number += 1;
             sum += self.number;
             frame.clear();
-            encode(&mut frame, self.number, self.payload_size);
+            encode(&mut frame, self.number, &self.spec);
             let sent = Instant::now();
             self.stream.write_all(&frame).unwrap();
+            if self.spec.framing == Framing::Varint {
+                // message-io writes length and message apart and leaves Nagle's algorithm on: its
+                // answers would wait for an acknowledgement that comes after 40 ms.
+                sockopt::set_tcp_quickack(&self.stream, true).unwrap();
+            }
             self.stream.read_exact(&mut answer).unwrap();
             let nanoseconds = sent.elapsed().as_nanos() as u64;
             assert_eq!(
-                number(&answer[HEADER_SIZE..]),
+                number(&answer[size - self.spec.payload..]),
                 self.number,
                 "another message's answer"
             );

@@ -2,11 +2,24 @@
 
 use std::net::SocketAddr;
 
+/// How a client tells frames apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// nebnet's: four bytes of length.
+    #[default]
+    Fixed,
+    /// message-io's: a length of one to three bytes, seven bits in each. Type, flags and version
+    /// follow as in the other, so that both carry the same.
+    Varint,
+}
+
 /// Which client this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// Writes pre-encoded frames over all connections as fast as they are taken.
     Flood,
+    /// Writes a given number of messages a second, each with a call of its own.
+    Paced,
     /// Sends a message and waits for its answer, on one connection.
     RoundTrip,
     /// Reads what it is sent, on all connections.
@@ -21,7 +34,7 @@ pub(crate) enum Mode {
     Pausing,
 }
 
-/// The client's order: `mode=flood,addr=127.0.0.1:1,connections=16,payload=16`.
+/// The client's order, `mode=flood,addr=127.0.0.1:1,connections=16,payload=16` and so on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Spec {
     pub(crate) mode: Mode,
@@ -29,56 +42,66 @@ pub(crate) struct Spec {
     pub(crate) connections: usize,
     /// Bytes of payload in a message: at least 8, which carry its number.
     pub(crate) payload: usize,
+    pub(crate) framing: Framing,
+    /// How many types the messages have, one after the other.
+    pub(crate) types: usize,
+    /// Messages a second, of one that is paced.
+    pub(crate) rate: u64,
 }
 
 impl Spec {
-    pub(crate) fn flood(addr: SocketAddr, connections: usize, payload: usize) -> Self {
+    fn new(mode: Mode, addr: SocketAddr, connections: usize, payload: usize) -> Self {
         Self {
-            mode: Mode::Flood,
+            mode,
             addr,
             connections,
             payload,
+            framing: Framing::Fixed,
+            types: 1,
+            rate: 0,
+        }
+    }
+
+    pub(crate) fn flood(addr: SocketAddr, connections: usize, payload: usize) -> Self {
+        Self::new(Mode::Flood, addr, connections, payload)
+    }
+
+    pub(crate) fn paced(addr: SocketAddr, connections: usize, payload: usize, rate: u64) -> Self {
+        Self {
+            rate,
+            ..Self::new(Mode::Paced, addr, connections, payload)
         }
     }
 
     pub(crate) fn round_trip(addr: SocketAddr, payload: usize) -> Self {
-        Self {
-            mode: Mode::RoundTrip,
-            addr,
-            connections: 1,
-            payload,
-        }
+        Self::new(Mode::RoundTrip, addr, 1, payload)
     }
 
     pub(crate) fn receive(addr: SocketAddr, connections: usize, payload: usize) -> Self {
-        Self {
-            mode: Mode::Receive,
-            addr,
-            connections,
-            payload,
-        }
+        Self::new(Mode::Receive, addr, connections, payload)
     }
 
     pub(crate) fn idle(addr: SocketAddr, connections: usize) -> Self {
-        Self {
-            mode: Mode::Idle,
-            addr,
-            connections,
-            payload: 8,
-        }
+        Self::new(Mode::Idle, addr, connections, 8)
     }
 
     /// Clients that ask to be fed.
     pub(crate) fn taking(mode: Mode, addr: SocketAddr, connections: usize) -> Self {
-        Self {
-            mode,
-            ..Self::idle(addr, connections)
-        }
+        Self::new(mode, addr, connections, 8)
+    }
+
+    pub(crate) fn framing(self, framing: Framing) -> Self {
+        Self { framing, ..self }
+    }
+
+    pub(crate) fn types(self, types: usize) -> Self {
+        Self { types, ..self }
     }
 
     pub(crate) fn to_text(self) -> String {
         let mode = match self.mode {
             Mode::Flood => "flood",
+            Mode::Paced => "paced",
             Mode::RoundTrip => "round-trip",
             Mode::Receive => "receive",
             Mode::Idle => "idle",
@@ -86,13 +109,22 @@ impl Spec {
             Mode::Trickle => "trickle",
             Mode::Pausing => "pausing",
         };
+        let framing = match self.framing {
+            Framing::Fixed => "fixed",
+            Framing::Varint => "varint",
+        };
         let Self {
             addr,
             connections,
             payload,
+            types,
+            rate,
             ..
         } = self;
-        format!("mode={mode},addr={addr},connections={connections},payload={payload}")
+        format!(
+            "mode={mode},addr={addr},connections={connections},payload={payload},\
+             framing={framing},types={types},rate={rate}"
+        )
     }
 
     pub(crate) fn from_text(text: &str) -> Self {
@@ -105,6 +137,7 @@ impl Spec {
         };
         let mode = match value("mode") {
             "flood" => Mode::Flood,
+            "paced" => Mode::Paced,
             "round-trip" => Mode::RoundTrip,
             "receive" => Mode::Receive,
             "idle" => Mode::Idle,
@@ -118,6 +151,12 @@ impl Spec {
             addr: value("addr").parse().unwrap(),
             connections: value("connections").parse().unwrap(),
             payload: value("payload").parse().unwrap(),
+            framing: match value("framing") {
+                "varint" => Framing::Varint,
+                _ => Framing::Fixed,
+            },
+            types: value("types").parse().unwrap(),
+            rate: value("rate").parse().unwrap(),
         }
     }
 }

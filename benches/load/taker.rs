@@ -34,7 +34,12 @@ impl Takers {
             match spec.mode {
                 Mode::Trickle => drop(thread::spawn(move || trickle(stream))),
                 Mode::Pausing => drop(thread::spawn(move || pause_and_take(stream))),
-                Mode::Never | Mode::Receive | Mode::Idle | Mode::Flood | Mode::RoundTrip => {}
+                Mode::Never
+                | Mode::Receive
+                | Mode::Idle
+                | Mode::Flood
+                | Mode::Paced
+                | Mode::RoundTrip => {}
             }
         }
         Self { streams }

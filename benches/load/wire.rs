@@ -1,6 +1,6 @@
-//! Frames of nebnet version 1 as the client writes them, without any help of the library that is
-//! measured.
+//! Frames as the client writes them, without any help of the library that is measured.
 
+use super::{Framing, Spec};
 use rustix::fs::{MemfdFlags, memfd_create, sendfile};
 use std::fs::File;
 use std::io::{self, Write};
@@ -9,7 +9,10 @@ use std::os::fd::AsFd;
 /// Bytes before the payload: length, type, flags, version.
 pub(crate) const HEADER_SIZE: usize = 8;
 
-/// The type of every message that a client sends.
+/// Of these, what follows the length.
+const HEAD_SIZE: usize = 4;
+
+/// The type of every message that a client sends; if it sends several, the first of them.
 pub(crate) const MESSAGE_TYPE: u16 = 7;
 
 /// Bytes that one call offers to the kernel at most. Of 64, 128 and 256 KiB this was the fastest
@@ -23,15 +26,41 @@ pub(crate) fn number(payload: &[u8]) -> u64 {
     u64::from_be_bytes(*bytes)
 }
 
-/// Appends one frame whose payload is the number, then filling.
-pub(super) fn encode(out: &mut Vec<u8>, number: u64, payload_size: usize) {
+/// Bytes of every frame of a client.
+pub(crate) fn frame_size(framing: Framing, payload_size: usize) -> usize {
+    let length = HEAD_SIZE + payload_size;
+    match framing {
+        Framing::Fixed => size_of::<u32>() + length,
+        Framing::Varint => varint_size(length) + length,
+    }
+}
+
+fn varint_size(value: usize) -> usize {
+    (value.max(1).ilog2() / 7) as usize + 1
+}
+
+/// Appends one frame whose payload is the number, then filling. The type goes round with the
+/// number.
+pub(super) fn encode(out: &mut Vec<u8>, number: u64, spec: &Spec) {
+    let payload_size = spec.payload;
     assert!(
         payload_size >= size_of::<u64>(),
         "a payload carries its number"
     );
-    let length = HEADER_SIZE - size_of::<u32>() + payload_size;
-    out.extend_from_slice(&(length as u32).to_be_bytes());
-    out.extend_from_slice(&MESSAGE_TYPE.to_be_bytes());
+    let length = HEAD_SIZE + payload_size;
+    match spec.framing {
+        Framing::Fixed => out.extend_from_slice(&(length as u32).to_be_bytes()),
+        Framing::Varint => {
+            let mut rest = length;
+            while rest >= 0x80 {
+                out.push(rest as u8 | 0x80);
+                rest >>= 7;
+            }
+            out.push(rest as u8);
+        }
+    }
+    let message_type = MESSAGE_TYPE + (number % spec.types as u64) as u16;
+    out.extend_from_slice(&message_type.to_be_bytes());
     out.extend_from_slice(&[0, 1]);
     out.extend_from_slice(&number.to_be_bytes());
     out.resize(out.len() + payload_size - size_of::<u64>(), b'.');
@@ -50,11 +79,9 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    pub(super) fn new(payload_size: usize) -> Self {
-        let frame_size = HEADER_SIZE + payload_size;
-        let count = (RING_SIZE / frame_size).max(1) as u64;
-        let mut bytes = Vec::with_capacity(count as usize * frame_size);
-        (1..=count).for_each(|number| encode(&mut bytes, number, payload_size));
+    pub(super) fn new(spec: &Spec) -> Self {
+        let frame_size = frame_size(spec.framing, spec.payload);
+        let bytes = whole_frames(spec, RING_SIZE / frame_size);
         let mut file = File::from(memfd_create("frames", MemfdFlags::CLOEXEC).unwrap());
         file.write_all(&bytes).unwrap();
         Self {
@@ -72,8 +99,19 @@ impl Ring {
 
     /// The numbers of the first `messages` messages from the start of the ring on, added up.
     pub(super) fn sum(&self, messages: u64) -> u64 {
-        let count = (self.size / self.frame_size) as u64;
-        let up_to = |n: u64| n * (n + 1) / 2;
-        messages / count * up_to(count) + up_to(messages % count)
+        sum_round((self.size / self.frame_size) as u64, messages)
     }
+}
+
+/// `count` frames, at least one, numbered from 1.
+pub(super) fn whole_frames(spec: &Spec, count: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    (1..=count.max(1) as u64).for_each(|number| encode(&mut bytes, number, spec));
+    bytes
+}
+
+/// The first `messages` of the numbers 1 to `count`, taken round and round, added up.
+pub(super) fn sum_round(count: u64, messages: u64) -> u64 {
+    let up_to = |n: u64| n * (n + 1) / 2;
+    messages / count * up_to(count) + up_to(messages % count)
 }

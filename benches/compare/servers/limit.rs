@@ -1,32 +1,53 @@
-//! What no server can be faster than here: one thread that reads, and does less than a server must.
+//! What no server can be faster than here: one thread that does less than a server must.
 //!
 //! `limit-read` throws the bytes away. `limit-walk` finds each frame and reads its number, and
-//! hands nothing over.
+//! hands nothing over. `floor` writes back what it reads, and polls for it.
 
-use super::{Kind, Order, Server};
-use crate::load::{HEADER_SIZE, Tally};
+use super::{Accepted, BUFFER_SIZE, Class, Kind, Order, Role, Server, listener};
+use crate::load::{Floor, Framing, HEADER_SIZE, Tally};
 use mio::net::{TcpListener, TcpStream};
-use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use mio::{Events, Interest, Poll, Registry, Token};
 use std::io::{ErrorKind, Read};
+use std::mem;
 use std::sync::Arc;
 use std::thread;
 
 pub(super) const READ: Kind = Kind {
     name: "limit-read",
+    class: Class::Limit,
+    framing: Framing::Fixed,
     reads_numbers: false,
-    start: |order| start(order, Work::Read),
+    does: |order| counts_for_one(order) && order.idle_connections == 0,
+    start: |order| Ok(start(order, Work::Read)),
 };
 
 pub(super) const WALK: Kind = Kind {
     name: "limit-walk",
     reads_numbers: true,
-    start: |order| start(order, Work::Walk),
+    does: counts_for_one,
+    start: |order| Ok(start(order, Work::Walk)),
+    ..READ
 };
 
+/// Takes one connection.
+pub(super) const FLOOR: Kind = Kind {
+    name: "floor",
+    does: |order| order.role == Role::Echo && order.idle_connections == 0,
+    start: |_| {
+        let floor = Floor::start();
+        let server = Server::new(floor.addr, &Accepted::default(), Vec::new());
+        // Dropping it would wait for its thread.
+        mem::forget(floor);
+        Ok(server)
+    },
+    ..READ
+};
+
+fn counts_for_one(order: &Order) -> bool {
+    order.role == Role::Count && order.subscribers == 1
+}
+
 const LISTENER: Token = Token(usize::MAX);
-const STOP: Token = Token(usize::MAX - 1);
-/// Bytes asked for by one `read`.
-const BUFFER_SIZE: usize = 64 * 1024;
 
 #[derive(Clone, Copy, Debug)]
 enum Work {
@@ -44,45 +65,45 @@ struct Connection {
 
 fn start(order: &Order, work: Work) -> Server {
     let mut poll = Poll::new().unwrap();
-    let mut listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = listener();
+    listener.set_nonblocking(true).unwrap();
+    let mut listener = TcpListener::from_std(listener);
     poll.registry()
         .register(&mut listener, LISTENER, Interest::READABLE)
         .unwrap();
-    let waker = Waker::new(poll.registry(), STOP).unwrap();
     let addr = listener.local_addr().unwrap();
-    let tally = Arc::new(Tally::default());
+    let (tally, accepted) = (Arc::new(Tally::default()), Accepted::default());
+    let server = Server::new(addr, &accepted, vec![Arc::clone(&tally)]);
     let frame_size = order.frame_size;
-    let thread = thread::spawn({
-        let tally = Arc::clone(&tally);
-        move || {
-            let mut connections = Vec::new();
-            let mut events = Events::with_capacity(256);
-            let mut buffer = vec![0; BUFFER_SIZE];
-            loop {
-                poll.poll(&mut events, None).unwrap();
-                for event in &events {
-                    match event.token() {
-                        STOP => return,
-                        LISTENER => accept(&listener, poll.registry(), &mut connections),
-                        Token(index) => {
-                            let connection = &mut connections[index];
-                            match work {
-                                Work::Read => discard(connection, &mut buffer, frame_size, &tally),
-                                Work::Walk => walk(connection, &mut buffer, &tally),
-                            }
-                        }
-                    }
+    thread::spawn(move || {
+        let mut connections = Vec::new();
+        let mut events = Events::with_capacity(256);
+        let mut buffer = vec![0; BUFFER_SIZE];
+        loop {
+            poll.poll(&mut events, None).unwrap();
+            for event in &events {
+                let Token(index) = event.token();
+                if event.token() == LISTENER {
+                    accept(&listener, poll.registry(), &mut connections, &accepted);
+                    continue;
+                }
+                let connection = &mut connections[index];
+                match work {
+                    Work::Read => discard(connection, &mut buffer, frame_size, &tally),
+                    Work::Walk => walk(connection, &mut buffer, &tally),
                 }
             }
         }
     });
-    Server::new(addr, tally, move || {
-        waker.wake().unwrap();
-        thread.join().unwrap();
-    })
+    server
 }
 
-fn accept(listener: &TcpListener, registry: &Registry, connections: &mut Vec<Connection>) {
+fn accept(
+    listener: &TcpListener,
+    registry: &Registry,
+    connections: &mut Vec<Connection>,
+    accepted: &Accepted,
+) {
     while let Ok((mut stream, _)) = listener.accept() {
         registry
             .register(&mut stream, Token(connections.len()), Interest::READABLE)
@@ -92,6 +113,7 @@ fn accept(listener: &TcpListener, registry: &Registry, connections: &mut Vec<Con
             rest: Vec::new(),
             bytes: 0,
         });
+        accepted.add();
     }
 }
 

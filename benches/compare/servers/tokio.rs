@@ -1,30 +1,31 @@
 //! tokio with the codec of `tokio-util`, two worker threads, one task for each connection.
-//!
-//! The hand-over is a bounded crossbeam channel in both kinds. A task whose subscriber is behind
-//! waits in `send`, worker and all: there is one subscriber, so no task could do better, and it is
-//! cheaper than the permits of tokio's own channel.
 
-use super::{Kind, Server};
-use crate::load::{MESSAGE_TYPE, Tally};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use super::subscribers::{BATCH_MESSAGES, Message, Queues, answering};
+use super::{Accepted, BUFFER_SIZE, Class, Kind, Role, Server, listener};
+use crate::load::{Framing, MESSAGE_TYPE, Tally};
+use bytes::{BufMut, Bytes, BytesMut};
+use crossbeam_channel::Sender;
 use futures_util::StreamExt;
-use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Builder;
-use tokio_util::bytes::BytesMut;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 
 /// One channel operation for each message: what most programs do.
 pub(super) const MESSAGE: Kind = Kind {
     name: "tokio-message",
+    class: Class::Peer,
+    framing: Framing::Fixed,
     reads_numbers: true,
+    does: |_| true,
     start: |order| {
-        start(order.queue_messages, read_messages, |tally, messages| {
-            for message in messages {
-                tally.take(std::iter::once(message.payload()));
-            }
+        Ok(match order.role {
+            Role::Count => start_counting(Queues::of_messages(order), read_messages),
+            Role::Echo => start_answering(),
+            Role::Broadcast => start_broadcasting(),
         })
     },
 };
@@ -32,102 +33,132 @@ pub(super) const MESSAGE: Kind = Kind {
 /// One channel operation for whatever is there: `ready_chunks`.
 pub(super) const BATCH: Kind = Kind {
     name: "tokio-batch",
-    reads_numbers: true,
-    start: |order| {
-        let batch_messages = BATCH_MESSAGES.min(BUFFER_SIZE / order.frame_size).max(1);
-        let queue_batches = (order.queue_messages / batch_messages).max(1);
-        start(queue_batches, read_batches, |tally, batches| {
-            for batch in batches {
-                tally.take(batch.iter().map(Message::payload));
-            }
-        })
-    },
+    does: |order| order.role == Role::Count,
+    start: |order| Ok(start_counting(Queues::of_batches(order), read_batches)),
+    ..MESSAGE
 };
 
 const WORKERS: usize = 2;
-/// Messages in a batch at most: of 64, 256 and 1024 the best.
-const BATCH_MESSAGES: usize = 1024;
-/// Bytes that the codec asks for at once: more than twice as fast at 4096 bytes of payload as the
-/// default of 8 KiB, and no worse anywhere.
-const BUFFER_SIZE: usize = 64 * 1024;
+/// Answers that wait for the task that writes them.
+const ANSWERS: usize = 1024;
 
-/// A typed message, as nebnet hands it over: the codec has taken the length off.
-#[derive(Debug)]
-struct Message {
-    message_type: u16,
-    frame: BytesMut,
+type Frames<R> = FramedRead<R, LengthDelimitedCodec>;
+
+/// Asks for more bytes at once than the codec's 8 KiB: more than twice as fast at 4096 bytes of
+/// payload, and no worse anywhere.
+fn frames<R: AsyncRead>(reader: R) -> Frames<R> {
+    FramedRead::with_capacity(reader, LengthDelimitedCodec::new(), BUFFER_SIZE)
 }
 
-impl Message {
-    fn new(frame: BytesMut) -> Self {
-        let (head, _) = frame.split_first_chunk::<4>().unwrap();
-        let [high, low, flags, version] = *head;
-        assert!(flags == 0 && version == 1, "a frame of another kind");
-        Self {
-            message_type: u16::from_be_bytes([high, low]),
-            frame,
-        }
-    }
-
-    /// The whole subscriber table: one type, one subscriber.
-    fn is_subscribed(&self) -> bool {
-        self.message_type == MESSAGE_TYPE
-    }
-
-    fn payload(&self) -> &[u8] {
-        &self.frame[4..]
-    }
-}
-
-type Frames = FramedRead<TcpStream, LengthDelimitedCodec>;
-
-async fn read_messages(mut frames: Frames, queue: Sender<Message>) {
+async fn read_messages(stream: TcpStream, queues: Arc<Queues<Message>>) {
+    let mut frames = frames(stream);
     while let Some(Ok(frame)) = frames.next().await {
-        let message = Message::new(frame);
-        if message.is_subscribed() && queue.send(message).is_err() {
-            return;
-        }
+        queues.send(Message::new(frame.freeze()));
     }
 }
 
-async fn read_batches(frames: Frames, queue: Sender<Vec<Message>>) {
-    let mut chunks = frames.ready_chunks(BATCH_MESSAGES);
+async fn read_batches(stream: TcpStream, queues: Arc<Queues<super::subscribers::Batch>>) {
+    let mut chunks = frames(stream).ready_chunks(BATCH_MESSAGES);
     while let Some(chunk) = chunks.next().await {
-        let messages = chunk.into_iter().map_while(Result::ok).map(Message::new);
-        let batch = messages.filter(Message::is_subscribed).collect();
-        if queue.send(batch).is_err() {
+        let frames = chunk.into_iter().map_while(Result::ok);
+        queues.send(frames.map(|frame| Message::new(frame.freeze())).collect());
+    }
+}
+
+fn start_counting<T: Send + 'static, F: Future<Output = ()> + Send + 'static>(
+    (queues, tallies): (Queues<T>, Vec<Arc<Tally>>),
+    read: fn(TcpStream, Arc<Queues<T>>) -> F,
+) -> Server {
+    let (queues, accepted) = (Arc::new(queues), Accepted::default());
+    let addr = serve(accepted.clone(), move |stream| {
+        tokio::spawn(read(stream, Arc::clone(&queues)));
+    });
+    Server::new(addr, &accepted, tallies)
+}
+
+/// A question, and the way to the task that writes the answer.
+type Question = (Message, mpsc::Sender<Bytes>);
+
+fn start_answering() -> Server {
+    let queue = answering(|(question, answers): Question| {
+        answers.try_send(encode(question.frame())).unwrap();
+    });
+    let accepted = Accepted::default();
+    let addr = serve(accepted.clone(), move |stream| {
+        let (reader, writer) = stream.into_split();
+        let (answers, outgoing) = mpsc::channel(ANSWERS);
+        tokio::spawn(ask(frames(reader), answers, queue.clone()));
+        tokio::spawn(write(writer, outgoing));
+    });
+    Server::new(addr, &accepted, Vec::new())
+}
+
+async fn ask<R: AsyncRead + Unpin>(
+    mut frames: Frames<R>,
+    answers: mpsc::Sender<Bytes>,
+    queue: Sender<Question>,
+) {
+    while let Some(Ok(frame)) = frames.next().await {
+        let question = Message::new(frame.freeze());
+        queue.send((question, answers.clone())).unwrap();
+    }
+}
+
+fn start_broadcasting() -> Server {
+    let accepted = Accepted::default();
+    let all: Arc<Mutex<Vec<mpsc::Sender<Bytes>>>> = Arc::default();
+    let writers = Arc::clone(&all);
+    let addr = serve(accepted.clone(), move |stream| {
+        let (answers, outgoing) = mpsc::channel(ANSWERS);
+        writers.lock().unwrap().push(answers);
+        tokio::spawn(write(stream, outgoing));
+    });
+    Server::new(addr, &accepted, Vec::new()).with_broadcast(move |payload| {
+        let mut frame = MESSAGE_TYPE.to_be_bytes().to_vec();
+        frame.extend_from_slice(&[0, 1]);
+        frame.extend_from_slice(payload);
+        let bytes = encode(&frame);
+        for writer in &*all.lock().unwrap() {
+            writer.try_send(bytes.clone()).unwrap();
+        }
+    })
+}
+
+async fn write(mut writer: impl AsyncWrite + Unpin, mut outgoing: mpsc::Receiver<Bytes>) {
+    while let Some(bytes) = outgoing.recv().await {
+        if writer.write_all(&bytes).await.is_err() {
             return;
         }
     }
 }
 
-fn start<T: Send + 'static, F: Future<Output = ()> + Send + 'static>(
-    queue_capacity: usize,
-    read: impl Fn(Frames, Sender<T>) -> F + Send + 'static,
-    subscribe: impl FnOnce(&Tally, Receiver<T>) + Send + 'static,
-) -> Server {
-    let tally = Arc::new(Tally::default());
-    let (queue, messages) = bounded(queue_capacity);
-    let subscriber = thread::spawn({
-        let tally = Arc::clone(&tally);
-        move || subscribe(&tally, messages)
-    });
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .enable_io()
-        .build()
-        .unwrap();
-    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+/// Puts the length before what follows it.
+fn encode(frame: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(size_of::<u32>() + frame.len());
+    bytes.put_u32(frame.len() as u32);
+    bytes.put_slice(frame);
+    bytes.freeze()
+}
+
+/// Accepts on a runtime that lives as long as the process.
+fn serve(accepted: Accepted, connect: impl Fn(TcpStream) + Send + 'static) -> SocketAddr {
+    let listener = listener();
+    listener.set_nonblocking(true).unwrap();
     let addr = listener.local_addr().unwrap();
+    let runtime: &'static Runtime = Box::leak(Box::new(
+        Builder::new_multi_thread()
+            .worker_threads(WORKERS)
+            .enable_io()
+            .build()
+            .unwrap(),
+    ));
     runtime.spawn(async move {
+        let listener = TcpListener::from_std(listener).unwrap();
         while let Ok((stream, _)) = listener.accept().await {
-            let codec = LengthDelimitedCodec::new();
-            let frames = FramedRead::with_capacity(stream, codec, BUFFER_SIZE);
-            tokio::spawn(read(frames, queue.clone()));
+            stream.set_nodelay(true).unwrap();
+            connect(stream);
+            accepted.add();
         }
     });
-    Server::new(addr, tally, move || {
-        runtime.shutdown_timeout(Duration::from_secs(5));
-        subscriber.join().unwrap();
-    })
+    addr
 }

@@ -1,0 +1,118 @@
+//! How many instructions the core takes for what it does most, beside the counts that are kept.
+//!
+//! `cargo bench --features workbench --bench instructions` compares and fails where something has
+//! become dearer; behind it, `-- --write` keeps the new counts, and `-- scan turn` counts only the
+//! scenes whose names begin like that. Without valgrind it says so and does nothing.
+//!
+//! Time on a shared machine varies by a third; these counts hardly vary. A scene runs in one
+//! thread, in a process of its own under callgrind, which counts only while it is inside of
+//! [`scene::counted_run`]. What other programs do at the same time cannot matter: instructions
+//! that wait are no more instructions.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "a measuring program, which may end with a panic"
+)]
+
+mod kept;
+mod scene;
+mod valgrind;
+
+use kept::Kept;
+use nebnet::workbench::{Entry, SCENES};
+use std::env;
+use std::process::ExitCode;
+
+/// What a count may grow by before it is a failure.
+///
+/// This is not for noise: runs of one binary differ by less than one in ten thousand, where a look
+/// at the clock takes an instruction more or less. It is for changes that have nothing to do with a
+/// scene and move it all the same, because the compiler then inlines or allocates registers
+/// differently. Other features of the crate moved the worst scene by 0.3 %; ten times that is let
+/// pass. So one instruction more for each message shows in a scan or a walk, a dozen in a send, and
+/// in a whole turn what costs a hundred and more.
+const TOLERANCE: f64 = 0.03;
+
+fn main() -> ExitCode {
+    if scene::run_if_child() {
+        return ExitCode::SUCCESS;
+    }
+    let mut args: Vec<_> = env::args().skip(1).collect();
+    let mut take = |name: &str| {
+        let before = args.len();
+        args.retain(|arg| arg != name);
+        args.len() < before
+    };
+    let (is_bench, writes) = (take("--bench"), take("--write"));
+    let chosen: Vec<_> = SCENES
+        .iter()
+        .filter(|entry| args.is_empty() || args.iter().any(|arg| entry.name.starts_with(arg)))
+        .collect();
+    if !is_bench {
+        // Without `--bench`, which cargo adds for `cargo bench` alone, this is a quick trial.
+        chosen.iter().for_each(|entry| scene::run(entry, 1));
+        return ExitCode::SUCCESS;
+    }
+    let Some(version) = valgrind::version() else {
+        println!("skipped: valgrind is not installed, and nothing else counts instructions here");
+        return ExitCode::SUCCESS;
+    };
+    compare(&chosen, &version, writes)
+}
+
+fn compare(chosen: &[&'static Entry], valgrind: &str, writes: bool) -> ExitCode {
+    let mut kept = Kept::read();
+    let made_with = kept::made_with(valgrind);
+    let is_comparable = kept.made_with == made_with;
+    let mut dearer = 0;
+    println!(
+        "{:<16} {:>12} {:>12} {:>8}  instructions, {} runs",
+        "scene",
+        "kept",
+        "now",
+        "",
+        scene::RUNS
+    );
+    for entry in chosen {
+        let now = valgrind::count(entry);
+        let before = kept.counts.insert(entry.name.to_owned(), now);
+        let each = now as f64 / (f64::from(scene::RUNS) * entry.units as f64);
+        let Some(before) = before else {
+            println!(
+                "{:<16} {:>12} {now:>12} {:>8}  {each:.1} a {}",
+                entry.name, "-", "new", entry.unit
+            );
+            continue;
+        };
+        let change = now as f64 / before as f64 - 1.0;
+        let remark = if change < -TOLERANCE {
+            "  cheaper: keep it with --write"
+        } else if change > TOLERANCE && is_comparable {
+            dearer += 1;
+            "  DEARER"
+        } else {
+            ""
+        };
+        let percent = format!("{:+.2}%", change * 100.0);
+        println!(
+            "{:<16} {before:>12} {now:>12} {percent:>8}  {each:.1} a {}{remark}",
+            entry.name, entry.unit
+        );
+    }
+    if writes {
+        kept.made_with = made_with;
+        kept.write();
+    } else if !is_comparable {
+        println!(
+            "not judged: the kept counts were made with {}, these with {made_with}",
+            kept.made_with
+        );
+    } else if dearer > 0 {
+        println!(
+            "{dearer} became dearer by more than {:.0} %",
+            TOLERANCE * 100.0
+        );
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
