@@ -14,7 +14,7 @@ use std::{
     net::TcpStream,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -537,7 +537,7 @@ fn requests_race_with_closes() {
     both(|config| {
         let (service, tap) = start_tap(config);
         let addr = service.local_addrs()[0];
-        let over = AtomicBool::new(false);
+        let racing = AtomicUsize::new(2);
         let results: Vec<HashMap<String, u64>> = thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
@@ -555,14 +555,15 @@ fn requests_race_with_closes() {
                             client.reset();
                         }
                     }
-                    over.store(true, Ordering::Relaxed);
+                    // Whoever is left still waits for questions.
+                    racing.fetch_sub(1, Ordering::Relaxed);
                 });
             }
             let askers = [(); 2].map(|()| {
                 scope.spawn(|| {
                     let handle = service.handle();
                     let mut results = HashMap::new();
-                    while !over.load(Ordering::Relaxed) {
+                    while racing.load(Ordering::Relaxed) > 0 {
                         let peers = handle.peers();
                         let mut pending = Vec::new();
                         for _ in 0..50 {
