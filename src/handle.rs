@@ -118,10 +118,10 @@ impl Handle {
         options: SubscribeOptions,
     ) -> Result<Subscription, SubscribeError> {
         options.validate()?;
-        let (sender, receiver) = bounded(options.messages);
+        let (outlet, receiver) = Outlet::queue(&options);
         let registry = Arc::clone(&self.shared.registry);
         let idle = options.idle;
-        let account = registry.add(options, Outlet::Deliveries(sender))?;
+        let account = registry.add(options, outlet)?;
         Ok(Subscription::new(
             receiver,
             account,
@@ -133,11 +133,13 @@ impl Handle {
 
     /// Subscribes a channel of the caller's, which gets the messages one by one, each by a
     /// `try_send`. The bounds in the options do not count; the channel's do. What it does not take
-    /// is dropped and counted, whatever the overflow policy.
+    /// is dropped and counted; with [`Overflow::Close`](crate::Overflow::Close) and
+    /// [`Overflow::Unsubscribe`](crate::Overflow::Unsubscribe) so is the rest of what came with it.
     ///
     /// # Errors
     ///
-    /// See [`SubscribeError`].
+    /// See [`SubscribeError`]; [`SubscribeError::NeedsOwnQueue`] for the other policies, which a
+    /// channel that is not the service's cannot keep.
     ///
     /// # Examples
     ///

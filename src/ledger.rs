@@ -601,8 +601,11 @@ pub struct SubscriberRow {
     pub matched: u64,
     /// Messages that it took.
     pub taken: u64,
-    /// Messages dropped because its queue was full.
+    /// Messages dropped because its queue was full: the new ones, or, with
+    /// [`Overflow::DropOldest`](crate::Overflow::DropOldest), the oldest.
     pub dropped: u64,
+    /// Of these, those for which the bound in bytes had no room, though that in messages had.
+    pub dropped_for_bytes: u64,
     /// Messages thrown away because it unsubscribed with them in its queue, or the service stopped.
     pub discarded: u64,
     /// Messages in its queue.
@@ -612,6 +615,9 @@ pub struct SubscriberRow {
     /// Messages that wait for room in its queue; only with
     /// [`Overflow::Pause`](crate::Overflow::Pause).
     pub parked: u64,
+    /// Whether it was removed because its queue was full; only with
+    /// [`Overflow::Unsubscribe`](crate::Overflow::Unsubscribe).
+    pub overflowed: bool,
 }
 
 /// What became of the events that an event subscriber was offered:
@@ -641,6 +647,8 @@ pub struct EventSubscriberRow {
 pub struct DepartedRow {
     /// How many left.
     pub subscribers: u64,
+    /// Those that were removed because their queues were full.
+    pub overflowed: u64,
     /// As in [`SubscriberRow`], and so are the others.
     pub matched: u64,
     /// Taken before they left.
@@ -656,6 +664,7 @@ pub struct DepartedRow {
 impl DepartedRow {
     pub(crate) fn add(&mut self, row: &SubscriberRow) {
         self.subscribers += 1;
+        self.overflowed += u64::from(row.overflowed);
         self.matched += row.matched;
         self.taken += row.taken;
         self.dropped += row.dropped;

@@ -31,7 +31,7 @@
 //! # What is full, and what then
 //!
 //! A subscriber that falls behind loses messages alone and is told how many ([`Batch::missed`]),
-//! or holds back the peers that sent them, as its [`Overflow`] says. A peer that does not take its
+//! or holds back or closes the peers that sent them, as its [`Overflow`] says. A peer that does not take its
 //! answers is not read any more, and cut off after a while. A dispatcher that falls behind stops
 //! the reading; nothing is dropped for it. [`Snapshot`] and [`StopReport`] have the counters, and
 //! they add up.
@@ -131,7 +131,7 @@ pub use block::{Message, MessageRef};
 pub use config::{Config, Dispatch};
 pub use dial::ConnectOptions;
 pub use dispatch::{
-    Batch, ChannelSubscription, Delivery, EventDelivery, EventIter, EventOptions,
+    Batch, ChannelSubscription, Delivery, Ended, EventDelivery, EventIter, EventOptions,
     EventSubscription, Iter, Messages, Overflow, PendingReply, Replies, Reply, SubscribeOptions,
     Subscription, TryIter, Types,
 };

@@ -9,6 +9,7 @@ use std::{
 use crossbeam_channel::Receiver;
 
 use super::{
+    Ended, Overflow,
     registry::{Account, Registry},
     requests::is_answer,
 };
@@ -353,7 +354,8 @@ impl Subscription {
     ///
     /// # Errors
     ///
-    /// [`RecvError`] once the service has stopped and everything was taken.
+    /// [`RecvError`] once the service has stopped, or has removed the subscriber
+    /// ([`ended_because`](Self::ended_because)), and everything was taken.
     pub fn recv(&mut self) -> Result<Message, RecvError> {
         loop {
             if let Some(message) = self.pop() {
@@ -512,6 +514,13 @@ impl Subscription {
         self.account.row()
     }
 
+    /// Why nothing more will come. `None` while something may; once the queue is found at its end,
+    /// this says why.
+    #[must_use]
+    pub fn ended_because(&self) -> Option<Ended> {
+        self.account.ended()
+    }
+
     fn pop(&mut self) -> Option<Message> {
         let batch = self.current.as_mut()?;
         let message = batch.pop();
@@ -591,6 +600,10 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         self.registry.remove(self.account.id);
+        if self.account.overflow == Overflow::DropOldest {
+            // The dispatcher holds this end too, and is not to be left with the work.
+            while self.receiver.try_recv().is_ok() {}
+        }
     }
 }
 
@@ -657,6 +670,12 @@ impl ChannelSubscription {
     #[must_use]
     pub fn row(&self) -> SubscriberRow {
         self.account.row()
+    }
+
+    /// As [`Subscription::ended_because`].
+    #[must_use]
+    pub fn ended_because(&self) -> Option<Ended> {
+        self.account.ended()
     }
 }
 

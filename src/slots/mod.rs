@@ -43,7 +43,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::{
     clock::{Clock, Tick},
     doorbell::Doorbell,
-    error::SendError,
+    error::{CloseReason, SendError},
     frame::Frame,
     id::{LinkId, PeerId, PeerIdentity},
     ledger::{Ledger, Traffic},
@@ -80,6 +80,7 @@ enum Deferred {
     Release(PeerId, Traffic),
     Hold(PeerId),
     Unhold(PeerId),
+    Close(PeerId, CloseReason),
 }
 
 /// All slots of one loop.
@@ -231,8 +232,8 @@ enum SlotState {
     #[default]
     Free,
     Open,
-    /// The application asked for a close that the loop has not seen yet.
-    CloseAsked,
+    /// Somebody asked for a close that the loop has not seen yet.
+    CloseAsked(CloseReason),
     /// A sender found no room, and the loop has not cut the peer off yet.
     CutOff,
     /// The loop is closing the connection.
@@ -303,8 +304,8 @@ impl Sums {
 pub(crate) struct Taken {
     /// What the sums have grown by.
     pub(crate) sums: Sums,
-    /// The application asked for a close, and nothing will be accepted any more.
-    pub(crate) close_asked: bool,
+    /// Somebody asked for a close, and nothing will be accepted any more.
+    pub(crate) close_asked: Option<CloseReason>,
     /// A sender found no room, for which the peer is to be cut off.
     pub(crate) cut_off: bool,
     /// Something is left in the tail until there is room on the loop's side.
@@ -500,7 +501,7 @@ impl Slots {
         match inner.state {
             SlotState::Open if slot.admitted.load(Ordering::Acquire) => {}
             SlotState::Free | SlotState::Open => return Err(SendError::NotConnected.into()),
-            SlotState::CloseAsked | SlotState::CutOff | SlotState::Closing => {
+            SlotState::CloseAsked(_) | SlotState::CutOff | SlotState::Closing => {
                 return Err(SendError::Closing.into());
             }
         }
@@ -614,8 +615,8 @@ impl Slots {
         }
         match inner.state {
             SlotState::Free => return false,
-            SlotState::CloseAsked | SlotState::CutOff | SlotState::Closing => return true,
-            SlotState::Open => inner.state = SlotState::CloseAsked,
+            SlotState::CloseAsked(_) | SlotState::CutOff | SlotState::Closing => return true,
+            SlotState::Open => inner.state = SlotState::CloseAsked(CloseReason::AppClosed),
         }
         slot.close_asked.store(true, Ordering::Relaxed);
         drop(inner);
@@ -683,12 +684,21 @@ impl Slots {
         self.apply(Deferred::Unhold(peer), !never_waits());
     }
 
+    /// Has the loop close a peer in order, for a reason of the dispatcher's. Nothing happens if it
+    /// is on its way already.
+    pub(crate) fn close_for(&self, peer: PeerId, reason: CloseReason) {
+        self.apply(Deferred::Close(peer, reason), !never_waits());
+    }
+
     /// Changes what the slot of a peer counts, if the peer is still connected. A thread that must
     /// not wait for the lock leaves it to the loop's next turn.
     fn apply(&self, change: Deferred, may_wait: bool) {
-        let (Deferred::Release(peer, _) | Deferred::Hold(peer) | Deferred::Unhold(peer)) = change;
+        let (Deferred::Release(peer, _)
+        | Deferred::Hold(peer)
+        | Deferred::Unhold(peer)
+        | Deferred::Close(peer, _)) = change;
         let Some(slot) = self.slot(peer) else { return };
-        let inner = match slot.try_lock() {
+        let mut inner = match slot.try_lock() {
             Ok(inner) => inner,
             // The order of changes to one slot does not matter: they are sums. Should there be more
             // of them than the queue holds, waiting is the smaller evil.
@@ -707,6 +717,13 @@ impl Slots {
             // A hold that was put off may come behind its unhold, and is then the end of it.
             Deferred::Hold(_) => wanted = slot.held.fetch_add(1, Ordering::Relaxed) == u32::MAX,
             Deferred::Unhold(_) => wanted = slot.held.fetch_sub(1, Ordering::Relaxed) == 1,
+            Deferred::Close(_, reason) => {
+                wanted = inner.state == SlotState::Open;
+                if wanted {
+                    inner.state = SlotState::CloseAsked(reason);
+                    slot.close_asked.store(true, Ordering::Relaxed);
+                }
+            }
         }
         drop(inner);
         // Pairs with the fence in `pause`.
@@ -875,11 +892,14 @@ impl Slots {
         let mut inner = slot.try_lock()?;
         let mut taken = Taken {
             sums: slot.sums_since(before),
-            close_asked: inner.state == SlotState::CloseAsked,
+            close_asked: match inner.state {
+                SlotState::CloseAsked(reason) => Some(reason),
+                SlotState::Free | SlotState::Open | SlotState::CutOff | SlotState::Closing => None,
+            },
             cut_off: inner.state == SlotState::CutOff,
             is_rest: false,
         };
-        let last = taken.close_asked || taken.cut_off || take == Take::Last;
+        let last = taken.close_asked.is_some() || taken.cut_off || take == Take::Last;
         if last {
             inner.state = SlotState::Closing;
         }
