@@ -382,7 +382,7 @@ impl Handle {
     ) -> BroadcastReport {
         let frame = self
             .check(message)
-            .map(|()| SharedFrame::new(&message.frame(), message.priority));
+            .map(|()| SharedFrame::new(&self.frame_of(message), message.priority));
         let frame = frame.as_ref().map_err(|error| *error);
         self.shared.slots.broadcast(frame, to.into())
     }
@@ -390,9 +390,12 @@ impl Handle {
     /// Sends all messages of a batch to one peer, or none: one lock for all of them. On success the
     /// batch is empty and can be filled again.
     ///
+    /// With [`Config::checksums`](crate::Config::checksums), messages of the batch that have none
+    /// are encoded anew; to spare that, make them with their checksums.
+    ///
     /// # Errors
     ///
-    /// See [`SendError`]; the batch is unchanged. A batch above the outbox's limits never fits.
+    /// See [`SendError`]; the batch has the same messages as before. A batch above the outbox's limits never fits.
     pub fn send_batch(&self, peer: PeerId, batch: &mut OutgoingBatch) -> Result<(), SendError> {
         let slots = &self.shared.slots;
         slots.send_batch(peer, batch.priority, &mut batch.frames)
@@ -585,9 +588,14 @@ impl Handle {
 
     fn try_send(&self, peer: PeerId, message: &Outgoing<'_>) -> Result<(), SendError> {
         let owned = self.payload_of(message)?;
-        let frame = message.frame();
+        let frame = self.frame_of(message);
         let (slots, priority) = (&self.shared.slots, message.priority);
         slots.send_as(peer, priority, OutFrame { frame, owned })
+    }
+
+    /// The frame of a message, as this service sends it.
+    fn frame_of<'a>(&self, message: &'a Outgoing<'_>) -> Frame<'a> {
+        self.shared.slots.dress(message.frame())
     }
 
     /// Whether a message may be sent to anybody.
@@ -748,7 +756,7 @@ impl<'a> Outgoing<'a> {
         }
     }
 
-    /// Adds a CRC-32C, or not.
+    /// Adds a CRC-32C, or not; [`Config::checksums`](crate::Config::checksums) adds one in any case.
     #[must_use]
     pub fn checksum(self, checksum: bool) -> Self {
         Self { checksum, ..self }

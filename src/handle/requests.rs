@@ -128,7 +128,7 @@ impl Handle {
         let (owned, priority) = (self.payload_of(message)?, message.priority);
         // First added, then sent: the answer may be here before the send returns.
         let id = requests.add(peer, message.message_type, deadline, waiter)?;
-        let frame = message.frame().with_correlation(id.correlation());
+        let frame = self.frame_of(message).with_correlation(id.correlation());
         let message = OutFrame { frame, owned };
         match self
             .shared

@@ -389,6 +389,7 @@ impl Peers {
             return None;
         }
         let mut parsed = self.parse(now.tick, id, &buffer.bytes)?;
+        self.note_first(id);
         let traffic = Traffic::new(u64::from(parsed.frames), parsed.consumed as u64);
         self.slots.ledger.inbound.add(traffic);
         // Bytes of whole frames that are left for the dispatcher.

@@ -65,6 +65,8 @@ pub(crate) struct PeerLimits {
     pub(crate) peers: usize,
     /// Zero is no limit.
     pub(crate) peers_per_origin: usize,
+    /// Connections that have not sent what is due first; zero is no limit.
+    pub(crate) pending: usize,
 }
 
 /// What the wheel tells.
@@ -125,6 +127,8 @@ pub(crate) struct Peers {
     counted: usize,
     /// Those among them that came to us.
     accepted: usize,
+    /// Those among them that owe us their first frame, or HELLO.
+    pending: usize,
     /// Seats of connections that we make or made.
     dialled: usize,
     links: Links,
@@ -198,6 +202,7 @@ impl Peers {
             seats: Slab::new(),
             counted: 0,
             accepted: 0,
+            pending: 0,
             dialled: 0,
             links: Links::new(seed),
             nodes: HashMap::new(),
@@ -258,6 +263,7 @@ impl Peers {
                 log::debug!("peer {id} at {addr} connected");
                 self.counted += 1;
                 self.accepted += 1;
+                self.expect_first(id);
                 if self.limits.peers_per_origin > 0 {
                     *self.origins.entry(Origin::of(addr)).or_default() += 1;
                 }
@@ -282,12 +288,39 @@ impl Peers {
     }
 
     fn refusal(&self, addr: SocketAddr) -> Option<CloseReason> {
-        if self.accepted >= self.limits.peers {
+        let crowded = self.limits.pending > 0 && self.pending >= self.limits.pending;
+        if self.accepted >= self.limits.peers || crowded {
             return Some(CloseReason::TooManyPeers);
         }
         let per_origin = self.limits.peers_per_origin;
         let used = self.origins.get(&Origin::of(addr)).copied().unwrap_or(0);
         (per_origin > 0 && used >= per_origin).then_some(CloseReason::TooManyPerAddress)
+    }
+
+    /// An accepted peer owes us its first frame, if one is due.
+    fn expect_first(&mut self, id: PeerId) {
+        let is_due = self.rules.hello_required || self.rules.first_frame_ms > 0;
+        if let Some(seat) = self.seat(id).filter(|_| is_due) {
+            seat.pending = true;
+            self.pending += 1;
+        }
+    }
+
+    /// Looks whether a peer has sent what was due first.
+    fn note_first(&mut self, id: PeerId) {
+        let hello_required = self.rules.hello_required;
+        let Some(seat) = self.seat(id).filter(|seat| seat.pending) else {
+            return;
+        };
+        let came = if hello_required {
+            seat.announced
+        } else {
+            seat.peer.has_spoken()
+        };
+        if came {
+            seat.pending = false;
+            self.pending -= 1;
+        }
     }
 
     /// A slot for a new connection. One that is retired, or whose lock is held by somebody who
@@ -396,6 +429,7 @@ impl Peers {
             self.wheel.cancel(timer);
         }
         let (standing, announced) = (seat.standing, seat.announced);
+        self.pending -= usize::from(seat.pending);
         let dial_error = seat.dial_error.take();
         let row = closed_row(now, peer, reason, lost);
         self.seats.remove(index);

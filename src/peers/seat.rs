@@ -45,6 +45,8 @@ pub(super) struct Seat {
     pub(super) in_refused_list: bool,
     /// Its `Connected` was told, so that its `Closed` is due.
     pub(super) announced: bool,
+    /// It owes us its first frame, or HELLO, and counts as such.
+    pub(super) pending: bool,
     /// The connection broke while it was written; unread input is taken first.
     pub(super) broken: Option<CloseReason>,
     /// Set when the seat waits for its slot to be given back; nothing else happens to it.
@@ -132,6 +134,7 @@ impl Seat {
             congested: false,
             in_refused_list: false,
             announced: false,
+            pending: false,
             broken: None,
             leaving: None,
         })

@@ -132,6 +132,7 @@ fn one_peer_of(
     let limits = PeerLimits {
         peers: 1,
         peers_per_origin: 0,
+        pending: 0,
     };
     let mut peers = Peers::new(Arc::clone(&slots), rules, limits, 0);
     let addr = "10.0.0.1:1".parse().unwrap();

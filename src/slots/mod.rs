@@ -89,6 +89,8 @@ pub(crate) struct Slots {
     chunks: Box<[OnceLock<Box<[Slot]>>]>,
     limits: OutboxLimits,
     full: OutboxFull,
+    /// Whatever is sent carries a checksum.
+    checksums: bool,
     attention: (Sender<u32>, Receiver<u32>),
     waiters: Mutex<Vec<(u32, Thread)>>,
     /// True while the loop does not read because the budget is short.
@@ -372,6 +374,7 @@ impl Slots {
                 .collect(),
             limits,
             full: OutboxFull::Refuse,
+            checksums: false,
             attention: bounded(count.div_ceil(CHUNK_SLOTS) * CHUNK_SLOTS),
             waiters: Mutex::default(),
             budget_waited: AtomicBool::new(false),
@@ -388,6 +391,18 @@ impl Slots {
     /// The same slots with a policy of what to do when an outbox is full.
     pub(crate) fn outbox_full(self, full: OutboxFull) -> Self {
         Self { full, ..self }
+    }
+
+    /// The same slots, whose messages carry a checksum or not, whatever they were made with.
+    pub(crate) fn checksums(self, checksums: bool) -> Self {
+        Self { checksums, ..self }
+    }
+
+    /// A frame as it is sent.
+    #[inline]
+    pub(crate) fn dress<'a>(&self, frame: Frame<'a>) -> Frame<'a> {
+        let checksum = frame.checksum || self.checksums;
+        Frame { checksum, ..frame }
     }
 
     pub(crate) fn limits(&self) -> OutboxLimits {
@@ -456,6 +471,9 @@ impl Slots {
     ) -> Result<(), SendError> {
         if batch.messages == 0 {
             return Ok(());
+        }
+        if self.checksums {
+            batch.add_checksums();
         }
         let item = Item {
             traffic: Traffic::new(u64::from(batch.messages), batch.bytes.len() as u64),

@@ -72,6 +72,7 @@ impl Run {
         let limits = PeerLimits {
             peers: if calm { 40 } else { random.pick(&[1, 3, 20]) },
             peers_per_origin: if calm { 0 } else { random.pick(&[0, 0, 2]) },
+            pending: if calm { 0 } else { random.pick(&[0, 0, 1, 4]) },
         };
         let outbox = OutboxLimits {
             bytes: random.pick(&[64 << 10, 300 << 10, 4 << 20]),

@@ -170,6 +170,8 @@ settings!(
     max_payload,
     max_peers,
     max_peers_per_addr,
+    max_pending,
+    checksums,
     first_frame_timeout,
     frame_timeout,
     idle_timeout,
@@ -207,6 +209,7 @@ fn config_of(options: &ServeOptions) -> Config {
         max_payload,
         max_peers,
         max_peers_per_addr,
+        max_pending,
         outbox_bytes,
         outbox_messages
     );
@@ -216,7 +219,7 @@ fn config_of(options: &ServeOptions) -> Config {
         idle_timeout,
         write_stall_timeout
     );
-    set!(require_hello, network_id, connect_timeout);
+    set!(require_hello, network_id, connect_timeout, checksums);
     config = identity_of(config, options);
     if options.heartbeat_interval.is_some() || options.heartbeat_timeout.is_some() {
         config = config.heartbeat(
