@@ -34,7 +34,7 @@
 //! or holds back or closes the peers that sent them, as its [`Overflow`] says. A peer that does not take its
 //! answers is not read any more, and cut off after a while. A dispatcher that falls behind stops
 //! the reading; nothing is dropped for it. [`Snapshot`] and [`StopReport`] have the counters, and
-//! they add up.
+//! they add up: [`Handle::balance`] holds them against each other, also while the service runs.
 //!
 //! # Example
 //!
@@ -104,6 +104,7 @@ mod ledger;
 mod quiet;
 pub mod wheel;
 // 3
+mod balance;
 mod config;
 mod dial;
 mod event;
@@ -127,6 +128,7 @@ mod service;
 #[cfg(test)]
 mod tests;
 
+pub use balance::{Balance, Equation, Subject};
 pub use block::{Message, MessageRef};
 pub use config::{Config, Dispatch};
 pub use dial::ConnectOptions;

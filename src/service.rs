@@ -15,6 +15,7 @@ use std::{
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::{
+    balance::Balance,
     block::Message,
     clock::{Clock, ticks_of_timeout},
     config::{Config, Dispatch},
@@ -479,6 +480,12 @@ impl NetService {
     #[must_use = "false says that the peer was not connected"]
     pub fn close(&self, peer: PeerId) -> bool {
         self.handle().close(peer)
+    }
+
+    /// As [`Handle::balance`].
+    #[must_use]
+    pub fn balance(&self) -> Balance {
+        self.handle().balance()
     }
 
     /// As [`Handle::snapshot`].

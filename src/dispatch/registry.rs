@@ -18,6 +18,7 @@ use super::{
     Delivery, Ended, EventDelivery, EventOptions, Overflow, Poke, Requests, SubscribeOptions, Types,
 };
 use crate::{
+    balance::SubscribersCut,
     block::Message,
     error::SubscribeError,
     id::{MessageType, SubscriberId},
@@ -91,6 +92,17 @@ impl Outlet {
     }
 }
 
+/// How often a row is read until nobody moves messages meanwhile.
+const STEADY_TRIES: usize = 100;
+
+/// What left a queue, and what is in it.
+#[derive(Clone, Copy, Debug)]
+struct Moves {
+    taken: u64,
+    discarded: u64,
+    fill: Traffic,
+}
+
 /// What both sides of a subscriber's queue know and count.
 #[derive(Debug)]
 pub(crate) struct Account {
@@ -108,9 +120,12 @@ pub(crate) struct Account {
     /// Of what was dropped, that for which the bound in bytes had no room.
     pub(crate) dropped_for_bytes: Counter,
     pub(crate) parked: AtomicU64,
-    /// Counted by whoever takes or discards.
-    pub(crate) taken: AtomicU64,
-    pub(crate) discarded: AtomicU64,
+    /// Counted by whoever takes or discards: first that it begins, then the queue's fill is lowered,
+    /// then what became of the messages. While the first is the sum of the others, nobody is in
+    /// between.
+    begun: AtomicU64,
+    taken: AtomicU64,
+    discarded: AtomicU64,
     /// The number of the message that the subscriber would take next if none was dropped.
     pub(crate) expected: AtomicU64,
     /// True while deliveries are parked: whoever makes room pokes the dispatcher.
@@ -151,16 +166,81 @@ impl Account {
         }
     }
 
+    /// Messages are about to leave the queue, or were never in it.
+    pub(crate) fn begin_move(&self, count: u64) {
+        self.begun.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn end_taken(&self, count: u64) {
+        self.taken.fetch_add(count, Ordering::Release);
+    }
+
+    pub(crate) fn end_discarded(&self, count: u64) {
+        self.discarded.fetch_add(count, Ordering::Release);
+    }
+
+    /// Messages that came to their end without being in the queue.
+    pub(crate) fn discard(&self, count: u64) {
+        self.begin_move(count);
+        self.end_discarded(count);
+    }
+
+    /// What was taken and discarded and is in the queue at one moment, unless somebody was in the
+    /// middle of a move whenever this looked.
+    ///
+    /// What the first two say has lowered the fill before; what has lowered the fill has begun
+    /// before. So if all that has begun is in the first two, the fill shows these moves and no
+    /// other.
+    fn steady(&self) -> Option<Moves> {
+        (0..STEADY_TRIES).find_map(|_| {
+            let taken = self.taken.load(Ordering::Acquire);
+            let discarded = self.discarded.load(Ordering::Acquire);
+            let fill = self.fill.get();
+            fence(Ordering::Acquire);
+            let begun = self.begun.load(Ordering::Relaxed);
+            std::hint::spin_loop();
+            let moves = Moves {
+                taken,
+                discarded,
+                fill,
+            };
+            (begun == taken + discarded).then_some(moves)
+        })
+    }
+
+    /// The moves as they can be read, however little they fit together.
+    fn moves(&self) -> Moves {
+        self.steady().unwrap_or_else(|| Moves {
+            taken: self.taken.load(Ordering::Relaxed),
+            discarded: self.discarded.load(Ordering::Relaxed),
+            fill: self.fill.get(),
+        })
+    }
+
     pub(crate) fn row(&self) -> SubscriberRow {
-        let fill = self.fill.get();
+        self.row_of(self.moves())
+    }
+
+    /// The row at one moment, if that can be had; to be asked for by the dispatcher, whose own
+    /// counters then stand still.
+    fn steady_row(&self) -> Option<SubscriberRow> {
+        self.steady().map(|moves| self.row_of(moves))
+    }
+
+    fn row_of(&self, moves: Moves) -> SubscriberRow {
+        let Moves {
+            taken,
+            discarded,
+            fill,
+        } = moves;
         SubscriberRow {
             id: self.id,
             name: self.name.clone(),
             matched: self.matched.get(),
-            taken: self.taken.load(Ordering::Relaxed),
+            taken,
             dropped: self.dropped.get(),
             dropped_for_bytes: self.dropped_for_bytes.get(),
-            discarded: self.discarded.load(Ordering::Relaxed),
+            discarded,
             queued: fill.messages,
             queued_bytes: fill.bytes,
             parked: self.parked.load(Ordering::Relaxed),
@@ -169,14 +249,18 @@ impl Account {
     }
 
     pub(crate) fn event_row(&self) -> EventSubscriberRow {
+        self.event_row_of(self.moves())
+    }
+
+    fn event_row_of(&self, moves: Moves) -> EventSubscriberRow {
         EventSubscriberRow {
             id: self.id,
             name: self.name.clone(),
             matched: self.matched.get(),
-            taken: self.taken.load(Ordering::Relaxed),
+            taken: moves.taken,
             dropped: self.dropped.get(),
-            discarded: self.discarded.load(Ordering::Relaxed),
-            queued: self.fill.get().messages,
+            discarded: moves.discarded,
+            queued: moves.fill.messages,
         }
     }
 }
@@ -249,6 +333,7 @@ impl Registry {
             dropped: Counter::default(),
             dropped_for_bytes: Counter::default(),
             parked: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
             taken: AtomicU64::new(0),
             discarded: AtomicU64::new(0),
             expected: AtomicU64::new(0),
@@ -342,6 +427,30 @@ impl Registry {
             sum.add(&account.row());
         }
         sum
+    }
+
+    /// The rows of all subscribers at one moment; to be asked for by the fan-out, between two blocks.
+    /// `None` if somebody moved messages whenever this looked, or the list is not to be had.
+    pub(crate) fn cut(&self) -> Option<SubscribersCut> {
+        let mut list = self.lock_or_pass()?;
+        list.settle();
+        let mut cut = SubscribersCut {
+            departed: list.departed,
+            ..SubscribersCut::default()
+        };
+        for account in &list.leaving {
+            cut.departed.add(&account.steady_row()?);
+        }
+        for one in &list.subscribers {
+            let account = &one.account;
+            if account.is_events {
+                let moves = account.steady()?;
+                cut.events.push(account.event_row_of(moves));
+            } else {
+                cut.rows.push(account.steady_row()?);
+            }
+        }
+        Some(cut)
     }
 
     pub(crate) fn rows(&self) -> Vec<SubscriberRow> {

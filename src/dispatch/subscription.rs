@@ -142,6 +142,9 @@ impl Delivery {
     /// Moves the delivery on; the place it leaves gives up its count, the new one takes it.
     pub(crate) fn set_place(&mut self, place: Place) {
         let count = u64::from(self.count);
+        if place == Place::Taken {
+            self.account.begin_move(count);
+        }
         match self.place {
             Place::Offered | Place::Taken => {}
             Place::Parked => {
@@ -156,7 +159,7 @@ impl Delivery {
             }
             Place::Queued => self.account.fill.raise(self.charge()),
             Place::Taken => {
-                self.account.taken.fetch_add(count, Ordering::Relaxed);
+                self.account.end_taken(count);
             }
         }
         self.place = place;
@@ -168,10 +171,10 @@ impl Drop for Delivery {
         match self.place {
             Place::Taken | Place::Offered => {}
             place @ (Place::Parked | Place::Queued) => {
+                let count = u64::from(self.count);
+                self.account.begin_move(count);
                 self.set_place(Place::Offered);
-                self.account
-                    .discarded
-                    .fetch_add(u64::from(self.count), Ordering::Relaxed);
+                self.account.end_discarded(count);
                 if place == Place::Queued {
                     self.account.note_room();
                 }

@@ -25,6 +25,7 @@ use super::{
     subscription::{Delivery, Place},
 };
 use crate::{
+    balance::{CutMarker, DispatchCut},
     block::{BlockFrames, BlockRef},
     error::CloseReason,
     event::Event,
@@ -166,6 +167,32 @@ impl FanOut {
         self.bounds.lower(Traffic::default(), &self.slots.doorbell);
     }
 
+    /// A cut of the ledger has come here: everything that the loop had handed over before is
+    /// dispatched. Its answer is ours to complete.
+    pub(crate) fn handle_cut(&mut self, marker: CutMarker) {
+        let behind = self.cut();
+        marker.finish(behind);
+    }
+
+    /// What the fan-out counts, with the subscribers' counters of the same moment; `None` if that
+    /// cannot be had now.
+    fn cut(&mut self) -> Option<DispatchCut> {
+        if !self.refresh() {
+            return None;
+        }
+        let subscribers = self.registry.cut()?;
+        let ledger = &self.slots.ledger;
+        Some(DispatchCut {
+            dispatched: ledger.dispatched.get(),
+            claimed: ledger.claimed.get(),
+            unclaimed: ledger.unclaimed.get(),
+            put_off: self.answers.count_put_off(),
+            types_in: ledger.types_in.sum().messages,
+            requests: self.registry.requests.row(),
+            subscribers,
+        })
+    }
+
     /// Delivers what waits and fits now, and lets go of what belonged to subscribers that left.
     pub(crate) fn pump(&mut self) {
         if !self.refresh() {
@@ -266,9 +293,7 @@ impl FanOut {
         match entry.end {
             None => {}
             Some(End::Gone) => {
-                account
-                    .discarded
-                    .fetch_add(u64::from(count), Ordering::Relaxed);
+                account.discard(u64::from(count));
                 return;
             }
             Some(End::Overflow) => {
@@ -385,11 +410,12 @@ impl FanOut {
             }
             match sender.try_send(message.to_message()) {
                 Ok(()) => {
-                    account.taken.fetch_add(1, Ordering::Relaxed);
+                    account.begin_move(1);
+                    account.end_taken(1);
                 }
                 Err(TrySendError::Full(_)) => dropped += 1,
                 Err(TrySendError::Disconnected(_)) => {
-                    account.discarded.fetch_add(1, Ordering::Relaxed);
+                    account.discard(1);
                     gone = true;
                 }
             }

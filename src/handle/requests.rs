@@ -136,10 +136,9 @@ impl Handle {
             .send_question(peer, priority, message, deadline)
         {
             // The end of the connection may have resolved it in between; then that is its result.
-            Err(error) if requests.refuse(peer, id) => return Err(error.into()),
-            Ok(()) | Err(_) => requests.note_sent(),
+            Err(error) if requests.refuse(peer, id) => Err(error.into()),
+            Ok(()) | Err(_) => Ok(id),
         }
-        Ok(id)
     }
 
     /// The first tick at which `timeout` has certainly passed.

@@ -37,6 +37,7 @@ use seat::{Credit, Leaving, Origin, Pause, Report, Seat, Standing};
 use slab::Slab;
 
 use crate::{
+    balance::{PeerCut, PeerSums, PeersCut},
     block::BlockPool,
     clock::Tick,
     dispatch::Notice,
@@ -47,7 +48,7 @@ use crate::{
     limits::{CLOSED_ROWS_MAX, COMMANDS_PER_TURN, LINGER_MS, REFUSED_PEERS_MAX, TIMERS_PER_TURN},
     peer::{Peer, Rules, State, Verdict},
     quiet::{Quiet, Subject, Suppressed},
-    slots::{About, OpenError, Slots},
+    slots::{About, Contended, OpenError, Slots},
     socket::Ready,
     timers::UserTimer,
     wheel::Wheel,
@@ -55,6 +56,9 @@ use crate::{
 
 /// How often the budget is looked at while it is short.
 const BUDGET_CHECK_MS: u64 = 100;
+
+/// Messages in outboxes that one cut of the ledger looks at.
+const CUT_MESSAGES_MAX: u64 = 1 << 18;
 
 /// How often a peer that is not quiet is looked at, after its deadline said so.
 const QUIET_CHECK_MS: u64 = 25;
@@ -158,6 +162,8 @@ pub(crate) struct Peers {
     budget_refused: Vec<PeerId>,
     type_map: TypeMap,
     closed: VecDeque<ClosedRow>,
+    /// Sums over all connections that have ended.
+    gone: PeerSums,
     /// How long nobody was read, in all, and since when nobody is.
     lag: Tick,
     stalled_since: Option<Tick>,
@@ -222,6 +228,7 @@ impl Peers {
             budget_refused: Vec::new(),
             type_map: TypeMap::default(),
             closed: VecDeque::new(),
+            gone: PeerSums::default(),
             lag: 0,
             stalled_since: None,
             stop: None,
@@ -428,6 +435,11 @@ impl Peers {
         if let Some(timer) = seat.timer {
             self.wheel.cancel(timer);
         }
+        self.gone.inbound.add(peer.inbound);
+        self.gone.written.add(peer.outbound);
+        self.gone.lost.add(lost);
+        self.gone.accepted.add(peer.sums.accepted);
+        self.gone.accepted.add(peer.answered);
         let (standing, announced) = (seat.standing, seat.announced);
         self.pending -= usize::from(seat.pending);
         let dial_error = seat.dial_error.take();
@@ -1011,6 +1023,46 @@ impl Peers {
             recharge_carry(&slots, seat);
             self.handle_slot(now, id.index());
         }
+    }
+
+    /// What the loop knows of its peers, and senders of what waits for them, for a cut of the ledger.
+    /// Fails if somebody holds a slot all the while.
+    ///
+    /// Costs a lock for each peer, and a look at the header of each message that waits, up to a
+    /// bound; a peer beyond it is left out.
+    pub(crate) fn cut(&self) -> Result<PeersCut, Contended> {
+        let mut cut = PeersCut {
+            gone: self.gone,
+            ..PeersCut::default()
+        };
+        let mut walks_left = CUT_MESSAGES_MAX;
+        for (_, seat) in &self.seats {
+            let Some(seat) = seat else { continue };
+            let peer = &seat.peer;
+            cut.refused += u64::from(seat.standing == Standing::Refused);
+            cut.live.inbound.add(peer.inbound);
+            cut.live.written.add(peer.outbound);
+            cut.live.accepted.add(peer.sums.accepted);
+            cut.live.accepted.add(peer.answered);
+            let queued = self.slots.queued(peer.id).messages;
+            if queued > walks_left {
+                cut.left_out += 1;
+                continue;
+            }
+            walks_left -= queued;
+            let (sums, unseen) = self.slots.look(peer.id)?;
+            let mut accepted = sums.accepted;
+            accepted.add(peer.answered);
+            cut.peers.push(PeerCut {
+                id: peer.id,
+                accepted,
+                written: peer.outbound,
+                overflowed: sums.overflowed,
+                unseen,
+                outbox: peer.outbox.count_unwritten(),
+            });
+        }
+        Ok(cut)
     }
 
     /// Cuts off everybody who is left.

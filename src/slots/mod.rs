@@ -61,6 +61,9 @@ use tail::{Tail, Tails};
 /// Slots are allocated in chunks when the first of their connections comes.
 const CHUNK_SLOTS: usize = 64;
 
+/// How often a lock is tried that is held for a moment.
+const LOOKS_MAX: usize = 100;
+
 /// Changes that wait because the loop found a slot's lock taken.
 const DEFERRED_MAX: usize = 4096;
 
@@ -1074,6 +1077,19 @@ impl Slots {
     pub(crate) fn forget_refusals(&self, peer: PeerId, why: Refusals) {
         let slot = self.own(peer);
         slot.refusals.fetch_and(!why.0, Ordering::AcqRel);
+    }
+
+    /// All that was accepted for a connection, what of it was dropped for later ones, and what waits
+    /// here; of one moment.
+    pub(crate) fn look(&self, peer: PeerId) -> Result<(Sums, Traffic), Contended> {
+        let slot = self.own(peer);
+        let inner = (0..LOOKS_MAX).find_map(|_| {
+            std::hint::spin_loop();
+            slot.try_lock().ok()
+        });
+        let inner = inner.ok_or(Contended)?;
+        let sums = slot.sums_since(Sums::default());
+        Ok((sums, inner.tails.held(Priority::High)))
     }
 
     /// What was read from the peer and released by everybody.
