@@ -398,7 +398,8 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// See [`SendError`]; the batch has the same messages as before. A batch above the outbox's limits never fits.
+    /// See [`SendError`]; the batch has the same messages as before. A batch above the outbox's
+    /// limits never fits.
     pub fn send_batch(&self, peer: PeerId, batch: &mut OutgoingBatch) -> Result<(), SendError> {
         let slots = &self.shared.slots;
         slots.send_batch(peer, batch.priority, &mut batch.frames)
@@ -803,7 +804,8 @@ impl<'a> Outgoing<'a> {
         }
     }
 
-    /// Adds a CRC-32C, or not; [`Config::checksums`](crate::Config::checksums) adds one in any case.
+    /// Adds a CRC-32C, or not; [`Config::checksums`](crate::Config::checksums) adds one in any
+    /// case.
     #[must_use]
     pub fn checksum(self, checksum: bool) -> Self {
         Self { checksum, ..self }

@@ -10,8 +10,8 @@
 //! - requests: `sent = answered + timed_out + closed + cancelled + outstanding`; their answers are
 //!   among the claimed messages, late ones among the unclaimed
 //!
-//! They balance exactly when the service is stopped or quiet; [`Balance`](crate::Balance) holds them
-//! against each other, also while it runs.
+//! They balance exactly when the service is stopped or quiet; [`Balance`](crate::Balance) holds
+//! them against each other, also while it runs.
 //!
 //! Most counters have one writer, the loop or the dispatcher, and are written without a locked
 //! instruction: see [`Counter`].

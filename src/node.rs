@@ -180,6 +180,7 @@ impl<N: Net> Node<N> {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.run_turns(clock))) {
             let message = panic_message(&*panic);
             self.failure = Some(message.clone());
+            self.peers.note_lost();
             // As far as the defect lets it, every connection is closed and counted, and what was
             // parsed is delivered.
             let closed = catch_unwind(AssertUnwindSafe(|| self.fail(clock.now(), message)));
@@ -370,6 +371,7 @@ impl<N: Net> Node<N> {
             let block = self.peers.handle_read(now, id, buffer, result);
             debug_assert!(self.waiting.is_none(), "nobody is read while a block waits");
             self.waiting = block;
+            self.peers.note_handed_over();
             self.push_waiting(now);
             if count == 0 {
                 break;

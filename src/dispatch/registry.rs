@@ -120,9 +120,9 @@ pub(crate) struct Account {
     /// Of what was dropped, that for which the bound in bytes had no room.
     pub(crate) dropped_for_bytes: Counter,
     pub(crate) parked: AtomicU64,
-    /// Counted by whoever takes or discards: first that it begins, then the queue's fill is lowered,
-    /// then what became of the messages. While the first is the sum of the others, nobody is in
-    /// between.
+    /// Counted by whoever takes or discards: first that it begins, then the queue's fill is
+    /// lowered, then what became of the messages. While the first is the sum of the others, nobody
+    /// is in between.
     begun: AtomicU64,
     taken: AtomicU64,
     discarded: AtomicU64,
@@ -429,8 +429,8 @@ impl Registry {
         sum
     }
 
-    /// The rows of all subscribers at one moment; to be asked for by the fan-out, between two blocks.
-    /// `None` if somebody moved messages whenever this looked, or the list is not to be had.
+    /// The rows of all subscribers at one moment; to be asked for by the fan-out, between two
+    /// blocks. `None` if somebody moved messages whenever this looked, or the list is not to be had.
     pub(crate) fn cut(&self) -> Option<SubscribersCut> {
         let mut list = self.lock_or_pass()?;
         list.settle();

@@ -223,8 +223,8 @@ impl Requests {
         queues.list.retain(|one| !std::ptr::eq(one.as_ptr(), gone));
     }
 
-    /// The sum over all locks, each of which is taken for a moment. It balances at any time, because
-    /// every part of it does.
+    /// The sum over all locks, each of which is taken for a moment. It balances at any time,
+    /// because every part of it does.
     pub(crate) fn row(&self) -> RequestRow {
         let mut row = RequestRow {
             late: self.late.load(Ordering::Relaxed),

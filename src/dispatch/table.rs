@@ -340,18 +340,16 @@ impl FanOut {
             entry.deliver(delivery);
             rest
         };
-        let (peer, count) = (rest.block().head().peer, rest.count());
-        match entry.subscriber.account.overflow {
-            Overflow::Pause => {
-                self.park(position, rest);
-                // Room that was made before we said that we wait: nobody will tell of it.
-                self.unpark(position);
-            }
-            overflow => {
-                self.note_dropped(position, count, if for_bytes { count } else { 0 });
-                self.follow_up(position, overflow, peer);
-            }
+        let overflow = entry.subscriber.account.overflow;
+        if overflow == Overflow::Pause {
+            self.park(position, rest);
+            // Room that was made before we said that we wait: nobody will tell of it.
+            self.unpark(position);
+            return;
         }
+        let (peer, count) = (rest.block().head().peer, rest.count());
+        self.note_dropped(position, count, if for_bytes { count } else { 0 });
+        self.follow_up(position, overflow, peer);
     }
 
     /// Does what a subscriber asked for besides the drop.

@@ -249,6 +249,20 @@ impl Peers {
         }
     }
 
+    /// The budget is short, and not used up any more: those that hold little are read again.
+    pub(super) fn resume_light(&mut self, now: Tick) {
+        for id in std::mem::take(&mut self.budget_paused) {
+            let used = self.used(id);
+            let over = self.is_over_budget(used);
+            let Some(seat) = self.seat(id) else { continue };
+            match seat.pause {
+                Some(Pause::Budget) if over => self.budget_paused.push(id),
+                Some(Pause::Budget) => self.resume(now, id),
+                Some(Pause::Credit | Pause::Held | Pause::Closing) | None => {}
+            }
+        }
+    }
+
     fn space(&mut self, id: PeerId, limit: usize) -> Option<ReadBuffer> {
         let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
         let carry = &mut seat.peer.carry;
@@ -392,12 +406,14 @@ impl Peers {
         self.note_first(id);
         let traffic = Traffic::new(u64::from(parsed.frames), parsed.consumed as u64);
         self.slots.ledger.inbound.add(traffic);
+        self.in_hand = traffic.messages;
         // Bytes of whole frames that are left for the dispatcher.
         let size = if self.handlers.is_some() {
             self.run_handlers(now, id, &mut buffer.bytes, &mut parsed)
         } else {
             parsed.consumed
         };
+        self.in_hand = u64::from(parsed.frames);
         let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
         let peer = &mut seat.peer;
 

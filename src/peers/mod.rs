@@ -164,6 +164,8 @@ pub(crate) struct Peers {
     closed: VecDeque<ClosedRow>,
     /// Sums over all connections that have ended.
     gone: PeerSums,
+    /// Messages that were counted as received and that the node does not have yet.
+    in_hand: u64,
     /// How long nobody was read, in all, and since when nobody is.
     lag: Tick,
     stalled_since: Option<Tick>,
@@ -229,6 +231,7 @@ impl Peers {
             type_map: TypeMap::default(),
             closed: VecDeque::new(),
             gone: PeerSums::default(),
+            in_hand: 0,
             lag: 0,
             stalled_since: None,
             stop: None,
@@ -938,8 +941,12 @@ impl Peers {
         }
         if self.slots.ledger.budget.is_exhausted() {
             self.evict_largest(now);
+        } else {
+            self.resume_light(now);
         }
-        self.arm_budget_timer(now);
+        if !self.budget_paused.is_empty() || !self.budget_refused.is_empty() {
+            self.arm_budget_timer(now);
+        }
     }
 
     fn arm_budget_timer(&mut self, now: Tick) {
@@ -1025,8 +1032,8 @@ impl Peers {
         }
     }
 
-    /// What the loop knows of its peers, and senders of what waits for them, for a cut of the ledger.
-    /// Fails if somebody holds a slot all the while.
+    /// What the loop knows of its peers, and senders of what waits for them, for a cut of the
+    /// ledger. Fails if somebody holds a slot all the while.
     ///
     /// Costs a lock for each peer, and a look at the header of each message that waits, up to a
     /// bound; a peer beyond it is left out.
@@ -1063,6 +1070,18 @@ impl Peers {
             });
         }
         Ok(cut)
+    }
+
+    /// The node has what the last read brought.
+    #[inline]
+    pub(crate) fn note_handed_over(&mut self) {
+        self.in_hand = 0;
+    }
+
+    /// A panic has lost what the node did not have yet.
+    pub(crate) fn note_lost(&mut self) {
+        let lost = std::mem::take(&mut self.in_hand);
+        self.slots.ledger.undelivered.add(lost);
     }
 
     /// Cuts off everybody who is left.

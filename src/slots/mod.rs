@@ -1079,8 +1079,8 @@ impl Slots {
         slot.refusals.fetch_and(!why.0, Ordering::AcqRel);
     }
 
-    /// All that was accepted for a connection, what of it was dropped for later ones, and what waits
-    /// here; of one moment.
+    /// All that was accepted for a connection, what of it was dropped for later ones, and what
+    /// waits here; of one moment.
     pub(crate) fn look(&self, peer: PeerId) -> Result<(Sums, Traffic), Contended> {
         let slot = self.own(peer);
         let inner = (0..LOOKS_MAX).find_map(|_| {

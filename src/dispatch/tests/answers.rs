@@ -177,10 +177,7 @@ fn a_queue_has_a_place_for_every_request() {
     let mut bench = Bench::new();
     let (peer, requests) = (bench.peer, Arc::clone(&bench.registry.requests));
     let replies = Replies::new(2, Arc::clone(&requests));
-    let ask = |replies: &Replies| {
-        let id = requests.add(peer, MessageType(7), 100, replies.reserve()?);
-        id
-    };
+    let ask = |replies: &Replies| requests.add(peer, MessageType(7), 100, replies.reserve()?);
     let (first, second) = (ask(&replies).unwrap(), ask(&replies).unwrap());
     let full = Err(RequestError::TooMany { limit: 2 });
     assert_eq!(ask(&replies), full);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    error::{CloseReason, SubscribeError},
+    error::{CloseReason, RecvError, SubscribeError},
     slots::{Sums, Take},
 };
 
@@ -130,7 +130,7 @@ fn a_full_subscriber_is_removed_and_finds_its_end() {
     assert!(row.overflowed);
     assert_eq!(strict.ended_because(), Some(Ended::Overflow));
     assert_eq!(take(&mut strict), (vec![0, 1], 0));
-    assert_eq!(strict.recv().unwrap_err(), crate::RecvError);
+    assert_eq!(strict.recv().unwrap_err(), RecvError);
     assert_eq!(take(&mut other), (vec![0, 1, 2, 3, 4], 0));
     assert_eq!(bench.registry.rows().len(), 1);
     drop(strict);
