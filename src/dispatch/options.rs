@@ -156,7 +156,8 @@ pub enum Overflow {
     /// missing before it.
     ///
     /// Of a batch that is longer than the whole queue, the last messages are kept. What the
-    /// subscriber has taken out of the queue is out of reach. Only for a queue of the service's own.
+    /// subscriber has taken out of the queue is out of reach. Only for a queue of the service's
+    /// own.
     DropOldest,
     /// They are dropped and counted, and the peer that sent them is closed in order, with
     /// [`CloseReason::Flood`](crate::CloseReason::Flood): once, however many of its messages still

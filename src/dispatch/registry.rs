@@ -430,7 +430,8 @@ impl Registry {
     }
 
     /// The rows of all subscribers at one moment; to be asked for by the fan-out, between two
-    /// blocks. `None` if somebody moved messages whenever this looked, or the list is not to be had.
+    /// blocks. `None` if somebody moved messages whenever this looked, or the list is not to be
+    /// had.
     pub(crate) fn cut(&self) -> Option<SubscribersCut> {
         let mut list = self.lock_or_pass()?;
         list.settle();
