@@ -1,6 +1,7 @@
 //! Fan-out: who gets what, what is lost and what waits, and that every sum balances.
 
 mod answers;
+mod cuts;
 mod overflow;
 
 use std::sync::Arc;
