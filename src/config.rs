@@ -72,6 +72,8 @@ pub struct Config {
     pub(crate) max_payload: u32,
     pub(crate) max_peers: usize,
     pub(crate) max_peers_per_addr: usize,
+    pub(crate) max_pending: usize,
+    pub(crate) checksums: bool,
     pub(crate) first_frame_timeout: Duration,
     pub(crate) frame_timeout: Duration,
     pub(crate) idle_timeout: Duration,
@@ -109,6 +111,8 @@ impl Default for Config {
             max_payload: limits::PAYLOAD_SIZE_MAX_DEFAULT,
             max_peers: limits::PEERS_MAX_DEFAULT,
             max_peers_per_addr: 0,
+            max_pending: limits::PENDING_MAX_DEFAULT,
+            checksums: false,
             first_frame_timeout: Duration::from_millis(limits::FIRST_FRAME_TIMEOUT_MS),
             frame_timeout: Duration::from_millis(limits::FRAME_TIMEOUT_MS),
             idle_timeout: Duration::ZERO,
@@ -188,6 +192,31 @@ impl Config {
     pub fn max_peers_per_addr(self, count: usize) -> Self {
         Self {
             max_peers_per_addr: count,
+            ..self
+        }
+    }
+
+    /// Connections at a time that came to us and have not sent a first whole frame or, where it is
+    /// required, their HELLO: default 1,024, 0 is no limit. One beyond is told `TooManyPeers` and
+    /// closed, so that a crowd that says nothing leaves room for those that do.
+    ///
+    /// Where nothing is due, because [`first_frame_timeout`](Self::first_frame_timeout) is zero and
+    /// no HELLO is required, nobody is pending.
+    #[must_use]
+    pub fn max_pending(self, count: usize) -> Self {
+        Self {
+            max_pending: count,
+            ..self
+        }
+    }
+
+    /// Sends everything with a CRC-32C, the protocol's own frames included, whatever
+    /// [`Outgoing::checksum`](crate::Outgoing::checksum) says of a message; off by default. What
+    /// comes in is verified whenever it carries one. Costs 4 bytes and a pass over each payload.
+    #[must_use]
+    pub fn checksums(self, always: bool) -> Self {
+        Self {
+            checksums: always,
             ..self
         }
     }
@@ -473,6 +502,13 @@ impl Config {
                 "peers",
             ),
             (
+                "max_pending",
+                self.max_pending as u64,
+                0,
+                limits::PEERS_MAX_CEILING as u64,
+                "peers",
+            ),
+            (
                 "outbox_bytes",
                 self.outbox_bytes as u64,
                 block,
@@ -646,6 +682,8 @@ mod tests {
         ok(base().max_peers((1 << 24) - 8192));
         bad(base().max_peers((1 << 24) - 8191));
         bad(base().max_peers(0));
+        ok(base().max_pending(0));
+        bad(base().max_pending(1 << 24));
         bad(base().outbox_bytes((64 << 10) - 1));
         ok(base().outbox_bytes(64 << 10));
         bad(base().outbox_messages(0));

@@ -586,6 +586,10 @@ pub enum SubscribeError {
         /// The limit.
         limit: usize,
     },
+    /// A channel of the embedder's can neither give up its oldest messages nor let others wait
+    /// behind it: [`Overflow::DropOldest`](crate::Overflow::DropOldest) and
+    /// [`Overflow::Pause`](crate::Overflow::Pause) need a queue of the service's own.
+    NeedsOwnQueue,
     /// The service has stopped or failed.
     Stopped,
 }
@@ -605,6 +609,9 @@ impl fmt::Display for SubscribeError {
                 )
             }
             Self::TooMany { limit } => write!(f, "all {limit} subscribers are taken"),
+            Self::NeedsOwnQueue => {
+                f.write_str("the overflow policy needs a queue of the service's own")
+            }
             Self::Stopped => f.write_str("the service has stopped"),
         }
     }
@@ -683,13 +690,13 @@ impl fmt::Display for TimerError {
 
 impl Error for TimerError {}
 
-/// The service stopped and everything that it had for the subscriber was taken.
+/// The service stopped, or removed the subscriber, and everything that it had for it was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecvError;
 
 impl fmt::Display for RecvError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the service has stopped and the queue is empty")
+        f.write_str("the subscription has ended and the queue is empty")
     }
 }
 

@@ -3,14 +3,15 @@
 //! Every term is counted on its own, none is derived from the others by subtraction, so that the
 //! sums can be held against each other:
 //!
-//! - inbound: `received = handled + dispatched + queued for dispatch`,
+//! - inbound: `received = handled + dispatched + queued for dispatch + undelivered`,
 //!   `dispatched = claimed + unclaimed`
 //! - per subscriber: `matched = taken + dropped + discarded + queued + parked`
 //! - outbound: `accepted = written + dropped + overflowed + queued`
 //! - requests: `sent = answered + timed_out + closed + cancelled + outstanding`; their answers are
 //!   among the claimed messages, late ones among the unclaimed
 //!
-//! They balance exactly when the service is stopped or quiet.
+//! They balance exactly when the service is stopped or quiet; [`Balance`](crate::Balance) holds
+//! them against each other, also while it runs.
 //!
 //! Most counters have one writer, the loop or the dispatcher, and are written without a locked
 //! instruction: see [`Counter`].
@@ -105,8 +106,9 @@ impl Fill {
 
     #[inline]
     pub(crate) fn lower(&self, traffic: Traffic) {
-        self.messages.fetch_sub(traffic.messages, Ordering::Relaxed);
-        self.bytes.fetch_sub(traffic.bytes, Ordering::Relaxed);
+        // Release: whoever sees it sees what its thread did before, see `Account::steady`.
+        self.messages.fetch_sub(traffic.messages, Ordering::Release);
+        self.bytes.fetch_sub(traffic.bytes, Ordering::Release);
     }
 
     #[inline]
@@ -208,6 +210,8 @@ pub(crate) struct Ledger {
     pub(crate) outbound_queued: TrafficCounter,
     /// Given to an inline handler; the loop's.
     pub(crate) handled: Counter,
+    /// Received, and lost because the dispatcher had ended or hung; the loop's.
+    pub(crate) undelivered: Counter,
     /// Dispatched, matched by at least one subscriber, and matched by none: the dispatcher's.
     pub(crate) dispatched: Counter,
     pub(crate) claimed: Counter,
@@ -248,6 +252,7 @@ impl Ledger {
             outbound_overflowed: TrafficCounter::default(),
             outbound_queued: TrafficCounter::default(),
             handled: Counter::default(),
+            undelivered: Counter::default(),
             dispatched: Counter::default(),
             claimed: Counter::default(),
             unclaimed: Counter::default(),
@@ -306,6 +311,7 @@ impl Ledger {
             outbound_overflowed: overflowed,
             outbound_queued: self.outbound_queued.get(),
             handled: self.handled.get(),
+            undelivered: self.undelivered.get(),
             dispatched: self.dispatched.get(),
             claimed: self.claimed.get(),
             unclaimed: self.unclaimed.get(),
@@ -336,6 +342,17 @@ impl Ledger {
 }
 
 impl Ledger {
+    /// What the loop counts, for a cut: the rest is read elsewhere. The rows of types are those of
+    /// what it handled and wrote.
+    pub(crate) fn snapshot_of_loop(&self, uptime: Duration) -> Snapshot {
+        let (departed, requests) = (DepartedRow::default(), RequestRow::default());
+        let shot = self.snapshot(uptime, Vec::new(), departed, requests);
+        Snapshot {
+            types: TypeRows::merge([&self.types_handled], &self.types_out),
+            ..shot
+        }
+    }
+
     fn handler_rows(&self) -> Vec<HandlerRow> {
         let handlers = self.handlers.lock().unwrap_or_else(PoisonError::into_inner);
         handlers.iter().map(|account| account.row()).collect()
@@ -447,6 +464,13 @@ impl TypeRows {
         self.rows[usize::from(row)].traffic.add(traffic);
     }
 
+    /// What all rows add up to.
+    pub(crate) fn sum(&self) -> Traffic {
+        let mut sum = Traffic::default();
+        self.each().for_each(|(_, traffic)| sum.add(traffic));
+        sum
+    }
+
     fn each(&self) -> impl Iterator<Item = (Option<MessageType>, Traffic)> + '_ {
         let used = usize::try_from(self.used.get())
             .unwrap_or(0)
@@ -459,7 +483,7 @@ impl TypeRows {
     }
 
     /// Adds up what the dispatcher and the loop counted on the way in, beside what went out.
-    fn merge(inbound: [&Self; 2], outbound: &Self) -> Vec<TypeTraffic> {
+    fn merge<const N: usize>(inbound: [&Self; N], outbound: &Self) -> Vec<TypeTraffic> {
         let mut merged = Vec::<TypeTraffic>::new();
         let mut add = |message_type, inbound: Traffic, outbound: Traffic| {
             let known = merged
@@ -485,7 +509,8 @@ impl TypeRows {
         }
         // `None`, the shared row, sorts last and is left out while nothing is in it.
         merged.sort_by_key(|row| (row.message_type.is_none(), row.message_type));
-        merged.retain(|row| row.inbound.messages + row.outbound.messages > 0);
+        // Of a message that is partly written, there are bytes.
+        merged.retain(|row| row.inbound.bytes + row.outbound.bytes > 0);
         merged
     }
 }
@@ -601,8 +626,11 @@ pub struct SubscriberRow {
     pub matched: u64,
     /// Messages that it took.
     pub taken: u64,
-    /// Messages dropped because its queue was full.
+    /// Messages dropped because its queue was full: the new ones, or, with
+    /// [`Overflow::DropOldest`](crate::Overflow::DropOldest), the oldest.
     pub dropped: u64,
+    /// Of these, those for which the bound in bytes had no room, though that in messages had.
+    pub dropped_for_bytes: u64,
     /// Messages thrown away because it unsubscribed with them in its queue, or the service stopped.
     pub discarded: u64,
     /// Messages in its queue.
@@ -612,6 +640,9 @@ pub struct SubscriberRow {
     /// Messages that wait for room in its queue; only with
     /// [`Overflow::Pause`](crate::Overflow::Pause).
     pub parked: u64,
+    /// Whether it was removed because its queue was full; only with
+    /// [`Overflow::Unsubscribe`](crate::Overflow::Unsubscribe).
+    pub overflowed: bool,
 }
 
 /// What became of the events that an event subscriber was offered:
@@ -641,6 +672,8 @@ pub struct EventSubscriberRow {
 pub struct DepartedRow {
     /// How many left.
     pub subscribers: u64,
+    /// Those that were removed because their queues were full.
+    pub overflowed: u64,
     /// As in [`SubscriberRow`], and so are the others.
     pub matched: u64,
     /// Taken before they left.
@@ -656,6 +689,7 @@ pub struct DepartedRow {
 impl DepartedRow {
     pub(crate) fn add(&mut self, row: &SubscriberRow) {
         self.subscribers += 1;
+        self.overflowed += u64::from(row.overflowed);
         self.matched += row.matched;
         self.taken += row.taken;
         self.dropped += row.dropped;
@@ -706,13 +740,34 @@ pub struct RequestRow {
     pub late: u64,
 }
 
+impl RequestRow {
+    /// Takes requests out of those that wait; the caller counts what became of them.
+    pub(crate) fn resolve(&mut self, count: u64) -> &mut Self {
+        debug_assert!(self.outstanding >= count);
+        self.outstanding = self.outstanding.saturating_sub(count);
+        self
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.sent += other.sent;
+        self.answered += other.answered;
+        self.timed_out += other.timed_out;
+        self.closed += other.closed;
+        self.cancelled += other.cancelled;
+        self.outstanding += other.outstanding;
+        self.late += other.late;
+    }
+}
+
 /// All counters of a service at one moment.
 ///
 /// Taken live, the counters are read one after the other while others count on; when the service
 /// is quiet or stopped, they balance:
-/// `inbound.messages = handled + dispatched + dispatch_queue.messages`,
+/// `inbound.messages = handled + dispatched + dispatch_queue.messages + undelivered`,
 /// `dispatched = claimed + unclaimed`, each subscriber's row, and
 /// `outbound_accepted = outbound + outbound_dropped + outbound_overflowed + outbound_queued`.
+/// [`balance`](Self::balance) says so; [`Handle::balance`](crate::Handle::balance) does while the
+/// service runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
@@ -746,6 +801,9 @@ pub struct Snapshot {
     pub outbound_queued: Traffic,
     /// Messages that were given to an inline handler instead.
     pub handled: u64,
+    /// Messages that nobody was offered, because the dispatcher had failed, or took nothing at the
+    /// end of a stop.
+    pub undelivered: u64,
     /// Messages that went through the fan-out.
     pub dispatched: u64,
     /// Dispatched messages that at least one subscriber's types matched.

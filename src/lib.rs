@@ -31,10 +31,10 @@
 //! # What is full, and what then
 //!
 //! A subscriber that falls behind loses messages alone and is told how many ([`Batch::missed`]),
-//! or holds back the peers that sent them, as its [`Overflow`] says. A peer that does not take its
-//! answers is not read any more, and cut off after a while. A dispatcher that falls behind stops
-//! the reading; nothing is dropped for it. [`Snapshot`] and [`StopReport`] have the counters, and
-//! they add up.
+//! or holds back or closes the peers that sent them, as its [`Overflow`] says. A peer that does not
+//! take its answers is not read any more, and cut off after a while. A dispatcher that falls behind
+//! stops the reading; nothing is dropped for it. [`Snapshot`] and [`StopReport`] have the counters,
+//! and they add up: [`Handle::balance`] holds them against each other, also while the service runs.
 //!
 //! # Example
 //!
@@ -141,6 +141,7 @@ mod ledger;
 mod quiet;
 pub mod wheel;
 // 3
+mod balance;
 mod config;
 mod dial;
 mod event;
@@ -167,11 +168,12 @@ mod tests;
 #[doc(hidden)]
 pub mod workbench;
 
+pub use balance::{Balance, Equation, Subject};
 pub use block::{Message, MessageRef};
 pub use config::{Config, Dispatch};
 pub use dial::ConnectOptions;
 pub use dispatch::{
-    Batch, ChannelSubscription, Delivery, EventDelivery, EventIter, EventOptions,
+    Batch, ChannelSubscription, Delivery, Ended, EventDelivery, EventIter, EventOptions,
     EventSubscription, Iter, Messages, Overflow, PendingReply, Replies, Reply, SubscribeOptions,
     Subscription, TryIter, Types,
 };

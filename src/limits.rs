@@ -34,6 +34,8 @@ pub(crate) const PAYLOAD_SIZE_MAX_CEILING: u32 = 256 << 20;
 
 /// Default for the number of peers.
 pub(crate) const PEERS_MAX_DEFAULT: usize = 10_000;
+/// Default for the connections that have not sent a first whole frame.
+pub(crate) const PENDING_MAX_DEFAULT: usize = 1024;
 /// An index in a [`PeerId`](crate::PeerId) has 24 bits; the highest part is kept for refusals and
 /// for links.
 pub(crate) const PEERS_MAX_CEILING: usize = (1 << 24) - 8192;

@@ -17,9 +17,10 @@ use std::{
     time::Duration,
 };
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 
 use crate::{
+    balance::{Cut, CutMarker, LoopCut},
     block::BlockRef,
     clock::{Clock, Now, Tick, ticks_of_timeout},
     dispatch::{
@@ -176,13 +177,30 @@ impl<N: Net> Node<N> {
     /// Runs until a stop is done or something fails.
     pub(crate) fn run(mut self, clock: Clock) -> LoopEnd {
         Slots::set_loop_thread();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.run_turns(clock))) {
+            let message = panic_message(&*panic);
+            self.failure = Some(message.clone());
+            self.peers.note_lost();
+            // As far as the defect lets it, every connection is closed and counted, and what was
+            // parsed is delivered.
+            let closed = catch_unwind(AssertUnwindSafe(|| self.fail(clock.now(), message)));
+            if closed.is_err() {
+                return LoopEnd {
+                    failure: self.failure,
+                    ..LoopEnd::default()
+                };
+            }
+        }
+        self.end(clock.now())
+    }
+
+    fn run_turns(&mut self, clock: Clock) {
         while self.phase != Phase::Ended {
             if let Err(error) = self.poll(clock.now()) {
                 self.fail(clock.now(), format!("poll failed: {error}"));
             }
             self.turn(clock.now());
         }
-        self.end(clock.now())
     }
 
     /// Waits for events, or until the next timer.
@@ -309,8 +327,26 @@ impl<N: Net> Node<N> {
                 }
                 Command::Unlisten(id, answer) => drop(answer.try_send(self.remove_listener(id))),
                 Command::Closed(answer) => drop(answer.try_send(self.peers.closed_rows())),
+                Command::Cut(answer) => self.begin_cut(now, answer),
             }
         }
+    }
+
+    /// Reads what the loop counts, and sends it on behind everything that was handed over.
+    fn begin_cut(&mut self, now: Now, answer: Sender<Option<Cut>>) {
+        let Ok(peers) = self.peers.cut() else {
+            drop(answer.try_send(None));
+            return;
+        };
+        let ledger = &self.slots.ledger;
+        let uptime = Duration::from_millis(now.tick);
+        let waiting = self.waiting.as_ref().map(BlockRef::head);
+        let at_loop = Box::new(LoopCut {
+            shot: ledger.snapshot_of_loop(uptime),
+            waiting: waiting.map_or(0, |head| u64::from(head.frames)),
+            peers,
+        });
+        self.sink.push_cut(CutMarker { at_loop, answer });
     }
 
     // ----- reading ---------------------------------------------------------------------------
@@ -347,6 +383,7 @@ impl<N: Net> Node<N> {
             let block = self.peers.handle_read(now, id, buffer, result);
             debug_assert!(self.waiting.is_none(), "nobody is read while a block waits");
             self.waiting = block;
+            self.peers.note_handed_over();
             self.push_waiting(now);
             if count == 0 {
                 break;
@@ -403,7 +440,7 @@ impl<N: Net> Node<N> {
         match item {
             Item::Block(block) => self.waiting = Some(block),
             Item::Event(event) => self.peers.return_event(event, self.waiting.is_some()),
-            Item::Notice(_) | Item::Poke => {}
+            Item::Notice(_) | Item::Cut(_) | Item::Poke => {}
         }
     }
 
@@ -742,7 +779,9 @@ impl<N: Net> Node<N> {
                     if !queue.push_last(item, LAST_ITEM_TIMEOUT) {
                         log::error!("the dispatcher took nothing for {LAST_ITEM_TIMEOUT:?}");
                         // It will not take the rest either.
-                        while self.next_item().is_some() {}
+                        while let Some(item) = self.next_item() {
+                            self.sink.lose(&item);
+                        }
                     }
                 }
                 Sink::Inline {
@@ -822,6 +861,25 @@ impl Sink {
         }
     }
 
+    /// A marker for which there is no place is given up.
+    fn push_cut(&mut self, marker: CutMarker) {
+        match self {
+            Self::Queue(queue) => {
+                if let Err(Item::Cut(marker)) = queue.push_item(Item::Cut(Box::new(marker))) {
+                    marker.finish(None);
+                }
+            }
+            Self::Inline { fan_out, .. } => fan_out.handle_cut(marker),
+        }
+    }
+
+    /// Counts what is left when the dispatcher takes nothing more.
+    fn lose(&self, item: &Item) {
+        if let Self::Queue(queue) = self {
+            queue.lose(item);
+        }
+    }
+
     fn push(&mut self, item: Item) -> Result<(), PushError> {
         match self {
             Self::Queue(queue) => queue.push(item),
@@ -846,6 +904,7 @@ fn dispatch_inline(fan_out: &mut FanOut, bounds: &QueueBounds, item: Item) {
         Item::Block(block) => fan_out.dispatch(block),
         Item::Event(event) => fan_out.dispatch_event(event),
         Item::Notice(notice) => fan_out.handle_notice(*notice),
+        Item::Cut(marker) => fan_out.handle_cut(*marker),
         Item::Poke => {}
     }
 }

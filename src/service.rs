@@ -15,6 +15,7 @@ use std::{
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::{
+    balance::Balance,
     block::Message,
     clock::{Clock, ticks_of_timeout},
     config::{Config, Dispatch},
@@ -118,7 +119,8 @@ impl NetService {
         };
         let count = config.max_peers + REFUSED_PEERS_MAX + LINKS_MAX;
         let slots = Slots::new(0, count, outbox, Arc::clone(&ledger), clock);
-        let slots = Arc::new(slots.outbox_full(config.outbox_full));
+        let slots = slots.outbox_full(config.outbox_full);
+        let slots = Arc::new(slots.checksums(config.checksums));
         let (sender, commands) = bounded(COMMANDS_MAX);
         let registry = Arc::new(Registry::new(config.max_requests));
         let handlers = Handlers::new(Arc::clone(&ledger), Arc::clone(&registry.requests));
@@ -480,6 +482,12 @@ impl NetService {
         self.handle().close(peer)
     }
 
+    /// As [`Handle::balance`].
+    #[must_use]
+    pub fn balance(&self) -> Balance {
+        self.handle().balance()
+    }
+
     /// As [`Handle::snapshot`].
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
@@ -565,6 +573,7 @@ impl NetService {
         let limits = PeerLimits {
             peers: peers_within_descriptors(config.max_peers),
             peers_per_origin: config.max_peers_per_addr,
+            pending: config.max_pending,
         };
         let slots = Arc::clone(&self.shared.slots);
         let mut peers = Peers::new(Arc::clone(&slots), rules_of(config), limits, now);
@@ -742,6 +751,7 @@ fn rules_of(config: &Config) -> Rules {
         heartbeat_ms: ticks_of_timeout(config.heartbeat_interval),
         heartbeat_timeout_ms: ticks_of_timeout(config.heartbeat_timeout),
         hello_required: config.require_hello || checks_tokens,
+        checksums: config.checksums,
         network_id: config.network_id,
         node_id: config.node_id,
         tokens: config

@@ -15,8 +15,8 @@ use std::{
 };
 
 use nebnet::{
-    CloseReason, Config, MessageType, NetService, Overflow, SendError, SubscribeOptions,
-    Subscription, Types,
+    CloseReason, Config, MessageType, NetService, Overflow, Recipients, SendError,
+    SubscribeOptions, Subscription, Types,
     frame::{Bye, Frame, Hello},
 };
 use util::{
@@ -841,6 +841,57 @@ fn connections_of_one_address_are_limited() {
         client.ping(b"still here");
     }
     drop((clients, fifth, again));
+    stop_tap(service, tap);
+}
+
+#[test]
+fn peers_that_say_nothing_leave_room_for_those_that_do() {
+    for required in [false, true] {
+        let config = config().max_pending(2).require_hello(required);
+        let (service, tap) = start_tap(config);
+        let addr = service.local_addrs()[0];
+        let speak = |client: &mut Client| {
+            if required {
+                client.send(&Frame::new(HELLO, &Hello::default().to_payload()));
+                assert_eq!(client.receive().unwrap().message_type, OK);
+            } else {
+                client.ping(b"");
+            }
+        };
+        let mut silent = [Client::connect(addr), Client::connect(addr)];
+        wait_until("two are there", || service.snapshot().peers == 2);
+        // Half a frame is none.
+        assert!(silent[0].try_write(&[0, 0, 0]));
+        Client::connect(addr).expect_bye(17);
+        wait_for_closed(&service, CloseReason::TooManyPeers, 1);
+        // Whoever spoke counts no more, and neither does who has left.
+        speak(&mut silent[1]);
+        let mut third = Client::connect(addr);
+        speak(&mut third);
+        let fourth = Client::connect(addr);
+        wait_until("four are there", || service.snapshot().peers == 4);
+        Client::connect(addr).expect_bye(17);
+        drop(fourth);
+        wait_until("one has left", || service.snapshot().peers == 3);
+        let mut fifth = Client::connect(addr);
+        speak(&mut fifth);
+        drop((silent, third, fifth));
+        stop_tap(service, tap);
+    }
+}
+
+#[test]
+fn where_nothing_is_due_nobody_is_pending() {
+    let config = config().max_pending(1).first_frame_timeout(Duration::ZERO);
+    let (service, tap) = start_tap(config);
+    let addr = service.local_addrs()[0];
+    let mut listeners: Vec<Client> = (0..10).map(|_| Client::connect(addr)).collect();
+    wait_until("all are there", || service.snapshot().peers == 10);
+    service.broadcast(MessageType(7), b"news", Recipients::All);
+    for client in &mut listeners {
+        client.expect(7, b"news");
+    }
+    drop(listeners);
     stop_tap(service, tap);
 }
 

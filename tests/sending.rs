@@ -11,11 +11,13 @@ mod util;
 use std::time::Duration;
 
 use nebnet::{
-    CloseReason, Dispatch, MessageType, NetService, OutboxFull, Outgoing, OutgoingBatch, PeerId,
-    Priority, Recipients, SendError,
+    CloseReason, Dispatch, HandlerOptions, InlineMessage, MessageType, NetService, OutboxFull,
+    Outgoing, OutgoingBatch, PeerId, Priority, Recipients, Replier, SendError, Types,
     frame::{Frame, Hello},
 };
-use util::{Client, End, HELLO, OK, config, only_peer, start_tap, stop_tap, wait_for_row};
+use util::{
+    Client, End, HELLO, OK, PATIENCE, config, only_peer, start_tap, stop, stop_tap, wait_for_row,
+};
 
 const LOW: MessageType = MessageType(1);
 const NORMAL: MessageType = MessageType(2);
@@ -372,4 +374,72 @@ fn broadcasts_at_once_keep_every_stream_whole() {
     }
     drop(crowd);
     stop_tap(service, tap);
+}
+
+// ----- checksums ---------------------------------------------------------------------------------
+
+/// Everything that the service sends, by every way there is.
+#[test]
+fn a_service_that_sends_checksums_sends_nothing_without() {
+    let config = config().checksums(true).require_hello(true);
+    let mut service = NetService::new(config).unwrap();
+    let options = HandlerOptions::new(MessageType(5));
+    let answer = |message: InlineMessage<'_>, replier: &mut Replier<'_>| {
+        replier.reply(message.payload()).unwrap();
+        replier.send(MessageType(6), b"and more").unwrap();
+    };
+    service.handle_inline(options, answer).unwrap();
+    let mut tap = service.subscribe(Types::all()).unwrap();
+    service.start().unwrap();
+    let mut client = Client::connect(service.local_addrs()[0]);
+    client.send(&Frame::new(HELLO, &Hello::default().to_payload()));
+    let expect = |client: &mut Client, message_type: MessageType| {
+        let answer = client.receive().expect("a frame");
+        assert_eq!(answer.message_type, message_type);
+        assert!(answer.checksum, "{answer:?}");
+        answer
+    };
+    expect(&mut client, OK);
+    client.send(&Frame::new(util::PING, b"ping"));
+    expect(&mut client, util::PONG);
+    client.send_message(5, b"inline");
+    expect(&mut client, MessageType(5));
+    expect(&mut client, MessageType(6));
+    client.send_message(7, b"question");
+    let question = tap.recv_timeout(PATIENCE).unwrap();
+    let (peer, handle) = (question.peer(), service.handle());
+    service.reply(&question, "answer").unwrap();
+    expect(&mut client, MessageType(7));
+    for size in [0, 10, 5_000, 100_000] {
+        handle.send(peer, MessageType(8), vec![1; size]).unwrap();
+        let sent = expect(&mut client, MessageType(8));
+        assert_eq!(sent.payload, vec![1; size]);
+        let payload = &vec![2; size];
+        let report = handle.broadcast(MessageType(9), payload, Recipients::All);
+        assert_eq!(report.sent, [peer]);
+        assert_eq!(expect(&mut client, MessageType(9)).payload, *payload);
+    }
+    let mut batch = OutgoingBatch::new();
+    for number in 0..10 {
+        let payload = [number; 3];
+        let message = Outgoing::new(MessageType(10), &payload);
+        batch.push(&message.checksum(number % 2 == 0)).unwrap();
+    }
+    handle.send_batch(peer, &mut batch).unwrap();
+    assert!(batch.is_empty());
+    for number in 0..10 {
+        assert_eq!(expect(&mut client, MessageType(10)).payload, [number; 3]);
+    }
+    let pending = handle
+        .request(peer, MessageType(11), b"?", PATIENCE)
+        .unwrap();
+    let asked = expect(&mut client, MessageType(11));
+    client.send(&Frame {
+        correlation: asked.correlation,
+        ..Frame::new(MessageType(11), b"!")
+    });
+    assert_eq!(pending.recv().unwrap().payload(), b"!");
+    assert!(service.close(peer));
+    expect(&mut client, util::BYE);
+    stop(&mut service);
 }

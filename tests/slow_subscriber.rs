@@ -21,7 +21,7 @@ use std::{
 
 use crossbeam_channel::{after, bounded, select};
 use nebnet::{
-    CloseReason, Config, Dispatch, Message, MessageType, NetService, Overflow, PeerId,
+    CloseReason, Config, Dispatch, Ended, Message, MessageType, NetService, Overflow, PeerId,
     ServiceState, SubscribeError, SubscribeOptions, SubscriberRow, Subscription, Types,
     frame::Frame,
 };
@@ -321,6 +321,97 @@ fn an_empty_queue_takes_one_message_of_any_size() {
         stop(&mut service);
         drop(tiny);
         assert_eq!(service.snapshot().memory_used, 0);
+    }
+}
+
+/// Whatever one subscriber does with what it cannot hold, the others get everything.
+#[test]
+fn every_policy_costs_nobody_but_its_subscriber_and_the_peers_that_it_names() {
+    const COUNT: u32 = 3_000;
+    for dispatch in MODES {
+        let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
+        let subscribe = |name: &str, types, overflow| {
+            let options = options(types, name).messages(10).overflow(overflow);
+            service.subscribe_with(options).unwrap()
+        };
+        let mut oldest = subscribe("oldest", A, Overflow::DropOldest);
+        let newest = subscribe("newest", A, Overflow::DropNewest);
+        let mut leaves = subscribe("leaves", A, Overflow::Unsubscribe);
+        let mut closes = subscribe("closes", B, Overflow::Close);
+        // Panics with a message in its hands.
+        let mut panics = subscribe("panics", A, Overflow::Pause);
+        let panicking = thread::spawn(move || {
+            let batch = panics.recv_batch().unwrap();
+            panic!("a subscriber's own fault, with {} messages", batch.len());
+        });
+        let mut whole = subscribe("whole", A, Overflow::Pause);
+        service.start().unwrap();
+        let addr = service.local_addrs()[0];
+        let mut client = Client::connect(addr);
+        let sender = thread::spawn(move || {
+            assert!(client.try_write(&numbered(A, 0..COUNT, 100)));
+            client
+        });
+        for expected in 0..COUNT {
+            assert_eq!(
+                number(whole.recv_timeout(PATIENCE).unwrap().payload()),
+                expected
+            );
+        }
+        assert!(panicking.join().is_err());
+        let mut client = sender.join().unwrap();
+        wait_until("all were offered", || {
+            offered(&oldest.row()) == COUNT.into() && offered(&newest.row()) == COUNT.into()
+        });
+        // The oldest gave way, so that these are the last.
+        let mut next = 0;
+        take_all(&mut oldest, &mut next);
+        assert_eq!(next, u64::from(COUNT));
+        let row = oldest.row();
+        assert_eq!((row.taken, row.dropped), (10, u64::from(COUNT) - 10));
+        // This one has the first, and then its end.
+        for expected in 0..10 {
+            assert_eq!(number(leaves.recv().unwrap().payload()), expected);
+        }
+        assert!(leaves.recv().is_err());
+        assert_eq!(leaves.ended_because(), Some(Ended::Overflow));
+        assert!(leaves.row().overflowed);
+
+        // Two peers send too much to the strict one, and a third does not.
+        for _ in 0..2 {
+            let mut flooding = Client::connect(addr);
+            assert!(flooding.try_write(&numbered(B, 0..1_000, 100)));
+            flooding.expect_bye(22);
+        }
+        util::wait_for_closed(&service, CloseReason::Flood, 2);
+        // What they had sent before is offered to its end.
+        wait_until("nothing waits", || {
+            service.snapshot().dispatch_queue.messages == 0
+        });
+        take_all(&mut closes, &mut 0);
+        assert!(client.try_write(&numbered(B, 0..5, 100)));
+        wait_until("five more", || closes.row().queued == 5);
+        client.ping(b"still served");
+        assert!(closes.row().dropped > 0);
+        assert_eq!(closes.ended_because(), None);
+        let balance = service.balance();
+        assert!(balance.is_exact(), "{balance}");
+        drop(client);
+        stop(&mut service);
+        assert_eq!(closes.ended_because(), Some(Ended::Stopped));
+        drop((oldest, newest, leaves, closes, whole));
+        assert_eq!(service.snapshot().memory_used, 0);
+    }
+}
+
+#[test]
+fn a_channel_of_the_embedder_keeps_no_policy_that_it_cannot() {
+    let service = NetService::new(config()).unwrap();
+    for overflow in [Overflow::Pause, Overflow::DropOldest] {
+        let (sender, _receiver) = bounded::<Message>(5);
+        let options = options(A, "own").overflow(overflow);
+        let refused = service.subscribe_sender(options, sender).unwrap_err();
+        assert_eq!(refused, SubscribeError::NeedsOwnQueue);
     }
 }
 

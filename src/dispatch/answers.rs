@@ -105,6 +105,15 @@ impl Answers {
         }
     }
 
+    /// Answers that were put off.
+    pub(crate) fn count_put_off(&self) -> u64 {
+        let count = |work: &Work| match work {
+            Work::Answers(_, found) => found.len() as u64,
+            Work::Notice(_) => 0,
+        };
+        self.put_off.iter().map(count).sum()
+    }
+
     fn settle(&mut self, work: Work) {
         let may_wait = !never_waits() || self.put_off.len() >= REQUESTS_PUT_OFF_MAX;
         self.put_off.push_back(work);

@@ -106,8 +106,9 @@ pub struct EventDelivery {
 impl Drop for EventDelivery {
     fn drop(&mut self) {
         if self.event.is_some() {
+            self.account.begin_move(1);
             self.account.fill.lower(ONE);
-            self.account.discarded.fetch_add(1, Ordering::Relaxed);
+            self.account.end_discarded(1);
         }
     }
 }
@@ -128,7 +129,7 @@ pub(super) fn offer(subscriber: &Subscriber, event: Box<Event>) -> bool {
     account.matched.add(1);
     let Outlet::Events(sender) = &subscriber.outlet else {
         // The service has failed meanwhile.
-        account.discarded.fetch_add(1, Ordering::Relaxed);
+        account.discard(1);
         return true;
     };
     // Raised first, so that the subscriber never lowers what was not raised.
@@ -309,8 +310,9 @@ impl EventSubscription {
             account.id
         );
         let event = delivery.event.take().expect("a delivery is opened once");
+        account.begin_move(1);
         account.fill.lower(ONE);
-        account.taken.fetch_add(1, Ordering::Relaxed);
+        account.end_taken(1);
         let next = delivery.number + 1;
         let expected = account.expected.swap(next, Ordering::Relaxed);
         let missed = delivery.number.saturating_sub(expected);

@@ -21,7 +21,7 @@ mod tests;
 mod worker;
 
 pub use events::{EventDelivery, EventIter, EventOptions, EventSubscription};
-pub use options::{Overflow, SubscribeOptions, Types};
+pub use options::{Ended, Overflow, SubscribeOptions, Types};
 pub use replies::{PendingReply, Replies, Reply};
 pub use subscription::{
     Batch, ChannelSubscription, Delivery, Iter, Messages, Subscription, TryIter,

@@ -151,6 +151,33 @@ pub enum Overflow {
     /// What waits is charged to the dispatch queue's byte bound. While that holds, only those peers
     /// stop; when it is used up, all reading stops.
     Pause,
+    /// The oldest in the queue make room: whole batches of it are dropped and counted until the new
+    /// messages fit, so what is in the queue is always the latest. The next batch says how many are
+    /// missing before it.
+    ///
+    /// Of a batch that is longer than the whole queue, the last messages are kept. What the
+    /// subscriber has taken out of the queue is out of reach. Only for a queue of the service's
+    /// own.
+    DropOldest,
+    /// They are dropped and counted, and the peer that sent them is closed in order, with
+    /// [`CloseReason::Flood`](crate::CloseReason::Flood): once, however many of its messages still
+    /// come. What is on its way to the peer may take 500 ms to be written.
+    Close,
+    /// They are dropped and counted, and the subscriber is removed: it gets what is in its queue
+    /// and then finds the end, and
+    /// [`Subscription::ended_because`](crate::Subscription::ended_because) says why.
+    Unsubscribe,
+}
+
+/// Why there will be nothing more for a subscriber; see
+/// [`Subscription::ended_because`](crate::Subscription::ended_because).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ended {
+    /// The service has stopped or failed.
+    Stopped,
+    /// Its queue was full, and it had asked for [`Overflow::Unsubscribe`].
+    Overflow,
 }
 
 /// How to subscribe.

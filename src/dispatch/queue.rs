@@ -9,10 +9,11 @@ use std::{
     time::Duration,
 };
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError, bounded};
 
 use super::Notice;
 use crate::{
+    balance::CutMarker,
     block::BlockRef,
     doorbell::Doorbell,
     event::Event,
@@ -31,6 +32,8 @@ pub(crate) enum Item {
     Block(BlockRef),
     Event(Box<Event>),
     Notice(Box<Notice>),
+    /// A cut of the ledger has come this far.
+    Cut(Box<CutMarker>),
     /// Nothing: somebody wants the dispatcher to look around.
     Poke,
 }
@@ -40,7 +43,7 @@ impl Item {
     pub(crate) fn size(&self) -> usize {
         match self {
             Self::Block(block) => block.bytes().len(),
-            Self::Event(_) | Self::Notice(_) | Self::Poke => 0,
+            Self::Event(_) | Self::Notice(_) | Self::Cut(_) | Self::Poke => 0,
         }
     }
 }
@@ -110,9 +113,21 @@ impl DispatchQueue {
     /// an item if every place is taken. False if it did not in time.
     pub(crate) fn push_last(&self, item: Item, timeout: Duration) -> bool {
         self.bounds.raise(&item);
-        // A block that was not taken stays in the sum of what is queued: received, and not
-        // dispatched.
-        self.items.send_timeout(item, timeout).is_ok()
+        let sent = self.items.send_timeout(item, timeout);
+        if let Err(error) = &sent {
+            let (SendTimeoutError::Timeout(item) | SendTimeoutError::Disconnected(item)) = error;
+            self.bounds.take_back(item);
+            self.lose(item);
+        }
+        sent.is_ok()
+    }
+
+    /// Counts what nobody will be offered.
+    pub(crate) fn lose(&self, item: &Item) {
+        if let Item::Block(block) = item {
+            let count = u64::from(block.head().frames);
+            self.bounds.ledger.undelivered.add(count);
+        }
     }
 
     /// Hands over something that the bounds do not count, behind everything that was handed over
@@ -138,7 +153,10 @@ impl DispatchQueue {
                 self.bounds.take_back(item);
                 match error {
                     TrySendError::Full(item) => Err(PushError::Full(item)),
-                    TrySendError::Disconnected(_) => Err(PushError::Dead),
+                    TrySendError::Disconnected(item) => {
+                        self.lose(&item);
+                        Err(PushError::Dead)
+                    }
                 }
             }
         }
@@ -160,7 +178,7 @@ impl QueueBounds {
         match item {
             Item::Block(block) => self.has_room_for_block(block),
             Item::Event(_) => self.has_room_for_event(),
-            Item::Notice(_) | Item::Poke => true,
+            Item::Notice(_) | Item::Cut(_) | Item::Poke => true,
         }
     }
 
@@ -187,7 +205,7 @@ impl QueueBounds {
             Item::Event(_) => {
                 self.events.fetch_add(1, Ordering::Relaxed);
             }
-            Item::Notice(_) | Item::Poke => {}
+            Item::Notice(_) | Item::Cut(_) | Item::Poke => {}
         }
     }
 
@@ -198,7 +216,7 @@ impl QueueBounds {
             Item::Event(_) => {
                 self.events.fetch_sub(1, Ordering::Relaxed);
             }
-            Item::Notice(_) | Item::Poke => {}
+            Item::Notice(_) | Item::Cut(_) | Item::Poke => {}
         }
     }
 

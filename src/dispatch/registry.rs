@@ -12,12 +12,13 @@ use std::{
     },
 };
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::{
-    Delivery, EventDelivery, EventOptions, Overflow, Poke, Requests, SubscribeOptions, Types,
+    Delivery, Ended, EventDelivery, EventOptions, Overflow, Poke, Requests, SubscribeOptions, Types,
 };
 use crate::{
+    balance::SubscribersCut,
     block::Message,
     error::SubscribeError,
     id::{MessageType, SubscriberId},
@@ -71,14 +72,35 @@ pub(crate) struct Subscriber {
 /// Where the messages of a subscriber go.
 #[derive(Clone)]
 pub(crate) enum Outlet {
-    /// Its [`Subscription`](super::Subscription).
-    Deliveries(Sender<Delivery>),
+    /// Its [`Subscription`](super::Subscription); the other end too if the oldest may be dropped.
+    Deliveries(Sender<Delivery>, Option<Receiver<Delivery>>),
     /// A channel of its own, one message at a time.
     Messages(Sender<Message>),
     /// Its [`EventSubscription`](super::EventSubscription).
     Events(Sender<EventDelivery>),
     /// Nowhere: the service has stopped.
     Closed,
+}
+
+impl Outlet {
+    /// A queue as the options ask for, and the subscriber's end of it.
+    pub(crate) fn queue(options: &SubscribeOptions) -> (Self, Receiver<Delivery>) {
+        let (sender, receiver) = bounded(options.messages);
+        let gives_up = options.overflow == Overflow::DropOldest;
+        let oldest = gives_up.then(|| receiver.clone());
+        (Self::Deliveries(sender, oldest), receiver)
+    }
+}
+
+/// How often a row is read until nobody moves messages meanwhile.
+const STEADY_TRIES: usize = 100;
+
+/// What left a queue, and what is in it.
+#[derive(Clone, Copy, Debug)]
+struct Moves {
+    taken: u64,
+    discarded: u64,
+    fill: Traffic,
 }
 
 /// What both sides of a subscriber's queue know and count.
@@ -95,18 +117,43 @@ pub(crate) struct Account {
     /// The dispatcher's.
     pub(crate) matched: Counter,
     pub(crate) dropped: Counter,
+    /// Of what was dropped, that for which the bound in bytes had no room.
+    pub(crate) dropped_for_bytes: Counter,
     pub(crate) parked: AtomicU64,
-    /// Counted by whoever takes or discards.
-    pub(crate) taken: AtomicU64,
-    pub(crate) discarded: AtomicU64,
+    /// Counted by whoever takes or discards: first that it begins, then the queue's fill is
+    /// lowered, then what became of the messages. While the first is the sum of the others, nobody
+    /// is in between.
+    begun: AtomicU64,
+    taken: AtomicU64,
+    discarded: AtomicU64,
     /// The number of the message that the subscriber would take next if none was dropped.
     pub(crate) expected: AtomicU64,
     /// True while deliveries are parked: whoever makes room pokes the dispatcher.
     pub(crate) waited: AtomicBool,
+    /// Why nothing more will come: set before the queue is disconnected.
+    stopped: AtomicBool,
+    overflowed: AtomicBool,
     pub(crate) poke: Arc<Poke>,
 }
 
 impl Account {
+    /// Why nothing more will come, if that is so.
+    pub(crate) fn ended(&self) -> Option<Ended> {
+        if self.overflowed.load(Ordering::Acquire) {
+            return Some(Ended::Overflow);
+        }
+        let stopped = self.stopped.load(Ordering::Acquire);
+        stopped.then_some(Ended::Stopped)
+    }
+
+    fn set_ended(&self, why: Ended) {
+        let flag = match why {
+            Ended::Stopped => &self.stopped,
+            Ended::Overflow => &self.overflowed,
+        };
+        flag.store(true, Ordering::Release);
+    }
+
     /// The queue got emptier: pokes the dispatcher if deliveries wait and half of it is free.
     pub(crate) fn note_room(&self) {
         // Pairs with the fence in the fan-out: either it sees the room, or we see that it waits.
@@ -119,30 +166,101 @@ impl Account {
         }
     }
 
+    /// Messages are about to leave the queue, or were never in it.
+    pub(crate) fn begin_move(&self, count: u64) {
+        self.begun.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn end_taken(&self, count: u64) {
+        self.taken.fetch_add(count, Ordering::Release);
+    }
+
+    pub(crate) fn end_discarded(&self, count: u64) {
+        self.discarded.fetch_add(count, Ordering::Release);
+    }
+
+    /// Messages that came to their end without being in the queue.
+    pub(crate) fn discard(&self, count: u64) {
+        self.begin_move(count);
+        self.end_discarded(count);
+    }
+
+    /// What was taken and discarded and is in the queue at one moment, unless somebody was in the
+    /// middle of a move whenever this looked.
+    ///
+    /// What the first two say has lowered the fill before; what has lowered the fill has begun
+    /// before. So if all that has begun is in the first two, the fill shows these moves and no
+    /// other.
+    fn steady(&self) -> Option<Moves> {
+        (0..STEADY_TRIES).find_map(|_| {
+            let taken = self.taken.load(Ordering::Acquire);
+            let discarded = self.discarded.load(Ordering::Acquire);
+            let fill = self.fill.get();
+            fence(Ordering::Acquire);
+            let begun = self.begun.load(Ordering::Relaxed);
+            std::hint::spin_loop();
+            let moves = Moves {
+                taken,
+                discarded,
+                fill,
+            };
+            (begun == taken + discarded).then_some(moves)
+        })
+    }
+
+    /// The moves as they can be read, however little they fit together.
+    fn moves(&self) -> Moves {
+        self.steady().unwrap_or_else(|| Moves {
+            taken: self.taken.load(Ordering::Relaxed),
+            discarded: self.discarded.load(Ordering::Relaxed),
+            fill: self.fill.get(),
+        })
+    }
+
     pub(crate) fn row(&self) -> SubscriberRow {
-        let fill = self.fill.get();
+        self.row_of(self.moves())
+    }
+
+    /// The row at one moment, if that can be had; to be asked for by the dispatcher, whose own
+    /// counters then stand still.
+    fn steady_row(&self) -> Option<SubscriberRow> {
+        self.steady().map(|moves| self.row_of(moves))
+    }
+
+    fn row_of(&self, moves: Moves) -> SubscriberRow {
+        let Moves {
+            taken,
+            discarded,
+            fill,
+        } = moves;
         SubscriberRow {
             id: self.id,
             name: self.name.clone(),
             matched: self.matched.get(),
-            taken: self.taken.load(Ordering::Relaxed),
+            taken,
             dropped: self.dropped.get(),
-            discarded: self.discarded.load(Ordering::Relaxed),
+            dropped_for_bytes: self.dropped_for_bytes.get(),
+            discarded,
             queued: fill.messages,
             queued_bytes: fill.bytes,
             parked: self.parked.load(Ordering::Relaxed),
+            overflowed: self.overflowed.load(Ordering::Relaxed),
         }
     }
 
     pub(crate) fn event_row(&self) -> EventSubscriberRow {
+        self.event_row_of(self.moves())
+    }
+
+    fn event_row_of(&self, moves: Moves) -> EventSubscriberRow {
         EventSubscriberRow {
             id: self.id,
             name: self.name.clone(),
             matched: self.matched.get(),
-            taken: self.taken.load(Ordering::Relaxed),
+            taken: moves.taken,
             dropped: self.dropped.get(),
-            discarded: self.discarded.load(Ordering::Relaxed),
-            queued: self.fill.get().messages,
+            discarded: moves.discarded,
+            queued: moves.fill.messages,
         }
     }
 }
@@ -164,6 +282,10 @@ impl Registry {
         outlet: Outlet,
     ) -> Result<Arc<Account>, SubscribeError> {
         options.validate()?;
+        let own = matches!(outlet, Outlet::Messages(_));
+        if own && matches!(options.overflow, Overflow::Pause | Overflow::DropOldest) {
+            return Err(SubscribeError::NeedsOwnQueue);
+        }
         self.insert(options, false, outlet)
     }
 
@@ -209,11 +331,15 @@ impl Registry {
             fill: Fill::default(),
             matched: Counter::default(),
             dropped: Counter::default(),
+            dropped_for_bytes: Counter::default(),
             parked: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
             taken: AtomicU64::new(0),
             discarded: AtomicU64::new(0),
             expected: AtomicU64::new(0),
             waited: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            overflowed: AtomicBool::new(false),
             poke: Arc::clone(&self.poke),
         });
         list.subscribers.push(Subscriber {
@@ -227,13 +353,29 @@ impl Registry {
     /// Removes a subscriber, and makes the fan-out let go of what it holds for it. Once the fan-out
     /// has ended, its row stays, for the report of the stop.
     pub(crate) fn remove(&self, id: SubscriberId) {
-        let mut list = self.lock();
+        self.remove_from(self.lock(), id, None);
+    }
+
+    /// Does that for the fan-out, which has found that the subscriber is gone, or is to go. False
+    /// on a thread that would have to wait for the list; to be tried again.
+    pub(crate) fn try_remove(&self, id: SubscriberId, why: Option<Ended>) -> bool {
+        let Some(list) = self.lock_or_pass() else {
+            return false;
+        };
+        self.remove_from(list, id, why);
+        true
+    }
+
+    fn remove_from(&self, mut list: MutexGuard<'_, List>, id: SubscriberId, why: Option<Ended>) {
         if list.closed {
             return;
         }
         let removed = list.subscribers.iter().position(|one| one.account.id == id);
         let removed = removed.map(|position| list.subscribers.swap_remove(position));
         if let Some(removed) = removed.as_ref().filter(|one| !one.account.is_events) {
+            if let Some(why) = why {
+                removed.account.set_ended(why);
+            }
             list.settle();
             list.leaving.push(Arc::clone(&removed.account));
         }
@@ -252,7 +394,10 @@ impl Registry {
         let outlets: Vec<Outlet> = list
             .subscribers
             .iter_mut()
-            .map(|one| std::mem::replace(&mut one.outlet, Outlet::Closed))
+            .map(|one| {
+                one.account.set_ended(Ended::Stopped);
+                std::mem::replace(&mut one.outlet, Outlet::Closed)
+            })
             .collect();
         self.version.fetch_add(1, Ordering::Release);
         drop(list);
@@ -269,11 +414,7 @@ impl Registry {
     /// The list and its version. `None` on a thread that must not wait for the lock and would have
     /// to; to be asked again for the next block.
     pub(crate) fn subscribers(&self) -> Option<(u64, Vec<Subscriber>)> {
-        let list = match self.list.try_lock() {
-            Ok(list) => list,
-            Err(TryLockError::WouldBlock) if never_waits() => return None,
-            Err(_) => self.lock(),
-        };
+        let list = self.lock_or_pass()?;
         Some((self.version(), list.subscribers.clone()))
     }
 
@@ -286,6 +427,31 @@ impl Registry {
             sum.add(&account.row());
         }
         sum
+    }
+
+    /// The rows of all subscribers at one moment; to be asked for by the fan-out, between two
+    /// blocks. `None` if somebody moved messages whenever this looked, or the list is not to be
+    /// had.
+    pub(crate) fn cut(&self) -> Option<SubscribersCut> {
+        let mut list = self.lock_or_pass()?;
+        list.settle();
+        let mut cut = SubscribersCut {
+            departed: list.departed,
+            ..SubscribersCut::default()
+        };
+        for account in &list.leaving {
+            cut.departed.add(&account.steady_row()?);
+        }
+        for one in &list.subscribers {
+            let account = &one.account;
+            if account.is_events {
+                let moves = account.steady()?;
+                cut.events.push(account.event_row_of(moves));
+            } else {
+                cut.rows.push(account.steady_row()?);
+            }
+        }
+        Some(cut)
     }
 
     pub(crate) fn rows(&self) -> Vec<SubscriberRow> {
@@ -311,6 +477,15 @@ impl Registry {
         accounts
     }
 
+    /// The lock; `None` on a thread that must not wait for it and would have to.
+    fn lock_or_pass(&self) -> Option<MutexGuard<'_, List>> {
+        match self.list.try_lock() {
+            Ok(list) => Some(list),
+            Err(TryLockError::WouldBlock) if never_waits() => None,
+            Err(_) => Some(self.lock()),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, List> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -319,7 +494,7 @@ impl Registry {
 impl fmt::Debug for Outlet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Deliveries(_) => "Deliveries",
+            Self::Deliveries(..) => "Deliveries",
             Self::Messages(_) => "Messages",
             Self::Events(_) => "Events",
             Self::Closed => "Closed",

@@ -11,8 +11,9 @@
 //! read of the peer before; so an answer that was read in time always wins.
 //!
 //! Invariants:
-//! - `outstanding` is the number of requests in the tables, and of those that are about to be put
-//!   there; it never exceeds the limit
+//! - `reserved` is the number of requests in the tables, of those that are about to be put there,
+//!   and of those that are about to be told; it never exceeds the limit
+//! - the counts of a shard balance whenever its lock is free
 //! - per peer, `deadlines <= 2 * requests + HEAP_SLACK`
 //! - after the end nothing is added
 
@@ -60,14 +61,10 @@ pub(crate) struct Requests {
     /// A request was made, ever: from then on, messages with our tag are answers.
     used: AtomicBool,
     limit: usize,
-    outstanding: AtomicUsize,
+    /// Places taken of the limit.
+    reserved: AtomicUsize,
     shards: Box<[Mutex<Shard>]>,
     queues: Mutex<Queues>,
-    sent: AtomicU64,
-    answered: AtomicU64,
-    timed_out: AtomicU64,
-    closed: AtomicU64,
-    cancelled: AtomicU64,
     late: AtomicU64,
 }
 
@@ -75,6 +72,9 @@ pub(crate) struct Requests {
 #[derive(Debug, Default)]
 struct Shard {
     peers: HashMap<PeerId, Table>,
+    /// What became of them, counted with every change of the tables; a question that is being sent
+    /// counts as sent.
+    counts: RequestRow,
     /// The service has ended.
     ended: bool,
 }
@@ -111,14 +111,9 @@ impl Requests {
             sequence: AtomicU32::new(0),
             used: AtomicBool::new(false),
             limit,
-            outstanding: AtomicUsize::new(0),
+            reserved: AtomicUsize::new(0),
             shards: (0..REQUEST_SHARDS).map(|_| Mutex::default()).collect(),
             queues: Mutex::default(),
-            sent: AtomicU64::new(0),
-            answered: AtomicU64::new(0),
-            timed_out: AtomicU64::new(0),
-            closed: AtomicU64::new(0),
-            cancelled: AtomicU64::new(0),
             late: AtomicU64::new(0),
         }
     }
@@ -133,7 +128,7 @@ impl Requests {
     // ----- whoever asks ----------------------------------------------------------------------
 
     /// Lets a request wait for its answer, before its question is sent. To be followed by
-    /// [`note_sent`](Self::note_sent) or [`refuse`](Self::refuse).
+    /// [`refuse`](Self::refuse) if it could not be.
     pub(crate) fn add(
         &self,
         peer: PeerId,
@@ -142,16 +137,16 @@ impl Requests {
         waiter: Waiter,
     ) -> Result<RequestId, RequestError> {
         let one_more = |count: usize| (count < self.limit).then_some(count + 1);
-        let reserved =
-            self.outstanding
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        let reserved = self
+            .reserved
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
         if reserved.is_err() {
             return Err(RequestError::TooMany { limit: self.limit });
         }
         self.used.store(true, Ordering::Relaxed);
         let mut shard = self.lock(peer);
         if shard.ended {
-            self.outstanding.fetch_sub(1, Ordering::Relaxed);
+            self.reserved.fetch_sub(1, Ordering::Relaxed);
             return Err(RequestError::Stopped);
         }
         let table = shard.peers.entry(peer).or_default();
@@ -169,12 +164,9 @@ impl Requests {
             waiter,
         };
         table.insert(id, request);
+        shard.counts.sent += 1;
+        shard.counts.outstanding += 1;
         Ok(id)
-    }
-
-    /// The question was accepted for sending.
-    pub(crate) fn note_sent(&self) {
-        self.sent.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The question was not accepted. False if the request was resolved already, by the end of its
@@ -190,9 +182,10 @@ impl Requests {
         if table.requests.is_empty() {
             shard.peers.remove(&peer);
         }
-        drop(shard);
         if request.is_some() {
-            self.outstanding.fetch_sub(1, Ordering::Relaxed);
+            shard.counts.sent -= 1;
+            shard.counts.outstanding -= 1;
+            self.reserved.fetch_sub(1, Ordering::Relaxed);
         }
         request.is_some()
     }
@@ -205,11 +198,12 @@ impl Requests {
         };
         let table = shard.peers.get_mut(&peer);
         let request = table.and_then(|table| table.take(id));
-        drop(shard);
         if request.is_some() {
-            self.outstanding.fetch_sub(1, Ordering::Relaxed);
-            self.cancelled.fetch_add(1, Ordering::Relaxed);
+            shard.counts.resolve(1).cancelled += 1;
+            self.reserved.fetch_sub(1, Ordering::Relaxed);
         }
+        // What it holds is not to be dropped under the lock.
+        drop(shard);
         request.is_some()
     }
 
@@ -229,16 +223,17 @@ impl Requests {
         queues.list.retain(|one| !std::ptr::eq(one.as_ptr(), gone));
     }
 
+    /// The sum over all locks, each of which is taken for a moment. It balances at any time,
+    /// because every part of it does.
     pub(crate) fn row(&self) -> RequestRow {
-        RequestRow {
-            sent: self.sent.load(Ordering::Relaxed),
-            answered: self.answered.load(Ordering::Relaxed),
-            timed_out: self.timed_out.load(Ordering::Relaxed),
-            closed: self.closed.load(Ordering::Relaxed),
-            cancelled: self.cancelled.load(Ordering::Relaxed),
-            outstanding: self.outstanding.load(Ordering::Relaxed) as u64,
+        let mut row = RequestRow {
             late: self.late.load(Ordering::Relaxed),
+            ..RequestRow::default()
+        };
+        for shard in &self.shards {
+            row.add(&lock(shard).counts);
         }
+        row
     }
 
     // ----- whoever dispatches ----------------------------------------------------------------
@@ -252,9 +247,12 @@ impl Requests {
     ) -> Result<(), Contended> {
         let mut shard = self.lock_if(peer, may_wait)?;
         if let Some(table) = shard.peers.get_mut(&peer) {
+            let mut answered = 0;
             for answer in answers {
                 answer.request = table.answer(answer.id, answer.message_type);
+                answered += u64::from(answer.request.is_some());
             }
+            shard.counts.resolve(answered).answered += answered;
         }
         Ok(())
     }
@@ -275,6 +273,8 @@ impl Requests {
             .take(REQUESTS_EXPIRED_PER_LOOK)
             .collect();
         let next = table.next_deadline();
+        let count = expired.len() as u64;
+        shard.counts.resolve(count).timed_out += count;
         drop(shard);
         for (id, request) in expired {
             self.resolve(peer, id, request, Err(RequestError::Timeout));
@@ -289,8 +289,12 @@ impl Requests {
         reason: CloseReason,
         may_wait: bool,
     ) -> Result<(), Contended> {
-        let table = self.lock_if(peer, may_wait)?.peers.remove(&peer);
+        let mut shard = self.lock_if(peer, may_wait)?;
+        let table = shard.peers.remove(&peer);
         if let Some(table) = table {
+            let count = table.requests.len() as u64;
+            shard.counts.resolve(count).closed += count;
+            drop(shard);
             self.resolve_all(peer, table, RequestError::Closed(reason));
         }
         Ok(())
@@ -302,6 +306,9 @@ impl Requests {
             let mut shard = lock(shard);
             shard.ended = true;
             let peers = std::mem::take(&mut shard.peers);
+            let tables = peers.values();
+            let count = tables.map(|table| table.requests.len() as u64).sum();
+            shard.counts.resolve(count).closed += count;
             drop(shard);
             for (peer, table) in peers {
                 self.resolve_all(peer, table, RequestError::Stopped);
@@ -316,7 +323,7 @@ impl Requests {
         }
     }
 
-    /// Tells whoever asked. The counters come first, so that they see them.
+    /// Tells whoever asked. It was counted when it was taken out of the table, so they see that.
     pub(crate) fn resolve(
         &self,
         peer: PeerId,
@@ -324,13 +331,7 @@ impl Requests {
         request: Request,
         result: Result<Message, RequestError>,
     ) {
-        let count = match result {
-            Ok(_) => &self.answered,
-            Err(RequestError::Timeout) => &self.timed_out,
-            Err(_) => &self.closed,
-        };
-        self.outstanding.fetch_sub(1, Ordering::Relaxed);
-        count.fetch_add(1, Ordering::Relaxed);
+        self.reserved.fetch_sub(1, Ordering::Relaxed);
         request.waiter.tell(id, peer, result);
     }
 

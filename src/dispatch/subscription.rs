@@ -9,6 +9,7 @@ use std::{
 use crossbeam_channel::Receiver;
 
 use super::{
+    Ended, Overflow,
     registry::{Account, Registry},
     requests::is_answer,
 };
@@ -141,6 +142,9 @@ impl Delivery {
     /// Moves the delivery on; the place it leaves gives up its count, the new one takes it.
     pub(crate) fn set_place(&mut self, place: Place) {
         let count = u64::from(self.count);
+        if place == Place::Taken {
+            self.account.begin_move(count);
+        }
         match self.place {
             Place::Offered | Place::Taken => {}
             Place::Parked => {
@@ -155,7 +159,7 @@ impl Delivery {
             }
             Place::Queued => self.account.fill.raise(self.charge()),
             Place::Taken => {
-                self.account.taken.fetch_add(count, Ordering::Relaxed);
+                self.account.end_taken(count);
             }
         }
         self.place = place;
@@ -167,10 +171,10 @@ impl Drop for Delivery {
         match self.place {
             Place::Taken | Place::Offered => {}
             place @ (Place::Parked | Place::Queued) => {
+                let count = u64::from(self.count);
+                self.account.begin_move(count);
                 self.set_place(Place::Offered);
-                self.account
-                    .discarded
-                    .fetch_add(u64::from(self.count), Ordering::Relaxed);
+                self.account.end_discarded(count);
                 if place == Place::Queued {
                     self.account.note_room();
                 }
@@ -353,7 +357,8 @@ impl Subscription {
     ///
     /// # Errors
     ///
-    /// [`RecvError`] once the service has stopped and everything was taken.
+    /// [`RecvError`] once the service has stopped, or has removed the subscriber
+    /// ([`ended_because`](Self::ended_because)), and everything was taken.
     pub fn recv(&mut self) -> Result<Message, RecvError> {
         loop {
             if let Some(message) = self.pop() {
@@ -512,6 +517,13 @@ impl Subscription {
         self.account.row()
     }
 
+    /// Why nothing more will come. `None` while something may; once the queue is found at its end,
+    /// this says why.
+    #[must_use]
+    pub fn ended_because(&self) -> Option<Ended> {
+        self.account.ended()
+    }
+
     fn pop(&mut self) -> Option<Message> {
         let batch = self.current.as_mut()?;
         let message = batch.pop();
@@ -591,6 +603,10 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         self.registry.remove(self.account.id);
+        if self.account.overflow == Overflow::DropOldest {
+            // The dispatcher holds this end too, and is not to be left with the work.
+            while self.receiver.try_recv().is_ok() {}
+        }
     }
 }
 
@@ -657,6 +673,12 @@ impl ChannelSubscription {
     #[must_use]
     pub fn row(&self) -> SubscriberRow {
         self.account.row()
+    }
+
+    /// As [`Subscription::ended_because`].
+    #[must_use]
+    pub fn ended_because(&self) -> Option<Ended> {
+        self.account.ended()
     }
 }
 

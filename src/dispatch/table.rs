@@ -16,7 +16,7 @@ use std::{
 use crossbeam_channel::TrySendError;
 
 use super::{
-    Notice, Overflow, Registry,
+    Ended, Notice, Overflow, Registry,
     answers::Answers,
     events,
     queue::{QueueBounds, queue_charge},
@@ -25,10 +25,12 @@ use super::{
     subscription::{Delivery, Place},
 };
 use crate::{
+    balance::{CutMarker, DispatchCut},
     block::{BlockFrames, BlockRef},
+    error::CloseReason,
     event::Event,
     frame::WholeFrames,
-    id::MessageType,
+    id::{MessageType, PeerId},
     ledger::{Traffic, TypeMap},
     quiet::{Quiet, Subject},
     slots::{Slots, never_waits},
@@ -54,6 +56,8 @@ pub(crate) struct FanOut {
     type_map: TypeMap,
     answers: Answers,
     quiet: Quiet,
+    /// An entry has ended, and is not out of the list of subscribers yet.
+    any_ended: bool,
     /// For a mixed block: messages per list, and per entry.
     list_counts: Vec<u32>,
     entry_counts: Vec<u32>,
@@ -69,8 +73,16 @@ struct Entry {
     parked: VecDeque<Parked>,
     /// True from a drop until a block fits again.
     dropping: bool,
+    /// It gets nothing more, and is about to be removed.
+    end: Option<End>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
     /// The receiver is gone.
-    gone: bool,
+    Gone,
+    /// Its queue was full, for which it asked to be removed.
+    Overflow,
 }
 
 #[derive(Debug)]
@@ -96,6 +108,7 @@ impl FanOut {
             lists: vec![Vec::new()],
             type_map: TypeMap::default(),
             quiet: Quiet::default(),
+            any_ended: false,
             list_counts: Vec::new(),
             entry_counts: Vec::new(),
         }
@@ -120,6 +133,9 @@ impl FanOut {
         let charge = queue_charge(&block);
         drop(block);
         self.bounds.lower(charge, &self.slots.doorbell);
+        if self.any_ended {
+            self.remove_ended();
+        }
     }
 
     /// Offers an event to everybody who subscribes to them, and gives back its place in the
@@ -151,6 +167,32 @@ impl FanOut {
         self.bounds.lower(Traffic::default(), &self.slots.doorbell);
     }
 
+    /// A cut of the ledger has come here: everything that the loop had handed over before is
+    /// dispatched. Its answer is ours to complete.
+    pub(crate) fn handle_cut(&mut self, marker: CutMarker) {
+        let behind = self.cut();
+        marker.finish(behind);
+    }
+
+    /// What the fan-out counts, with the subscribers' counters of the same moment; `None` if that
+    /// cannot be had now.
+    fn cut(&mut self) -> Option<DispatchCut> {
+        if !self.refresh() {
+            return None;
+        }
+        let subscribers = self.registry.cut()?;
+        let ledger = &self.slots.ledger;
+        Some(DispatchCut {
+            dispatched: ledger.dispatched.get(),
+            claimed: ledger.claimed.get(),
+            unclaimed: ledger.unclaimed.get(),
+            put_off: self.answers.count_put_off(),
+            types_in: ledger.types_in.sum().messages,
+            requests: self.registry.requests.row(),
+            subscribers,
+        })
+    }
+
     /// Delivers what waits and fits now, and lets go of what belonged to subscribers that left.
     pub(crate) fn pump(&mut self) {
         if !self.refresh() {
@@ -159,6 +201,9 @@ impl FanOut {
         }
         for position in 0..self.entries.len() {
             self.unpark(position);
+        }
+        if self.any_ended {
+            self.remove_ended();
         }
         self.answers.finish_put_off(!never_waits());
     }
@@ -245,6 +290,17 @@ impl FanOut {
         let entry = &mut self.entries[position];
         let account = &entry.subscriber.account;
         account.matched.add(u64::from(count));
+        match entry.end {
+            None => {}
+            Some(End::Gone) => {
+                account.discard(u64::from(count));
+                return;
+            }
+            Some(End::Overflow) => {
+                account.dropped.add(u64::from(count));
+                return;
+            }
+        }
         if let Outlet::Messages(_) = entry.subscriber.outlet {
             self.offer_messages(position, block, tag);
             return;
@@ -272,6 +328,11 @@ impl FanOut {
             self.end_of_dropping(position);
             return;
         }
+        if entry.subscriber.account.overflow == Overflow::DropOldest {
+            self.replace_oldest(position, delivery);
+            return;
+        }
+        let for_bytes = room == 0 && entry.lacks_bytes(&delivery);
         let rest = if room == 0 {
             delivery
         } else {
@@ -279,13 +340,49 @@ impl FanOut {
             entry.deliver(delivery);
             rest
         };
-        match entry.subscriber.account.overflow {
-            Overflow::DropNewest => self.drop_newest(position, rest.count()),
-            Overflow::Pause => {
-                self.park(position, rest);
-                // Room that was made before we said that we wait: nobody will tell of it.
-                self.unpark(position);
-            }
+        let overflow = entry.subscriber.account.overflow;
+        if overflow == Overflow::Pause {
+            self.park(position, rest);
+            // Room that was made before we said that we wait: nobody will tell of it.
+            self.unpark(position);
+            return;
+        }
+        let (peer, count) = (rest.block().head().peer, rest.count());
+        self.note_dropped(position, count, if for_bytes { count } else { 0 });
+        self.follow_up(position, overflow, peer);
+    }
+
+    /// Does what a subscriber asked for besides the drop.
+    fn follow_up(&mut self, position: usize, overflow: Overflow, peer: PeerId) {
+        match overflow {
+            Overflow::DropNewest | Overflow::DropOldest | Overflow::Pause => {}
+            Overflow::Close => self.slots.close_for(peer, CloseReason::Flood),
+            Overflow::Unsubscribe => self.end(position, End::Overflow),
+        }
+    }
+
+    /// Puts a delivery into a queue that has no room for it, in place of the oldest there.
+    fn replace_oldest(&mut self, position: usize, mut delivery: Delivery) {
+        let entry = &mut self.entries[position];
+        let capacity = entry.subscriber.account.capacity.messages;
+        let capacity = u32::try_from(capacity).unwrap_or(u32::MAX);
+        let (mut dropped, mut for_bytes) = (0, 0);
+        if delivery.count() > capacity {
+            dropped = delivery.count() - capacity;
+            delivery = delivery.split_off(dropped);
+        }
+        while entry.room_for(&delivery) < delivery.count() {
+            let lacks_bytes = entry.lacks_bytes(&delivery);
+            // Without one, all that the queue counts is being taken at this moment.
+            let Some(count) = entry.drop_oldest() else {
+                break;
+            };
+            dropped += count;
+            for_bytes += if lacks_bytes { count } else { 0 };
+        }
+        entry.deliver(delivery);
+        if dropped > 0 {
+            self.note_dropped(position, dropped, for_bytes);
         }
     }
 
@@ -296,38 +393,51 @@ impl FanOut {
             return;
         };
         let account = &entry.subscriber.account;
+        // Whoever cannot live with a gap gets nothing behind it.
+        let stops = matches!(account.overflow, Overflow::Close | Overflow::Unsubscribe);
         let mut dropped = 0;
+        let mut gone = false;
         for message in BlockFrames::new(block, 0, block.bytes().len()) {
             let answers = tag.is_some_and(|tag| is_answer(message.correlation(), tag));
             if answers || !account.types.contains(message.message_type()) {
                 continue;
             }
+            if stops && dropped > 0 {
+                dropped += 1;
+                continue;
+            }
             match sender.try_send(message.to_message()) {
                 Ok(()) => {
-                    account.taken.fetch_add(1, Ordering::Relaxed);
+                    account.begin_move(1);
+                    account.end_taken(1);
                 }
                 Err(TrySendError::Full(_)) => dropped += 1,
                 Err(TrySendError::Disconnected(_)) => {
-                    account.discarded.fetch_add(1, Ordering::Relaxed);
-                    entry.gone = true;
+                    account.discard(1);
+                    gone = true;
                 }
             }
         }
-        if entry.gone {
+        let overflow = account.overflow;
+        if gone {
             account.dropped.add(u64::from(dropped));
-            self.remove_gone(position);
+            log::debug!("subscriber {:?} is gone", account.name);
+            self.end(position, End::Gone);
         } else if dropped > 0 {
-            self.drop_newest(position, dropped);
+            self.note_dropped(position, dropped, 0);
+            self.follow_up(position, overflow, block.head().peer);
         } else {
             self.end_of_dropping(position);
         }
     }
 
-    /// Counts messages that found no room, and says so once in a while.
-    fn drop_newest(&mut self, position: usize, count: u32) {
+    /// Counts messages that were dropped for want of room, and says so once in a while; `for_bytes`
+    /// of them fell to the bound in bytes.
+    fn note_dropped(&mut self, position: usize, count: u32, for_bytes: u32) {
         let entry = &mut self.entries[position];
         let account = &entry.subscriber.account;
         account.dropped.add(u64::from(count));
+        account.dropped_for_bytes.add(u64::from(for_bytes));
         entry.dropping = true;
         let now = self.slots.clock.now().tick;
         let subject = Subject::Subscriber(account.id.0);
@@ -440,11 +550,27 @@ impl FanOut {
         }
     }
 
-    fn remove_gone(&mut self, position: usize) {
-        let account = &self.entries[position].subscriber.account;
-        log::debug!("subscriber {:?} is gone", account.name);
-        let id = account.id;
-        self.registry.remove(id);
+    /// Gives a subscriber nothing more. It leaves the list behind this block.
+    fn end(&mut self, position: usize, end: End) {
+        self.entries[position].end = Some(end);
+        self.any_ended = true;
+    }
+
+    #[cold]
+    fn remove_ended(&mut self) {
+        self.any_ended = false;
+        for entry in self.entries.iter().filter(|entry| entry.end.is_some()) {
+            let why = match entry.end {
+                Some(End::Overflow) => Some(Ended::Overflow),
+                Some(End::Gone) | None => None,
+            };
+            let id = entry.subscriber.account.id;
+            if !self.registry.try_remove(id, why) {
+                self.any_ended = true;
+                // Nobody else would say that it is to be tried again.
+                self.registry.poke.poke();
+            }
+        }
     }
 
     /// Makes the table anew if the list of subscribers has changed. False on a thread that would
@@ -527,7 +653,7 @@ impl Entry {
             number: 0,
             parked: VecDeque::new(),
             dropping: false,
-            gone: false,
+            end: None,
         }
     }
 
@@ -538,17 +664,34 @@ impl Entry {
         let fill = account.fill.get();
         let messages = account.capacity.messages.saturating_sub(fill.messages);
         let messages = u32::try_from(messages).unwrap_or(u32::MAX);
-        let bytes = fill.bytes + delivery.charge().bytes;
-        if fill.messages > 0 && bytes > account.capacity.bytes {
+        if self.lacks_bytes(delivery) {
             return 0;
         }
         messages.min(delivery.count())
     }
 
+    /// Whether the bound in bytes has no room for a delivery.
+    fn lacks_bytes(&self, delivery: &Delivery) -> bool {
+        let account = &self.subscriber.account;
+        let fill = account.fill.get();
+        fill.messages > 0 && fill.bytes + delivery.charge().bytes > account.capacity.bytes
+    }
+
+    /// Drops the oldest delivery of the queue, and says how many messages that were.
+    fn drop_oldest(&self) -> Option<u32> {
+        let Outlet::Deliveries(_, Some(oldest)) = &self.subscriber.outlet else {
+            return None;
+        };
+        let mut delivery = oldest.try_recv().ok()?;
+        // The caller counts it.
+        delivery.set_place(Place::Offered);
+        Some(delivery.count())
+    }
+
     /// Puts a delivery into the queue, which has a place for every message that it may hold.
     fn deliver(&mut self, mut delivery: Delivery) {
         delivery.set_place(Place::Queued);
-        let Outlet::Deliveries(sender) = &self.subscriber.outlet else {
+        let Outlet::Deliveries(sender, _) = &self.subscriber.outlet else {
             // The service has failed meanwhile. The delivery counts itself, as below.
             return;
         };

@@ -1,6 +1,8 @@
 //! Fan-out: who gets what, what is lost and what waits, and that every sum balances.
 
 mod answers;
+mod cuts;
+mod overflow;
 
 use std::sync::Arc;
 
@@ -63,11 +65,8 @@ impl Bench {
     }
 
     fn subscribe(&self, options: SubscribeOptions) -> Subscription {
-        let (sender, receiver) = bounded(options.messages);
-        let account = self
-            .registry
-            .add(options, Outlet::Deliveries(sender))
-            .unwrap();
+        let (outlet, receiver) = Outlet::queue(&options);
+        let account = self.registry.add(options, outlet).unwrap();
         let idle = IdleStrategy::Block;
         Subscription::new(
             receiver,

@@ -78,6 +78,7 @@ impl Worker {
             Item::Block(block) => self.fan_out.dispatch(block),
             Item::Event(event) => self.fan_out.dispatch_event(event),
             Item::Notice(notice) => self.fan_out.handle_notice(*notice),
+            Item::Cut(marker) => self.fan_out.handle_cut(*marker),
             Item::Poke => {}
         }
         if self.poke.take() {

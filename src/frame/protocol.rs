@@ -146,14 +146,18 @@ impl<'a> Bye<'a> {
 }
 
 /// The whole BYE frame for a reason; `None` for a reason that the wire does not know.
-pub(crate) fn bye_frame(reason: CloseReason, text: &str) -> Option<Vec<u8>> {
+pub(crate) fn bye_frame(reason: CloseReason, text: &str, checksum: bool) -> Option<Vec<u8>> {
     let payload = Bye {
         code: reason.wire_code()?,
         text,
     }
     .to_payload();
     let mut out = Vec::new();
-    super::encode_whole(&Frame::new(MessageType::BYE, &payload), &mut out);
+    let frame = Frame {
+        checksum,
+        ..Frame::new(MessageType::BYE, &payload)
+    };
+    super::encode_whole(&frame, &mut out);
     Some(out)
 }
 

@@ -129,7 +129,7 @@ impl Handle {
         let (owned, priority) = (self.payload_of(message)?, message.priority);
         // First added, then sent: the answer may be here before the send returns.
         let id = requests.add(peer, message.message_type, deadline, waiter)?;
-        let frame = message.frame().with_correlation(id.correlation());
+        let frame = self.frame_of(message).with_correlation(id.correlation());
         let message = OutFrame { frame, owned };
         match self
             .shared
@@ -137,10 +137,9 @@ impl Handle {
             .send_question(peer, priority, message, deadline)
         {
             // The end of the connection may have resolved it in between; then that is its result.
-            Err(error) if requests.refuse(peer, id) => return Err(error.into()),
-            Ok(()) | Err(_) => requests.note_sent(),
+            Err(error) if requests.refuse(peer, id) => Err(error.into()),
+            Ok(()) | Err(_) => Ok(id),
         }
-        Ok(id)
     }
 
     /// The first tick at which `timeout` has certainly passed.

@@ -48,6 +48,8 @@ pub(crate) struct Rules {
     pub(crate) heartbeat_ms: u64,
     pub(crate) heartbeat_timeout_ms: u64,
     pub(crate) hello_required: bool,
+    /// Our own frames of the protocol carry a checksum.
+    pub(crate) checksums: bool,
     pub(crate) network_id: u32,
     pub(crate) node_id: NodeId,
     /// What a peer has to show one of; none is needed if there is none.
@@ -76,6 +78,7 @@ impl Rules {
             heartbeat_ms: 0,
             heartbeat_timeout_ms: 0,
             hello_required: false,
+            checksums: false,
             network_id: 0,
             node_id: NodeId::ANONYMOUS,
             tokens: Vec::new(),
@@ -135,6 +138,8 @@ pub(crate) struct Peer {
     /// The first of these PINGs has not been seen to leave the outbox.
     ping_waits: bool,
     hello: HelloState,
+    /// What we send of the protocol carries a checksum.
+    checksums: bool,
     /// What the carried bytes hold in front of the OK that has not come.
     before_ok: Option<Box<Parsed>>,
     /// The peer's FIN came.
@@ -262,7 +267,10 @@ impl Peer {
         } else {
             HelloState::Optional
         };
-        Self::with_hello(id, addr, now, hello)
+        Self {
+            checksums: rules.checksums,
+            ..Self::with_hello(id, addr, now, hello)
+        }
     }
 
     fn with_hello(id: PeerId, addr: SocketAddr, now: Tick, hello: HelloState) -> Self {
@@ -283,6 +291,7 @@ impl Peer {
             pinged: None,
             ping_waits: false,
             hello,
+            checksums: false,
             before_ok: None,
             eof: false,
             bye_received: None,
@@ -319,6 +328,7 @@ impl Peer {
     pub(crate) fn handle_connected(&mut self, now: Tick, rules: &Rules, timeout_ms: u64) -> bool {
         self.opened = now;
         self.moved = now;
+        self.checksums = rules.checksums;
         if self.hello == HelloState::Never {
             self.set_state(now, State::Open);
             return true;
@@ -696,7 +706,7 @@ impl Peer {
         };
         match bye {
             Bye::Due => {
-                if let Some(frame) = frame::bye_frame(reason, text) {
+                if let Some(frame) = frame::bye_frame(reason, text, self.checksums) {
                     self.outbox.insert_control(frame);
                 }
                 self.set_state(
@@ -942,6 +952,11 @@ impl Peer {
         self.set_state(now, State::Refused { reason, deadline });
     }
 
+    /// Whether a first whole frame came, or none is waited for.
+    pub(crate) fn has_spoken(&self) -> bool {
+        self.first_frame_since.is_none()
+    }
+
     pub(crate) fn state(&self) -> State {
         self.state
     }
@@ -965,6 +980,10 @@ impl Peer {
     }
 
     fn insert_control(&mut self, frame: &Frame<'_>) {
+        let frame = &Frame {
+            checksum: self.checksums,
+            ..*frame
+        };
         let mut bytes = Vec::with_capacity(frame.encoded_size());
         frame::encode_whole(frame, &mut bytes);
         self.outbox.insert_control(bytes);

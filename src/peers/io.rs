@@ -84,7 +84,7 @@ impl Peers {
             self.reconsider_reading(now, id);
         }
         let used = self.used(id);
-        if self.is_over_budget(used) {
+        if self.is_over_budget(id, used) {
             self.pause(now, id, Pause::Budget);
             return None;
         }
@@ -159,13 +159,18 @@ impl Peers {
     }
 
     /// Above three quarters of the budget the heaviest readers pause, at the end of it everybody.
-    fn is_over_budget(&self, used: Traffic) -> bool {
+    ///
+    /// Whoever holds nothing but the frame that it has begun is not one of the heaviest: while it
+    /// is not read, it can never give anything back. It goes on until its frame is whole, or to the
+    /// end of the budget, where the largest of them is closed.
+    fn is_over_budget(&mut self, id: PeerId, used: Traffic) -> bool {
         let budget = &self.slots.ledger.budget;
         if !budget.is_tight() {
             return false;
         }
         let share = (budget.limit() / 4 * 3 / self.counted.max(1)) as u64;
-        budget.is_exhausted() || used.bytes >= share.max(BLOCK_SIZE as u64)
+        let is_heavy = used.bytes >= share.max(BLOCK_SIZE as u64);
+        budget.is_exhausted() || (is_heavy && !self.holds_one_frame(id))
     }
 
     pub(super) fn pause(&mut self, now: Tick, id: PeerId, pause: Pause) {
@@ -249,6 +254,20 @@ impl Peers {
                 .is_some_and(|seat| seat.pause == Some(Pause::Budget))
             {
                 self.resume(now, id);
+            }
+        }
+    }
+
+    /// The budget is short, and not used up any more: those that hold little are read again.
+    pub(super) fn resume_light(&mut self, now: Tick) {
+        for id in std::mem::take(&mut self.budget_paused) {
+            let used = self.used(id);
+            let over = self.is_over_budget(id, used);
+            let Some(seat) = self.seat(id) else { continue };
+            match seat.pause {
+                Some(Pause::Budget) if over => self.budget_paused.push(id),
+                Some(Pause::Budget) => self.resume(now, id),
+                Some(Pause::Credit | Pause::Held | Pause::Closing) | None => {}
             }
         }
     }
@@ -393,14 +412,17 @@ impl Peers {
             return None;
         }
         let mut parsed = self.parse(now.tick, id, &buffer.bytes)?;
+        self.note_first(id);
         let traffic = Traffic::new(u64::from(parsed.frames), parsed.consumed as u64);
         self.slots.ledger.inbound.add(traffic);
+        self.in_hand = traffic.messages;
         // Bytes of whole frames that are left for the dispatcher.
         let size = if self.handlers.is_some() {
             self.run_handlers(now, id, &mut buffer.bytes, &mut parsed)
         } else {
             parsed.consumed
         };
+        self.in_hand = u64::from(parsed.frames);
         let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
         let peer = &mut seat.peer;
 

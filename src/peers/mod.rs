@@ -37,6 +37,7 @@ use seat::{Credit, Leaving, Origin, Pause, Report, Seat, Standing};
 use slab::Slab;
 
 use crate::{
+    balance::{PeerCut, PeerSums, PeersCut},
     block::BlockPool,
     clock::Tick,
     dispatch::Notice,
@@ -50,7 +51,7 @@ use crate::{
     },
     peer::{Peer, Rules, State, Verdict},
     quiet::{Quiet, Subject, Suppressed},
-    slots::{About, OpenError, Slots},
+    slots::{About, Contended, OpenError, Slots},
     socket::Ready,
     timers::UserTimer,
     wheel::Wheel,
@@ -58,6 +59,9 @@ use crate::{
 
 /// How often the budget is looked at while it is short.
 const BUDGET_CHECK_MS: u64 = 100;
+
+/// Messages in outboxes that one cut of the ledger looks at.
+const CUT_MESSAGES_MAX: u64 = 1 << 18;
 
 /// How often a peer that is not quiet is looked at, after its deadline said so.
 const QUIET_CHECK_MS: u64 = 25;
@@ -68,6 +72,8 @@ pub(crate) struct PeerLimits {
     pub(crate) peers: usize,
     /// Zero is no limit.
     pub(crate) peers_per_origin: usize,
+    /// Connections that have not sent what is due first; zero is no limit.
+    pub(crate) pending: usize,
 }
 
 /// What the wheel tells.
@@ -128,6 +134,8 @@ pub(crate) struct Peers {
     counted: usize,
     /// Those among them that came to us.
     accepted: usize,
+    /// Those among them that owe us their first frame, or HELLO.
+    pending: usize,
     /// Seats of connections that we make or made.
     dialled: usize,
     links: Links,
@@ -159,6 +167,10 @@ pub(crate) struct Peers {
     watermarks_due: Vec<PeerId>,
     type_map: TypeMap,
     closed: VecDeque<ClosedRow>,
+    /// Sums over all connections that have ended.
+    gone: PeerSums,
+    /// Messages that were counted as received and that the node does not have yet.
+    in_hand: u64,
     /// How long nobody was read, in all, and since when nobody is.
     lag: Tick,
     stalled_since: Option<Tick>,
@@ -203,6 +215,7 @@ impl Peers {
             seats: Slab::new(),
             counted: 0,
             accepted: 0,
+            pending: 0,
             dialled: 0,
             links: Links::new(seed),
             nodes: HashMap::new(),
@@ -223,6 +236,8 @@ impl Peers {
             watermarks_due: Vec::new(),
             type_map: TypeMap::default(),
             closed: VecDeque::new(),
+            gone: PeerSums::default(),
+            in_hand: 0,
             lag: 0,
             stalled_since: None,
             stop: None,
@@ -264,6 +279,7 @@ impl Peers {
                 log::debug!("peer {id} at {addr} connected");
                 self.counted += 1;
                 self.accepted += 1;
+                self.expect_first(id);
                 if self.limits.peers_per_origin > 0 {
                     *self.origins.entry(Origin::of(addr)).or_default() += 1;
                 }
@@ -288,12 +304,39 @@ impl Peers {
     }
 
     fn refusal(&self, addr: SocketAddr) -> Option<CloseReason> {
-        if self.accepted >= self.limits.peers {
+        let crowded = self.limits.pending > 0 && self.pending >= self.limits.pending;
+        if self.accepted >= self.limits.peers || crowded {
             return Some(CloseReason::TooManyPeers);
         }
         let per_origin = self.limits.peers_per_origin;
         let used = self.origins.get(&Origin::of(addr)).copied().unwrap_or(0);
         (per_origin > 0 && used >= per_origin).then_some(CloseReason::TooManyPerAddress)
+    }
+
+    /// An accepted peer owes us its first frame, if one is due.
+    fn expect_first(&mut self, id: PeerId) {
+        let is_due = self.rules.hello_required || self.rules.first_frame_ms > 0;
+        if let Some(seat) = self.seat(id).filter(|_| is_due) {
+            seat.pending = true;
+            self.pending += 1;
+        }
+    }
+
+    /// Looks whether a peer has sent what was due first.
+    fn note_first(&mut self, id: PeerId) {
+        let hello_required = self.rules.hello_required;
+        let Some(seat) = self.seat(id).filter(|seat| seat.pending) else {
+            return;
+        };
+        let came = if hello_required {
+            seat.announced
+        } else {
+            seat.peer.has_spoken()
+        };
+        if came {
+            seat.pending = false;
+            self.pending -= 1;
+        }
     }
 
     /// A slot for a new connection. One that is retired, or whose lock is held by somebody who
@@ -405,7 +448,13 @@ impl Peers {
         if let Some(timer) = seat.timer {
             self.wheel.cancel(timer);
         }
+        self.gone.inbound.add(peer.inbound);
+        self.gone.written.add(peer.outbound);
+        self.gone.lost.add(lost);
+        self.gone.accepted.add(peer.sums.accepted);
+        self.gone.accepted.add(peer.answered);
         let (standing, announced) = (seat.standing, seat.announced);
+        self.pending -= usize::from(seat.pending);
         let dial_error = seat.dial_error.take();
         let row = closed_row(now, peer, reason, lost);
         self.seats.remove(index);
@@ -917,8 +966,12 @@ impl Peers {
         }
         if self.slots.ledger.budget.is_exhausted() {
             self.evict_largest(now);
+        } else {
+            self.resume_light(now);
         }
-        self.arm_budget_timer(now);
+        if !self.budget_paused.is_empty() || !self.budget_refused.is_empty() {
+            self.arm_budget_timer(now);
+        }
     }
 
     fn arm_budget_timer(&mut self, now: Tick) {
@@ -1005,6 +1058,58 @@ impl Peers {
             recharge_carry(&slots, seat);
             self.handle_slot(now, id.index());
         }
+    }
+
+    /// What the loop knows of its peers, and senders of what waits for them, for a cut of the
+    /// ledger. Fails if somebody holds a slot all the while.
+    ///
+    /// Costs a lock for each peer, and a look at the header of each message that waits, up to a
+    /// bound; a peer beyond it is left out.
+    pub(crate) fn cut(&self) -> Result<PeersCut, Contended> {
+        let mut cut = PeersCut {
+            gone: self.gone,
+            ..PeersCut::default()
+        };
+        let mut walks_left = CUT_MESSAGES_MAX;
+        for (_, seat) in &self.seats {
+            let Some(seat) = seat else { continue };
+            let peer = &seat.peer;
+            cut.refused += u64::from(seat.standing == Standing::Refused);
+            cut.live.inbound.add(peer.inbound);
+            cut.live.written.add(peer.outbound);
+            cut.live.accepted.add(peer.sums.accepted);
+            cut.live.accepted.add(peer.answered);
+            let queued = self.slots.queued(peer.id).messages;
+            if queued > walks_left {
+                cut.left_out += 1;
+                continue;
+            }
+            walks_left -= queued;
+            let (sums, unseen) = self.slots.look(peer.id)?;
+            let mut accepted = sums.accepted;
+            accepted.add(peer.answered);
+            cut.peers.push(PeerCut {
+                id: peer.id,
+                accepted,
+                written: peer.outbound,
+                overflowed: sums.overflowed,
+                unseen,
+                outbox: peer.outbox.count_unwritten(),
+            });
+        }
+        Ok(cut)
+    }
+
+    /// The node has what the last read brought.
+    #[inline]
+    pub(crate) fn note_handed_over(&mut self) {
+        self.in_hand = 0;
+    }
+
+    /// A panic has lost what the node did not have yet.
+    pub(crate) fn note_lost(&mut self) {
+        let lost = std::mem::take(&mut self.in_hand);
+        self.slots.ledger.undelivered.add(lost);
     }
 
     /// Cuts off everybody who is left.

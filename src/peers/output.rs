@@ -9,7 +9,7 @@ use crate::{
     event::Event,
     id::PeerId,
     ledger::Traffic,
-    limits::EVENTS_WAITING_MAX,
+    limits::{EVENTS_WAITING_MAX, LINGER_MS},
     peer::Peer,
     slots::{Contended, Refusals, Slots, Take, Taken},
 };
@@ -38,9 +38,15 @@ impl Peers {
         let taken = self.take_output(now, id, false)?;
         if taken.cut_off {
             self.leave(now, id, CloseReason::SlowPeer, true);
-        } else if taken.close_asked {
-            self.end_link_of(id);
-            self.begin_close(now, id, CloseReason::AppClosed, self.rules.drain_ms);
+        } else if let Some(reason) = taken.close_asked {
+            let by_application = reason == CloseReason::AppClosed;
+            let drain_ms = if by_application {
+                self.end_link_of(id);
+                self.rules.drain_ms
+            } else {
+                LINGER_MS
+            };
+            self.begin_close(now, id, reason, drain_ms);
         }
         Ok(())
     }

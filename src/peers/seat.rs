@@ -49,6 +49,8 @@ pub(super) struct Seat {
     pub(super) announced: bool,
     /// The write stall or the drain is over, and the socket is tried a last time.
     pub(super) write_tried: bool,
+    /// It owes us its first frame, or HELLO, and counts as such.
+    pub(super) pending: bool,
     /// The connection broke while it was written; unread input is taken first.
     pub(super) broken: Option<CloseReason>,
     /// Set when the seat waits for its slot to be given back; nothing else happens to it.
@@ -138,6 +140,7 @@ impl Seat {
             in_due_list: false,
             announced: false,
             write_tried: false,
+            pending: false,
             broken: None,
             leaving: None,
         })

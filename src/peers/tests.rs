@@ -8,7 +8,7 @@ use crate::{
 impl Peers {
     /// Panics unless the invariants of the module hold: to be called between turns.
     pub(crate) fn check(&self, now: Tick) {
-        let mut counted = 0;
+        let (mut counted, mut pending) = (0, 0);
         for (index, seat) in &self.seats {
             let Some(seat) = seat else { continue };
             let (id, peer) = (seat.id(), &seat.peer);
@@ -17,6 +17,10 @@ impl Peers {
                 seat.standing,
                 Standing::Accepted | Standing::Dialled
             ));
+            pending += usize::from(seat.pending);
+            let spoke = peer.has_spoken() && !self.rules.hello_required;
+            let open = matches!(peer.state(), State::Open);
+            assert!(!(seat.pending && spoke && open), "{id} has spoken");
             assert!(seat.leaving.is_none(), "{id} leaves without end");
             let lingering = matches!(peer.state(), State::Lingering { .. });
             let open = peer.state().takes_input() && seat.pause.is_none();
@@ -63,6 +67,7 @@ impl Peers {
             }
         }
         assert_eq!(counted, self.counted);
+        assert_eq!(pending, self.pending);
         assert_eq!(self.slots.ledger.peers.get(), counted as u64);
         self.check_standings();
         self.check_nodes();
@@ -185,6 +190,7 @@ fn one_peer_of(
     let limits = PeerLimits {
         peers: 1,
         peers_per_origin: 0,
+        pending: 0,
     };
     let mut peers = Peers::new(Arc::clone(&slots), rules, limits, 0);
     let addr = "10.0.0.1:1".parse().unwrap();

@@ -43,7 +43,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::{
     clock::{Clock, Tick},
     doorbell::Doorbell,
-    error::SendError,
+    error::{CloseReason, SendError},
     frame::Frame,
     id::{LinkId, PeerId, PeerIdentity},
     ledger::{Ledger, Traffic},
@@ -60,6 +60,9 @@ use tail::{Tail, Tails};
 
 /// Slots are allocated in chunks when the first of their connections comes.
 const CHUNK_SLOTS: usize = 64;
+
+/// How often a lock is tried that is held for a moment.
+const LOOKS_MAX: usize = 100;
 
 /// Changes that wait because the loop found a slot's lock taken.
 const DEFERRED_MAX: usize = 4096;
@@ -80,6 +83,7 @@ enum Deferred {
     Release(PeerId, Traffic),
     Hold(PeerId),
     Unhold(PeerId),
+    Close(PeerId, CloseReason),
 }
 
 /// All slots of one loop.
@@ -88,6 +92,8 @@ pub(crate) struct Slots {
     chunks: Box<[OnceLock<Box<[Slot]>>]>,
     limits: OutboxLimits,
     full: OutboxFull,
+    /// Whatever is sent carries a checksum.
+    checksums: bool,
     attention: (Sender<u32>, Receiver<u32>),
     waiters: Mutex<Vec<(u32, Thread)>>,
     /// True while the loop does not read because the budget is short.
@@ -233,8 +239,8 @@ enum SlotState {
     #[default]
     Free,
     Open,
-    /// The application asked for a close that the loop has not seen yet.
-    CloseAsked,
+    /// Somebody asked for a close that the loop has not seen yet.
+    CloseAsked(CloseReason),
     /// A sender found no room, and the loop has not cut the peer off yet.
     CutOff,
     /// The loop is closing the connection.
@@ -305,8 +311,8 @@ impl Sums {
 pub(crate) struct Taken {
     /// What the sums have grown by.
     pub(crate) sums: Sums,
-    /// The application asked for a close, and nothing will be accepted any more.
-    pub(crate) close_asked: bool,
+    /// Somebody asked for a close, and nothing will be accepted any more.
+    pub(crate) close_asked: Option<CloseReason>,
     /// A sender found no room, for which the peer is to be cut off.
     pub(crate) cut_off: bool,
     /// Something is left in the tail until there is room on the loop's side.
@@ -373,6 +379,7 @@ impl Slots {
                 .collect(),
             limits,
             full: OutboxFull::Refuse,
+            checksums: false,
             attention: bounded(count.div_ceil(CHUNK_SLOTS) * CHUNK_SLOTS),
             waiters: Mutex::default(),
             budget_waited: AtomicBool::new(false),
@@ -389,6 +396,18 @@ impl Slots {
     /// The same slots with a policy of what to do when an outbox is full.
     pub(crate) fn outbox_full(self, full: OutboxFull) -> Self {
         Self { full, ..self }
+    }
+
+    /// The same slots, whose messages carry a checksum or not, whatever they were made with.
+    pub(crate) fn checksums(self, checksums: bool) -> Self {
+        Self { checksums, ..self }
+    }
+
+    /// A frame as it is sent.
+    #[inline]
+    pub(crate) fn dress<'a>(&self, frame: Frame<'a>) -> Frame<'a> {
+        let checksum = frame.checksum || self.checksums;
+        Frame { checksum, ..frame }
     }
 
     pub(crate) fn limits(&self) -> OutboxLimits {
@@ -458,6 +477,9 @@ impl Slots {
         if batch.messages == 0 {
             return Ok(());
         }
+        if self.checksums {
+            batch.add_checksums();
+        }
         let item = Item {
             traffic: Traffic::new(u64::from(batch.messages), batch.bytes.len() as u64),
             payload_size: batch.payload_size_max,
@@ -502,7 +524,7 @@ impl Slots {
         match inner.state {
             SlotState::Open if slot.admitted.load(Ordering::Acquire) => {}
             SlotState::Free | SlotState::Open => return Err(SendError::NotConnected.into()),
-            SlotState::CloseAsked | SlotState::CutOff | SlotState::Closing => {
+            SlotState::CloseAsked(_) | SlotState::CutOff | SlotState::Closing => {
                 return Err(SendError::Closing.into());
             }
         }
@@ -616,11 +638,11 @@ impl Slots {
         }
         match inner.state {
             SlotState::Free => return false,
-            SlotState::CloseAsked | SlotState::CutOff | SlotState::Closing => {
+            SlotState::CloseAsked(_) | SlotState::CutOff | SlotState::Closing => {
                 slot.given_up.store(true, Ordering::Relaxed);
                 return true;
             }
-            SlotState::Open => inner.state = SlotState::CloseAsked,
+            SlotState::Open => inner.state = SlotState::CloseAsked(CloseReason::AppClosed),
         }
         slot.given_up.store(true, Ordering::Relaxed);
         slot.close_asked.store(true, Ordering::Relaxed);
@@ -689,12 +711,21 @@ impl Slots {
         self.apply(Deferred::Unhold(peer), !never_waits());
     }
 
+    /// Has the loop close a peer in order, for a reason of the dispatcher's. Nothing happens if it
+    /// is on its way already.
+    pub(crate) fn close_for(&self, peer: PeerId, reason: CloseReason) {
+        self.apply(Deferred::Close(peer, reason), !never_waits());
+    }
+
     /// Changes what the slot of a peer counts, if the peer is still connected. A thread that must
     /// not wait for the lock leaves it to the loop's next turn.
     fn apply(&self, change: Deferred, may_wait: bool) {
-        let (Deferred::Release(peer, _) | Deferred::Hold(peer) | Deferred::Unhold(peer)) = change;
+        let (Deferred::Release(peer, _)
+        | Deferred::Hold(peer)
+        | Deferred::Unhold(peer)
+        | Deferred::Close(peer, _)) = change;
         let Some(slot) = self.slot(peer) else { return };
-        let inner = match slot.try_lock() {
+        let mut inner = match slot.try_lock() {
             Ok(inner) => inner,
             // The order of changes to one slot does not matter: they are sums. Should there be more
             // of them than the queue holds, waiting is the smaller evil.
@@ -713,6 +744,13 @@ impl Slots {
             // A hold that was put off may come behind its unhold, and is then the end of it.
             Deferred::Hold(_) => wanted = slot.held.fetch_add(1, Ordering::Relaxed) == u32::MAX,
             Deferred::Unhold(_) => wanted = slot.held.fetch_sub(1, Ordering::Relaxed) == 1,
+            Deferred::Close(_, reason) => {
+                wanted = inner.state == SlotState::Open;
+                if wanted {
+                    inner.state = SlotState::CloseAsked(reason);
+                    slot.close_asked.store(true, Ordering::Relaxed);
+                }
+            }
         }
         drop(inner);
         // Pairs with the fence in `pause`.
@@ -882,11 +920,14 @@ impl Slots {
         let mut inner = slot.try_lock()?;
         let mut taken = Taken {
             sums: slot.sums_since(before),
-            close_asked: inner.state == SlotState::CloseAsked,
+            close_asked: match inner.state {
+                SlotState::CloseAsked(reason) => Some(reason),
+                SlotState::Free | SlotState::Open | SlotState::CutOff | SlotState::Closing => None,
+            },
             cut_off: inner.state == SlotState::CutOff,
             is_rest: false,
         };
-        let last = taken.close_asked || taken.cut_off || take == Take::Last;
+        let last = taken.close_asked.is_some() || taken.cut_off || take == Take::Last;
         if last {
             inner.state = SlotState::Closing;
         }
@@ -1048,6 +1089,19 @@ impl Slots {
     pub(crate) fn forget_refusals(&self, peer: PeerId, why: Refusals) {
         let slot = self.own(peer);
         slot.refusals.fetch_and(!why.0, Ordering::AcqRel);
+    }
+
+    /// All that was accepted for a connection, what of it was dropped for later ones, and what
+    /// waits here; of one moment.
+    pub(crate) fn look(&self, peer: PeerId) -> Result<(Sums, Traffic), Contended> {
+        let slot = self.own(peer);
+        let inner = (0..LOOKS_MAX).find_map(|_| {
+            std::hint::spin_loop();
+            slot.try_lock().ok()
+        });
+        let inner = inner.ok_or(Contended)?;
+        let sums = slot.sums_since(Sums::default());
+        Ok((sums, inner.tails.held(Priority::High)))
     }
 
     /// What was read from the peer and released by everybody.

@@ -5,10 +5,10 @@ use bytes::Bytes;
 use super::segment::{Run, Segment, SegmentData};
 use crate::{
     clock::Tick,
-    frame::{Frame, encode_around, encode_whole},
+    frame::{Frame, WholeFrames, encode_around, encode_whole},
     id::MessageType,
     ledger::Traffic,
-    limits::{BLOCK_SIZE, FRAME_OVERHEAD_MAX, PAYLOAD_COPIED_MAX},
+    limits::{BLOCK_SIZE, CHECKSUM_SIZE, FRAME_OVERHEAD_MAX, PAYLOAD_COPIED_MAX},
     policy::Priority,
 };
 
@@ -280,11 +280,14 @@ pub(crate) struct OutFrames {
     pub(crate) payload_size_max: usize,
     pub(crate) message_type: Option<MessageType>,
     pub(crate) mixed: bool,
+    /// A frame has no checksum.
+    plain: bool,
 }
 
 impl OutFrames {
     pub(crate) fn push(&mut self, frame: &Frame<'_>) {
         encode_whole(frame, &mut self.bytes);
+        self.plain |= !frame.checksum;
         match self.message_type {
             None if !self.mixed => self.message_type = Some(frame.message_type),
             Some(other) if other == frame.message_type => {}
@@ -297,12 +300,27 @@ impl OutFrames {
         self.payload_size_max = self.payload_size_max.max(frame.payload.len());
     }
 
+    /// Encodes anew what has no checksum yet.
+    pub(crate) fn add_checksums(&mut self) {
+        if !std::mem::take(&mut self.plain) {
+            return;
+        }
+        let more = self.messages as usize * CHECKSUM_SIZE as usize;
+        let mut bytes = Vec::with_capacity(self.bytes.len() + more);
+        for frame in WholeFrames::new(&self.bytes) {
+            let checksum = true;
+            encode_whole(&Frame { checksum, ..frame }, &mut bytes);
+        }
+        self.bytes = bytes;
+    }
+
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.messages = 0;
         self.payload_size_max = 0;
         self.message_type = None;
         self.mixed = false;
+        self.plain = false;
     }
 }
 

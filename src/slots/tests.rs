@@ -172,7 +172,7 @@ fn a_closing_peer_takes_nothing_more() {
     assert!(slots.ask_close(asked) && slots.ask_close(asked));
     assert_eq!(send(&slots, asked, 1), Err(SendError::Closing));
     let taken = take(&slots, asked, &mut Sums::default());
-    assert!(taken.close_asked);
+    assert_eq!(taken.close_asked, Some(CloseReason::AppClosed));
     assert_eq!(taken.sums.accepted, Traffic::new(1, 9));
     assert!(slots.ask_close(asked));
 }
@@ -342,7 +342,7 @@ mod full {
         assert!(slots.ask_close(peer), "it is connected still");
         let mut sums = Sums::default();
         let taken = take(&slots, peer, &mut sums);
-        assert!(taken.cut_off && !taken.close_asked);
+        assert!(taken.cut_off && taken.close_asked.is_none());
         assert_eq!(sums.accepted, Traffic::new(MESSAGES, MESSAGES * 9));
         assert_eq!(send(&slots, peer, 1), Err(SendError::Closing));
         assert!(!take(&slots, peer, &mut sums).cut_off, "it is told once");

@@ -127,6 +127,7 @@ impl Desk {
         let limits = PeerLimits {
             peers: 100,
             peers_per_origin: 0,
+            pending: 0,
         };
         Self {
             peers: Peers::new(Arc::clone(&slots), rules, limits, 0),

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
 use super::{
     alarms::Alarms,
@@ -18,6 +18,7 @@ use super::{
     world::{Rates, SimNet, World},
 };
 use crate::{
+    balance::{Balance, Cut},
     clock::{Clock, Now},
     dispatch::{DispatchQueue, FanOut, QueueBounds, Registry, Requests, Worker},
     error::{CloseReason, SendError},
@@ -26,8 +27,8 @@ use crate::{
     id::{ListenerId, MessageType, PeerId},
     idle::IdleStrategy,
     inline::{InlineMessage, Replier},
-    ledger::{Counter, DepartedRow, Ledger, RequestRow, Traffic},
-    limits::{BLOCK_SIZE, DRAIN_MS, REFUSED_PEERS_MAX},
+    ledger::{Counter, Ledger, Traffic},
+    limits::{BLOCK_SIZE, CLOSED_ROWS_MAX, DRAIN_MS, REFUSED_PEERS_MAX},
     node::{Node, Sink},
     peer::Rules,
     peers::{HandlerOptions, Handlers, PeerLimits, Peers, Timer},
@@ -49,6 +50,9 @@ pub(super) struct Run {
     inline: bool,
     /// Echoes of the handler that were refused in this turn.
     refused: Refused,
+    /// Cuts of the ledger that are under way, and how many were looked at.
+    cuts: Vec<Receiver<Option<Cut>>>,
+    cuts_seen: usize,
     /// No limit of the service can end a well-behaved connection.
     calm: bool,
 }
@@ -72,6 +76,7 @@ impl Run {
         let limits = PeerLimits {
             peers: if calm { 40 } else { random.pick(&[1, 3, 20]) },
             peers_per_origin: if calm { 0 } else { random.pick(&[0, 0, 2]) },
+            pending: if calm { 0 } else { random.pick(&[0, 0, 1, 4]) },
         };
         let outbox = OutboxLimits {
             bytes: random.pick(&[64 << 10, 300 << 10, 4 << 20]),
@@ -168,6 +173,8 @@ impl Run {
             payload_max,
             inline,
             refused,
+            cuts: Vec::new(),
+            cuts_seen: 0,
             calm,
         }
     }
@@ -212,11 +219,38 @@ impl Run {
             }
         }
         let now = self.now();
+        self.begin_cut();
         self.node.turn(now);
         for (peer, error) in self.refused.lock().unwrap().drain(..) {
             note_refused(&mut self.world.borrow_mut(), peer, error);
         }
         self.check();
+    }
+
+    /// Has the loop cut the ledger, once in a while.
+    fn begin_cut(&mut self) {
+        if self.world.borrow_mut().random.chance(200) && self.cuts.len() < 4 {
+            let (sender, receiver) = bounded(1);
+            if self.commands.try_send(Command::Cut(sender)).is_ok() {
+                self.cuts.push(receiver);
+            }
+        }
+    }
+
+    /// Every cut that came through balances, whatever happened since.
+    fn check_cuts(&mut self) {
+        let seen = &mut self.cuts_seen;
+        self.cuts.retain(|cut| match cut.try_recv() {
+            Ok(cut) => {
+                if let Some(cut) = cut {
+                    let balance = Balance::of(cut);
+                    assert!(balance.is_exact(), "{balance}");
+                    *seen += 1;
+                }
+                false
+            }
+            Err(error) => error == TryRecvError::Empty,
+        });
     }
 
     fn now(&self) -> Now {
@@ -226,6 +260,8 @@ impl Run {
     }
 
     fn check(&mut self) {
+        self.check_cuts();
+        self.check_ring();
         {
             let world = &mut *self.world.borrow_mut();
             Watchers::look(world);
@@ -263,6 +299,23 @@ impl Run {
             used <= ledger.budget.limit() + slack,
             "{used} bytes are in use"
         );
+    }
+
+    /// The list of closed connections has the last ones, and of each reason as many as were counted
+    /// if it has them all.
+    fn check_ring(&mut self) {
+        let rows = self.node.peers().closed_rows();
+        assert!(rows.len() <= CLOSED_ROWS_MAX);
+        assert!(rows.is_sorted_by_key(|row| row.closed_at));
+        for (counter, reason) in self.ledger.closed.iter().zip(CloseReason::ALL) {
+            let listed = rows.iter().filter(|row| row.reason == *reason).count() as u64;
+            // Those for whom there was no place to be told have no id, and no row.
+            let placeless =
+                *reason == CloseReason::TooManyPeers || *reason == CloseReason::TooManyPerAddress;
+            let all = rows.len() < CLOSED_ROWS_MAX && !placeless;
+            let counted = counter.get();
+            assert!(listed == counted || (listed < counted && !all), "{reason}");
+        }
     }
 
     /// Ends all faults, lets everybody finish, and looks whether everything arrived.
@@ -331,7 +384,9 @@ impl Run {
                     "conn {index}: {missing} echoes are missing"
                 );
             }
-            if self.calm && world.unasked == 0 && !conn.hostile && !conn.refused {
+            let floods = world.subscribers.iter().any(|one| one.closes);
+            let gentle = world.unasked == 0 && !floods;
+            if self.calm && gentle && !conn.hostile && !conn.refused {
                 assert!(
                     !conn.aborted && conn.bye.is_none(),
                     "conn {index} was closed: {:?}",
@@ -411,12 +466,16 @@ impl Run {
                 "conn {index} is closed once: {conn:?}"
             );
         }
+        let registry = &world.registry;
         let snapshot = ledger.snapshot(
             Duration::ZERO,
-            Vec::new(),
-            DepartedRow::default(),
-            RequestRow::default(),
+            registry.rows(),
+            registry.departed(),
+            registry.requests.row(),
         );
+        let balance = snapshot.balance();
+        assert!(balance.is_exact(), "{balance}");
+        assert_eq!(snapshot.undelivered, 0);
         assert_eq!(snapshot.memory_used, 0, "bytes are not given back");
         assert_eq!(ledger.dispatch_queue.get(), Traffic::default());
         let gone = snapshot.handled + snapshot.dispatched;

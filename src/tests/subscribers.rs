@@ -13,7 +13,7 @@ use super::{
 use crate::{
     block::MessageRef,
     clock::{Clock, Tick},
-    dispatch::{Batch, Outlet, Overflow, Registry, SubscribeOptions, Subscription, Types},
+    dispatch::{Batch, Ended, Outlet, Overflow, Registry, SubscribeOptions, Subscription, Types},
     error::{SendError, TryRecvError},
     frame::Frame,
     id::{MessageType, PeerId},
@@ -45,6 +45,8 @@ pub(super) struct Subscriber {
     missed: u64,
     taken: u64,
     gaps: bool,
+    /// It closes peers whose messages do not fit.
+    pub(super) closes: bool,
 }
 
 impl Subscriber {
@@ -60,7 +62,14 @@ impl Subscriber {
             2 => Types::from(MessageType(1)..=MessageType(5)),
             _ => Types::from([MessageType(0), MessageType(3)].as_slice()),
         };
-        let overflow = random.pick(&[Overflow::Pause, Overflow::DropNewest]);
+        let overflow = random.pick(&[
+            Overflow::Pause,
+            Overflow::Pause,
+            Overflow::DropNewest,
+            Overflow::DropOldest,
+            Overflow::Close,
+            Overflow::Unsubscribe,
+        ]);
         let temper = random.pick(&[
             Temper::Drains,
             Temper::Drains,
@@ -105,8 +114,8 @@ impl Subscriber {
             .messages(messages)
             .bytes(bytes)
             .overflow(overflow);
-        let (sender, receiver) = crossbeam_channel::bounded(messages);
-        let account = registry.add(options, Outlet::Deliveries(sender)).unwrap();
+        let (outlet, receiver) = Outlet::queue(&options);
+        let account = registry.add(options, outlet).unwrap();
         Self {
             temper,
             echo,
@@ -123,7 +132,8 @@ impl Subscriber {
             held: Vec::new(),
             missed: 0,
             taken: 0,
-            gaps: overflow == Overflow::DropNewest,
+            gaps: overflow != Overflow::Pause,
+            closes: overflow == Overflow::Close,
         }
     }
 
@@ -221,6 +231,8 @@ impl Subscriber {
             return;
         };
         let row = subscription.row();
+        let ended = subscription.ended_because() == Some(Ended::Overflow);
+        assert_eq!(ended, row.overflowed, "{row:?}");
         let sum = row.taken + row.dropped + row.discarded + row.queued + row.parked;
         assert_eq!(row.matched, sum, "{row:?}");
         assert_eq!(row.taken, self.taken, "{row:?}");

@@ -123,7 +123,7 @@ pub(super) fn subscribe(
 ) -> Subscription {
     let (sender, receiver) = bounded(options.messages);
     let account = registry
-        .add(options, Outlet::Deliveries(sender))
+        .add(options, Outlet::Deliveries(sender, None))
         .expect("there are few subscribers");
     let registry = Arc::clone(registry);
     Subscription::new(

@@ -136,6 +136,7 @@ impl Stage {
         let limits = PeerLimits {
             peers: 1,
             peers_per_origin: 0,
+            pending: 0,
         };
         let mut peers = Peers::new(Arc::clone(&slots), rules, limits, 0);
         if handled {

@@ -81,6 +81,9 @@ pub(crate) struct ServeOptions {
     /// Most peers of one address; 0 = off [default: 0]
     #[arg(long, value_name = "N", value_parser = units::count)]
     pub(crate) max_peers_per_addr: Option<usize>,
+    /// Most peers that have not sent a first whole message; 0 = off [default: 1024]
+    #[arg(long, value_name = "N", value_parser = units::count)]
+    pub(crate) max_pending: Option<usize>,
     /// Time in which a peer has to send its first message [default: 5s]
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     pub(crate) first_frame_timeout: Option<Duration>,
@@ -102,6 +105,10 @@ pub(crate) struct ServeOptions {
     /// Bytes that all queues together may hold [default: 256M]
     #[arg(long, value_name = "SIZE", value_parser = units::size_usize)]
     pub(crate) memory_budget: Option<usize>,
+    /// Send everything with a checksum
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = units::boolean)]
+    pub(crate) checksums: Option<bool>,
     /// Refuse peers whose first message is not HELLO
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = units::boolean)]

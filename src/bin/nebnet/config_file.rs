@@ -127,6 +127,8 @@ fn set(options: &mut ServeOptions, key: &str, value: &DeValue<'_>) -> Result<(),
         "max_peers_per_addr" => {
             scalar(value, units::count).map(|read| options.max_peers_per_addr = Some(read))
         }
+        "max_pending" => scalar(value, units::count).map(|read| options.max_pending = Some(read)),
+        "checksums" => boolean(value).map(|read| options.checksums = Some(read)),
         "first_frame_timeout" => {
             scalar(value, units::duration).map(|read| options.first_frame_timeout = Some(read))
         }
@@ -300,6 +302,8 @@ mod tests {
             max_payload = "2M"
             max_peers = 1_000
             max_peers_per_addr = 3
+            max_pending = 9
+            checksums = true
             first_frame_timeout = "1s"
             frame_timeout = "500ms"
             idle_timeout = 0
@@ -321,8 +325,7 @@ mod tests {
         assert_eq!(file.options.idle_timeout, Some(Duration::ZERO));
         assert_eq!(file.options.frame_timeout, Some(Duration::from_millis(500)));
         assert_eq!(file.options.outbox_bytes, Some(1 << 20));
-        // Twenty settings: the list above is the list of flags.
-        assert_eq!(file.lines.len(), 20);
+        assert_eq!(file.lines.len(), 22);
         assert_eq!(file.lines["listen"], 2);
     }
 

@@ -178,6 +178,8 @@ settings!(
     max_payload,
     max_peers,
     max_peers_per_addr,
+    max_pending,
+    checksums,
     first_frame_timeout,
     frame_timeout,
     idle_timeout,
@@ -215,6 +217,7 @@ fn config_of(options: &ServeOptions) -> Config {
         max_payload,
         max_peers,
         max_peers_per_addr,
+        max_pending,
         outbox_bytes,
         outbox_messages
     );
@@ -224,7 +227,7 @@ fn config_of(options: &ServeOptions) -> Config {
         idle_timeout,
         write_stall_timeout
     );
-    set!(require_hello, network_id, connect_timeout);
+    set!(require_hello, network_id, connect_timeout, checksums);
     config = identity_of(config, options);
     if options.heartbeat_interval.is_some() || options.heartbeat_timeout.is_some() {
         config = config.heartbeat(

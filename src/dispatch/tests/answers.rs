@@ -15,7 +15,6 @@ impl Bench {
         let requests = &self.registry.requests;
         let (waiter, receiver) = PendingReply::channel();
         let id = requests.add(peer, MessageType(message_type), deadline, waiter);
-        requests.note_sent();
         PendingReply::new(peer, id.unwrap(), receiver, Arc::clone(requests))
     }
 
@@ -178,11 +177,7 @@ fn a_queue_has_a_place_for_every_request() {
     let mut bench = Bench::new();
     let (peer, requests) = (bench.peer, Arc::clone(&bench.registry.requests));
     let replies = Replies::new(2, Arc::clone(&requests));
-    let ask = |replies: &Replies| {
-        let id = requests.add(peer, MessageType(7), 100, replies.reserve()?);
-        requests.note_sent();
-        id
-    };
+    let ask = |replies: &Replies| requests.add(peer, MessageType(7), 100, replies.reserve()?);
     let (first, second) = (ask(&replies).unwrap(), ask(&replies).unwrap());
     let full = Err(RequestError::TooMany { limit: 2 });
     assert_eq!(ask(&replies), full);

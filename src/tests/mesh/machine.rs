@@ -83,6 +83,7 @@ impl Machine {
         let limits = PeerLimits {
             peers: 100,
             peers_per_origin: 0,
+            pending: 0,
         };
         let outbox = OutboxLimits {
             bytes: random.pick(&[200 << 10, 1 << 20]),
@@ -557,7 +558,9 @@ fn subscribe(registry: &Arc<Registry>, random: &mut Random) -> Subscription {
         .messages(messages)
         .overflow(Overflow::Pause);
     let (sender, receiver) = bounded(messages);
-    let account = registry.add(options, Outlet::Deliveries(sender)).unwrap();
+    let account = registry
+        .add(options, Outlet::Deliveries(sender, None))
+        .unwrap();
     let idle = IdleStrategy::Block;
     Subscription::new(
         receiver,

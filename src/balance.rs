@@ -1,0 +1,476 @@
+//! The sums of the ledger, held against each other.
+//!
+//! A service counts every term of a sum where it comes about, on the thread that does it. A
+//! [`Balance`] takes all of them at one moment, as far as the sums can tell, and says which do not
+//! add up. While the service runs, that moment is a **consistent cut**:
+//!
+//! 1. the loop reads its own counters between two pieces of work, and what senders have left in
+//!    each peer's slot, one lock at a time;
+//! 2. it sends a marker behind all blocks that it has handed over; the dispatcher reads its own
+//!    counters when it comes to the marker, so it has dispatched just what the loop had received;
+//! 3. subscribers go on meanwhile. Each says when it begins to take or to discard and when it has
+//!    done so, so that the dispatcher can tell that it read a row while nobody was in between.
+//!
+//! If somebody was, or held a lock, the cut is given up and taken anew: nobody waits for anybody.
+
+use std::fmt;
+
+use crossbeam_channel::Sender;
+
+use crate::{
+    id::{PeerId, SubscriberId},
+    ledger::{DepartedRow, EventSubscriberRow, RequestRow, Snapshot, SubscriberRow, Traffic},
+};
+
+/// The sums of a service, and whether they add up; see [`Handle::balance`](crate::Handle::balance)
+/// and [`Snapshot::balance`].
+///
+/// # Examples
+///
+/// ```
+/// use nebnet::{Config, NetService};
+///
+/// let mut service = NetService::new(Config::default().listen("127.0.0.1:0".parse()?))?;
+/// service.start()?;
+/// let balance = service.balance();
+/// assert!(balance.is_exact(), "{balance}");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Balance {
+    /// Whether the terms are of one moment. False if no cut could be taken: then the counters were
+    /// read one after the other while others counted on.
+    pub is_cut: bool,
+    /// Every sum.
+    pub equations: Vec<Equation>,
+    /// Peers with so much waiting for them that their outboxes were not walked.
+    pub peers_left_out: u64,
+}
+
+/// What a sum is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Subject {
+    /// The service as a whole.
+    Service,
+    /// A subscriber of messages.
+    Subscriber(SubscriberId),
+    /// A subscriber of events.
+    EventSubscriber(SubscriberId),
+    /// The subscribers of messages that have left.
+    Departed,
+    /// A connection.
+    Peer(PeerId),
+}
+
+/// A sum, and the terms that it has to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Equation {
+    /// Whose it is.
+    pub subject: Subject,
+    /// What is summed up.
+    pub name: &'static str,
+    /// The sum, counted on its own.
+    pub sum: u64,
+    /// Its terms, each counted on its own.
+    pub terms: Vec<(&'static str, u64)>,
+}
+
+impl Balance {
+    /// Whether the terms are of one moment and every sum adds up.
+    #[must_use]
+    pub fn is_exact(&self) -> bool {
+        self.is_cut && self.problems().is_empty()
+    }
+
+    /// The sums that do not add up.
+    #[must_use]
+    pub fn problems(&self) -> Vec<&Equation> {
+        let equations = self.equations.iter();
+        equations.filter(|equation| !equation.holds()).collect()
+    }
+
+    fn push(&mut self, subject: Subject, name: &'static str, sum: u64, terms: &[Term]) {
+        self.equations.push(Equation {
+            subject,
+            name,
+            sum,
+            terms: terms.to_vec(),
+        });
+    }
+
+    fn push_traffic(
+        &mut self,
+        subject: Subject,
+        names: [&'static str; 2],
+        sum: Traffic,
+        terms: &[(&'static str, Traffic)],
+    ) {
+        let terms_of = |part: fn(&Traffic) -> u64| -> Vec<Term> {
+            let terms = terms.iter();
+            terms
+                .map(|(name, traffic)| (*name, part(traffic)))
+                .collect()
+        };
+        let messages = terms_of(|traffic| traffic.messages);
+        let bytes = terms_of(|traffic| traffic.bytes);
+        self.push(subject, names[0], sum.messages, &messages);
+        self.push(subject, names[1], sum.bytes, &bytes);
+    }
+
+    /// The sums of the service, which a snapshot has all terms of.
+    fn push_service(&mut self, shot: &Snapshot, waiting: u64, put_off: u64, refused: u64) {
+        let service = Subject::Service;
+        self.push(
+            service,
+            "received",
+            shot.inbound.messages,
+            &[
+                ("handled", shot.handled),
+                ("dispatched", shot.dispatched),
+                ("queued for dispatch", waiting),
+                ("undelivered", shot.undelivered),
+            ],
+        );
+        self.push(
+            service,
+            "dispatched",
+            shot.dispatched,
+            &[
+                ("claimed", shot.claimed),
+                ("unclaimed", shot.unclaimed),
+                ("answers put off", put_off),
+            ],
+        );
+        let calls = shot.handlers.iter().map(|row| row.calls).sum();
+        self.push(service, "handled", shot.handled, &[("calls", calls)]);
+        let (mut inbound, mut outbound) = (Traffic::default(), Traffic::default());
+        for row in &shot.types {
+            inbound.add(row.inbound);
+            outbound.add(row.outbound);
+        }
+        let passed = shot.handled + shot.dispatched;
+        let by_type = [("of all types", inbound.messages)];
+        self.push(service, "handled and dispatched", passed, &by_type);
+        let by_type = [("of all types", outbound)];
+        self.push_traffic(
+            service,
+            ["written", "bytes written"],
+            shot.outbound,
+            &by_type,
+        );
+        self.push_traffic(
+            service,
+            ["accepted for sending", "bytes accepted for sending"],
+            shot.outbound_accepted,
+            &[
+                ("written", shot.outbound),
+                ("lost with their connection", shot.outbound_dropped),
+                ("dropped for later ones", shot.outbound_overflowed),
+                ("queued", shot.outbound_queued),
+            ],
+        );
+        self.push(
+            service,
+            "connections made",
+            shot.accepted + shot.dialled,
+            &[
+                ("open", shot.peers),
+                ("being refused", refused),
+                ("closed, by reason", shot.closed_total()),
+            ],
+        );
+        self.push_requests(&shot.requests);
+        self.push_subscribers(shot);
+    }
+
+    fn push_requests(&mut self, row: &RequestRow) {
+        let terms = [
+            ("answered", row.answered),
+            ("timed out", row.timed_out),
+            ("closed", row.closed),
+            ("cancelled", row.cancelled),
+            ("outstanding", row.outstanding),
+        ];
+        self.push(Subject::Service, "requests", row.sent, &terms);
+    }
+
+    fn push_subscribers(&mut self, shot: &Snapshot) {
+        for row in &shot.subscribers {
+            let terms = [
+                ("taken", row.taken),
+                ("dropped", row.dropped),
+                ("discarded", row.discarded),
+                ("queued", row.queued),
+                ("parked", row.parked),
+            ];
+            self.push(Subject::Subscriber(row.id), "matched", row.matched, &terms);
+        }
+        for row in &shot.event_subscribers {
+            let terms = [
+                ("taken", row.taken),
+                ("dropped", row.dropped),
+                ("discarded", row.discarded),
+                ("queued", row.queued),
+            ];
+            let subject = Subject::EventSubscriber(row.id);
+            self.push(subject, "events", row.matched, &terms);
+        }
+        let row = &shot.departed;
+        let terms = [
+            ("taken", row.taken),
+            ("dropped", row.dropped),
+            ("discarded", row.discarded),
+            ("queued", row.queued),
+        ];
+        self.push(Subject::Departed, "matched", row.matched, &terms);
+    }
+
+    fn push_peers(&mut self, shot: &Snapshot, cut: &PeersCut) {
+        let service = Subject::Service;
+        let by_peer = |live, gone| [("of open connections", live), ("of closed ones", gone)];
+        let (live, gone) = (&cut.live, &cut.gone);
+        self.push_traffic(
+            service,
+            ["received of peers", "bytes received of peers"],
+            shot.inbound,
+            &by_peer(live.inbound, gone.inbound),
+        );
+        self.push_traffic(
+            service,
+            ["written to peers", "bytes written to peers"],
+            shot.outbound,
+            &by_peer(live.written, gone.written),
+        );
+        self.push_traffic(
+            service,
+            ["accepted for peers", "bytes accepted for peers"],
+            shot.outbound_accepted,
+            &by_peer(live.accepted, gone.accepted),
+        );
+        self.push_traffic(
+            service,
+            ["lost with peers", "bytes lost with peers"],
+            shot.outbound_dropped,
+            &[("of closed connections", gone.lost)],
+        );
+        for peer in &cut.peers {
+            self.push_traffic(
+                Subject::Peer(peer.id),
+                ["accepted for sending", "bytes accepted for sending"],
+                peer.accepted,
+                &[
+                    ("written", peer.written),
+                    ("dropped for later ones", peer.overflowed),
+                    ("not seen by the loop", peer.unseen),
+                    ("in the outbox", peer.outbox),
+                ],
+            );
+        }
+    }
+}
+
+type Term = (&'static str, u64);
+
+impl Equation {
+    /// Whether the terms are the sum.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.terms.iter().map(|(_, term)| term).sum::<u64>() == self.sum
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service => f.write_str("service"),
+            Self::Subscriber(id) => write!(f, "subscriber {id}"),
+            Self::EventSubscriber(id) => write!(f, "event subscriber {id}"),
+            Self::Departed => f.write_str("subscribers that left"),
+            Self::Peer(id) => write!(f, "peer {id}"),
+        }
+    }
+}
+
+impl fmt::Display for Equation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.holds() { "=" } else { "is not" };
+        write!(f, "{}: {} {} {sign} ", self.subject, self.sum, self.name)?;
+        for (position, (name, term)) in self.terms.iter().enumerate() {
+            let plus = if position > 0 { " + " } else { "" };
+            write!(f, "{plus}{term} {name}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Balance {
+    /// What does not add up, a line each.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (problems, count) = (self.problems(), self.equations.len());
+        write!(f, "{} of {count} sums do not add up", problems.len())?;
+        if !self.is_cut {
+            f.write_str("; no cut could be taken")?;
+        }
+        for problem in problems {
+            write!(f, "\n  {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Snapshot {
+    /// Holds the sums against each other. They are exact if the service was quiet or stopped when
+    /// the snapshot was taken; while it runs, [`Handle::balance`](crate::Handle::balance) takes a
+    /// moment at which they are. Those of each peer are not in a snapshot.
+    #[must_use]
+    pub fn balance(&self) -> Balance {
+        let mut balance = Balance::new(true);
+        balance.push_service(self, self.dispatch_queue.messages, 0, 0);
+        balance
+    }
+}
+
+impl Balance {
+    fn new(is_cut: bool) -> Self {
+        Self {
+            is_cut,
+            equations: Vec::new(),
+            peers_left_out: 0,
+        }
+    }
+
+    /// The sums of counters that were read one after the other.
+    pub(crate) fn torn(shot: &Snapshot) -> Self {
+        Self {
+            is_cut: false,
+            ..shot.balance()
+        }
+    }
+
+    /// The sums of a cut. What it has no part of is in `shot` already.
+    pub(crate) fn of(cut: Cut) -> Self {
+        let Cut { at_loop, behind } = cut;
+        let LoopCut {
+            mut shot,
+            waiting,
+            peers,
+        } = *at_loop;
+        let DispatchCut {
+            dispatched,
+            claimed,
+            unclaimed,
+            put_off,
+            types_in,
+            requests,
+            subscribers,
+        } = behind;
+        shot.dispatched = dispatched;
+        shot.claimed = claimed;
+        shot.unclaimed = unclaimed;
+        shot.requests = requests;
+        shot.subscribers = subscribers.rows;
+        shot.event_subscribers = subscribers.events;
+        shot.departed = subscribers.departed;
+        let mut balance = Self::new(true);
+        balance.peers_left_out = peers.left_out;
+        balance.push_service(&shot, waiting, put_off, peers.refused);
+        let of_types = &mut balance.equations;
+        // The snapshot's rows of types are the loop's alone.
+        for equation in of_types {
+            if equation.name == "handled and dispatched" {
+                equation.terms.push(("dispatched of all types", types_in));
+            }
+        }
+        balance.push_peers(&shot, &peers);
+        balance
+    }
+}
+
+// ----- the parts of a cut ------------------------------------------------------------------------
+
+/// What the loop and the dispatcher have read.
+#[derive(Debug)]
+pub(crate) struct Cut {
+    pub(crate) at_loop: Box<LoopCut>,
+    pub(crate) behind: DispatchCut,
+}
+
+/// What the loop has read. In `shot`, what the dispatcher counts is still to be filled in.
+#[derive(Debug)]
+pub(crate) struct LoopCut {
+    pub(crate) shot: Snapshot,
+    /// Messages that are parsed and not handed over.
+    pub(crate) waiting: u64,
+    pub(crate) peers: PeersCut,
+}
+
+/// Sums over peers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PeerSums {
+    pub(crate) inbound: Traffic,
+    pub(crate) written: Traffic,
+    pub(crate) lost: Traffic,
+    /// As far as the loop has seen it.
+    pub(crate) accepted: Traffic,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct PeersCut {
+    pub(crate) live: PeerSums,
+    pub(crate) gone: PeerSums,
+    /// Connections that are being refused.
+    pub(crate) refused: u64,
+    pub(crate) peers: Vec<PeerCut>,
+    pub(crate) left_out: u64,
+}
+
+/// What was accepted for a peer and what became of it, senders included.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PeerCut {
+    pub(crate) id: PeerId,
+    pub(crate) accepted: Traffic,
+    pub(crate) written: Traffic,
+    pub(crate) overflowed: Traffic,
+    pub(crate) unseen: Traffic,
+    pub(crate) outbox: Traffic,
+}
+
+/// What the dispatcher has read.
+#[derive(Debug)]
+pub(crate) struct DispatchCut {
+    pub(crate) dispatched: u64,
+    pub(crate) claimed: u64,
+    pub(crate) unclaimed: u64,
+    /// Answers to our requests that are dispatched, and neither claimed nor unclaimed yet.
+    pub(crate) put_off: u64,
+    pub(crate) types_in: u64,
+    pub(crate) requests: RequestRow,
+    pub(crate) subscribers: SubscribersCut,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct SubscribersCut {
+    pub(crate) rows: Vec<SubscriberRow>,
+    pub(crate) events: Vec<EventSubscriberRow>,
+    pub(crate) departed: DepartedRow,
+}
+
+/// A cut under way from the loop to the dispatcher, and whom it is for. `None` is the answer if
+/// somebody was in the middle of something; it is to be tried again.
+#[derive(Debug)]
+pub(crate) struct CutMarker {
+    pub(crate) at_loop: Box<LoopCut>,
+    pub(crate) answer: Sender<Option<Cut>>,
+}
+
+impl CutMarker {
+    /// The dispatcher has come to the marker.
+    pub(crate) fn finish(self, behind: Option<DispatchCut>) {
+        let Self { at_loop, answer } = self;
+        // Whoever asked may have given up waiting.
+        drop(answer.try_send(behind.map(|behind| Cut { at_loop, behind })));
+    }
+}

@@ -1,0 +1,244 @@
+//! The ledger holds at every moment, whatever happens: cuts of it are taken during storms.
+#![allow(
+    missing_docs,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests wait by the clock, and end where something is wrong"
+)]
+
+mod util;
+
+use std::{net::SocketAddr, thread, time::Duration};
+
+use crossbeam_channel::{Receiver, bounded};
+use nebnet::{
+    Config, Dispatch, EventOptions, Handle, HandlerOptions, MessageType, NetService, OutboxFull,
+    Outgoing, OutgoingBatch, Overflow, Priority, Recipients, Subject, SubscribeOptions, Types,
+    frame::Frame,
+};
+use util::{Client, Random, assert_balanced, config, wait_until};
+
+/// Cuts of a storm. Whoever storms does something with every one, as far as it keeps up.
+const CUTS: usize = 10_000;
+
+const POLICIES: [Overflow; 5] = [
+    Overflow::DropNewest,
+    Overflow::Pause,
+    Overflow::DropOldest,
+    Overflow::Close,
+    Overflow::Unsubscribe,
+];
+
+/// A peer comes, sends a little with every go, reads nothing, and leaves in any way.
+fn storm_of_peers(go: &Receiver<()>, addr: SocketAddr, seed: u64) {
+    let mut random = Random(seed);
+    let mut client = None;
+    while go.recv().is_ok() {
+        let one = client.get_or_insert_with(|| Client::connect(addr));
+        let mut bytes = Vec::new();
+        for _ in 0..=random.below(10) {
+            let number = u16::try_from(random.below(6)).unwrap();
+            let size = [0, 10, 100, 6_000][random.below(4)];
+            let mut frame = Frame::new(MessageType(number), &[7; 6_000][..size]);
+            frame.correlation = (random.below(3) == 0).then_some(7);
+            frame.encode(&mut bytes).unwrap();
+        }
+        let cut = random.below(bytes.len() * 8).min(bytes.len());
+        let open = one.try_write(&bytes[..cut]);
+        if !open || cut < bytes.len() {
+            let gone = client.take();
+            if random.below(4) == 0 {
+                gone.unwrap().reset();
+            }
+        }
+    }
+}
+
+/// Subscribers of all policies come, take some, and leave with the rest in their queues.
+fn storm_of_subscribers(go: &Receiver<()>, handle: &Handle, seed: u64) {
+    let mut random = Random(seed);
+    while go.recv().is_ok() {
+        let options = SubscribeOptions::new(Types::all())
+            .messages(1 + random.below(200))
+            .bytes(1 + random.below(100_000))
+            .overflow(POLICIES[random.below(POLICIES.len())]);
+        let mut guest = handle.subscribe_with(options).unwrap();
+        let events = EventOptions::new().capacity(1 + random.below(5));
+        let events = handle.subscribe_events(events).unwrap();
+        let mut kept = Vec::new();
+        for _ in 0..random.below(60) {
+            if go.recv().is_err() {
+                return;
+            }
+            if let Ok(batch) = guest.try_recv_batch() {
+                let _ = handle.reply(batch.iter().next().unwrap(), batch.len().to_string());
+                kept.push(batch);
+            }
+            if random.below(3) == 0 {
+                kept.clear();
+            }
+            let _ = events.try_recv();
+        }
+    }
+}
+
+/// Somebody sends by every way there is, asks, and closes.
+fn storm_of_senders(go: &Receiver<()>, handle: &Handle, seed: u64) {
+    let mut random = Random(seed);
+    let payload = vec![9; 9_000];
+    while go.recv().is_ok() {
+        let everybody = Recipients::Matching(&|info| {
+            let _ = handle.send(info.peer, MessageType(0x77), b"you");
+            true
+        });
+        let message = Outgoing::new(MessageType(0x70), &payload[..random.below(9_000)]);
+        let priority = [Priority::High, Priority::Normal, Priority::Low][random.below(3)];
+        let report = handle.broadcast_message(&message.priority(priority), everybody);
+        for peer in report.sent {
+            match random.below(40) {
+                0 => drop(handle.close(peer)),
+                1..=5 => {
+                    let (kind, timeout) = (MessageType(0x71), Duration::from_millis(20));
+                    let asked = handle.request(peer, kind, b"?", timeout);
+                    if random.below(2) == 0 {
+                        drop(asked.map(|pending| pending.recv_timeout(Duration::from_millis(1))));
+                    }
+                }
+                6..=9 => {
+                    let mut batch = OutgoingBatch::new();
+                    for _ in 0..40 {
+                        let message = Outgoing::new(MessageType(0x72), &payload[..100]);
+                        batch.push(&message).unwrap();
+                    }
+                    let _ = handle.send_batch(peer, &mut batch);
+                }
+                10..=15 => drop(handle.send(peer, MessageType(0x73), payload.clone())),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn storm(config: Config, cuts: usize) {
+    let mut service = NetService::new(config).unwrap();
+    let echo = HandlerOptions::new(MessageType(5)).name("echo");
+    let answer = |message: nebnet::InlineMessage<'_>, replier: &mut nebnet::Replier<'_>| {
+        let _ = replier.reply(message.payload());
+    };
+    service.handle_inline(echo, answer).unwrap();
+    service.start().unwrap();
+    let (addr, handle) = (service.local_addrs()[0], service.handle());
+    thread::scope(|scope| {
+        let handle = &handle;
+        let mut goes = Vec::new();
+        for seed in 1..=6 {
+            let (sender, go) = bounded(1);
+            goes.push(sender);
+            scope.spawn(move || match seed {
+                1..=3 => storm_of_peers(&go, addr, seed),
+                4 | 5 => storm_of_subscribers(&go, handle, seed),
+                _ => storm_of_senders(&go, handle, seed),
+            });
+        }
+        let (mut peers, mut subscribers) = (0, 0);
+        for _ in 0..cuts {
+            for go in &goes {
+                let _ = go.try_send(());
+            }
+            let balance = handle.balance();
+            assert!(balance.is_exact(), "{balance}");
+            for equation in &balance.equations {
+                peers += usize::from(matches!(equation.subject, Subject::Peer(_)));
+                subscribers += usize::from(matches!(equation.subject, Subject::Subscriber(_)));
+            }
+        }
+        assert!(peers > 0 && subscribers > 0, "{peers}, {subscribers}");
+    });
+    let closed = service.snapshot();
+    assert!(closed.inbound.messages > 0 && closed.outbound.messages > 0);
+    let report = service.stop(Duration::from_secs(10));
+    assert!(report.joined, "{report}");
+    assert_balanced(&report.snapshot);
+    assert_balanced(&service.snapshot());
+    assert!(service.balance().is_exact());
+    assert_eq!(service.snapshot().memory_used, 0);
+}
+
+#[test]
+fn every_cut_of_a_storm_balances() {
+    storm(config(), CUTS);
+}
+
+#[test]
+fn every_cut_of_a_storm_balances_on_one_thread() {
+    storm(config().dispatch(Dispatch::Inline), CUTS / 5);
+}
+
+#[test]
+fn every_cut_of_a_storm_with_small_bounds_balances() {
+    let config = config()
+        .memory_budget(2 << 20)
+        .dispatch_bytes(128 << 10)
+        .dispatch_messages(50)
+        .outbox_bytes(64 << 10)
+        .outbox_messages(20)
+        .outbox_full(OutboxFull::DropOldest)
+        .max_requests(5);
+    storm(config, CUTS / 5);
+}
+
+#[test]
+fn a_balance_names_what_it_sums_up() {
+    let mut service = NetService::new(config()).unwrap();
+    let mut tap = service.subscribe(Types::all()).unwrap();
+    assert!(service.balance().is_exact(), "before the start");
+    service.start().unwrap();
+    let mut client = Client::connect(service.local_addrs()[0]);
+    client.send_message(7, b"hi");
+    let message = tap.recv().unwrap();
+    service.reply(&message, "hello").unwrap();
+    client.expect(7, b"hello");
+    let balance = service.balance();
+    assert!(balance.is_exact() && balance.is_cut, "{balance}");
+    assert_eq!(balance.peers_left_out, 0);
+    let find = |subject, name| {
+        let mut found = balance.equations.iter();
+        let found = found.find(|one| one.subject == subject && one.name == name);
+        found.unwrap_or_else(|| panic!("{balance:?}")).to_string()
+    };
+    let received = find(Subject::Service, "received");
+    assert!(
+        received.starts_with("service: 1 received = 0 handled + 1 dispatched"),
+        "{received}"
+    );
+    let sent = find(Subject::Peer(message.peer()), "accepted for sending");
+    assert!(
+        sent.contains("1 accepted for sending = 1 written"),
+        "{sent}"
+    );
+    let matched = find(Subject::Subscriber(tap.id()), "matched");
+    assert!(matched.contains("1 matched = 1 taken"), "{matched}");
+    drop(client);
+    wait_until("it is gone", || service.snapshot().peers == 0);
+    assert!(service.balance().is_exact());
+    util::stop_tap(service, tap);
+}
+
+#[test]
+fn nobody_is_asked_on_the_loops_own_thread() {
+    let mut service = NetService::new(config()).unwrap();
+    let handle = service.handle();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let ask = move |_: nebnet::InlineMessage<'_>, _: &mut nebnet::Replier<'_>| {
+        let _ = sender.send(handle.balance());
+    };
+    let options = HandlerOptions::new(MessageType(7)).budget(Duration::ZERO);
+    service.handle_inline(options, ask).unwrap();
+    service.start().unwrap();
+    let mut client = Client::connect(service.local_addrs()[0]);
+    client.send_message(7, b"");
+    let balance = receiver.recv().unwrap();
+    assert!(!balance.is_cut && !balance.is_exact());
+    drop(client);
+    util::stop(&mut service);
+}

@@ -1,0 +1,278 @@
+//! The byte budget of a service, held against what the process really allocates.
+//!
+//! One test, because the allocator counts for the whole process.
+#![allow(
+    missing_docs,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests wait by the clock, and end where something is wrong"
+)]
+
+mod util;
+
+use std::{
+    alloc::System,
+    io::{ErrorKind, Write},
+    net::{SocketAddr, TcpStream},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use nebnet::{
+    CloseReason, Config, MessageType, NetService, Outgoing, Overflow, Priority, Recipients,
+    SendError, SubscribeOptions, Types,
+};
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+use util::{Client, PATIENCE, assert_balanced, config, only_peer, wait_for_closed, wait_until};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+const BUDGET: usize = 8 << 20;
+const PAYLOAD_MAX: usize = 1 << 20;
+/// What may be allocated besides: blocks kept for the next read (7 MiB), the read and the doubling
+/// of one frame that may pass the budget, and what a message costs beside its bytes: tables, slots,
+/// rows, and the embedder's own copies.
+const SLACK: usize = (7 << 20) + 2 * PAYLOAD_MAX + (2 << 20);
+
+/// Bytes of the heap in use.
+fn heap() -> usize {
+    let stats = ALLOCATOR.stats();
+    stats
+        .bytes_allocated
+        .saturating_sub(stats.bytes_deallocated)
+}
+
+fn budgeted() -> Config {
+    config()
+        .memory_budget(BUDGET)
+        .dispatch_bytes(BUDGET / 4)
+        .outbox_bytes(BUDGET / 4)
+        .max_payload(u32::try_from(PAYLOAD_MAX).unwrap())
+        .socket_buffers(16 << 10, 64 << 10)
+}
+
+/// Writes bytes that exist already over and over, whatever becomes of the connection.
+fn flood(done: &AtomicBool, addr: SocketAddr, bytes: &[u8]) {
+    while !done.load(Ordering::Relaxed) {
+        let mut stream = TcpStream::connect(addr).unwrap();
+        let timeout = Some(Duration::from_millis(50));
+        stream.set_write_timeout(timeout).unwrap();
+        let mut at = 0;
+        while !done.load(Ordering::Relaxed) {
+            match stream.write(&bytes[at..]) {
+                Ok(count) => at = (at + count) % bytes.len(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => break,
+            }
+        }
+    }
+}
+
+fn frames(message_type: u16, size: usize, count: usize) -> Vec<u8> {
+    let payload = vec![7; size];
+    let frame = nebnet::frame::Frame::new(MessageType(message_type), &payload);
+    util::encoded(&frame).repeat(count)
+}
+
+#[test]
+fn the_heap_stays_within_the_budget_and_its_end_is_told() {
+    a_mix_stays_within_the_budget();
+    at_the_end_sends_are_refused_and_the_largest_outbox_goes();
+    at_the_end_the_largest_partial_frame_goes();
+    where_subscribers_hold_the_bytes_only_reading_pauses();
+}
+
+/// Small frames, long ones, half ones, subscribers of all policies that take little or keep what
+/// they took, and broadcasts to peers that read nothing.
+fn a_mix_stays_within_the_budget() {
+    let floods = [
+        frames(1, 20, 2_000),
+        frames(2, 5_000, 40),
+        frames(3, PAYLOAD_MAX, 1),
+    ];
+    let half = &frames(4, PAYLOAD_MAX, 1)[..PAYLOAD_MAX - 10];
+    let news = vec![9; 40_000];
+    let mut service = NetService::new(budgeted()).unwrap();
+    let policies = [
+        Overflow::DropNewest,
+        Overflow::DropOldest,
+        Overflow::Pause,
+        Overflow::Close,
+        Overflow::Unsubscribe,
+    ];
+    let slow = policies.map(|overflow| {
+        let options = SubscribeOptions::new(Types::all()).overflow(overflow);
+        service.subscribe_with(options).unwrap()
+    });
+    service.start().unwrap();
+    let (addr, handle) = (service.local_addrs()[0], service.handle());
+    // What is allocated once, for the first message of each kind, is not growth.
+    let mut first = Client::connect(addr);
+    first.send_message(1, b"");
+    wait_until("the first", || service.snapshot().dispatched == 1);
+    let id = only_peer(&service);
+    handle.send(id, MessageType(9), b"").unwrap();
+    first.expect(9, b"");
+    drop(first);
+    let (done, before) = (AtomicBool::new(false), heap());
+    let mut peak = 0;
+    thread::scope(|scope| {
+        let done = &done;
+        for bytes in floods.iter().chain(&floods) {
+            scope.spawn(move || flood(done, addr, bytes));
+        }
+        let mut silent = Vec::new();
+        for number in 0..6 {
+            let mut stream = TcpStream::connect(addr).unwrap();
+            stream
+                .set_write_timeout(Some(Duration::from_millis(20)))
+                .unwrap();
+            if number < 3 {
+                let _ = stream.write_all(half);
+            }
+            silent.push(stream);
+        }
+        for mut slow in slow {
+            scope.spawn(move || {
+                let mut kept = Vec::new();
+                while !done.load(Ordering::Relaxed) {
+                    match slow.recv_batch_timeout(Duration::from_millis(5)) {
+                        Ok(batch) => kept.push(batch),
+                        Err(nebnet::RecvTimeoutError::Timeout) => {}
+                        Err(nebnet::RecvTimeoutError::Disconnected) => break,
+                    }
+                    if kept.len() > 20 {
+                        kept.clear();
+                    }
+                }
+            });
+        }
+        let mut refused = 0;
+        for round in 0..2_000 {
+            let message = Outgoing::new(MessageType(9), &news[..[100, 5_000, 40_000][round % 3]]);
+            let message = message.priority([Priority::High, Priority::Low][round % 2]);
+            let report = handle.broadcast_message(&message, Recipients::All);
+            let full = report.skipped.iter().filter(|one| one.1 == SendError::Full);
+            refused += full.count();
+            peak = peak.max(heap().saturating_sub(before));
+            thread::yield_now();
+        }
+        assert!(refused > 0, "the budget was the bound");
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(
+        peak <= BUDGET + SLACK,
+        "{peak} bytes with a budget of {BUDGET} and a slack of {SLACK}"
+    );
+    let report = service.stop(Duration::from_secs(5));
+    assert!(report.snapshot.inbound.bytes > 1 << 20, "{report}");
+    assert_balanced(&report.snapshot);
+    assert_eq!(service.snapshot().memory_used, 0);
+}
+
+/// Fills the outbox of a peer that reads nothing until nothing more fits anywhere, and the kernel
+/// takes nothing more.
+fn fill(service: &NetService, peer: nebnet::PeerId) {
+    let handle = service.handle();
+    let send = |size| handle.send(peer, MessageType(9), vec![0; size]);
+    while send(0) != Err(SendError::Full) {
+        for size in [60_000, 8_000, 100, 0] {
+            while send(size).is_ok() {}
+        }
+        // The loop has had its turn when it answers.
+        assert_eq!(handle.peers().len(), 2);
+    }
+}
+
+fn at_the_end_sends_are_refused_and_the_largest_outbox_goes() {
+    let config = budgeted().outbox_bytes(BUDGET);
+    let mut service = NetService::new(config).unwrap();
+    let mut tap = service.subscribe(Types::all()).unwrap();
+    service.start().unwrap();
+    let addr = service.local_addrs()[0];
+    let silent = Client::connect_small(addr);
+    let largest = only_peer(&service);
+    let mut reader = Client::connect(addr);
+    reader.ping(b"");
+    fill(&service, largest);
+    let shot = service.snapshot();
+    assert!(shot.memory_used >= shot.memory_budget * 9 / 10, "{shot:?}");
+    // Somebody wants to be read, which the outbox of another leaves no room for.
+    reader.send_message(7, b"room?");
+    wait_for_closed(&service, CloseReason::Budget, 1);
+    assert_eq!(
+        util::wait_for_row(&service, largest).reason,
+        CloseReason::Budget
+    );
+    assert_eq!(tap.recv_timeout(PATIENCE).unwrap().payload(), b"room?");
+    reader.ping(b"still served");
+    drop((silent, reader));
+    util::stop_tap(service, tap);
+}
+
+fn at_the_end_the_largest_partial_frame_goes() {
+    let config = budgeted().max_payload(7 << 20).outbox_bytes(BUDGET);
+    let mut service = NetService::new(config).unwrap();
+    let tap = service.subscribe(Types::all()).unwrap();
+    service.start().unwrap();
+    let addr = service.local_addrs()[0];
+    let bytes = frames(4, 7 << 20, 1);
+    let mut clients = Vec::new();
+    let mut writers = Vec::new();
+    for part in [6 << 20, 4 << 20] {
+        let mut client = Client::connect(addr);
+        let bytes = bytes[..part].to_vec();
+        writers.push(thread::spawn(move || {
+            let _ = client.stream.write_all(&bytes);
+            client
+        }));
+    }
+    wait_for_closed(&service, CloseReason::Budget, 1);
+    clients.extend(writers.into_iter().map(|writer| writer.join().unwrap()));
+    let shot = service.snapshot();
+    assert_eq!(shot.peers, 1, "{shot:?}");
+    drop(clients);
+    util::stop_tap(service, tap);
+}
+
+fn where_subscribers_hold_the_bytes_only_reading_pauses() {
+    let config = budgeted().outbox_bytes(BUDGET).dispatch_bytes(BUDGET);
+    let mut service = NetService::new(config).unwrap();
+    let options = SubscribeOptions::new(Types::all()).bytes(usize::MAX);
+    let mut hoarder = service.subscribe_with(options).unwrap();
+    service.start().unwrap();
+    let addr = service.local_addrs()[0];
+    let writers: Vec<_> = (0..3)
+        .map(|_| {
+            thread::spawn(move || {
+                let mut client = Client::connect(addr);
+                assert!(client.try_write(&frames(7, 50_000, 150)));
+                client
+            })
+        })
+        .collect();
+    let mut held = Vec::new();
+    let mut count = 0;
+    while count < 450 {
+        match hoarder.recv_batch_timeout(Duration::from_millis(300)) {
+            Ok(batch) => {
+                count += batch.len();
+                held.push(batch);
+            }
+            Err(_) => {
+                // Everything stands still, and nobody was closed for it.
+                let shot = service.snapshot();
+                assert!(shot.memory_used * 4 > shot.memory_budget * 3, "{shot:?}");
+                assert_eq!((shot.peers, shot.closed_total()), (3, 0), "{shot:?}");
+                assert!(shot.reads_paused > 0, "{shot:?}");
+                held.clear();
+            }
+        }
+    }
+    assert_eq!(hoarder.row().dropped, 0);
+    let clients: Vec<_> = writers.into_iter().map(|one| one.join().unwrap()).collect();
+    drop((held, clients));
+    util::stop_tap(service, hoarder);
+}
