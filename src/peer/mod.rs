@@ -325,10 +325,17 @@ impl Peer {
 
     /// The connection is made. True if the peer may be sent to at once, because it is not to be
     /// greeted.
-    pub(crate) fn handle_connected(&mut self, now: Tick, rules: &Rules, timeout_ms: u64) -> bool {
+    pub(crate) fn handle_connected(
+        &mut self,
+        now: Tick,
+        receiving: Tick,
+        rules: &Rules,
+        timeout_ms: u64,
+    ) -> bool {
         self.opened = now;
-        self.moved = now;
         self.checksums = rules.checksums;
+        self.handle_moved(now, receiving);
+        self.handle_heard(receiving);
         if self.hello == HelloState::Never {
             self.set_state(now, State::Open);
             return true;

@@ -426,3 +426,22 @@ fn zero_is_off() {
     assert_eq!(peer.next_deadline(&rules, 0), None);
     assert_eq!(peer.judge(u64::MAX, &rules, 0), None);
 }
+
+/// Making the connection is no idle time: that ends it by itself.
+#[test]
+fn the_idle_time_of_a_connection_that_we_make_begins_when_it_is_made() {
+    let rules = Rules {
+        idle_ms: 80,
+        ..rules()
+    };
+    let dial = Dial {
+        link: LinkId(1),
+        timeout_ms: 1_000,
+        hello: false,
+    };
+    let mut peer = Peer::dialling(PeerId::new(0, 0, 1), ADDR.parse().unwrap(), dial, 0);
+    assert!(peer.handle_connected(500, 490, &rules, 1_000));
+    assert_eq!(peer.judge(580, &rules, 10), None);
+    let idle = Verdict::Close(CloseReason::IdleTimeout);
+    assert_eq!(peer.judge(581, &rules, 10), Some(idle));
+}

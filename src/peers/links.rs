@@ -330,7 +330,7 @@ impl Peers {
         };
         let timeout_ms = self.links.links.get(&link).map(|link| link.timeout_ms);
         let timeout_ms = timeout_ms.unwrap_or(self.rules.connect_ms);
-        let rules = &self.rules;
+        let (receiving, rules) = (self.receiving(now), &self.rules);
         let place = self.seats.get_mut(id.index() as usize);
         let Some(seat) = place.and_then(Option::as_deref_mut) else {
             return;
@@ -341,7 +341,9 @@ impl Peers {
         seat.standing = Standing::Dialled;
         // The edge that brought us here may have been one to read as well.
         seat.ready = Ready::READ | Ready::WRITE;
-        let may_send = seat.peer.handle_connected(now, rules, timeout_ms);
+        let may_send = seat
+            .peer
+            .handle_connected(now, receiving, rules, timeout_ms);
         log::debug!("peer {id} at {} connected by link {link}", seat.peer.addr);
         self.counted += 1;
         self.slots.ledger.dialled.add(1);
