@@ -388,6 +388,7 @@ impl Peers {
         if done {
             self.leave(now, id, reason, false);
         } else {
+            self.note_first(id);
             self.check_quiet(now, id);
             self.end_useless(now, id);
             self.arm(now, id);

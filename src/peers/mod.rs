@@ -322,7 +322,7 @@ impl Peers {
         }
     }
 
-    /// Looks whether a peer has sent what was due first.
+    /// Looks whether a peer has sent what was due first, or will never send anything.
     fn note_first(&mut self, id: PeerId) {
         let hello_required = self.rules.hello_required;
         let Some(seat) = self.seat(id).filter(|seat| seat.pending) else {
@@ -333,7 +333,7 @@ impl Peers {
         } else {
             seat.peer.has_spoken()
         };
-        if came {
+        if came || !seat.peer.state().takes_input() {
             seat.pending = false;
             self.pending -= 1;
         }
