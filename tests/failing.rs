@@ -47,8 +47,10 @@ fn a_loop_that_panics_closes_and_counts_its_connections() {
         }
         wait_until("all came", || tap.row().matched == 10);
         let mut bad = Client::connect(addr);
-        bad.send_message(7, b"before");
-        assert!(bad.try_write(&[0xFF; 8]));
+        // In one write, which is one read.
+        let mut bytes = b"\0\0\0\x0a\0\x07\0\x01before".to_vec();
+        bytes.extend([0xFF; 8]);
+        assert!(bad.try_write(&bytes));
         let ended = service.ended().recv_timeout(PATIENCE);
         assert!(ended.is_err_and(|end| end.is_disconnected()));
         let failure = service.failure().expect("the failure is told");
