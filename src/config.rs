@@ -301,9 +301,10 @@ impl Config {
         }
     }
 
-    /// Sizes in bytes of the kernel's buffers of each connection, to send and to receive; zero, the
-    /// default, leaves one to the system, which adapts it. Linux doubles what is asked for, bounds
-    /// it by `net.core.wmem_max` and `rmem_max`, and no longer adapts it. Not part of the budget.
+    /// Sizes in bytes of the kernel's buffers of each connection, to send and to receive, below
+    /// 1 GiB; zero, the default, leaves one to the system, which adapts it. Linux doubles what is
+    /// asked for, bounds it by `net.core.wmem_max` and `rmem_max`, and no longer adapts it. Not
+    /// part of the budget.
     #[must_use]
     pub fn socket_buffers(self, send: usize, recv: usize) -> Self {
         Self {
@@ -652,6 +653,8 @@ impl Config {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests {
     use super::*;

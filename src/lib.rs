@@ -131,6 +131,8 @@ mod clock;
 mod id;
 mod limits;
 mod policy;
+#[cfg(any(test, fuzzing))]
+mod script;
 // 1
 mod error;
 // 2
@@ -169,6 +171,31 @@ mod tests;
 pub mod workbench;
 
 pub use balance::{Balance, Equation, Subject};
+/// What `tests/fuzz` calls.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz {
+    pub fn config(data: &[u8]) {
+        crate::config::fuzz::config(data);
+    }
+
+    pub fn decode(data: &[u8]) {
+        crate::frame::fuzz::decode(data);
+    }
+
+    pub fn peer(data: &[u8]) {
+        crate::peer::fuzz::peer(data);
+    }
+
+    pub fn protocol(data: &[u8]) {
+        crate::frame::fuzz::protocol(data);
+    }
+
+    pub fn wheel(data: &[u8]) {
+        crate::wheel::model::wheel(data);
+    }
+}
+
 pub use block::{Message, MessageRef};
 pub use config::{Config, Dispatch};
 pub use dial::ConnectOptions;

@@ -85,7 +85,10 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).into_iter().flatten() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            collect(&path, files);
+            // Another package may be built where it lies.
+            if !path.ends_with("target") {
+                collect(&path, files);
+            }
         } else {
             files.push(path);
         }

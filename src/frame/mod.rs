@@ -38,6 +38,8 @@
 
 mod decoder;
 mod encoder;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod header;
 mod protocol;
 #[cfg(test)]

@@ -9,6 +9,8 @@
 //! [`set_reading`](Peer::set_reading), that of everybody by a time of receiving that lags behind.
 //! The methods that take bytes get the time of receiving; all others get the time.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -65,7 +67,7 @@ pub(crate) struct Rules {
 
 impl Rules {
     /// No deadlines and nothing required.
-    #[cfg(any(test, feature = "workbench"))]
+    #[cfg(any(test, fuzzing, feature = "workbench"))]
     pub(crate) fn lenient(decoder: Decoder) -> Self {
         Self {
             decoder,

@@ -5,6 +5,7 @@
 
 mod alarms;
 mod clients;
+mod corpus;
 mod links;
 mod mesh;
 mod random;

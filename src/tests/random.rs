@@ -17,6 +17,10 @@ impl Random {
         value ^ (value >> 31)
     }
 
+    pub(super) fn byte(&mut self) -> u8 {
+        self.next().to_be_bytes()[0]
+    }
+
     /// From 0 to `bound` without it; 0 if that is nothing.
     pub(super) fn below(&mut self, bound: usize) -> usize {
         if bound == 0 {

@@ -149,7 +149,7 @@ impl Levels {
         self.slots[level][slot]
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn is_marked(&self, level: usize, slot: usize) -> bool {
         self.occupied[level] & (1 << slot) != 0
     }

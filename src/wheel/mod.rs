@@ -87,6 +87,8 @@
 
 mod level;
 mod list;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod model;
 #[cfg(test)]
 mod tests;
 

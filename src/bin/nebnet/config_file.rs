@@ -280,6 +280,32 @@ fn line_of(text: &str, span: &Range<usize>) -> usize {
     1 + before.iter().filter(|byte| **byte == b'\n').count()
 }
 
+/// What fuzzers call: any text is read to its end, and what is wrong with it is told in lines.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let read = || ConfigFile::parse(Path::new("f"), &text);
+    let lines = 1 + text.matches('\n').count();
+    let said = |problems: &[Problem]| -> Vec<String> {
+        for problem in problems {
+            let Origin::File(_, line) = &problem.origin else {
+                panic!("{problem:?} was not given as a flag");
+            };
+            assert!(line.is_none_or(|line| (1..=lines).contains(&line)));
+            assert!(!problem.message.is_empty());
+        }
+        problems.iter().map(ToString::to_string).collect()
+    };
+    let first = said(&read().problems);
+    assert_eq!(said(&read().problems), first);
+    match crate::settings::resolve(ServeOptions::default(), Some(read())) {
+        Ok(settings) => {
+            assert_eq!((first.len(), settings.config.problems().len()), (0, 0));
+        }
+        Err(problems) => assert!(said(&problems).len() >= first.len().max(1)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -372,5 +398,19 @@ mod tests {
         assert!(problems("max_peers = -1")[0].contains("`-1` is no number"));
         assert!(problems("max_peers = 99999999999999999999").len() == 1);
         assert!(problems("network_id = 4294967296")[0].contains("not in range"));
+    }
+    /// Everything that fuzzers found worth keeping.
+    #[test]
+    fn the_corpus_of_the_configuration_file_is_read() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus/config_file");
+        // The published package has no corpus.
+        let Ok(entries) = std::fs::read_dir(folder) else {
+            return;
+        };
+        for entry in entries {
+            let path = entry.unwrap().path();
+            println!("{}", path.display());
+            fuzz(&std::fs::read(path).unwrap());
+        }
     }
 }
