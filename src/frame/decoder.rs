@@ -71,6 +71,7 @@ impl Decoder {
     /// version, checksum. Each is judged as soon as its bytes are there, so the error does not
     /// depend on how the bytes were cut.
     pub fn decode<'a>(&self, bytes: &'a [u8]) -> Result<Option<(Frame<'a>, usize)>, FrameError> {
+        work::look_at(HEADER_SIZE.min(bytes.len()));
         self.judge_length(bytes)?;
         self.judge_flags(bytes)?;
         judge_version(bytes)?;
@@ -111,6 +112,7 @@ impl Decoder {
                     Ok(_) => ScanEnd::Incomplete,
                 };
             };
+            work::look_at(HEADER_SIZE);
             let header = Header::of_word(word);
             let in_range = header.length.wrapping_sub(LENGTH_MIN) <= length_max - LENGTH_MIN;
             let behind = rest.get(header.frame_size()..);
@@ -328,6 +330,7 @@ fn judge_checksum(header: Header, body: &[u8]) -> Result<(), FrameError> {
     let Some((covered, trailer)) = body.split_last_chunk::<4>() else {
         return Ok(());
     };
+    work::look_at(body.len());
     let received = u32::from_be_bytes(*trailer);
     let computed = crc32c::crc32c(covered);
     if received == computed {
@@ -355,4 +358,25 @@ fn split(header: Header, body: &[u8]) -> Option<Frame<'_>> {
         checksum: header.has_checksum(),
         payload: rest,
     })
+}
+
+/// How many bytes were judged, for the test which says that the work is linear.
+pub(crate) mod work {
+    #[cfg(test)]
+    thread_local! {
+        static LOOKED_AT: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    }
+
+    #[inline]
+    pub(crate) fn look_at(bytes: usize) {
+        #[cfg(test)]
+        LOOKED_AT.set(LOOKED_AT.get() + bytes);
+        let _ = bytes;
+    }
+
+    /// Those since the last call, on this thread.
+    #[cfg(test)]
+    pub(crate) fn take() -> usize {
+        LOOKED_AT.take()
+    }
 }

@@ -48,6 +48,8 @@ mod tests;
 pub use decoder::{Decoder, Frames};
 pub use protocol::{Bye, Hello, MalformedPayload};
 
+#[cfg(test)]
+pub(crate) use decoder::work;
 pub(crate) use decoder::{ScanEnd, WholeFrames};
 pub(crate) use encoder::{encode_around, encode_whole};
 pub(crate) use header::{Header, frame_size_at};

@@ -302,6 +302,32 @@ fn encode_all(all: &[Parts]) -> Vec<u8> {
 }
 
 proptest! {
+    /// Bytes of any kind: whatever they are and however they are cut, the decoder finds what a
+    /// reference of a few lines finds, the error and its position included.
+    #[test]
+    fn any_bytes_are_what_the_reference_says(
+        script in prop::collection::vec(prop_oneof![2 => 0_u8..9, 1 => any::<u8>()], 0..400),
+    ) {
+        fuzz::decode(&script);
+    }
+
+    /// As a service would send it, with checksums: whatever is cut, mended or broken.
+    #[test]
+    fn frames_broken_anywhere_are_what_the_reference_says(
+        head in prop::collection::vec(any::<u8>(), 4),
+        all in prop::collection::vec(any_parts(), 0..12),
+        flip in any::<Option<(usize, u8)>>(),
+        end in any::<usize>(),
+    ) {
+        let mut script = [&[2, 1, 4][..], &head, &encode_all(&all)].concat();
+        if let Some((position, mask)) = flip {
+            let position = position % script.len();
+            script[position] ^= mask;
+        }
+        script.truncate(7 + end % (script.len() - 6));
+        fuzz::decode(&script);
+    }
+
     #[test]
     fn decode_of_encode_is_identity_however_it_is_cut(
         all in prop::collection::vec(any_parts(), 0..12),

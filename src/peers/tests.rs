@@ -939,3 +939,127 @@ mod output {
         assert_eq!(accepted, Traffic::new(61, 6_050));
     }
 }
+
+mod reading {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        clock::Now,
+        frame::{Frame, encode_whole, work},
+        id::MessageType,
+        limits::PAYLOAD_SIZE_MAX_CEILING,
+    };
+
+    /// A peer whose frames may be as long as frames can be.
+    struct Reader {
+        peers: Peers,
+        id: PeerId,
+        now: Now,
+        /// Messages that were delivered.
+        messages: u64,
+    }
+
+    impl Reader {
+        fn new() -> Self {
+            let clock = Clock::start();
+            let full = OutboxFull::Refuse;
+            let (_, peers, id) = one_peer_of(full, clock, 1 << 40, PAYLOAD_SIZE_MAX_CEILING);
+            Self {
+                peers,
+                id,
+                now: clock.now(),
+                messages: 0,
+            }
+        }
+
+        /// Reads `bytes` in as many reads as their space asks for; returns how many that were.
+        fn read(&mut self, mut bytes: &[u8]) -> usize {
+            let mut reads = 0;
+            while !bytes.is_empty() {
+                self.peers.handle_ready(self.id, Ready::READ);
+                let mut buffer = self.peers.prepare_read(self.now.tick, self.id).unwrap();
+                let room = buffer
+                    .limit
+                    .min(buffer.bytes.capacity() - buffer.bytes.len());
+                let (piece, rest) = bytes.split_at(room.min(bytes.len()));
+                buffer.bytes.extend_from_slice(piece);
+                let block = self
+                    .peers
+                    .handle_read(self.now, self.id, buffer, Ok(piece.len()));
+                self.messages += block.map_or(0, |block| u64::from(block.head().frames));
+                bytes = rest;
+                reads += 1;
+            }
+            reads
+        }
+
+        /// Bytes kept of an unfinished frame, and the storage for them.
+        fn carry(&mut self) -> (usize, usize) {
+            let carry = &self.peers.seat(self.id).unwrap().peer.carry;
+            (carry.len(), carry.capacity())
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        /// What a peer claims costs nothing: storage follows what it has sent.
+        #[test]
+        fn storage_follows_the_bytes_received(
+            claimed in prop_oneof![0_u32..200_000, 0_u32..PAYLOAD_SIZE_MAX_CEILING],
+            pieces in prop::collection::vec(prop_oneof![1_usize..20, 1_usize..100_000], 1..30),
+        ) {
+            let mut reader = Reader::new();
+            let length = 4 + claimed;
+            let head = [&length.to_be_bytes()[..], &[0, 1, 0, 1]].concat();
+            reader.read(&head);
+            let mut left = claimed as usize;
+            for piece in pieces {
+                let size = piece.min(left.saturating_sub(1));
+                reader.read(&vec![0; size]);
+                left -= size;
+                let (len, capacity) = reader.carry();
+                prop_assert_eq!(len, 8 + claimed as usize - left);
+                prop_assert!(capacity <= 2 * len + 4096, "{} for {}", capacity, len);
+            }
+            // The rest of it makes it whole, and nothing is kept.
+            if claimed < 4 << 20 {
+                reader.read(&vec![0; left]);
+                prop_assert_eq!((reader.messages, reader.carry()), (1, (0, 0)));
+            }
+        }
+
+        /// However a stream is cut, a byte is judged once or twice, and a read costs no more than
+        /// a look at a header.
+        #[test]
+        fn the_work_is_linear_in_the_bytes_and_the_reads(
+            sizes in prop::collection::vec(prop_oneof![0_usize..30, 0_usize..20_000], 1..20),
+            checksum in any::<bool>(),
+            pieces in prop::collection::vec(prop_oneof![Just(1), 1_usize..3_000], 1..9),
+        ) {
+            let mut bytes = Vec::new();
+            for size in &sizes {
+                let payload = vec![7; *size];
+                let frame = Frame::new(MessageType(1), &payload).with_checksum(checksum);
+                encode_whole(&frame, &mut bytes);
+            }
+            let mut reader = Reader::new();
+            work::take();
+            let (mut rest, mut reads) = (&bytes[..], 0);
+            for piece in pieces.iter().cycle() {
+                let (piece, behind) = rest.split_at(rest.len().min(*piece));
+                reads += reader.read(piece);
+                rest = behind;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            let looked_at = work::take();
+            prop_assert_eq!(reader.messages, sizes.len() as u64);
+            let bound = 2 * bytes.len() + 16 * sizes.len() + 24 * reads;
+            let size = bytes.len();
+            prop_assert!(looked_at <= bound, "{} at {} bytes in {} reads", looked_at, size, reads);
+        }
+    }
+}

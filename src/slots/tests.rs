@@ -1,4 +1,7 @@
+use std::{collections::BTreeMap, sync::Mutex, thread};
+
 use bytes::Bytes;
+use proptest::prelude::*;
 
 use super::*;
 use crate::{
@@ -615,5 +618,86 @@ mod broadcast {
             mixed.iter().map(|one| one.1).collect::<Vec<_>>(),
             [264, 9_008, 264]
         );
+    }
+}
+
+/// What may happen to connections; the number picks one of the ids ever given out.
+#[derive(Clone, Debug)]
+enum Op {
+    Open(u32),
+    Close(usize),
+    Send(usize),
+    AskClose(usize),
+    /// Credit and holds that come late.
+    Late(usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        (0_u32..3).prop_map(Op::Open),
+        any::<usize>().prop_map(Op::Close),
+        any::<usize>().prop_map(Op::Send),
+        any::<usize>().prop_map(Op::AskClose),
+        any::<usize>().prop_map(Op::Late),
+    ]
+}
+
+proptest! {
+    /// An id names its connection from its opening to its end, and never another one.
+    #[test]
+    fn ids_name_what_a_map_says(ops in prop::collection::vec(op(), 1..120)) {
+        let slots = slots(1 << 30);
+        let mut ids: Vec<PeerId> = Vec::new();
+        // By index: the id of the connection, how many messages it was sent, and whether it may be.
+        let mut open: BTreeMap<u32, (PeerId, u64, bool)> = BTreeMap::new();
+        for op in ops {
+            let picked = match op {
+                Op::Open(index) if !open.contains_key(&index) => {
+                    let id = slots.open(index).unwrap();
+                    prop_assert!(!ids.contains(&id), "an id came twice");
+                    ids.push(id);
+                    open.insert(index, (id, 0, true));
+                    continue;
+                }
+                Op::Open(_) => continue,
+                Op::Close(pick) | Op::Send(pick) | Op::AskClose(pick) | Op::Late(pick) => pick,
+            };
+            let Some(id) = ids.get(picked % ids.len().max(1)).copied() else {
+                continue;
+            };
+            let current = open.get_mut(&id.index()).filter(|(current, ..)| *current == id);
+            match (op, current) {
+                (Op::Close(_), Some((_, sent, _))) => {
+                    prop_assert_eq!(close(&slots, id).accepted.messages, *sent);
+                    open.remove(&id.index());
+                }
+                (Op::Send(_), Some((_, sent, true))) => {
+                    let expected = if *sent < MESSAGES { Ok(()) } else { Err(SendError::Full) };
+                    prop_assert_eq!(send(&slots, id, 1), expected);
+                    *sent += u64::from(expected.is_ok());
+                }
+                (Op::Send(_), Some(_)) => {
+                    prop_assert_eq!(send(&slots, id, 1), Err(SendError::Closing));
+                }
+                (Op::Send(_), None) => {
+                    prop_assert_eq!(send(&slots, id, 1), Err(SendError::NotConnected));
+                }
+                (Op::AskClose(_), Some((_, _, may_send))) => {
+                    prop_assert!(slots.ask_close(id));
+                    *may_send = false;
+                }
+                (Op::AskClose(_), None) => prop_assert!(!slots.ask_close(id)),
+                (Op::Late(_), None) => {
+                    slots.release(id, Traffic::new(1, 1), 0);
+                    slots.hold(id);
+                }
+                (Op::Close(_), None) | (Op::Late(_), Some(_)) | (Op::Open(_), _) => {}
+            }
+            for (current, sent, _) in open.values() {
+                prop_assert_eq!(slots.queued(*current).messages, *sent);
+                prop_assert_eq!(slots.released(*current), Traffic::default());
+                prop_assert!(!slots.is_held(*current));
+            }
+        }
     }
 }

@@ -324,6 +324,57 @@ fn a_deadline_equal_to_now_fires_at_the_next_poll() {
     }
 }
 
+/// tokio#2473, tokio#3270: a timer that had expired and was not taken yet was moved or cancelled as
+/// if it stood in its slot.
+#[test]
+fn a_timer_that_is_due_can_be_moved_and_cancelled() {
+    for deadline in [64, 4096, 1 << 18, EPOCH] {
+        let mut wheel = Wheel::new(0);
+        let keys = [0, 1, 2, 3].map(|value| wheel.insert(deadline, value));
+        assert_eq!(wheel.poll(deadline).map(|expired| expired.value), Some(0));
+        assert!(wheel.rearm(keys[1], deadline + 64));
+        assert_eq!(wheel.cancel(keys[2]), Some(2));
+        assert!(wheel.rearm(keys[3], deadline));
+        assert!(wheel.rearm(keys[1], deadline + 1));
+        check_invariants(&wheel);
+        assert_eq!(values(&mut wheel, deadline), [3]);
+        assert_eq!(values(&mut wheel, deadline + 1), [1]);
+        assert!(!wheel.rearm(keys[0], deadline) && wheel.is_empty());
+    }
+}
+
+/// tokio#5536: a wheel that was older than its levels reach refused every timer.
+#[test]
+fn a_wheel_older_than_its_levels_takes_timers() {
+    for now in [EPOCH - 1, EPOCH, EPOCH + 10_000, 70 * EPOCH] {
+        let mut wheel = Wheel::new(0);
+        assert_eq!(wheel.poll(now), None);
+        wheel.insert(now + 10_000, 'a');
+        wheel.insert(now + 1, 'b');
+        check_invariants(&wheel);
+        assert_eq!(values(&mut wheel, now + 9_999), ['b']);
+        assert_eq!(values(&mut wheel, now + 10_000), ['a']);
+    }
+}
+
+/// mio, and others that count in 31 bits of milliseconds: beyond 24.8 days a timeout wrapped.
+#[test]
+fn a_deadline_beyond_31_bits_of_milliseconds_is_neither_early_nor_lost() {
+    for delay in [
+        (1 << 31) - 1,
+        1 << 31,
+        (1 << 31) + 1,
+        (1 << 32) - 1,
+        1 << 32,
+    ] {
+        let mut wheel = Wheel::new(5);
+        wheel.insert(5 + delay, ());
+        assert_eq!(wheel.next_expiry(), Some(5 + delay));
+        assert_eq!(wheel.poll(4 + delay), None);
+        assert!(wheel.poll(5 + delay).is_some());
+    }
+}
+
 /// tokio#8334: once the time stood in a late slot of the top level, a timer more than a turn ahead
 /// shared the present's slot, and the look for the next expiry went wrong after 12 days.
 #[test]
