@@ -10,15 +10,7 @@
 //! larger read gives the block away as it is. There is no index of frames: a walk over headers that
 //! were judged once is as fast as reading an index, and nothing has to be written for it.
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Instant,
-};
+use std::{collections::VecDeque, fmt, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 
@@ -28,6 +20,7 @@ use crate::{
     ledger::Traffic,
     limits::{BLOCK_CLASSES, BLOCK_SIZE, BLOCKS_KEPT, MESSAGE_COPIED_MAX},
     slots::Slots,
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 /// The whole frames of one read.

@@ -8,13 +8,9 @@
 //! at the queues. Both put a sequentially consistent fence between the two steps, so at least one
 //! of them sees the other's.
 
-use std::{
-    fmt,
-    sync::{
-        OnceLock,
-        atomic::{AtomicBool, Ordering, fence},
-    },
-};
+use std::{fmt, sync::OnceLock};
+
+use crate::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// Shared by the loop, which sleeps, and by everybody who has work for it.
 #[derive(Default)]

@@ -19,7 +19,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -28,6 +28,7 @@ use crate::{
     error::{CloseReason, ServiceFailure},
     id::{LinkId, MessageType, NodeId, PeerId, PeerIdentity, SubscriberId},
     limits::TYPE_COUNTERS_MAX,
+    sync::atomic::{AtomicU64 as SharedSum, AtomicUsize},
 };
 
 /// A number that one thread counts and every thread reads.
@@ -93,8 +94,8 @@ impl TrafficCounter {
 /// A queue's fill, which one side raises and the other lowers.
 #[derive(Debug, Default)]
 pub(crate) struct Fill {
-    messages: AtomicU64,
-    bytes: AtomicU64,
+    messages: SharedSum,
+    bytes: SharedSum,
 }
 
 impl Fill {

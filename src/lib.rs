@@ -133,6 +133,7 @@ mod limits;
 mod policy;
 #[cfg(any(test, fuzzing))]
 mod script;
+mod sync;
 // 1
 mod error;
 // 2

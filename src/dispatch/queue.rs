@@ -2,14 +2,9 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, AtomicUsize, Ordering, fence},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
-
-use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError, bounded};
 
 use super::Notice;
 use crate::{
@@ -19,6 +14,10 @@ use crate::{
     event::Event,
     ledger::{Ledger, Traffic},
     limits::EVENTS_QUEUED_MAX,
+    sync::{
+        atomic::{AtomicBool, AtomicUsize, Ordering, fence},
+        channel::{Receiver, SendTimeoutError, Sender, TrySendError, bounded},
+    },
 };
 
 /// Places in the queue besides those for blocks and events, so that one for which the bounds have

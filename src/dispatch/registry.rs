@@ -6,10 +6,7 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
-        atomic::{AtomicBool, AtomicU64, Ordering, fence},
-    },
+    sync::{Arc, PoisonError, TryLockError},
 };
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -25,6 +22,10 @@ use crate::{
     ledger::{Counter, DepartedRow, EventSubscriberRow, Fill, SubscriberRow, Traffic},
     limits::SUBSCRIBERS_MAX,
     slots::never_waits,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
+    },
 };
 
 /// All subscribers of a service.

@@ -2,10 +2,7 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -18,6 +15,10 @@ use crate::{
     id::{PeerId, RequestId},
     limits::REQUESTS_MAX_CEILING,
     slots::never_waits,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 /// Where the result of a request goes.

@@ -21,10 +21,7 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
     hash::{BuildHasher, Hasher, RandomState},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::{Arc, PoisonError, TryLockError, Weak},
 };
 
 use super::replies::{ReplyQueue, Waiter};
@@ -36,6 +33,10 @@ use crate::{
     ledger::RequestRow,
     limits::{REQUEST_SHARDS, REQUESTS_EXPIRED_PER_LOOK},
     slots::Contended,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
 /// Stale deadlines that are kept before it pays to throw them away.

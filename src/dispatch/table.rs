@@ -7,10 +7,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::{
-        Arc,
-        atomic::{Ordering, fence},
-    },
+    sync::Arc,
 };
 
 use crossbeam_channel::TrySendError;
@@ -34,6 +31,7 @@ use crate::{
     ledger::{Traffic, TypeMap},
     quiet::{Quiet, Subject},
     slots::{Slots, never_waits},
+    sync::atomic::{Ordering, fence},
 };
 
 /// The list of types that nobody subscribes to.

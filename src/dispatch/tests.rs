@@ -2,6 +2,8 @@
 
 mod answers;
 mod cuts;
+#[cfg(nebnet_loom)]
+mod models;
 mod overflow;
 
 use std::sync::Arc;

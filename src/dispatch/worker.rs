@@ -7,12 +7,11 @@ use std::{
     sync::Arc,
 };
 
-use crossbeam_channel::{Receiver, TryRecvError};
-
 use super::{FanOut, queue::Item, queue::Poke};
 use crate::{
     clock::Clock,
     idle::{Idle, IdleStrategy},
+    sync::channel::{Receiver, TryRecvError},
 };
 
 /// What the thread runs: takes items until the loop has let go of the queue and it is empty.

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     net::SocketAddr,
-    sync::{Arc, MutexGuard, OnceLock, atomic::Ordering},
+    sync::{Arc, OnceLock},
 };
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use crate::{
     id::{LinkId, MessageType, PeerId, PeerIdentity},
     ledger::Traffic,
     policy::Priority,
+    sync::{MutexGuard, atomic::Ordering},
 };
 
 /// Whom a broadcast goes to.

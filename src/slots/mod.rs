@@ -30,15 +30,9 @@ use std::{
     cell::Cell,
     fmt,
     net::SocketAddr,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
-    },
-    thread::{self, Thread},
+    sync::{Arc, OnceLock, PoisonError},
     time::Duration,
 };
-
-use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::{
     clock::{Clock, Tick},
@@ -49,6 +43,12 @@ use crate::{
     ledger::{Ledger, Traffic},
     limits::{BUDGET_LEASE_BYTES, OUTBOX_WINDOW_BYTES},
     policy::{OutboxFull, Priority},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
+        channel::{Receiver, Sender, bounded},
+        thread::{self, Thread},
+    },
 };
 
 pub(crate) use broadcast::SharedFrame;
@@ -59,7 +59,7 @@ pub(crate) use tail::{OutFrame, OutFrames};
 use tail::{Tail, Tails};
 
 /// Slots are allocated in chunks when the first of their connections comes.
-const CHUNK_SLOTS: usize = 64;
+const CHUNK_SLOTS: usize = if cfg!(all(test, nebnet_loom)) { 1 } else { 64 };
 
 /// How often a lock is tried that is held for a moment.
 const LOOKS_MAX: usize = 100;
@@ -67,6 +67,11 @@ const LOOKS_MAX: usize = 100;
 /// Changes that wait because the loop found a slot's lock taken.
 const DEFERRED_MAX: usize = 4096;
 
+#[cfg(all(test, nebnet_loom))]
+loom::thread_local! {
+    static NEVER_WAITS: Cell<bool> = Cell::new(false);
+}
+#[cfg(not(all(test, nebnet_loom)))]
 thread_local! {
     /// Whether this is a loop's thread.
     static NEVER_WAITS: Cell<bool> = const { Cell::new(false) };
@@ -74,7 +79,7 @@ thread_local! {
 
 /// Whether the calling thread must not wait for anybody.
 pub(crate) fn never_waits() -> bool {
-    NEVER_WAITS.get()
+    NEVER_WAITS.with(Cell::get)
 }
 
 /// A change to a slot that needs its lock.
@@ -804,7 +809,7 @@ impl Slots {
 
     /// Says that the calling thread must never wait.
     pub(crate) fn set_loop_thread() {
-        NEVER_WAITS.set(true);
+        NEVER_WAITS.with(|flag| flag.set(true));
     }
 
     /// Does what was put off because a slot's lock was taken.

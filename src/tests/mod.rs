@@ -8,6 +8,8 @@ mod clients;
 mod corpus;
 mod links;
 mod mesh;
+#[cfg(nebnet_loom)]
+mod models;
 mod random;
 mod run;
 mod subscribers;

@@ -20,10 +20,7 @@ mod tests;
 
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-    },
+    sync::{Arc, PoisonError, TryLockError},
     time::Duration,
 };
 
@@ -34,6 +31,10 @@ use crate::{
     error::{RecvError, RecvTimeoutError, TimerError, TryRecvError},
     limits::{TIMEOUT_MS_CEILING, TIMER_QUEUES_MAX, USER_TIMERS_MAX_CEILING},
     slots::Slots,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
 };
 
 pub(crate) use table::{TimerTable, UserTimer};

@@ -1,0 +1,196 @@
+//! Models of what subscribers, whoever asks and the fan-out agree on; see `src/tests/models.rs`.
+
+use loom::{
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
+
+use super::{
+    super::{requests::Answer, *},
+    Bench,
+};
+use crate::{
+    block::Message,
+    error::{CloseReason, RequestError},
+    event::Event,
+    frame::Frame,
+    id::{MessageType, PeerId},
+    sync::model::{Bell, explore},
+};
+use std::sync::Arc;
+
+fn outlet() -> Outlet {
+    Outlet::Deliveries(crossbeam_channel::bounded(1).0)
+}
+
+fn options() -> SubscribeOptions {
+    SubscribeOptions::new(MessageType(1))
+}
+
+/// A list and its version belong together, and whoever has subscribed is in the list that the next
+/// block is offered to.
+#[test]
+fn subscribing_takes_effect_from_the_next_block_on() {
+    explore(Some(3), || {
+        let registry = Arc::new(Registry::new(1));
+        let subscribed = Arc::new(AtomicUsize::new(0));
+        let subscribers = [(); 2].map(|()| {
+            let (registry, subscribed) = (Arc::clone(&registry), Arc::clone(&subscribed));
+            thread::spawn(move || {
+                registry.add(options(), outlet()).unwrap();
+                subscribed.fetch_add(1, Ordering::Release);
+            })
+        });
+        let (mut version, mut list) = (0, Vec::new());
+        for _ in 0..2 {
+            let before = subscribed.load(Ordering::Acquire);
+            // As `FanOut::refresh` does it.
+            if version != registry.version() {
+                (version, list) = registry.subscribers().unwrap();
+                assert_eq!(version, list.len() as u64);
+            }
+            assert!(list.len() >= before);
+        }
+        for subscriber in subscribers {
+            subscriber.join().unwrap();
+        }
+    });
+}
+
+/// Events are made from the moment on at which somebody has subscribed to them.
+#[test]
+fn no_event_is_left_unmade_for_who_has_subscribed() {
+    explore(Some(3), || {
+        let Bench {
+            slots,
+            registry,
+            bounds,
+            mut fan_out,
+            peer,
+            ..
+        } = Bench::new();
+        let subscribed = Arc::new(AtomicUsize::new(0));
+        let subscriber = thread::spawn({
+            let (slots, subscribed) = (Arc::clone(&slots), Arc::clone(&subscribed));
+            move || {
+                let events = EventSubscription::new(EventOptions::new(), registry, slots);
+                subscribed.store(1, Ordering::Release);
+                events.unwrap()
+            }
+        });
+        let mut owed = 0;
+        for _ in 0..2 {
+            owed += subscribed.load(Ordering::Acquire);
+            // As `Peers::emit` does it.
+            if slots.event_subscribers.load(Ordering::Relaxed) > 0 {
+                let event = Box::new(Event::Resumed { peer });
+                let item = Item::Event(event.clone());
+                bounds.raise(&item);
+                fan_out.dispatch_event(event);
+            }
+        }
+        let events = subscriber.join().unwrap();
+        let got = std::iter::from_fn(|| events.try_recv().ok()).count();
+        assert!(got >= owed);
+    });
+}
+
+/// A full subscriber that takes makes the dispatcher deliver what waits for it.
+#[test]
+fn what_is_parked_is_delivered_when_there_is_room() {
+    explore(Some(2), || {
+        let mut bench = Bench::new();
+        let wake = Arc::new(Bell::default());
+        let woken = Arc::clone(&wake);
+        bench.registry.poke.set_wake(move || woken.ring());
+        let options = options().messages(1).overflow(Overflow::Pause);
+        let mut subscription = bench.subscribe(options);
+        bench.dispatch(&[1]);
+        let block = bench.block(&[1]);
+        let subscriber = thread::spawn(move || {
+            drop(subscription.try_recv_batch().unwrap());
+            subscription
+        });
+        bench.dispatch_block(block);
+        while bench.slots.is_held(bench.peer) {
+            if bench.registry.poke.take() {
+                bench.fan_out.pump();
+            } else {
+                wake.wait();
+            }
+        }
+        let mut subscription = subscriber.join().unwrap();
+        assert!(subscription.try_recv_batch().is_ok());
+    });
+}
+
+const PEER: fn() -> PeerId = || PeerId::new(0, 0, 1);
+
+type Told = crossbeam_channel::Receiver<Result<Message, RequestError>>;
+
+/// A request that waits.
+fn ask(requests: &Requests) -> Option<(crate::id::RequestId, Told)> {
+    let (waiter, told) = PendingReply::channel();
+    let id = requests.add(PEER(), MessageType(1), 5, waiter).ok()?;
+    requests.note_sent();
+    Some((id, told))
+}
+
+/// Whoever takes a request out of the table tells of it, and nobody else.
+#[test]
+fn a_request_is_resolved_once() {
+    explore(Some(3), || {
+        let requests = Arc::new(Requests::new(1));
+        let (id, told) = ask(&requests).unwrap();
+        let dispatcher = thread::spawn({
+            let requests = Arc::clone(&requests);
+            move || {
+                let mut answers = [Answer {
+                    at: 0,
+                    id,
+                    message_type: MessageType(1),
+                    request: None,
+                }];
+                requests.claim(PEER(), &mut answers, true).unwrap();
+                let [answer] = answers;
+                if let Some(request) = answer.request {
+                    let frame = Frame::new(MessageType(1), b"");
+                    let received = crate::clock::Clock::start().now().instant;
+                    let message = Message::copy_of(PEER(), &frame, received);
+                    requests.resolve(PEER(), id, request, Ok(message));
+                }
+            }
+        });
+        let closer = thread::spawn({
+            let requests = Arc::clone(&requests);
+            move || {
+                requests.expire(PEER(), 5, true).unwrap();
+                let reason = CloseReason::PeerClosed;
+                requests.close_peer(PEER(), reason, true).unwrap();
+            }
+        });
+        let cancelled = requests.cancel(PEER(), id, true);
+        dispatcher.join().unwrap();
+        closer.join().unwrap();
+        requests.check();
+        assert_eq!(told.len() + usize::from(cancelled), 1);
+    });
+}
+
+/// A request beside the end of the service: it is refused, or told of the end.
+#[test]
+fn no_request_outlives_the_service() {
+    explore(None, || {
+        let requests = Arc::new(Requests::new(1));
+        let asker = thread::spawn({
+            let requests = Arc::clone(&requests);
+            move || ask(&requests)
+        });
+        requests.end();
+        if let Some((_, told)) = asker.join().unwrap() {
+            assert!(told.try_recv().unwrap().is_err());
+        }
+        requests.check();
+        assert_eq!(requests.row().outstanding, 0);
+    });
+}
