@@ -483,8 +483,8 @@ impl TimerQueue {
 
     /// Has the loop look at the changes.
     fn ask(&self) {
-        self.changed.store(true, Ordering::Release);
-        self.hub.changed.store(true, Ordering::Release);
+        note(&self.changed);
+        note(&self.hub.changed);
         self.slots.doorbell.ring();
     }
 
@@ -602,6 +602,12 @@ impl TimerHub {
             Err(TryLockError::WouldBlock) => None,
         }
     }
+}
+
+/// Says that there are changes. Not by a plain store: one that takes the place of another's would
+/// not pass on what that one was about.
+fn note(changed: &AtomicBool) {
+    changed.swap(true, Ordering::AcqRel);
 }
 
 fn nanos(duration: Duration) -> u64 {

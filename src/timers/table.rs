@@ -8,7 +8,7 @@ use std::{
 
 use crossbeam_channel::{Sender, TrySendError};
 
-use super::{NANOS_PER_TICK, Plan, TimerDelivery, TimerHub, TimerQueue, tick_of};
+use super::{NANOS_PER_TICK, Plan, TimerDelivery, TimerHub, TimerQueue, note, tick_of};
 use crate::{
     clock::Tick,
     limits::COMMANDS_PER_TURN,
@@ -84,13 +84,13 @@ impl TimerTable {
             }
             let look = entry.look(wheel, plans);
             if look == Look::Again {
-                entry.queue.changed.store(true, Ordering::Release);
+                note(&entry.queue.changed);
                 again = true;
             }
             look != Look::Gone
         });
         if again {
-            self.hub.changed.store(true, Ordering::Release);
+            note(&self.hub.changed);
         }
     }
 
