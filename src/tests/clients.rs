@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::world::{Conn, Sent, World};
+use super::world::{Conn, Rest, Sent, World};
 use crate::{
     clock::Tick,
     frame::{Bye, Decoder, Frame, Hello, encode_whole},
@@ -39,6 +39,7 @@ pub(super) struct Client {
     pub(super) types: u16,
     pub(super) size_max: usize,
     pub(super) patience: usize,
+    pub(super) rest: Rest,
     pub(super) addr: u8,
 }
 
@@ -57,6 +58,7 @@ impl Client {
             types: 1,
             size_max: 10,
             patience: 1,
+            rest: Rest::default(),
             addr,
         }
     }

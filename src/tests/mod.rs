@@ -2,6 +2,7 @@
 //!
 //! A run draws its own sizes and rates first, so that rare mixes happen. `NEBNET_SEEDS=n` runs
 //! more seeds than the suite does; `NEBNET_SEED=n cargo test sim_one_seed` runs one of them again.
+//! With `NEBNET_PEERS=n` each run has so many peers.
 
 mod alarms;
 mod clients;
@@ -16,7 +17,7 @@ mod subscribers;
 mod watchers;
 mod world;
 
-use run::Run;
+use run::{Run, Size};
 
 /// Says the seed if the run panics.
 struct Say(u64);
@@ -24,15 +25,26 @@ struct Say(u64);
 impl Drop for Say {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("NEBNET_SEED={} cargo test sim_one_seed", self.0);
+            let Self(seed) = self;
+            match seed_from("NEBNET_PEERS") {
+                Some(peers) => eprint!("NEBNET_PEERS={peers} "),
+                None => {}
+            }
+            eprintln!("NEBNET_SEED={seed} cargo test sim_one_seed");
         }
     }
 }
 
 fn run_seed(seed: u64) {
     let say = Say(seed);
-    Run::new(seed).run();
+    Run::new(seed, size()).run();
     drop(say);
+}
+
+/// The size that the environment asks for.
+fn size() -> Size {
+    let peers = seed_from("NEBNET_PEERS").and_then(|peers| usize::try_from(peers).ok());
+    peers.map_or(Size::Drawn, Size::Peers)
 }
 
 fn seed_from(name: &str) -> Option<u64> {
@@ -58,6 +70,14 @@ fn sim_one_seed() {
 /// The same seed gives the same run.
 #[test]
 fn sim_is_deterministic() {
-    let (one, other) = (Run::new(4711).run(), Run::new(4711).run());
-    assert_eq!(one, other);
+    let run = || Run::new(4711, Size::Drawn).run();
+    assert_eq!(run(), run());
+}
+
+/// A run of many peers: a table that grows, turns that leave much over, limits that are met.
+#[test]
+fn sim_of_many_peers() {
+    let say = Say(12);
+    Run::new(12, Size::Peers(300)).run();
+    drop(say);
 }

@@ -55,10 +55,67 @@ pub(super) struct Run {
     cuts_seen: usize,
     /// No limit of the service can end a well-behaved connection.
     calm: bool,
+    size: Size,
+}
+
+/// How many peers a run has at a time.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Size {
+    /// As its seed says, up to 32.
+    Drawn,
+    /// So many.
+    Peers(usize),
+}
+
+impl Size {
+    /// The limit of peers; one that a calm run does not meet, although connections linger.
+    fn limit(self, random: &mut Random, calm: bool) -> usize {
+        match self {
+            Self::Drawn if calm => 100,
+            Self::Drawn => random.pick(&[1, 3, 20, 40]),
+            Self::Peers(count) if calm => 3 * count,
+            Self::Peers(count) => random.pick(&[count / 2, 2 * count]),
+        }
+    }
+
+    /// Peers that come and go.
+    fn clients(self, random: &mut Random) -> usize {
+        match self {
+            Self::Drawn => {
+                let most = random.pick(&[1, 4, 12, 32]);
+                random.between(1, most)
+            }
+            Self::Peers(count) => count,
+        }
+    }
+
+    /// Steps before faults are healed.
+    fn steps(self, random: &mut Random) -> usize {
+        match self {
+            Self::Drawn => random.between(50, 600),
+            Self::Peers(count) => random.between(count, 3 * count),
+        }
+    }
+
+    /// Whether everything is looked at after this step: with many peers that is most of the work.
+    fn looks_at_all(self, steps: usize) -> bool {
+        match self {
+            Self::Drawn => true,
+            Self::Peers(count) => steps % (count / 20).max(1) == 0,
+        }
+    }
+
+    /// Acts of others in each of them, at most.
+    fn acts(self) -> usize {
+        match self {
+            Self::Drawn => 6,
+            Self::Peers(count) => 6.max(count / 50),
+        }
+    }
 }
 
 impl Run {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64, size: Size) -> Self {
         let mut random = Random::new(seed);
         let calm = random.chance(400);
         let payload_max = random.pick(&[100, 3_000, 70_000, 200_000]);
@@ -74,7 +131,7 @@ impl Run {
         let ledger = Arc::new(Ledger::new(budget, capacity));
         let clock = Clock::start();
         let limits = PeerLimits {
-            peers: if calm { 40 } else { random.pick(&[1, 3, 20]) },
+            peers: size.limit(&mut random, calm),
             peers_per_origin: if calm { 0 } else { random.pick(&[0, 0, 2]) },
             pending: if calm { 0 } else { random.pick(&[0, 0, 1, 4]) },
         };
@@ -99,7 +156,7 @@ impl Run {
         world.hello_required = rules.hello_required;
         world.payload_max = payload_max;
         draw_rates(&mut world, calm);
-        draw_people(&mut world, payload_max, calm);
+        draw_people(&mut world, size, payload_max, calm);
         let bell = Arc::clone(&world.bell);
         slots
             .doorbell
@@ -176,12 +233,13 @@ impl Run {
             cuts: Vec::new(),
             cuts_seen: 0,
             calm,
+            size,
         }
     }
 
     /// Returns what tells one run from another.
     pub(super) fn run(mut self) -> (u64, u64, Traffic, Traffic) {
-        let steps = self.world.borrow_mut().random.between(50, 600);
+        let steps = self.size.steps(&mut self.world.borrow_mut().random);
         for _ in 0..steps {
             self.step();
         }
@@ -196,7 +254,7 @@ impl Run {
         self.steps += 1;
         {
             let world = &mut *self.world.borrow_mut();
-            for _ in 0..world.random.below(6) {
+            for _ in 0..world.random.below(self.size.acts()) {
                 if !world.act() {
                     break;
                 }
@@ -261,7 +319,10 @@ impl Run {
 
     fn check(&mut self) {
         self.check_cuts();
-        self.check_ring();
+        let looks_at_all = self.size.looks_at_all(self.steps);
+        if looks_at_all {
+            self.check_ring();
+        }
         {
             let world = &mut *self.world.borrow_mut();
             Watchers::look(world);
@@ -271,7 +332,9 @@ impl Run {
             }
         }
         let world = self.world.borrow();
-        self.node.peers().check(world.now);
+        if looks_at_all {
+            self.node.peers().check(world.now);
+        }
         for subscriber in &world.subscribers {
             subscriber.check();
         }
@@ -559,7 +622,7 @@ fn draw_rates(world: &mut World, calm: bool) {
     world.handled = u16::try_from(handled).ok().map(MessageType);
 }
 
-fn draw_people(world: &mut World, payload_max: usize, calm: bool) {
+fn draw_people(world: &mut World, size: Size, payload_max: usize, calm: bool) {
     let hostile = world.random.chance(600);
     let kinds: &[Kind] = if hostile {
         &[
@@ -573,8 +636,7 @@ fn draw_people(world: &mut World, payload_max: usize, calm: bool) {
     } else {
         &[Kind::Healthy, Kind::SlowReader, Kind::NeverReads]
     };
-    let most = world.random.pick(&[1, 4, 12]);
-    for number in 0..world.random.between(1, most) {
+    for number in 0..size.clients(&mut world.random) {
         let random = &mut world.random;
         let mut client = Client::new(random.pick(kinds), u8::try_from(number % 3).unwrap());
         client.connects_left = random.between(1, 3);

@@ -8,7 +8,7 @@ use super::{
     clients::{ECHO_BELOW, UNASKED},
     random::Random,
     watchers::Watchers,
-    world::World,
+    world::{Rest, World},
 };
 use crate::{
     block::MessageRef,
@@ -37,6 +37,7 @@ pub(super) struct Subscriber {
     pub(super) temper: Temper,
     pub(super) echo: bool,
     pub(super) next_at: Tick,
+    pub(super) rest: Rest,
     subscription: Option<Subscription>,
     types: Types,
     /// Nothing may be missing: it pauses, and was there from the start.
@@ -120,6 +121,7 @@ impl Subscriber {
             temper,
             echo,
             next_at: 0,
+            rest: Rest::default(),
             subscription: Some(Subscription::new(
                 receiver,
                 account,

@@ -34,6 +34,22 @@ use crate::{
 /// Polls without a wait and without progress that are taken for a busy loop.
 const IDLE_POLLS_MAX: u32 = 50;
 
+/// Lets somebody who finds nothing to do look less and less often, so that time passes quickly
+/// while everybody waits.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Rest(u32);
+
+impl Rest {
+    fn next(&mut self, now: Tick, next: Tick, idle: bool) -> Tick {
+        self.0 = if idle { (self.0 + 1).min(6) } else { 0 };
+        if idle {
+            next.max(now + (1 << self.0))
+        } else {
+            next
+        }
+    }
+}
+
 /// How often faults happen, per thousand.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rates {
@@ -274,7 +290,7 @@ impl World {
     pub(super) fn take(&mut self, index: usize, size: usize) -> usize {
         let conn = &mut self.conns[index];
         let size = size.min(conn.sent.len());
-        conn.got.extend(conn.sent.drain(..size));
+        move_bytes(&mut conn.sent, size, &mut conn.got);
         size
     }
 
@@ -289,13 +305,21 @@ impl World {
             let index = (start + offset) % count;
             if index < clients {
                 if self.clients[index].next_at <= self.now {
+                    let work = self.work;
                     Client::act(self, index);
+                    let (now, idle) = (self.now, self.work == work);
+                    let client = &mut self.clients[index];
+                    client.next_at = client.rest.next(now, client.next_at, idle);
                     return true;
                 }
             } else if index < count - 1 {
                 let index = index - clients;
                 if self.subscribers[index].next_at <= self.now {
+                    let work = self.work;
                     Subscriber::act(self, index);
+                    let (now, idle) = (self.now, self.work == work);
+                    let one = &mut self.subscribers[index];
+                    one.next_at = one.rest.next(now, one.next_at, idle);
                     return true;
                 }
             } else if self.worker_is_due() {
@@ -326,7 +350,7 @@ impl World {
         self.healed = true;
         for conn in &mut self.conns {
             conn.sent_max = conn.sent_max.max(100_000);
-            conn.arrived_max = conn.arrived_max.max(5_000);
+            conn.arrived_max = conn.arrived_max.max(100_000);
         }
     }
 
@@ -432,6 +456,15 @@ pub(super) struct SimNet(pub(super) Rc<RefCell<World>>);
 /// A connection, by its index.
 #[derive(Debug)]
 pub(super) struct SimStream(usize);
+
+/// Moves bytes as the two pieces that they lie in.
+fn move_bytes(from: &mut VecDeque<u8>, count: usize, to: &mut Vec<u8>) {
+    let (first, second) = from.as_slices();
+    let in_first = count.min(first.len());
+    to.extend_from_slice(&first[..in_first]);
+    to.extend_from_slice(&second[..count - in_first]);
+    drop(from.drain(..count));
+}
 
 impl Net for SimNet {
     type Stream = SimStream;
@@ -556,7 +589,7 @@ impl Net for SimNet {
         if let Some(mark) = conn.urgent_at.filter(|mark| *mark > conn.read) {
             count = count.min(usize::try_from(mark - conn.read).unwrap());
         }
-        buffer.extend(conn.arrived.drain(..count));
+        move_bytes(&mut conn.arrived, count, buffer);
         conn.read += count as u64;
         if count < space && conn.arrived.is_empty() {
             conn.read_armed = true;
