@@ -273,7 +273,7 @@ impl Peers {
     }
 
     fn space(&mut self, id: PeerId, limit: usize) -> Option<ReadBuffer> {
-        let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
+        let seat = self.seats.get_mut(id.index() as usize)?;
         let carry = &mut seat.peer.carry;
         let carried = carry.len();
         if carried <= CARRY_COPIED_MAX {
@@ -375,11 +375,7 @@ impl Peers {
         let partial = seat.peer.handle_eof(now);
         let reason = super::closing_reason(&seat.peer);
         let done = matches!(seat.peer.state(), State::Lingering { .. });
-        if let Some(seat) = self
-            .seats
-            .get_mut(id.index() as usize)
-            .and_then(Option::as_mut)
-        {
+        if let Some(seat) = self.seats.get_mut(id.index() as usize) {
             recharge_carry(&self.slots, seat);
         }
         if partial {
@@ -402,7 +398,7 @@ impl Peers {
         mut buffer: ReadBuffer,
         count: usize,
     ) -> Option<BlockRef> {
-        let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
+        let seat = self.seats.get_mut(id.index() as usize)?;
         if buffer.kind == BufferKind::Discard || !seat.peer.state().takes_input() {
             let enough = !seat.peer.handle_discarded(now.tick, count);
             let reason = super::closing_reason(&seat.peer);
@@ -424,7 +420,7 @@ impl Peers {
             parsed.consumed
         };
         self.in_hand = u64::from(parsed.frames);
-        let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
+        let seat = self.seats.get_mut(id.index() as usize)?;
         let peer = &mut seat.peer;
 
         let rest = buffer.bytes.get(parsed.consumed..).unwrap_or_default();
@@ -465,7 +461,7 @@ impl Peers {
         let receiving = self.receiving(now);
         let mut parsed = Parsed::default();
         loop {
-            let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
+            let seat = self.seats.get_mut(id.index() as usize)?;
             seat.peer
                 .handle_bytes(now, receiving, &self.rules, bytes, &mut parsed);
             if !std::mem::take(&mut parsed.introduced) {
@@ -490,7 +486,7 @@ impl Peers {
         }
         let rules = &self.rules;
         let place = self.seats.get_mut(id.index() as usize);
-        if let Some(seat) = place.and_then(Option::as_deref_mut) {
+        if let Some(seat) = place {
             seat.peer.accept_introduction(now, rules);
         }
         self.admit(now, id);
@@ -561,7 +557,7 @@ impl Peers {
     /// Gives a buffer back that brought nothing.
     fn put_back(&mut self, id: PeerId, buffer: ReadBuffer) {
         let seat = self.seats.get_mut(id.index() as usize);
-        match (buffer.kind, seat.and_then(Option::as_mut)) {
+        match (buffer.kind, seat) {
             (BufferKind::Carry, Some(seat)) => {
                 seat.peer.carry = buffer.bytes;
                 // It may have grown for bytes that did not come.
@@ -605,11 +601,7 @@ impl Peers {
                 return 0;
             }
         };
-        let Some(seat) = self
-            .seats
-            .get_mut(id.index() as usize)
-            .and_then(Option::as_mut)
-        else {
+        let Some(seat) = self.seats.get_mut(id.index() as usize) else {
             return 0;
         };
         let mut written = Traffic::default();

@@ -19,6 +19,7 @@ mod links;
 mod output;
 mod requests;
 mod seat;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -34,7 +35,7 @@ pub(crate) use handlers::Handlers;
 use links::Links;
 use output::close_slot;
 use seat::{Credit, Leaving, Origin, Pause, Report, Seat, Standing};
-use slab::Slab;
+use table::Table;
 
 use crate::{
     balance::{PeerCut, PeerSums, PeersCut},
@@ -47,7 +48,7 @@ use crate::{
     ledger::{ClosedRow, PeerRow, Traffic, TypeMap},
     limits::{
         CLOSED_ROWS_MAX, COMMANDS_PER_TURN, EVENTS_WAITING_MAX, LINGER_MS, REFUSED_PEERS_MAX,
-        TIMERS_PER_TURN,
+        REST_AFTER_MS, RESTS_PER_TICK, TIMERS_PER_TURN,
     },
     peer::{Peer, Rules, State, Verdict},
     quiet::{Quiet, Subject, Suppressed},
@@ -128,8 +129,9 @@ pub(crate) struct Peers {
     /// A handler has answered since this was last looked at.
     answered: bool,
     pub(crate) wheel: Wheel<Timer>,
-    /// `None` keeps the place of a slot that cannot be used.
-    seats: Slab<Option<Box<Seat>>>,
+    seats: Table,
+    /// The place at which to look next for a connection that may rest.
+    settled: usize,
     /// Connections: seats that were not refused, and not those that we are still making.
     counted: usize,
     /// Those among them that came to us.
@@ -202,6 +204,8 @@ impl Peers {
         let (outbox, seed) = (slots.limits(), rules.seed);
         Self {
             pool: BlockPool::new(Arc::clone(&slots)),
+            seats: Table::new(Arc::clone(&slots)),
+            settled: 0,
             slots,
             rules,
             limits,
@@ -212,7 +216,6 @@ impl Peers {
             handlers: None,
             answered: false,
             wheel: Wheel::new(now),
-            seats: Slab::new(),
             counted: 0,
             accepted: 0,
             pending: 0,
@@ -288,6 +291,7 @@ impl Peers {
                     self.admit(now, id);
                 }
                 self.arm(now, id);
+                self.seats.settle(id.index() as usize, now);
             }
         }
         Some(id)
@@ -295,12 +299,8 @@ impl Peers {
 
     /// Gives a connection its place in the table, which is the one of its slot.
     fn seat_peer(&mut self, id: PeerId, peer: Peer, standing: Standing) {
-        let index = self.seats.insert(Some(Seat::new(peer, standing)));
-        debug_assert_eq!(
-            index,
-            id.index() as usize,
-            "the slot is the one of the seat"
-        );
+        debug_assert_eq!(peer.id, id);
+        self.seats.seat(Seat::new(peer, standing));
     }
 
     fn refusal(&self, addr: SocketAddr) -> Option<CloseReason> {
@@ -344,14 +344,14 @@ impl Peers {
     /// this turn.
     fn take_slot(&mut self, about: About) -> Option<PeerId> {
         loop {
-            let index = u32::try_from(self.seats.vacant_key()).ok()?;
+            let index = u32::try_from(self.seats.vacant()).ok()?;
             match self.slots.open_for(index, about) {
                 Ok(id) => return Some(id),
                 Err(OpenError::NoSuchSlot) => return None,
                 Err(OpenError::Retired) => {}
                 Err(OpenError::Contended) => self.again.push(Again::FreePlace(index)),
             }
-            self.seats.insert(None);
+            self.seats.bar(index as usize);
         }
     }
 
@@ -362,6 +362,10 @@ impl Peers {
 
     /// Readiness of a peer. A stale id is counted.
     pub(crate) fn handle_ready(&mut self, id: PeerId, ready: Ready) {
+        // The first event of a connection says that it may be written, which was known.
+        if ready == Ready::WRITE && self.seats.is_at_rest(id) {
+            return;
+        }
         let Some(seat) = self.seat(id) else {
             self.slots.ledger.stale_events.add(1);
             return;
@@ -404,9 +408,8 @@ impl Peers {
             self.leave(now, id, CloseReason::SlowPeer, true);
             return;
         }
-        let seat = self.seats[id.index() as usize]
-            .as_mut()
-            .expect("looked up above");
+        let seat = self.seats.get_mut(id.index() as usize);
+        let seat = seat.expect("looked up above");
         let peer = &mut seat.peer;
         if !peer.carry.is_empty() {
             self.slots.ledger.partial_frames.add(1);
@@ -427,7 +430,7 @@ impl Peers {
 
     fn finish_leaving(&mut self, now: Tick, id: PeerId) {
         let index = id.index() as usize;
-        let Some(seat) = self.seats.get_mut(index).and_then(Option::as_mut) else {
+        let Some(seat) = self.seats.get_mut(index) else {
             return;
         };
         let Some(Leaving { reason, abort }) = seat.leaving.filter(|_| seat.peer.id == id) else {
@@ -445,7 +448,7 @@ impl Peers {
         if seat.carry_charge > 0 {
             ledger.budget.release(seat.carry_charge);
         }
-        if let Some(timer) = seat.timer {
+        if let Some(timer) = seat.timer.and_then(|timer| self.wheel.key_at(timer)) {
             self.wheel.cancel(timer);
         }
         self.gone.inbound.add(peer.inbound);
@@ -674,8 +677,10 @@ impl Peers {
     }
 
     /// Once a second: lets go of memory that is kept for nothing.
-    pub(crate) fn handle_metrics_tick(&mut self) {
+    pub(crate) fn handle_metrics_tick(&mut self, now: Tick) {
         self.pool.trim();
+        let before = now.saturating_sub(REST_AFTER_MS);
+        self.settled = self.seats.settle_some(self.settled, RESTS_PER_TICK, before);
     }
 
     // ----- attention, timers, budget ---------------------------------------------------------
@@ -691,7 +696,7 @@ impl Peers {
 
     /// Looks at what other threads did to a slot.
     fn handle_slot(&mut self, now: Tick, index: u32) {
-        let seat = self.seats.get_mut(index as usize).and_then(Option::as_mut);
+        let seat = self.seats.get_mut(index as usize);
         let Some(seat) = seat.filter(|seat| seat.leaving.is_none()) else {
             return;
         };
@@ -793,19 +798,18 @@ impl Peers {
         let untried = !seat.peer.outbox.is_empty() && !std::mem::take(&mut seat.write_tried);
         self.expire_requests(now, id, unread);
         let rules = &self.rules;
-        let seat = self.seats[id.index() as usize]
-            .as_mut()
-            .expect("looked up above");
+        let seat = self.seats.get_mut(id.index() as usize);
+        let seat = seat.expect("looked up above");
         let verdict = seat.peer.judge(now, rules, lag);
         match verdict {
             Some(Verdict::Close(_) | Verdict::Ping) if unread => {
-                seat.timer = Some(self.wheel.insert(now + 1, Timer::Peer(id)));
+                seat.timer = Some(self.wheel.insert(now + 1, Timer::Peer(id)).place());
                 return;
             }
             Some(Verdict::Abort(_)) if untried => {
                 seat.write_tried = true;
                 seat.ready.set(Ready::WRITE);
-                seat.timer = Some(self.wheel.insert(now + 1, Timer::Peer(id)));
+                seat.timer = Some(self.wheel.insert(now + 1, Timer::Peer(id)).place());
                 self.list_writing(id);
                 return;
             }
@@ -830,7 +834,7 @@ impl Peers {
                         let next = own.map_or(next, |tick| tick.max(next));
                         let request = self.request_deadline_of(now, id);
                         let next = request.map_or(next, |tick| tick.min(next));
-                        let timer = self.wheel.insert(next, Timer::Peer(id));
+                        let timer = self.wheel.insert(next, Timer::Peer(id)).place();
                         if let Some(seat) = self.seat(id) {
                             seat.timer = Some(timer);
                         }
@@ -844,7 +848,7 @@ impl Peers {
     }
 
     fn own_deadline_of(&self, now: Tick, id: PeerId) -> Option<Tick> {
-        let seat = self.seats.get(id.index() as usize)?.as_ref()?;
+        let seat = self.seats.look(id.index() as usize)?;
         let deadline = seat.peer.next_deadline(&self.rules, self.lag(now));
         deadline.into_iter().chain(seat.report_due()).min()
     }
@@ -858,7 +862,7 @@ impl Peers {
         let deadline = self.own_deadline_of(now, id);
         let request = self.request_deadline_of(now, id);
         let index = id.index() as usize;
-        let Some(seat) = self.seats.get_mut(index).and_then(Option::as_mut) else {
+        let Some(seat) = self.seats.get_mut(index) else {
             return;
         };
         let deadline = deadline.map(|deadline| match seat.peer.state() {
@@ -876,7 +880,7 @@ impl Peers {
         let Some(deadline) = deadline.into_iter().chain(request).min() else {
             return;
         };
-        if let Some(timer) = seat.timer {
+        if let Some(timer) = seat.timer.and_then(|timer| self.wheel.key_at(timer)) {
             if self
                 .wheel
                 .deadline(timer)
@@ -886,7 +890,7 @@ impl Peers {
             }
             self.wheel.cancel(timer);
         }
-        seat.timer = Some(self.wheel.insert(deadline, Timer::Peer(id)));
+        seat.timer = Some(self.wheel.insert(deadline, Timer::Peer(id)).place());
     }
 
     /// Closes a peer that waited for quiet, if it is quiet.
@@ -985,12 +989,14 @@ impl Peers {
     /// subscribers makes room. Where subscribers hold so much that no peer's end would let anybody
     /// read again, nobody is closed.
     fn evict_largest(&mut self, now: Tick) {
-        let seats = self.seats.iter().filter_map(|(_, seat)| seat.as_ref());
-        let open = seats.filter(|seat| seat.leaving.is_none() && !seat.peer.is_closing());
-        let held = open.map(|seat| {
-            let queued = usize::try_from(self.slots.queued(seat.id()).bytes);
+        let open = self.seats.ids().filter(|(_, seat)| {
+            seat.is_none_or(|seat| seat.leaving.is_none() && !seat.peer.is_closing())
+        });
+        let held = open.map(|(id, seat)| {
+            let queued = usize::try_from(self.slots.queued(id).bytes);
             let queued = queued.unwrap_or(usize::MAX);
-            (queued.saturating_add(seat.carry_charge), seat.id())
+            let carried = seat.map_or(0, |seat| seat.carry_charge);
+            (queued.saturating_add(carried), id)
         });
         let (mut all, mut largest) = (0_usize, None);
         for one in held {
@@ -1020,11 +1026,7 @@ impl Peers {
         self.wheel.insert(deadline, Timer::StopDeadline);
         self.rules.drain_ms = deadline.saturating_sub(now);
         self.end_links(now);
-        let ids: Vec<PeerId> = self
-            .seats
-            .iter()
-            .filter_map(|(_, seat)| seat.as_ref().map(|seat| seat.id()))
-            .collect();
+        let ids: Vec<PeerId> = self.seats.ids().map(|(id, _)| id).collect();
         for id in ids {
             let released = self.slots.released(id);
             let slots = Arc::clone(&self.slots);
@@ -1071,8 +1073,7 @@ impl Peers {
             ..PeersCut::default()
         };
         let mut walks_left = CUT_MESSAGES_MAX;
-        for (_, seat) in &self.seats {
-            let Some(seat) = seat else { continue };
+        for seat in self.seats.looks() {
             let peer = &seat.peer;
             cut.refused += u64::from(seat.standing == Standing::Refused);
             cut.live.inbound.add(peer.inbound);
@@ -1115,11 +1116,7 @@ impl Peers {
     /// Cuts off everybody who is left.
     pub(crate) fn abort_all(&mut self, now: Tick, reason: CloseReason) {
         self.drop_links();
-        let ids: Vec<PeerId> = self
-            .seats
-            .iter()
-            .filter_map(|(_, seat)| seat.as_ref().map(|seat| seat.id()))
-            .collect();
+        let ids: Vec<PeerId> = self.seats.ids().map(|(id, _)| id).collect();
         for id in ids {
             self.leave(now, id, reason, true);
         }
@@ -1131,12 +1128,12 @@ impl Peers {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.seats.iter().all(|(_, seat)| seat.is_none())
+        self.seats.ids().next().is_none()
     }
 
     pub(crate) fn rows(&self, now: Tick) -> Vec<PeerRow> {
-        let seats = self.seats.iter().filter_map(|(_, seat)| seat.as_ref());
-        seats
+        self.seats
+            .looks()
             .filter(|seat| seat.standing != Standing::Dialling)
             .map(|seat| {
                 let peer = &seat.peer;
@@ -1169,7 +1166,7 @@ impl Peers {
 
     /// The seat of a connection that is not on its way out.
     fn seat(&mut self, id: PeerId) -> Option<&mut Seat> {
-        let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
+        let seat = self.seats.get_mut(id.index() as usize)?;
         (seat.id() == id && seat.leaving.is_none()).then_some(seat)
     }
 
