@@ -12,6 +12,7 @@ use crate::{
     ledger::Traffic,
     limits::{BLOCK_SIZE, LINGER_MS, PAUSE_REPORTED_MS},
     peer::{Fault, Parsed, State},
+    slots::Flow,
     socket::Ready,
 };
 
@@ -83,13 +84,13 @@ impl Peers {
             }
             self.reconsider_reading(now, id);
         }
-        let used = self.used(id);
+        let (credit, flow) = (self.credit, self.slots.flow(id));
+        let used = self.seat(id)?.used(flow);
         if self.is_over_budget(id, used) {
             self.pause(now, id, Pause::Budget);
             return None;
         }
-        let (credit, released) = (self.credit, self.slots.released(id));
-        let queued = self.slots.queued(id);
+        let Flow { released, queued } = flow;
         let seat = self.seat(id)?;
         let carried = seat.peer.carry.len() as u64;
         let frame_size = seat.peer.carried_frame_size().unwrap_or(0) as u64;
@@ -118,8 +119,7 @@ impl Peers {
     /// Has the slot ask for attention when half of the credit is free again. What is queued for the
     /// peer, and its unfinished frame, have their part of it.
     pub(super) fn watch_credit(&mut self, id: PeerId) {
-        let (credit, queued) = (self.credit, self.slots.queued(id));
-        let released = self.slots.released(id);
+        let (credit, Flow { released, queued }) = (self.credit, self.slots.flow(id));
         let Some(seat) = self.seat(id) else { return };
         if seat.peer.in_flight(released) == Traffic::default() {
             // Only writing can make room, and whoever writes looks at this again. If nothing is to
@@ -143,19 +143,15 @@ impl Peers {
 
     /// Whether nothing of the peer is in flight or queued but the frame that it has begun.
     fn holds_one_frame(&mut self, id: PeerId) -> bool {
-        let (released, queued) = (self.slots.released(id), self.slots.queued(id));
+        let Flow { released, queued } = self.slots.flow(id);
         let in_flight = self.seat(id).map(|seat| seat.peer.in_flight(released));
         in_flight == Some(Traffic::default()) && queued == Traffic::default()
     }
 
     /// What counts against the peer's credit.
     fn used(&mut self, id: PeerId) -> Traffic {
-        let (released, mut used) = (self.slots.released(id), self.slots.queued(id));
-        if let Some(seat) = self.seat(id) {
-            used.add(seat.peer.in_flight(released));
-            used.bytes += seat.peer.carry.len() as u64;
-        }
-        used
+        let flow = self.slots.flow(id);
+        self.seat(id).map_or(flow.queued, |seat| seat.used(flow))
     }
 
     /// Above three quarters of the budget the heaviest readers pause, at the end of it everybody.

@@ -52,7 +52,7 @@ use crate::{
     },
     peer::{Peer, Rules, State, Verdict},
     quiet::{Quiet, Subject, Suppressed},
-    slots::{About, Contended, OpenError, Slots},
+    slots::{About, Contended, Flow, OpenError, Slots},
     socket::Ready,
     timers::UserTimer,
     wheel::Wheel,
@@ -448,8 +448,8 @@ impl Peers {
         if seat.carry_charge > 0 {
             ledger.budget.release(seat.carry_charge);
         }
-        if let Some(timer) = seat.timer.and_then(|timer| self.wheel.key_at(timer)) {
-            self.wheel.cancel(timer);
+        if let Some(timer) = seat.timer {
+            self.wheel.cancel_at(timer);
         }
         self.gone.inbound.add(peer.inbound);
         self.gone.written.add(peer.outbound);
@@ -849,8 +849,7 @@ impl Peers {
 
     fn own_deadline_of(&self, now: Tick, id: PeerId) -> Option<Tick> {
         let seat = self.seats.look(id.index() as usize)?;
-        let deadline = seat.peer.next_deadline(&self.rules, self.lag(now));
-        deadline.into_iter().chain(seat.report_due()).min()
+        seat.own_deadline(&self.rules, self.lag(now))
     }
 
     /// Makes sure that the peer's timer is not later than its next deadline. An earlier one stays:
@@ -859,12 +858,12 @@ impl Peers {
     /// What a deadline that passed asks for may have to wait. It is looked at again a little later,
     /// because a timer that is due would keep the loop busy.
     fn arm(&mut self, now: Tick, id: PeerId) {
-        let deadline = self.own_deadline_of(now, id);
-        let request = self.request_deadline_of(now, id);
-        let index = id.index() as usize;
-        let Some(seat) = self.seats.get_mut(index) else {
+        let lag = self.lag(now);
+        let Some(seat) = self.seats.get_mut(id.index() as usize) else {
             return;
         };
+        let deadline = seat.own_deadline(&self.rules, lag);
+        let request = seat.request_deadline_from(now);
         let deadline = deadline.map(|deadline| match seat.peer.state() {
             State::HalfClosed { .. } | State::Stopping { .. } if deadline <= now => {
                 now + QUIET_CHECK_MS
@@ -880,26 +879,30 @@ impl Peers {
         let Some(deadline) = deadline.into_iter().chain(request).min() else {
             return;
         };
-        if let Some(timer) = seat.timer.and_then(|timer| self.wheel.key_at(timer)) {
+        if let Some(timer) = seat.timer {
             if self
                 .wheel
-                .deadline(timer)
+                .deadline_at(timer)
                 .is_some_and(|armed| armed <= deadline)
             {
                 return;
             }
-            self.wheel.cancel(timer);
+            self.wheel.cancel_at(timer);
         }
         seat.timer = Some(self.wheel.insert(deadline, Timer::Peer(id)).place());
     }
 
     /// Closes a peer that waited for quiet, if it is quiet.
     fn check_quiet(&mut self, now: Tick, id: PeerId) {
+        let state = self.seat(id).map(|seat| seat.peer.state());
+        if !state.is_some_and(State::waits_for_quiet) {
+            return;
+        }
         let delivered = {
             let fill = self.slots.ledger.dispatch_queue.get();
             fill.messages == 0 && fill.bytes == 0
         };
-        let (released, queued) = (self.slots.released(id), self.slots.queued(id));
+        let Flow { released, queued } = self.slots.flow(id);
         let Some(seat) = self.seat(id) else { return };
         let waits = match seat.peer.state() {
             State::HalfClosed { .. } => true,

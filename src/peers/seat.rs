@@ -8,7 +8,8 @@ use crate::{
     event::PauseCause,
     id::PeerId,
     ledger::Traffic,
-    peer::Peer,
+    peer::{Peer, Rules},
+    slots::Flow,
     socket::Ready,
     wheel::TimerPlace,
 };
@@ -189,6 +190,28 @@ impl Seat {
             && broken.is_none()
             && leaving.is_none()
             && peer.is_at_rest()
+    }
+
+    /// What counts against the credit of the peer.
+    #[inline]
+    pub(super) fn used(&self, flow: Flow) -> Traffic {
+        let mut used = flow.queued;
+        used.add(self.peer.in_flight(flow.released));
+        used.bytes += self.peer.carry.len() as u64;
+        used
+    }
+
+    /// The earliest deadline of the connection itself; `lag` as for `Peer::next_deadline`.
+    #[inline]
+    pub(super) fn own_deadline(&self, rules: &Rules, lag: Tick) -> Option<Tick> {
+        let deadline = self.peer.next_deadline(rules, lag);
+        deadline.into_iter().chain(self.report_due()).min()
+    }
+
+    /// When to look at the requests of the peer.
+    #[inline]
+    pub(super) fn request_deadline_from(&self, now: Tick) -> Option<Tick> {
+        self.request_deadline.map(|deadline| deadline.max(now + 1))
     }
 
     /// When it is to be told that the peer is not being read.

@@ -54,9 +54,7 @@ impl Peers {
                 .chain(self.request_deadline_of(now, id))
                 .min()
             {
-                let armed = seat
-                    .timer
-                    .and_then(|timer| self.wheel.deadline(self.wheel.key_at(timer)?));
+                let armed = seat.timer.and_then(|timer| self.wheel.deadline_at(timer));
                 // What a deadline that passed asked for may have to wait, but is looked at soon.
                 let latest = deadline.max(now + QUIET_CHECK_MS);
                 assert!(

@@ -331,6 +331,15 @@ impl Sums {
     }
 }
 
+/// How a connection stands with regard to its credit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Flow {
+    /// What was read from the peer and released by everybody.
+    pub(crate) released: Traffic,
+    /// Messages and bytes accepted from senders and not yet taken by the kernel.
+    pub(crate) queued: Traffic,
+}
+
 /// What the loop learns of a slot that asked for attention.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Taken {
@@ -572,7 +581,10 @@ impl Slots {
         if !self.lease(used, &used.leased, queued.bytes) {
             return Err(self.note_refusal(slot, Refusals::BUDGET));
         }
-        let tails = inner.tails.get_or_insert_default();
+        let tails = match &mut inner.tails {
+            Some(tails) => tails,
+            none => begin_tails(none),
+        };
         push(tails.appending(item.priority, item.traffic));
         used.accepted.add(item.traffic);
         Ok(())
@@ -803,6 +815,7 @@ impl Slots {
     }
 
     /// Puts a slot on the loop's list. True if that is news, so that the loop is to be woken.
+    #[inline]
     fn list_attention(&self, slot: &Slot, index: u32) -> bool {
         let is_new = !slot.attention.swap(true, Ordering::AcqRel);
         if is_new {
@@ -1129,6 +1142,18 @@ impl Slots {
         self.own(peer).queued()
     }
 
+    /// What was read from the peer and released by everybody, and what is queued for it.
+    #[inline]
+    pub(crate) fn flow(&self, peer: PeerId) -> Flow {
+        match self.own(peer).used.get() {
+            Some(used) => Flow {
+                released: used.released.get(),
+                queued: used.queued(),
+            },
+            None => Flow::default(),
+        }
+    }
+
     /// What is queued, and why senders were refused since it was
     /// [forgotten](Self::forget_refusals).
     pub(crate) fn fill(&self, peer: PeerId) -> (Traffic, Refusals) {
@@ -1243,6 +1268,15 @@ impl Slot {
 
     #[inline]
     fn used(&self) -> &Used {
+        match self.used.get() {
+            Some(used) => used,
+            None => self.begin_use(),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn begin_use(&self) -> &Used {
         self.used.get_or_init(Box::default)
     }
 
@@ -1273,6 +1307,12 @@ impl Slot {
         let (released, resume) = (self.used().released.get(), self.used().resume.get());
         released.messages >= resume.messages && released.bytes >= resume.bytes
     }
+}
+
+#[cold]
+#[inline(never)]
+fn begin_tails(tails: &mut Option<Box<Tails>>) -> &mut Tails {
+    tails.get_or_insert_default()
 }
 
 impl Default for Used {

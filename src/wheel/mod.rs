@@ -438,10 +438,21 @@ impl<T> Wheel<T> {
     }
 
     /// The key of the timer that is stored at a place.
-    pub(crate) fn key_at(&self, place: TimerPlace) -> Option<TimerKey> {
+    fn key_at(&self, place: TimerPlace) -> Option<TimerKey> {
         let index = place.0.get() - 1;
         let generation = self.timers.get(index as usize)?.generation;
         Some(TimerKey { index, generation })
+    }
+
+    /// The deadline of the timer that is stored at a place.
+    pub(crate) fn deadline_at(&self, place: TimerPlace) -> Option<u64> {
+        let index = place.0.get() - 1;
+        Some(self.timers.get(index as usize)?.deadline)
+    }
+
+    /// Takes out the timer that is stored at a place.
+    pub(crate) fn cancel_at(&mut self, place: TimerPlace) -> Option<T> {
+        self.cancel(self.key_at(place)?)
     }
 
     /// Number of timers that have neither fired nor been cancelled.
