@@ -18,7 +18,7 @@ mod tests;
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
-pub(crate) use rest::{Resting, Untouched};
+pub(crate) use rest::{Resting, Tally, Untouched};
 pub(crate) use state::{Bye, State};
 
 use subtle::{Choice, ConstantTimeEq};

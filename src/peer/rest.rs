@@ -45,7 +45,37 @@ pub(crate) struct Resting {
     answered: Traffic,
 }
 
+/// What a connection has counted, whether it rests or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) inbound: Traffic,
+    pub(crate) outbound: Traffic,
+    /// From senders, as far as the loop has seen it, and what handlers answered.
+    pub(crate) accepted: Traffic,
+    pub(crate) answered: Traffic,
+}
+
+impl Resting {
+    pub(crate) fn tally(&self) -> Tally {
+        Tally {
+            inbound: self.inbound,
+            outbound: self.outbound,
+            accepted: self.sums.accepted,
+            answered: self.answered,
+        }
+    }
+}
+
 impl Peer {
+    pub(crate) fn tally(&self) -> Tally {
+        Tally {
+            inbound: self.inbound,
+            outbound: self.outbound,
+            accepted: self.sums.accepted,
+            answered: self.answered,
+        }
+    }
+
     /// What is to be kept of a connection on which nothing has happened yet; `None` if something
     /// has.
     pub(crate) fn untouched(&self) -> Option<Untouched> {

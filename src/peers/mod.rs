@@ -50,7 +50,7 @@ use crate::{
         CLOSED_ROWS_MAX, COMMANDS_PER_TURN, EVENTS_WAITING_MAX, LINGER_MS, REFUSED_PEERS_MAX,
         REST_AFTER_MS, RESTS_PER_TICK, TIMERS_PER_TURN,
     },
-    peer::{Peer, Rules, State, Verdict},
+    peer::{Peer, Rules, State, Tally, Verdict},
     quiet::{Quiet, Subject, Suppressed},
     slots::{About, Contended, Flow, OpenError, Slots},
     socket::Ready,
@@ -845,6 +845,8 @@ impl Peers {
             None => {}
         }
         self.arm(now, id);
+        let before = now.saturating_sub(REST_AFTER_MS);
+        self.seats.settle(id.index() as usize, before);
     }
 
     fn own_deadline_of(&self, now: Tick, id: PeerId) -> Option<Tick> {
@@ -1076,29 +1078,35 @@ impl Peers {
             ..PeersCut::default()
         };
         let mut walks_left = CUT_MESSAGES_MAX;
-        for seat in self.seats.looks() {
-            let peer = &seat.peer;
-            cut.refused += u64::from(seat.standing == Standing::Refused);
-            cut.live.inbound.add(peer.inbound);
-            cut.live.written.add(peer.outbound);
-            cut.live.accepted.add(peer.sums.accepted);
-            cut.live.accepted.add(peer.answered);
-            let queued = self.slots.queued(peer.id).messages;
+        for (id, seat) in self.seats.ids() {
+            let Tally {
+                inbound,
+                outbound,
+                accepted,
+                answered,
+            } = self.seats.tally(id);
+            cut.refused += u64::from(seat.is_some_and(|one| one.standing == Standing::Refused));
+            cut.live.inbound.add(inbound);
+            cut.live.written.add(outbound);
+            cut.live.accepted.add(accepted);
+            cut.live.accepted.add(answered);
+            let queued = self.slots.queued(id).messages;
             if queued > walks_left {
                 cut.left_out += 1;
                 continue;
             }
             walks_left -= queued;
-            let (sums, unseen) = self.slots.look(peer.id)?;
+            let (sums, unseen) = self.slots.look(id)?;
             let mut accepted = sums.accepted;
-            accepted.add(peer.answered);
+            accepted.add(answered);
+            let outbox = seat.map(|seat| seat.peer.outbox.count_unwritten());
             cut.peers.push(PeerCut {
-                id: peer.id,
+                id,
                 accepted,
-                written: peer.outbound,
+                written: outbound,
                 overflowed: sums.overflowed,
                 unseen,
-                outbox: peer.outbox.count_unwritten(),
+                outbox: outbox.unwrap_or_default(),
             });
         }
         Ok(cut)

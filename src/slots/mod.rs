@@ -911,6 +911,9 @@ impl Slots {
             .store(self.limits.payload_size, Ordering::Relaxed);
         if let Some(used) = slot.used.get() {
             used.reset();
+        } else if cfg!(all(test, nebnet_loom)) {
+            // Loom does not see how a `OnceLock` hands over what it holds.
+            slot.used();
         }
         slot.refusals.store(0, Ordering::Relaxed);
         slot.held.store(0, Ordering::Relaxed);
