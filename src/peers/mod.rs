@@ -7,6 +7,9 @@
 //! names `fill_slices` and `handle_written`, then `poll_timer` until it gives none, and
 //! `poll_action` whenever something may have been closed.
 //!
+//! A connection on which nothing is under way has no seat, but a short form of it in the
+//! [`Table`]; whoever asks for the seat to change it finds it made.
+//!
 //! Invariants:
 //! - a peer whose input is ready and that is not paused is in the read list; one that has output
 //!   and may write is in the write list (so no edge is lost)

@@ -1,9 +1,12 @@
 //! The places of connections, found by the index of their slot.
 //!
 //! A connection has a [`Seat`] while it does something. When nothing is under way, what tells it
-//! from others takes a tenth of that: it *rests*, and has a seat again as soon as somebody wants to
-//! change anything about it. Two forms of rest are told apart, because most of those that rest in
-//! great numbers never said a word.
+//! from others takes a third of that: it *rests*, and has a seat again as soon as somebody wants to
+//! change anything about it. One on which nothing has happened at all takes a fifteenth, its place
+//! itself, because most of those that rest in great numbers never said a word.
+//!
+//! A seat is dear to make for each message, so a connection that was used rests only after a while,
+//! when somebody walks by ([`settle_some`](Table::settle_some)).
 //!
 //! Places come in chunks, so that the table never copies what it has when it grows, and gives back
 //! a chunk of which nobody has a place. The lowest free place is given away first, so that those
@@ -368,9 +371,11 @@ impl fmt::Debug for Table {
 }
 
 const _: () = {
-    // A connection that never said a word costs one place here; see `limits::IDLE_SIZE_MAX`.
+    // What a connection has here: on which nothing has happened, and which rests. The other half is
+    // its slot, see there.
     assert!(size_of::<Place>() <= 32);
     assert!(size_of::<Rest>() <= 192);
+    assert!(size_of::<Seat>() <= 576);
 };
 
 #[cfg(test)]

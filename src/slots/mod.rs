@@ -10,6 +10,10 @@
 //! turn. The generation is compared under the same lock, so whether a message was accepted is
 //! decided at one place and cannot be wrong.
 //!
+//! A slot is small until something is sent or read: what it counts, and its tail, are made then.
+//! The counts stay for the slot's next connections, because they are reached without a lock; the
+//! tail is given up when the connection rests.
+//!
 //! Invariants, per connection:
 //! - `written + overflowed <= accepted`, in messages and in bytes; the difference is what is
 //!   queued. What the loop sends itself is taken off `written` rather than added to `accepted`, so
