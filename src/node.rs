@@ -710,7 +710,7 @@ impl<N: Net> Node<N> {
         self.note_queue();
         let max = std::mem::take(&mut self.queue_max);
         self.slots.ledger.dispatch_max.set(max);
-        self.peers.handle_metrics_tick();
+        self.peers.handle_metrics_tick(now);
         self.poke.poke_tick();
         // Ticks that a pause of the process has swallowed are not made up for.
         self.metrics_next = (self.metrics_next + METRICS_TICK_MS).max(now + 1);

@@ -197,6 +197,11 @@ impl Outbox {
         self.front.is_empty() && self.lanes().is_none()
     }
 
+    /// Whether a new one would do as well: it is empty, at the end of a frame.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.is_empty() && self.frame_left == 0
+    }
+
     /// Bytes of each priority that wait here.
     pub(crate) fn bytes_by_priority(&self) -> [usize; Priority::COUNT] {
         if let Some(lanes) = self.lanes() {

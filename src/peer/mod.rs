@@ -11,12 +11,14 @@
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod rest;
 mod state;
 #[cfg(test)]
 mod tests;
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
+pub(crate) use rest::{Resting, Tally, Untouched};
 pub(crate) use state::{Bye, State};
 
 use subtle::{Choice, ConstantTimeEq};
@@ -164,8 +166,9 @@ pub(crate) struct Peer {
     pub(crate) answered: Traffic,
 }
 
+/// How far the greeting is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum HelloState {
+pub(crate) enum HelloState {
     /// It may come, and need not.
     Optional,
     /// Nothing else may come before it.

@@ -87,6 +87,11 @@ impl State {
         matches!(self, Self::Open | Self::Greeting { .. })
     }
 
+    /// Whether the connection is closed as soon as it is quiet.
+    pub(crate) const fn waits_for_quiet(self) -> bool {
+        matches!(self, Self::HalfClosed { .. } | Self::Stopping { .. })
+    }
+
     /// Whether a step may follow another; the diagram above, as a table.
     pub(crate) fn may_become(self, next: Self) -> bool {
         match (self, next) {

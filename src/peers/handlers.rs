@@ -252,7 +252,6 @@ impl Peers {
         parsed: &mut Parsed,
     ) -> usize {
         let seat = self.seats.get_mut(id.index() as usize);
-        let seat = seat.and_then(Option::as_deref_mut);
         let (Some(handlers), Some(seat)) = (self.handlers.as_deref_mut(), seat) else {
             return parsed.consumed;
         };

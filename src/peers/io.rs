@@ -12,6 +12,7 @@ use crate::{
     ledger::Traffic,
     limits::{BLOCK_SIZE, LINGER_MS, PAUSE_REPORTED_MS},
     peer::{Fault, Parsed, State},
+    slots::Flow,
     socket::Ready,
 };
 
@@ -83,13 +84,13 @@ impl Peers {
             }
             self.reconsider_reading(now, id);
         }
-        let used = self.used(id);
+        let (credit, flow) = (self.credit, self.slots.flow(id));
+        let used = self.seat(id)?.used(flow);
         if self.is_over_budget(id, used) {
             self.pause(now, id, Pause::Budget);
             return None;
         }
-        let (credit, released) = (self.credit, self.slots.released(id));
-        let queued = self.slots.queued(id);
+        let Flow { released, queued } = flow;
         let seat = self.seat(id)?;
         let carried = seat.peer.carry.len() as u64;
         let frame_size = seat.peer.carried_frame_size().unwrap_or(0) as u64;
@@ -118,8 +119,7 @@ impl Peers {
     /// Has the slot ask for attention when half of the credit is free again. What is queued for the
     /// peer, and its unfinished frame, have their part of it.
     pub(super) fn watch_credit(&mut self, id: PeerId) {
-        let (credit, queued) = (self.credit, self.slots.queued(id));
-        let released = self.slots.released(id);
+        let (credit, Flow { released, queued }) = (self.credit, self.slots.flow(id));
         let Some(seat) = self.seat(id) else { return };
         if seat.peer.in_flight(released) == Traffic::default() {
             // Only writing can make room, and whoever writes looks at this again. If nothing is to
@@ -143,19 +143,15 @@ impl Peers {
 
     /// Whether nothing of the peer is in flight or queued but the frame that it has begun.
     fn holds_one_frame(&mut self, id: PeerId) -> bool {
-        let (released, queued) = (self.slots.released(id), self.slots.queued(id));
+        let Flow { released, queued } = self.slots.flow(id);
         let in_flight = self.seat(id).map(|seat| seat.peer.in_flight(released));
         in_flight == Some(Traffic::default()) && queued == Traffic::default()
     }
 
     /// What counts against the peer's credit.
     fn used(&mut self, id: PeerId) -> Traffic {
-        let (released, mut used) = (self.slots.released(id), self.slots.queued(id));
-        if let Some(seat) = self.seat(id) {
-            used.add(seat.peer.in_flight(released));
-            used.bytes += seat.peer.carry.len() as u64;
-        }
-        used
+        let flow = self.slots.flow(id);
+        self.seat(id).map_or(flow.queued, |seat| seat.used(flow))
     }
 
     /// Above three quarters of the budget the heaviest readers pause, at the end of it everybody.
@@ -273,7 +269,7 @@ impl Peers {
     }
 
     fn space(&mut self, id: PeerId, limit: usize) -> Option<ReadBuffer> {
-        let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
+        let seat = self.seats.get_mut(id.index() as usize)?;
         let carry = &mut seat.peer.carry;
         let carried = carry.len();
         if carried <= CARRY_COPIED_MAX {
@@ -375,11 +371,7 @@ impl Peers {
         let partial = seat.peer.handle_eof(now);
         let reason = super::closing_reason(&seat.peer);
         let done = matches!(seat.peer.state(), State::Lingering { .. });
-        if let Some(seat) = self
-            .seats
-            .get_mut(id.index() as usize)
-            .and_then(Option::as_mut)
-        {
+        if let Some(seat) = self.seats.get_mut(id.index() as usize) {
             recharge_carry(&self.slots, seat);
         }
         if partial {
@@ -402,7 +394,7 @@ impl Peers {
         mut buffer: ReadBuffer,
         count: usize,
     ) -> Option<BlockRef> {
-        let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
+        let seat = self.seats.get_mut(id.index() as usize)?;
         if buffer.kind == BufferKind::Discard || !seat.peer.state().takes_input() {
             let enough = !seat.peer.handle_discarded(now.tick, count);
             let reason = super::closing_reason(&seat.peer);
@@ -424,7 +416,7 @@ impl Peers {
             parsed.consumed
         };
         self.in_hand = u64::from(parsed.frames);
-        let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
+        let seat = self.seats.get_mut(id.index() as usize)?;
         let peer = &mut seat.peer;
 
         let rest = buffer.bytes.get(parsed.consumed..).unwrap_or_default();
@@ -465,7 +457,7 @@ impl Peers {
         let receiving = self.receiving(now);
         let mut parsed = Parsed::default();
         loop {
-            let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
+            let seat = self.seats.get_mut(id.index() as usize)?;
             seat.peer
                 .handle_bytes(now, receiving, &self.rules, bytes, &mut parsed);
             if !std::mem::take(&mut parsed.introduced) {
@@ -490,7 +482,7 @@ impl Peers {
         }
         let rules = &self.rules;
         let place = self.seats.get_mut(id.index() as usize);
-        if let Some(seat) = place.and_then(Option::as_deref_mut) {
+        if let Some(seat) = place {
             seat.peer.accept_introduction(now, rules);
         }
         self.admit(now, id);
@@ -561,7 +553,7 @@ impl Peers {
     /// Gives a buffer back that brought nothing.
     fn put_back(&mut self, id: PeerId, buffer: ReadBuffer) {
         let seat = self.seats.get_mut(id.index() as usize);
-        match (buffer.kind, seat.and_then(Option::as_mut)) {
+        match (buffer.kind, seat) {
             (BufferKind::Carry, Some(seat)) => {
                 seat.peer.carry = buffer.bytes;
                 // It may have grown for bytes that did not come.
@@ -605,11 +597,7 @@ impl Peers {
                 return 0;
             }
         };
-        let Some(seat) = self
-            .seats
-            .get_mut(id.index() as usize)
-            .and_then(Option::as_mut)
-        else {
+        let Some(seat) = self.seats.get_mut(id.index() as usize) else {
             return 0;
         };
         let mut written = Traffic::default();

@@ -332,7 +332,7 @@ impl Peers {
         let timeout_ms = timeout_ms.unwrap_or(self.rules.connect_ms);
         let (receiving, rules) = (self.receiving(now), &self.rules);
         let place = self.seats.get_mut(id.index() as usize);
-        let Some(seat) = place.and_then(Option::as_deref_mut) else {
+        let Some(seat) = place else {
             return;
         };
         if !matches!(seat.peer.state(), State::Connecting { .. }) {
@@ -499,7 +499,7 @@ impl Peers {
     /// of which the node itself has said that it sends nothing more.
     fn connection_of(&self, node_id: NodeId) -> Option<PeerId> {
         let id = *self.nodes.get(&node_id)?;
-        let seat = self.seats.get(id.index() as usize)?.as_deref()?;
+        let seat = self.seats.look(id.index() as usize)?;
         let counts = seat.id() == id && seat.leaving.is_none();
         (counts && seat.peer.state().takes_input()).then_some(id)
     }
@@ -563,7 +563,7 @@ impl Peers {
             match link.state {
                 LinkState::Resolving => {}
                 LinkState::Dialling(peer) | LinkState::Up { peer, .. } => {
-                    let seat = self.seats[peer.index() as usize].as_deref().unwrap();
+                    let seat = self.seats.look(peer.index() as usize).unwrap();
                     assert_eq!((seat.id(), seat.peer.link), (peer, Some(*id)));
                     let up = matches!(link.state, LinkState::Up { .. });
                     assert_eq!(seat.announced, up, "{id} {link:?}");
@@ -581,10 +581,7 @@ impl Peers {
         }
         let listed: usize = self.links.covered.values().map(Vec::len).sum();
         assert_eq!(listed, covered);
-        for (_, seat) in &self.seats {
-            let Some(seat) = seat.as_deref() else {
-                continue;
-            };
+        for seat in self.seats.looks() {
             let open = matches!(
                 seat.peer.state(),
                 State::Connecting { .. } | State::Greeting { .. } | State::Open

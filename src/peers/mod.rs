@@ -7,6 +7,9 @@
 //! names `fill_slices` and `handle_written`, then `poll_timer` until it gives none, and
 //! `poll_action` whenever something may have been closed.
 //!
+//! A connection on which nothing is under way has no seat, but a short form of it in the
+//! [`Table`]; whoever asks for the seat to change it finds it made.
+//!
 //! Invariants:
 //! - a peer whose input is ready and that is not paused is in the read list; one that has output
 //!   and may write is in the write list (so no edge is lost)
@@ -19,6 +22,7 @@ mod links;
 mod output;
 mod requests;
 mod seat;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -34,7 +38,7 @@ pub(crate) use handlers::Handlers;
 use links::Links;
 use output::close_slot;
 use seat::{Credit, Leaving, Origin, Pause, Report, Seat, Standing};
-use slab::Slab;
+use table::Table;
 
 use crate::{
     balance::{PeerCut, PeerSums, PeersCut},
@@ -47,11 +51,11 @@ use crate::{
     ledger::{ClosedRow, PeerRow, Traffic, TypeMap},
     limits::{
         CLOSED_ROWS_MAX, COMMANDS_PER_TURN, EVENTS_WAITING_MAX, LINGER_MS, REFUSED_PEERS_MAX,
-        TIMERS_PER_TURN,
+        REST_AFTER_MS, RESTS_PER_TICK, TIMERS_PER_TURN,
     },
-    peer::{Peer, Rules, State, Verdict},
+    peer::{Peer, Rules, State, Tally, Verdict},
     quiet::{Quiet, Subject, Suppressed},
-    slots::{About, Contended, OpenError, Slots},
+    slots::{About, Contended, Flow, OpenError, Slots},
     socket::Ready,
     timers::UserTimer,
     wheel::Wheel,
@@ -128,8 +132,9 @@ pub(crate) struct Peers {
     /// A handler has answered since this was last looked at.
     answered: bool,
     pub(crate) wheel: Wheel<Timer>,
-    /// `None` keeps the place of a slot that cannot be used.
-    seats: Slab<Option<Box<Seat>>>,
+    seats: Table,
+    /// The place at which to look next for a connection that may rest.
+    settled: usize,
     /// Connections: seats that were not refused, and not those that we are still making.
     counted: usize,
     /// Those among them that came to us.
@@ -202,6 +207,8 @@ impl Peers {
         let (outbox, seed) = (slots.limits(), rules.seed);
         Self {
             pool: BlockPool::new(Arc::clone(&slots)),
+            seats: Table::new(Arc::clone(&slots)),
+            settled: 0,
             slots,
             rules,
             limits,
@@ -212,7 +219,6 @@ impl Peers {
             handlers: None,
             answered: false,
             wheel: Wheel::new(now),
-            seats: Slab::new(),
             counted: 0,
             accepted: 0,
             pending: 0,
@@ -288,6 +294,7 @@ impl Peers {
                     self.admit(now, id);
                 }
                 self.arm(now, id);
+                self.seats.settle(id.index() as usize, now);
             }
         }
         Some(id)
@@ -295,12 +302,8 @@ impl Peers {
 
     /// Gives a connection its place in the table, which is the one of its slot.
     fn seat_peer(&mut self, id: PeerId, peer: Peer, standing: Standing) {
-        let index = self.seats.insert(Some(Seat::new(peer, standing)));
-        debug_assert_eq!(
-            index,
-            id.index() as usize,
-            "the slot is the one of the seat"
-        );
+        debug_assert_eq!(peer.id, id);
+        self.seats.seat(Seat::new(peer, standing));
     }
 
     fn refusal(&self, addr: SocketAddr) -> Option<CloseReason> {
@@ -344,14 +347,14 @@ impl Peers {
     /// this turn.
     fn take_slot(&mut self, about: About) -> Option<PeerId> {
         loop {
-            let index = u32::try_from(self.seats.vacant_key()).ok()?;
+            let index = u32::try_from(self.seats.vacant()).ok()?;
             match self.slots.open_for(index, about) {
                 Ok(id) => return Some(id),
                 Err(OpenError::NoSuchSlot) => return None,
                 Err(OpenError::Retired) => {}
                 Err(OpenError::Contended) => self.again.push(Again::FreePlace(index)),
             }
-            self.seats.insert(None);
+            self.seats.bar(index as usize);
         }
     }
 
@@ -362,6 +365,10 @@ impl Peers {
 
     /// Readiness of a peer. A stale id is counted.
     pub(crate) fn handle_ready(&mut self, id: PeerId, ready: Ready) {
+        // The first event of a connection says that it may be written, which was known.
+        if ready == Ready::WRITE && self.seats.is_at_rest(id) {
+            return;
+        }
         let Some(seat) = self.seat(id) else {
             self.slots.ledger.stale_events.add(1);
             return;
@@ -404,9 +411,8 @@ impl Peers {
             self.leave(now, id, CloseReason::SlowPeer, true);
             return;
         }
-        let seat = self.seats[id.index() as usize]
-            .as_mut()
-            .expect("looked up above");
+        let seat = self.seats.get_mut(id.index() as usize);
+        let seat = seat.expect("looked up above");
         let peer = &mut seat.peer;
         if !peer.carry.is_empty() {
             self.slots.ledger.partial_frames.add(1);
@@ -427,7 +433,7 @@ impl Peers {
 
     fn finish_leaving(&mut self, now: Tick, id: PeerId) {
         let index = id.index() as usize;
-        let Some(seat) = self.seats.get_mut(index).and_then(Option::as_mut) else {
+        let Some(seat) = self.seats.get_mut(index) else {
             return;
         };
         let Some(Leaving { reason, abort }) = seat.leaving.filter(|_| seat.peer.id == id) else {
@@ -446,7 +452,7 @@ impl Peers {
             ledger.budget.release(seat.carry_charge);
         }
         if let Some(timer) = seat.timer {
-            self.wheel.cancel(timer);
+            self.wheel.cancel_at(timer);
         }
         self.gone.inbound.add(peer.inbound);
         self.gone.written.add(peer.outbound);
@@ -674,8 +680,10 @@ impl Peers {
     }
 
     /// Once a second: lets go of memory that is kept for nothing.
-    pub(crate) fn handle_metrics_tick(&mut self) {
+    pub(crate) fn handle_metrics_tick(&mut self, now: Tick) {
         self.pool.trim();
+        let before = now.saturating_sub(REST_AFTER_MS);
+        self.settled = self.seats.settle_some(self.settled, RESTS_PER_TICK, before);
     }
 
     // ----- attention, timers, budget ---------------------------------------------------------
@@ -691,7 +699,7 @@ impl Peers {
 
     /// Looks at what other threads did to a slot.
     fn handle_slot(&mut self, now: Tick, index: u32) {
-        let seat = self.seats.get_mut(index as usize).and_then(Option::as_mut);
+        let seat = self.seats.get_mut(index as usize);
         let Some(seat) = seat.filter(|seat| seat.leaving.is_none()) else {
             return;
         };
@@ -793,19 +801,18 @@ impl Peers {
         let untried = !seat.peer.outbox.is_empty() && !std::mem::take(&mut seat.write_tried);
         self.expire_requests(now, id, unread);
         let rules = &self.rules;
-        let seat = self.seats[id.index() as usize]
-            .as_mut()
-            .expect("looked up above");
+        let seat = self.seats.get_mut(id.index() as usize);
+        let seat = seat.expect("looked up above");
         let verdict = seat.peer.judge(now, rules, lag);
         match verdict {
             Some(Verdict::Close(_) | Verdict::Ping) if unread => {
-                seat.timer = Some(self.wheel.insert(now + 1, Timer::Peer(id)));
+                seat.timer = Some(self.wheel.insert(now + 1, Timer::Peer(id)).place());
                 return;
             }
             Some(Verdict::Abort(_)) if untried => {
                 seat.write_tried = true;
                 seat.ready.set(Ready::WRITE);
-                seat.timer = Some(self.wheel.insert(now + 1, Timer::Peer(id)));
+                seat.timer = Some(self.wheel.insert(now + 1, Timer::Peer(id)).place());
                 self.list_writing(id);
                 return;
             }
@@ -830,7 +837,7 @@ impl Peers {
                         let next = own.map_or(next, |tick| tick.max(next));
                         let request = self.request_deadline_of(now, id);
                         let next = request.map_or(next, |tick| tick.min(next));
-                        let timer = self.wheel.insert(next, Timer::Peer(id));
+                        let timer = self.wheel.insert(next, Timer::Peer(id)).place();
                         if let Some(seat) = self.seat(id) {
                             seat.timer = Some(timer);
                         }
@@ -841,12 +848,13 @@ impl Peers {
             None => {}
         }
         self.arm(now, id);
+        let before = now.saturating_sub(REST_AFTER_MS);
+        self.seats.settle(id.index() as usize, before);
     }
 
     fn own_deadline_of(&self, now: Tick, id: PeerId) -> Option<Tick> {
-        let seat = self.seats.get(id.index() as usize)?.as_ref()?;
-        let deadline = seat.peer.next_deadline(&self.rules, self.lag(now));
-        deadline.into_iter().chain(seat.report_due()).min()
+        let seat = self.seats.look(id.index() as usize)?;
+        seat.own_deadline(&self.rules, self.lag(now))
     }
 
     /// Makes sure that the peer's timer is not later than its next deadline. An earlier one stays:
@@ -855,12 +863,12 @@ impl Peers {
     /// What a deadline that passed asks for may have to wait. It is looked at again a little later,
     /// because a timer that is due would keep the loop busy.
     fn arm(&mut self, now: Tick, id: PeerId) {
-        let deadline = self.own_deadline_of(now, id);
-        let request = self.request_deadline_of(now, id);
-        let index = id.index() as usize;
-        let Some(seat) = self.seats.get_mut(index).and_then(Option::as_mut) else {
+        let lag = self.lag(now);
+        let Some(seat) = self.seats.get_mut(id.index() as usize) else {
             return;
         };
+        let deadline = seat.own_deadline(&self.rules, lag);
+        let request = seat.request_deadline_from(now);
         let deadline = deadline.map(|deadline| match seat.peer.state() {
             State::HalfClosed { .. } | State::Stopping { .. } if deadline <= now => {
                 now + QUIET_CHECK_MS
@@ -879,23 +887,27 @@ impl Peers {
         if let Some(timer) = seat.timer {
             if self
                 .wheel
-                .deadline(timer)
+                .deadline_at(timer)
                 .is_some_and(|armed| armed <= deadline)
             {
                 return;
             }
-            self.wheel.cancel(timer);
+            self.wheel.cancel_at(timer);
         }
-        seat.timer = Some(self.wheel.insert(deadline, Timer::Peer(id)));
+        seat.timer = Some(self.wheel.insert(deadline, Timer::Peer(id)).place());
     }
 
     /// Closes a peer that waited for quiet, if it is quiet.
     fn check_quiet(&mut self, now: Tick, id: PeerId) {
+        let state = self.seat(id).map(|seat| seat.peer.state());
+        if !state.is_some_and(State::waits_for_quiet) {
+            return;
+        }
         let delivered = {
             let fill = self.slots.ledger.dispatch_queue.get();
             fill.messages == 0 && fill.bytes == 0
         };
-        let (released, queued) = (self.slots.released(id), self.slots.queued(id));
+        let Flow { released, queued } = self.slots.flow(id);
         let Some(seat) = self.seat(id) else { return };
         let waits = match seat.peer.state() {
             State::HalfClosed { .. } => true,
@@ -985,12 +997,14 @@ impl Peers {
     /// subscribers makes room. Where subscribers hold so much that no peer's end would let anybody
     /// read again, nobody is closed.
     fn evict_largest(&mut self, now: Tick) {
-        let seats = self.seats.iter().filter_map(|(_, seat)| seat.as_ref());
-        let open = seats.filter(|seat| seat.leaving.is_none() && !seat.peer.is_closing());
-        let held = open.map(|seat| {
-            let queued = usize::try_from(self.slots.queued(seat.id()).bytes);
+        let open = self.seats.ids().filter(|(_, seat)| {
+            seat.is_none_or(|seat| seat.leaving.is_none() && !seat.peer.is_closing())
+        });
+        let held = open.map(|(id, seat)| {
+            let queued = usize::try_from(self.slots.queued(id).bytes);
             let queued = queued.unwrap_or(usize::MAX);
-            (queued.saturating_add(seat.carry_charge), seat.id())
+            let carried = seat.map_or(0, |seat| seat.carry_charge);
+            (queued.saturating_add(carried), id)
         });
         let (mut all, mut largest) = (0_usize, None);
         for one in held {
@@ -1020,11 +1034,7 @@ impl Peers {
         self.wheel.insert(deadline, Timer::StopDeadline);
         self.rules.drain_ms = deadline.saturating_sub(now);
         self.end_links(now);
-        let ids: Vec<PeerId> = self
-            .seats
-            .iter()
-            .filter_map(|(_, seat)| seat.as_ref().map(|seat| seat.id()))
-            .collect();
+        let ids: Vec<PeerId> = self.seats.ids().map(|(id, _)| id).collect();
         for id in ids {
             let released = self.slots.released(id);
             let slots = Arc::clone(&self.slots);
@@ -1071,30 +1081,35 @@ impl Peers {
             ..PeersCut::default()
         };
         let mut walks_left = CUT_MESSAGES_MAX;
-        for (_, seat) in &self.seats {
-            let Some(seat) = seat else { continue };
-            let peer = &seat.peer;
-            cut.refused += u64::from(seat.standing == Standing::Refused);
-            cut.live.inbound.add(peer.inbound);
-            cut.live.written.add(peer.outbound);
-            cut.live.accepted.add(peer.sums.accepted);
-            cut.live.accepted.add(peer.answered);
-            let queued = self.slots.queued(peer.id).messages;
+        for (id, seat) in self.seats.ids() {
+            let Tally {
+                inbound,
+                outbound,
+                accepted,
+                answered,
+            } = self.seats.tally(id);
+            cut.refused += u64::from(seat.is_some_and(|one| one.standing == Standing::Refused));
+            cut.live.inbound.add(inbound);
+            cut.live.written.add(outbound);
+            cut.live.accepted.add(accepted);
+            cut.live.accepted.add(answered);
+            let queued = self.slots.queued(id).messages;
             if queued > walks_left {
                 cut.left_out += 1;
                 continue;
             }
             walks_left -= queued;
-            let (sums, unseen) = self.slots.look(peer.id)?;
+            let (sums, unseen) = self.slots.look(id)?;
             let mut accepted = sums.accepted;
-            accepted.add(peer.answered);
+            accepted.add(answered);
+            let outbox = seat.map(|seat| seat.peer.outbox.count_unwritten());
             cut.peers.push(PeerCut {
-                id: peer.id,
+                id,
                 accepted,
-                written: peer.outbound,
+                written: outbound,
                 overflowed: sums.overflowed,
                 unseen,
-                outbox: peer.outbox.count_unwritten(),
+                outbox: outbox.unwrap_or_default(),
             });
         }
         Ok(cut)
@@ -1115,11 +1130,7 @@ impl Peers {
     /// Cuts off everybody who is left.
     pub(crate) fn abort_all(&mut self, now: Tick, reason: CloseReason) {
         self.drop_links();
-        let ids: Vec<PeerId> = self
-            .seats
-            .iter()
-            .filter_map(|(_, seat)| seat.as_ref().map(|seat| seat.id()))
-            .collect();
+        let ids: Vec<PeerId> = self.seats.ids().map(|(id, _)| id).collect();
         for id in ids {
             self.leave(now, id, reason, true);
         }
@@ -1131,12 +1142,12 @@ impl Peers {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.seats.iter().all(|(_, seat)| seat.is_none())
+        self.seats.ids().next().is_none()
     }
 
     pub(crate) fn rows(&self, now: Tick) -> Vec<PeerRow> {
-        let seats = self.seats.iter().filter_map(|(_, seat)| seat.as_ref());
-        seats
+        self.seats
+            .looks()
             .filter(|seat| seat.standing != Standing::Dialling)
             .map(|seat| {
                 let peer = &seat.peer;
@@ -1169,7 +1180,7 @@ impl Peers {
 
     /// The seat of a connection that is not on its way out.
     fn seat(&mut self, id: PeerId) -> Option<&mut Seat> {
-        let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
+        let seat = self.seats.get_mut(id.index() as usize)?;
         (seat.id() == id && seat.leaving.is_none()).then_some(seat)
     }
 

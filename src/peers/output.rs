@@ -59,7 +59,7 @@ impl Peers {
         last: bool,
     ) -> Result<Taken, Contended> {
         let (slots, index) = (&self.slots, id.index() as usize);
-        let Some(seat) = self.seats.get_mut(index).and_then(Option::as_mut) else {
+        let Some(seat) = self.seats.get_mut(index) else {
             return Ok(Taken::default());
         };
         let peer = &mut seat.peer;
@@ -90,12 +90,9 @@ impl Peers {
         let Some(seat) = self.seats.get_mut(id.index() as usize) else {
             return;
         };
-        let Some(seat) = seat
-            .as_mut()
-            .filter(|seat| seat.id() == id && seat.leaving.is_none())
-        else {
+        if seat.id() != id || seat.leaving.is_some() {
             return;
-        };
+        }
         let (queued, refusals) = slots.fill(id);
         let high = limits.is_high(queued);
         let may_tell = high != seat.congested || !refusals.is_empty();

@@ -80,7 +80,7 @@ impl Peers {
 
     /// When to look at the requests of a peer.
     pub(super) fn request_deadline_of(&self, now: Tick, id: PeerId) -> Option<Tick> {
-        let seat = self.seats.get(id.index() as usize)?.as_ref()?;
-        seat.request_deadline.map(|deadline| deadline.max(now + 1))
+        let seat = self.seats.look(id.index() as usize)?;
+        seat.request_deadline_from(now)
     }
 }

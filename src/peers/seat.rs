@@ -8,9 +8,10 @@ use crate::{
     event::PauseCause,
     id::PeerId,
     ledger::Traffic,
-    peer::Peer,
+    peer::{Peer, Rules},
+    slots::Flow,
     socket::Ready,
-    wheel::TimerKey,
+    wheel::TimerPlace,
 };
 
 /// One connection with its place in the lists of the loop.
@@ -27,7 +28,7 @@ pub(super) struct Seat {
     /// What is told of the pause.
     pub(super) report: Report,
     /// The one timer of the peer: never later than its earliest deadline.
-    pub(super) timer: Option<TimerKey>,
+    pub(super) timer: Option<TimerPlace>,
     /// The earliest deadline of a request that waits for the peer's answer, as far as it is known.
     pub(super) request_deadline: Option<Tick>,
     /// It has passed, and was put off because there was something to read.
@@ -148,6 +149,69 @@ impl Seat {
 
     pub(super) fn id(&self) -> PeerId {
         self.peer.id
+    }
+
+    /// Whether nothing is under way that the table's short forms know nothing of. Every field is
+    /// named, so that a new one cannot be forgotten.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let Self {
+            peer,
+            ready,
+            in_read_list,
+            in_write_list,
+            pause,
+            report,
+            timer: _,
+            request_deadline,
+            request_put_off,
+            carry_charge,
+            standing,
+            dial_error,
+            has_rest,
+            congested,
+            in_refused_list,
+            in_due_list,
+            announced: _,
+            write_tried,
+            pending: _,
+            broken,
+            leaving,
+        } = self;
+        let lists = [in_read_list, in_write_list, in_refused_list, in_due_list];
+        let marks = [request_put_off, has_rest, congested, write_tried];
+        *ready == Ready::WRITE
+            && matches!(standing, Standing::Accepted | Standing::Dialled)
+            && lists.iter().chain(&marks).all(|mark| !**mark)
+            && pause.is_none()
+            && *report == Report::Nothing
+            && request_deadline.is_none()
+            && *carry_charge == 0
+            && dial_error.is_none()
+            && broken.is_none()
+            && leaving.is_none()
+            && peer.is_at_rest()
+    }
+
+    /// What counts against the credit of the peer.
+    #[inline]
+    pub(super) fn used(&self, flow: Flow) -> Traffic {
+        let mut used = flow.queued;
+        used.add(self.peer.in_flight(flow.released));
+        used.bytes += self.peer.carry.len() as u64;
+        used
+    }
+
+    /// The earliest deadline of the connection itself; `lag` as for `Peer::next_deadline`.
+    #[inline]
+    pub(super) fn own_deadline(&self, rules: &Rules, lag: Tick) -> Option<Tick> {
+        let deadline = self.peer.next_deadline(rules, lag);
+        deadline.into_iter().chain(self.report_due()).min()
+    }
+
+    /// When to look at the requests of the peer.
+    #[inline]
+    pub(super) fn request_deadline_from(&self, now: Tick) -> Option<Tick> {
+        self.request_deadline.map(|deadline| deadline.max(now + 1))
     }
 
     /// When it is to be told that the peer is not being read.

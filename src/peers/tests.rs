@@ -1,6 +1,6 @@
 //! What holds between turns, and the simulator's look inside.
 
-use super::*;
+use super::{table::Look, *};
 use crate::{
     clock::Clock, frame::Decoder, ledger::Ledger, policy::OutboxFull, slots::OutboxLimits,
 };
@@ -9,10 +9,10 @@ impl Peers {
     /// Panics unless the invariants of the module hold: to be called between turns.
     pub(crate) fn check(&self, now: Tick) {
         let (mut counted, mut pending) = (0, 0);
-        for (index, seat) in &self.seats {
-            let Some(seat) = seat else { continue };
+        for seat in self.seats.looks() {
             let (id, peer) = (seat.id(), &seat.peer);
-            assert_eq!(id.index() as usize, index);
+            let found = self.seats.look(id.index() as usize);
+            assert_eq!(found.map(|seat| seat.id()), Some(id));
             counted += usize::from(matches!(
                 seat.standing,
                 Standing::Accepted | Standing::Dialled
@@ -27,13 +27,15 @@ impl Peers {
             if seat.ready.has(Ready::READ) && (open || lingering) {
                 assert!(
                     seat.in_read_list,
-                    "{id} has input and is forgotten: {seat:?}"
+                    "{id} has input and is forgotten: {:?}",
+                    &*seat
                 );
             }
             if seat.ready.has(Ready::WRITE) && peer.has_output() {
                 assert!(
                     seat.in_write_list,
-                    "{id} has output and is forgotten: {seat:?}"
+                    "{id} has output and is forgotten: {:?}",
+                    &*seat
                 );
             }
             let listed = |lists: [&VecDeque<PeerId>; 2]| {
@@ -52,18 +54,19 @@ impl Peers {
                 .chain(self.request_deadline_of(now, id))
                 .min()
             {
-                let armed = seat.timer.and_then(|timer| self.wheel.deadline(timer));
+                let armed = seat.timer.and_then(|timer| self.wheel.deadline_at(timer));
                 // What a deadline that passed asked for may have to wait, but is looked at soon.
                 let latest = deadline.max(now + QUIET_CHECK_MS);
                 assert!(
                     armed.is_some_and(|armed| armed <= latest),
-                    "{id} has deadline {deadline} and a timer at {armed:?}, now {now}: {seat:?}"
+                    "{id} has deadline {deadline} and a timer at {armed:?}, now {now}: {:?}",
+                    &*seat
                 );
             }
             assert_eq!(seat.carry_charge, peer.carry.capacity(), "{id}");
             if peer.outbox.is_empty() && peer.state().takes_input() {
-                let untaken = self.untaken(seat);
-                assert_eq!(self.slots.queued(id).messages, untaken, "{id} {seat:?}");
+                let untaken = self.untaken(&seat);
+                assert_eq!(self.slots.queued(id).messages, untaken, "{id} {:?}", &*seat);
             }
         }
         assert_eq!(counted, self.counted);
@@ -76,7 +79,7 @@ impl Peers {
 
     fn check_standings(&self) {
         let count = |standings: &[Standing]| {
-            let seats = self.seats.iter().filter_map(|(_, seat)| seat.as_deref());
+            let seats = self.seats.looks();
             let those = seats.filter(|seat| standings.contains(&seat.standing));
             those.count()
         };
@@ -89,7 +92,7 @@ impl Peers {
     /// it is open, unless its close waits for a lock.
     fn check_nodes(&self) {
         for (node_id, id) in &self.nodes {
-            let seat = self.seats[id.index() as usize].as_deref().unwrap();
+            let seat = self.seats.look(id.index() as usize).unwrap();
             assert_eq!((seat.id(), seat.peer.node_id()), (*id, *node_id));
             assert!(seat.announced, "{id} is listed and was not told of");
         }
@@ -113,13 +116,13 @@ impl Peers {
     /// Connections, those included that were refused and are not closed yet, and those not that are
     /// still being made.
     pub(crate) fn len_all(&self) -> u64 {
-        let seats = self.seats.iter().filter_map(|(_, seat)| seat.as_deref());
+        let seats = self.seats.looks();
         let made = seats.filter(|seat| seat.standing != Standing::Dialling);
         made.count() as u64
     }
 
-    fn seats_up(&self) -> impl Iterator<Item = &Seat> {
-        let seats = self.seats.iter().filter_map(|(_, seat)| seat.as_deref());
+    fn seats_up(&self) -> impl Iterator<Item = Look<'_>> {
+        let seats = self.seats.looks();
         seats.filter(|seat| {
             seat.announced && seat.leaving.is_none() && seat.peer.state().takes_input()
         })
@@ -127,7 +130,7 @@ impl Peers {
 
     /// Connections that are up.
     pub(crate) fn open(&self) -> Vec<PeerId> {
-        self.seats_up().map(Seat::id).collect()
+        self.seats_up().map(|seat| seat.id()).collect()
     }
 
     /// Connections that are up and said who they are.
@@ -137,7 +140,7 @@ impl Peers {
     }
 
     pub(crate) fn describe(&self, id: PeerId) -> String {
-        let seat = self.seats.get(id.index() as usize).and_then(Option::as_ref);
+        let seat = self.seats.look(id.index() as usize);
         seat.map_or(String::new(), |seat| {
             let peer = &seat.peer;
             let (queued, released) = (self.slots.queued(id), self.slots.released(id));

@@ -288,14 +288,15 @@ impl Slots {
 }
 
 fn info(slot: &Slot, inner: &Inner, peer: PeerId) -> Option<PeerInfo> {
-    let about = inner
-        .about
-        .filter(|_| inner.state != SlotState::Free && slot.generation() == peer.generation())?;
+    if inner.state == SlotState::Free || slot.generation() != peer.generation() {
+        return None;
+    }
+    let known = inner.known.as_ref();
     Some(PeerInfo {
         peer,
-        addr: about.addr,
-        link: about.link,
-        identity: inner.identity.clone(),
+        addr: slot.addr.get(),
+        link: known.and_then(|known| known.link),
+        identity: known.and_then(|known| known.identity.clone()),
         queued: slot.queued(),
     })
 }

@@ -35,6 +35,10 @@ impl Tails {
         sum
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.held(Priority::High).messages == 0
+    }
+
     /// The tail to append to; what will be appended is `traffic`.
     pub(super) fn appending(&mut self, priority: Priority, traffic: Traffic) -> &mut Tail {
         let tail = match priority {

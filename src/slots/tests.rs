@@ -374,7 +374,7 @@ mod full {
         let overflowed = |expected: &[u64]| {
             let bytes = expected.iter().map(|size| size + 8).sum();
             let sum = Traffic::new(expected.len() as u64, bytes);
-            assert_eq!(slots.slot_at(0).unwrap().overflowed.get(), sum);
+            assert_eq!(slots.slot_at(0).unwrap().used().overflowed.get(), sum);
         };
         assert!(send_as(&slots, peer, Priority::Normal, 10));
         overflowed(&[0]);
@@ -495,7 +495,7 @@ mod broadcast {
     #[test]
     fn everybody_gets_it_or_is_named() {
         let (slots, peers) = many(&[0, 1, 2, 63, 64, 65, 127]);
-        let About { addr, link } = slots.slot_at(0).unwrap().lock().about.unwrap();
+        let (addr, link) = (slots.addr(peers[0]), None);
         // Not admitted, gone, closing, full, and not taking as much.
         slots.open_for(3, About { addr, link }).unwrap();
         close(&slots, peers[1]);

@@ -93,7 +93,7 @@ pub(crate) mod model;
 mod tests;
 
 use std::fmt;
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
 
 use slab::Slab;
 
@@ -122,6 +122,18 @@ use list::{List, TIMERS_MAX, Timer};
 pub struct TimerKey {
     index: u32,
     generation: NonZeroU64,
+}
+
+/// Where a timer is stored: names it for as long as it has neither fired nor been cancelled, in a
+/// quarter of the space of its key. Whoever keeps one has to forget it then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TimerPlace(NonZeroU32);
+
+impl TimerKey {
+    pub(crate) fn place(self) -> TimerPlace {
+        // No index is that large: it is the one that stands for no timer.
+        TimerPlace(NonZeroU32::MIN.saturating_add(self.index))
+    }
 }
 
 /// A timer that fired. Its key names nothing any more.
@@ -423,6 +435,24 @@ impl<T> Wheel<T> {
     pub fn deadline(&self, key: TimerKey) -> Option<u64> {
         let timer = self.timers.get(key.index as usize)?;
         (timer.generation == key.generation).then_some(timer.deadline)
+    }
+
+    /// The key of the timer that is stored at a place.
+    fn key_at(&self, place: TimerPlace) -> Option<TimerKey> {
+        let index = place.0.get() - 1;
+        let generation = self.timers.get(index as usize)?.generation;
+        Some(TimerKey { index, generation })
+    }
+
+    /// The deadline of the timer that is stored at a place.
+    pub(crate) fn deadline_at(&self, place: TimerPlace) -> Option<u64> {
+        let index = place.0.get() - 1;
+        Some(self.timers.get(index as usize)?.deadline)
+    }
+
+    /// Takes out the timer that is stored at a place.
+    pub(crate) fn cancel_at(&mut self, place: TimerPlace) -> Option<T> {
+        self.cancel(self.key_at(place)?)
     }
 
     /// Number of timers that have neither fired nor been cancelled.

@@ -52,6 +52,7 @@ fn config(order: &Order, dispatch: Dispatch) -> Config {
     Config::default()
         .listen(SocketAddr::from(([127, 0, 0, 1], 0)))
         .max_peers(order.idle_connections + 1024)
+        .max_pending(0)
         .dispatch(dispatch)
 }
 

@@ -1,0 +1,522 @@
+//! The places of connections, found by the index of their slot.
+//!
+//! A connection has a [`Seat`] while it does something. When nothing is under way, what tells it
+//! from others takes a third of that: it *rests*, and has a seat again as soon as somebody wants to
+//! change anything about it. One on which nothing has happened at all takes a fifteenth, its place
+//! itself, because most of those that rest in great numbers never said a word.
+//!
+//! A seat is dear to make for each message, so a connection that was used rests only after a while,
+//! when somebody walks by ([`settle_some`](Table::settle_some)).
+//!
+//! Places come in chunks, so that the table never copies what it has when it grows, and gives back
+//! a chunk of which nobody has a place. The lowest free place is given away first, so that those
+//! that are taken stay together.
+
+use std::{fmt, ops::Deref, sync::Arc};
+
+use super::seat::{Seat, Standing};
+use crate::{
+    clock::Tick,
+    id::PeerId,
+    peer::{HelloState, Peer, Resting, Tally, Untouched},
+    slots::Slots,
+    socket::Ready,
+    wheel::TimerPlace,
+};
+
+/// Places of a chunk: as many as a word has bits.
+const CHUNK_PLACES: usize = u64::BITS as usize;
+
+/// All places of one loop.
+pub(super) struct Table {
+    slots: Arc<Slots>,
+    chunks: Vec<Chunk>,
+    /// A bit for each chunk that has a free place.
+    rooms: Vec<u64>,
+    /// Places that are taken, those included that cannot be used.
+    taken_count: usize,
+}
+
+#[derive(Default)]
+struct Chunk {
+    /// A bit for each place that is taken.
+    taken: u64,
+    /// `None` while none is.
+    places: Option<Box<[Place; CHUNK_PLACES]>>,
+}
+
+/// What is at a place.
+#[derive(Debug, Default)]
+enum Place {
+    #[default]
+    Free,
+    /// Nobody can have it, because its slot cannot be used.
+    Barred,
+    Seated(Box<Seat>),
+    Fresh(Fresh),
+    Resting(Box<Rest>),
+}
+
+/// A connection that came to us and on which nothing has happened yet.
+#[derive(Clone, Copy, Debug)]
+struct Fresh {
+    id: PeerId,
+    opened: Tick,
+    since: Tick,
+    timer: Option<TimerPlace>,
+    hello: HelloState,
+    checksums: bool,
+    pending: bool,
+    announced: bool,
+}
+
+/// A connection on which nothing is under way.
+#[derive(Debug)]
+struct Rest {
+    peer: Resting,
+    timer: Option<TimerPlace>,
+    standing: Standing,
+    pending: bool,
+    announced: bool,
+}
+
+/// A connection to be looked at: its seat, or one that was made to be looked at.
+pub(super) enum Look<'a> {
+    Seated(&'a Seat),
+    AtRest(Box<Seat>),
+}
+
+impl Table {
+    pub(super) fn new(slots: Arc<Slots>) -> Self {
+        Self {
+            slots,
+            chunks: Vec::new(),
+            rooms: Vec::new(),
+            taken_count: 0,
+        }
+    }
+
+    /// The place that [`seat`](Self::seat) or [`bar`](Self::bar) is to be called for next.
+    pub(super) fn vacant(&self) -> usize {
+        let rooms = self.rooms.iter().zip(0..);
+        let found = rooms.filter(|(room, _)| **room != 0).map(|(room, word)| {
+            let chunk = word * CHUNK_PLACES + room.trailing_zeros() as usize;
+            let place = self.chunks[chunk].taken.trailing_ones() as usize;
+            chunk * CHUNK_PLACES + place
+        });
+        let mut found = found;
+        found.next().unwrap_or(self.chunks.len() * CHUNK_PLACES)
+    }
+
+    /// Gives a connection the place that is vacant next.
+    pub(super) fn seat(&mut self, seat: Box<Seat>) {
+        let index = seat.id().index() as usize;
+        self.take(index, Place::Seated(seat));
+    }
+
+    /// Keeps the place that is vacant next from being given away.
+    pub(super) fn bar(&mut self, index: usize) {
+        self.take(index, Place::Barred);
+    }
+
+    fn take(&mut self, index: usize, place: Place) {
+        debug_assert_eq!(index, self.vacant(), "the slot is the one of the place");
+        let (at, bit) = (index / CHUNK_PLACES, 1 << (index % CHUNK_PLACES));
+        if self.chunks.len() <= at {
+            self.chunks.resize_with(at + 1, Chunk::default);
+            self.rooms
+                .resize(self.chunks.len().div_ceil(CHUNK_PLACES), 0);
+        }
+        let chunk = &mut self.chunks[at];
+        chunk.taken |= bit;
+        let places = chunk
+            .places
+            .get_or_insert_with(|| Box::new([const { Place::Free }; CHUNK_PLACES]));
+        places[index % CHUNK_PLACES] = place;
+        self.note_room(at);
+        self.taken_count += 1;
+    }
+
+    /// Frees a place.
+    pub(super) fn remove(&mut self, index: usize) {
+        let at = index / CHUNK_PLACES;
+        let Some(chunk) = self.chunks.get_mut(at) else {
+            return;
+        };
+        let bit = 1 << (index % CHUNK_PLACES);
+        if chunk.taken & bit == 0 {
+            return;
+        }
+        chunk.taken &= !bit;
+        if chunk.taken == 0 {
+            chunk.places = None;
+        } else if let Some(places) = &mut chunk.places {
+            places[index % CHUNK_PLACES] = Place::Free;
+        }
+        self.note_room(at);
+        self.taken_count -= 1;
+    }
+
+    fn note_room(&mut self, at: usize) {
+        let has_room = self.chunks[at].taken != u64::MAX;
+        let bit = 1 << (at % CHUNK_PLACES);
+        let rooms = &mut self.rooms[at / CHUNK_PLACES];
+        *rooms = if has_room {
+            *rooms | bit
+        } else {
+            *rooms & !bit
+        };
+    }
+
+    /// Places that are taken.
+    pub(super) fn len(&self) -> usize {
+        self.taken_count
+    }
+
+    /// The seat at a place, which it gets if the connection was at rest.
+    #[inline]
+    pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Seat> {
+        let places = self.chunks.get_mut(index / CHUNK_PLACES)?.places.as_mut()?;
+        let place = &mut places[index % CHUNK_PLACES];
+        if !matches!(place, Place::Seated(_)) {
+            place.rouse(&self.slots);
+        }
+        match place {
+            Place::Seated(seat) => Some(seat),
+            Place::Free | Place::Barred | Place::Fresh(_) | Place::Resting(_) => None,
+        }
+    }
+
+    /// A look at the connection at a place.
+    pub(super) fn look(&self, index: usize) -> Option<Look<'_>> {
+        self.place(index)?.look(&self.slots)
+    }
+
+    /// A look at all of them.
+    pub(super) fn looks(&self) -> impl Iterator<Item = Look<'_>> {
+        let places = self.chunks.iter().flat_map(|chunk| &chunk.places);
+        let places = places.flat_map(|places| places.iter());
+        places.filter_map(|place| place.look(&self.slots))
+    }
+
+    /// All who have a place, and their seats, if they have one.
+    pub(super) fn ids(&self) -> impl Iterator<Item = (PeerId, Option<&Seat>)> {
+        let places = self.chunks.iter().flat_map(|chunk| &chunk.places);
+        places
+            .flat_map(|places| places.iter())
+            .filter_map(|place| match place {
+                Place::Free | Place::Barred => None,
+                Place::Seated(seat) => Some((seat.id(), Some(&**seat))),
+                Place::Fresh(fresh) => Some((fresh.id, None)),
+                Place::Resting(rest) => Some((rest.peer.id, None)),
+            })
+    }
+
+    /// What a connection has counted.
+    pub(super) fn tally(&self, id: PeerId) -> Tally {
+        match self.place(id.index() as usize) {
+            Some(Place::Seated(seat)) => seat.peer.tally(),
+            Some(Place::Resting(rest)) => rest.peer.tally(),
+            Some(Place::Free | Place::Barred | Place::Fresh(_)) | None => Tally::default(),
+        }
+    }
+
+    /// Whether a connection is at rest: it may be written, and there is nothing to read.
+    pub(super) fn is_at_rest(&self, id: PeerId) -> bool {
+        match self.place(id.index() as usize) {
+            Some(Place::Fresh(fresh)) => fresh.id == id,
+            Some(Place::Resting(rest)) => rest.peer.id == id,
+            Some(Place::Free | Place::Barred | Place::Seated(_)) | None => false,
+        }
+    }
+
+    /// Lets a connection rest on which nothing is under way. One that was ever used rests only if
+    /// nothing has moved since `before`: it would soon have its seat again.
+    pub(super) fn settle(&mut self, index: usize, before: Tick) {
+        let places = self.chunks.get_mut(index / CHUNK_PLACES);
+        if let Some(places) = places.and_then(|chunk| chunk.places.as_mut()) {
+            places[index % CHUNK_PLACES].settle(&self.slots, before);
+        }
+    }
+
+    /// Does so for `count` places from `from` on, and returns where to go on.
+    pub(super) fn settle_some(&mut self, from: usize, count: usize, before: Tick) -> usize {
+        let end = self.chunks.len() * CHUNK_PLACES;
+        let to = from.saturating_add(count).min(end);
+        for index in from..to {
+            self.settle(index, before);
+        }
+        if to == end { 0 } else { to }
+    }
+
+    fn place(&self, index: usize) -> Option<&Place> {
+        let places = self.chunks.get(index / CHUNK_PLACES)?.places.as_ref()?;
+        Some(&places[index % CHUNK_PLACES])
+    }
+}
+
+impl Place {
+    /// Gives a connection at rest its seat.
+    #[cold]
+    fn rouse(&mut self, slots: &Slots) {
+        *self = match std::mem::take(self) {
+            Self::Fresh(fresh) => Self::Seated(fresh.seat(slots)),
+            Self::Resting(rest) => Self::Seated(rest.seat(slots)),
+            other @ (Self::Free | Self::Barred | Self::Seated(_)) => other,
+        };
+    }
+
+    fn settle(&mut self, slots: &Slots, before: Tick) {
+        let Self::Seated(seat) = self else { return };
+        if !seat.is_at_rest() {
+            return;
+        }
+        if let Some(fresh) = Fresh::of(seat) {
+            *self = Self::Fresh(fresh);
+        } else if seat.peer.moved < before {
+            slots.rest(seat.id());
+            if let Self::Seated(seat) = std::mem::take(self) {
+                *self = Self::Resting(Box::new(Rest::of(*seat)));
+            }
+        }
+    }
+
+    fn look(&self, slots: &Slots) -> Option<Look<'_>> {
+        match self {
+            Self::Free | Self::Barred => None,
+            Self::Seated(seat) => Some(Look::Seated(seat)),
+            Self::Fresh(fresh) => Some(Look::AtRest(fresh.seat(slots))),
+            Self::Resting(rest) => Some(Look::AtRest(rest.seat(slots))),
+        }
+    }
+}
+
+impl Fresh {
+    /// `None` unless nothing has happened on a connection that is at rest and came to us.
+    fn of(seat: &Seat) -> Option<Self> {
+        let Untouched {
+            opened,
+            since,
+            hello,
+            checksums,
+        } = seat.peer.untouched()?;
+        (seat.standing == Standing::Accepted).then_some(Self {
+            id: seat.id(),
+            opened,
+            since,
+            timer: seat.timer,
+            hello,
+            checksums,
+            pending: seat.pending,
+            announced: seat.announced,
+        })
+    }
+
+    fn seat(self, slots: &Slots) -> Box<Seat> {
+        let kept = Untouched {
+            opened: self.opened,
+            since: self.since,
+            hello: self.hello,
+            checksums: self.checksums,
+        };
+        let peer = Peer::from_untouched(self.id, slots.addr(self.id), kept);
+        let mut seat = Seat::new(peer, Standing::Accepted);
+        seat.timer = self.timer;
+        seat.pending = self.pending;
+        seat.announced = self.announced;
+        seat
+    }
+}
+
+impl Rest {
+    fn of(seat: Seat) -> Self {
+        Self {
+            timer: seat.timer,
+            standing: seat.standing,
+            pending: seat.pending,
+            announced: seat.announced,
+            peer: seat.peer.rest(),
+        }
+    }
+
+    fn seat(&self, slots: &Slots) -> Box<Seat> {
+        let peer = Peer::from_resting(slots.addr(self.peer.id), self.peer.clone());
+        let mut seat = Seat::new(peer, self.standing);
+        seat.ready = Ready::WRITE;
+        seat.timer = self.timer;
+        seat.pending = self.pending;
+        seat.announced = self.announced;
+        seat
+    }
+}
+
+impl Deref for Look<'_> {
+    type Target = Seat;
+
+    fn deref(&self) -> &Seat {
+        match self {
+            Self::Seated(seat) => seat,
+            Self::AtRest(seat) => seat,
+        }
+    }
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let places = self.chunks.iter().flat_map(|chunk| &chunk.places);
+        let taken = places.flat_map(|places| places.iter());
+        let taken = taken.filter(|place| !matches!(place, Place::Free));
+        f.debug_list().entries(taken).finish()
+    }
+}
+
+const _: () = {
+    // What a connection has here: on which nothing has happened, and which rests. The other half is
+    // its slot, see there.
+    assert!(size_of::<Place>() <= 32);
+    assert!(size_of::<Rest>() <= 192);
+    assert!(size_of::<Seat>() <= 576);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        clock::Clock,
+        frame::{Decoder, Frame, Hello, encode_whole},
+        id::MessageType,
+        ledger::{Ledger, Traffic},
+        peer::{Parsed, Rules},
+        slots::{About, OutboxLimits},
+    };
+
+    fn slots() -> Arc<Slots> {
+        let ledger = Arc::new(Ledger::new(1 << 30, Traffic::new(1, 1)));
+        let limits = OutboxLimits {
+            bytes: 1 << 20,
+            messages: 1 << 10,
+            payload_size: 1 << 20,
+        };
+        Arc::new(Slots::new(0, 300, limits, ledger, Clock::start()))
+    }
+
+    fn rules() -> Rules {
+        Rules {
+            first_frame_ms: 100,
+            ..Rules::lenient(Decoder::new(1 << 20))
+        }
+    }
+
+    /// A connection that takes the place that is vacant next.
+    fn accept(table: &mut Table, now: Tick) -> PeerId {
+        let index = u32::try_from(table.vacant()).unwrap();
+        let addr = format!("[2001:db8::{index}]:{index}").parse().unwrap();
+        let id = table.slots.open_for(index, About { addr, link: None });
+        let id = id.unwrap();
+        let peer = Peer::new(id, addr, now, &rules());
+        let mut seat = Seat::new(peer, Standing::Accepted);
+        seat.pending = true;
+        seat.announced = true;
+        table.seat(seat);
+        id
+    }
+
+    fn take(seat: &mut Seat, now: Tick, message_type: MessageType, payload: &[u8]) {
+        let mut bytes = Vec::new();
+        encode_whole(&Frame::new(message_type, payload), &mut bytes);
+        let peer = &mut seat.peer;
+        peer.handle_moved(now, now);
+        peer.handle_heard(now);
+        peer.handle_bytes(now, now, &rules(), &bytes, &mut Parsed::default());
+    }
+
+    fn told(table: &Table, id: PeerId) -> String {
+        format!("{:?}", &*table.look(id.index() as usize).unwrap())
+    }
+
+    /// Its rest changes nothing about a connection.
+    #[track_caller]
+    fn rests(table: &mut Table, id: PeerId, before: Tick) {
+        let index = id.index() as usize;
+        let seat = told(table, id);
+        assert!(!table.is_at_rest(id));
+        table.settle(index, before);
+        assert!(table.is_at_rest(id), "{seat}");
+        assert_eq!(told(table, id), seat);
+        assert_eq!(format!("{:?}", table.get_mut(index).unwrap()), seat);
+        assert!(!table.is_at_rest(id));
+    }
+
+    #[test]
+    fn a_connection_rests_and_is_the_same_afterwards() {
+        let mut table = Table::new(slots());
+        let id = accept(&mut table, 7);
+        rests(&mut table, id, 0);
+        take(table.get_mut(0).unwrap(), 20, MessageType(1), b"one");
+        table.get_mut(0).unwrap().pending = false;
+        table.settle(0, 20);
+        assert!(!table.is_at_rest(id), "it has just been used");
+        rests(&mut table, id, 21);
+        let hello = Hello {
+            node_id: [7; 16],
+            agent: "somebody",
+            ..Hello::default()
+        };
+        let seat = table.get_mut(0).unwrap();
+        take(seat, 30, MessageType::HELLO, &hello.to_payload());
+        rests(&mut table, id, 31);
+        let node_id = table.get_mut(0).unwrap().peer.node_id();
+        assert_eq!(node_id.0, [7; 16]);
+    }
+
+    #[test]
+    fn nobody_rests_whom_something_waits_for() {
+        let ways: [fn(&mut Seat); 8] = [
+            |seat| seat.ready.set(Ready::READ),
+            |seat| seat.ready.clear(Ready::WRITE),
+            |seat| seat.in_due_list = true,
+            |seat| seat.request_deadline = Some(5),
+            |seat| seat.standing = Standing::Refused,
+            |seat| seat.peer.carry.push(0),
+            |seat| seat.peer.set_reading(3, false),
+            |seat| {
+                let frame = Frame::new(MessageType(1), b"x");
+                seat.peer.outbox.push_inline(1, &frame);
+            },
+        ];
+        let mut table = Table::new(slots());
+        for way in ways {
+            let id = accept(&mut table, 1);
+            let index = id.index() as usize;
+            way(table.get_mut(index).unwrap());
+            table.settle(index, Tick::MAX);
+            assert!(!table.is_at_rest(id), "{}", told(&table, id));
+        }
+        assert_eq!(table.settle_some(0, 7, Tick::MAX), 7);
+        assert_eq!(table.settle_some(7, usize::MAX, Tick::MAX), 0);
+    }
+
+    #[test]
+    fn the_lowest_place_is_given_away_and_empty_chunks_are_given_back() {
+        let mut table = Table::new(slots());
+        let ids: Vec<_> = (0..150).map(|_| accept(&mut table, 0)).collect();
+        assert_eq!(table.ids().map(|(id, _)| id).collect::<Vec<_>>(), ids);
+        for index in [140, 70, 3, 3] {
+            table.remove(index);
+        }
+        assert_eq!((table.vacant(), table.len()), (3, 147));
+        table.bar(3);
+        assert!(table.get_mut(3).is_none() && table.look(3).is_none());
+        assert_eq!((table.vacant(), table.len()), (70, 148));
+        for index in 64..128 {
+            table.remove(index);
+        }
+        assert!(table.chunks[1].places.is_none());
+        assert_eq!((table.vacant(), table.len()), (64, 85));
+        assert!(table.get_mut(64).is_none() && table.get_mut(9_999).is_none());
+        assert_eq!(table.ids().count(), 84);
+        table.remove(9_999);
+        table.bar(64);
+        assert_eq!((table.vacant(), table.len()), (65, 86));
+    }
+}
