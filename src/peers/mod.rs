@@ -322,7 +322,7 @@ impl Peers {
         }
     }
 
-    /// Looks whether a peer has sent what was due first, or will never send anything.
+    /// Looks whether a peer has sent what was due first.
     fn note_first(&mut self, id: PeerId) {
         let hello_required = self.rules.hello_required;
         let Some(seat) = self.seat(id).filter(|seat| seat.pending) else {
@@ -333,9 +333,25 @@ impl Peers {
         } else {
             seat.peer.has_spoken()
         };
-        if came || !seat.peer.state().takes_input() {
-            seat.pending = false;
-            self.pending -= 1;
+        if came {
+            self.forget_pending(id);
+        }
+    }
+
+    /// To be called where the state of a peer changes: one that can send nothing more owes nothing.
+    fn note_mute(&mut self, id: PeerId) {
+        if self
+            .seat(id)
+            .is_some_and(|seat| !seat.peer.state().takes_input())
+        {
+            self.forget_pending(id);
+        }
+    }
+
+    fn forget_pending(&mut self, id: PeerId) {
+        if let Some(seat) = self.seat(id) {
+            let was_pending = std::mem::take(&mut seat.pending);
+            self.pending -= usize::from(was_pending);
         }
     }
 
@@ -414,6 +430,7 @@ impl Peers {
         peer.begin_drain(now, reason, drain_ms);
         seat.pause = Some(Pause::Closing);
         recharge_carry(&self.slots, seat);
+        self.note_mute(id);
         self.after_output(now, id);
         self.arm(now, id);
     }
@@ -1056,6 +1073,7 @@ impl Peers {
             seat.peer.begin_stop(now, reason, deadline, released.bytes);
             seat.pause = Some(Pause::Closing);
             recharge_carry(&slots, seat);
+            self.note_mute(id);
             self.handle_slot(now, id.index());
         }
     }
