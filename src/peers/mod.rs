@@ -293,6 +293,12 @@ impl Peers {
         Some(id)
     }
 
+    /// A connection was accepted for want of anything better, and closed at once.
+    pub(crate) fn note_turned_away(&mut self) {
+        self.slots.ledger.accepted.add(1);
+        self.count_closed(CloseReason::TooManyPeers);
+    }
+
     /// Gives a connection its place in the table, which is the one of its slot.
     fn seat_peer(&mut self, id: PeerId, peer: Peer, standing: Standing) {
         let index = self.seats.insert(Some(Seat::new(peer, standing)));
