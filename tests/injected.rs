@@ -74,11 +74,13 @@ const fn accept_errors(count: u64) -> (&'static str, u64) {
 
 const NO_ERROR: (&str, u64) = accept_errors(0);
 const ONE_RESET: (&str, u64) = ("nebnet_peers_closed_total{reason=\"reset\"}", 1);
+const ONE_TURNED_AWAY: (&str, u64) = ("nebnet_peers_closed_total{reason=\"too_many_peers\"}", 1);
 const ONE_IO: (&str, u64) = ("nebnet_peers_closed_total{reason=\"io\"}", 1);
 
 const ACCEPTING: &[Row] = &[
     // The spare descriptor lets the one that waits be closed, so that it knows.
     row("accept4:error=EMFILE:when=1", 3, accept_errors(1)),
+    row("accept4:error=EMFILE:when=1", 3, ONE_TURNED_AWAY),
     // Not even that; whoever waits is served later, although no edge comes.
     row("accept4:error=EMFILE:when=1..2", 4, accept_errors(1)),
     row("accept4:error=ENFILE:when=1..3", 4, accept_errors(3)),

@@ -880,6 +880,39 @@ fn peers_that_say_nothing_leave_room_for_those_that_do() {
     }
 }
 
+/// It has lost its turn to speak, so its place is free before its connection is.
+#[test]
+fn who_can_send_nothing_more_is_not_pending() {
+    for required in [false, true] {
+        let config = config().max_pending(1).require_hello(required);
+        let (service, tap) = start_tap(config.first_frame_timeout(Duration::from_millis(300)));
+        let addr = service.local_addrs()[0];
+        let welcome = || {
+            let mut next = Client::connect(addr);
+            if required {
+                next.send(&Frame::new(HELLO, &Hello::default().to_payload()));
+                assert_eq!(next.receive().unwrap().message_type, OK);
+            } else {
+                next.ping(b"");
+            }
+            next
+        };
+        let mut garbage = Client::connect(addr);
+        assert!(garbage.try_write(b"GET / HTTP/1.1\r\n\r\n"));
+        assert!(garbage.receive().is_some(), "it is told why");
+        let first = welcome();
+        let mut silent = Client::connect(addr);
+        assert!(silent.receive().is_some(), "it is told why");
+        let second = welcome();
+        assert_eq!(
+            closed_for(&service.snapshot(), CloseReason::TooManyPeers),
+            0
+        );
+        drop((garbage, silent, first, second));
+        stop_tap(service, tap);
+    }
+}
+
 #[test]
 fn where_nothing_is_due_nobody_is_pending() {
     let config = config().max_pending(1).first_frame_timeout(Duration::ZERO);

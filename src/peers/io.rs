@@ -380,7 +380,7 @@ impl Peers {
         if done {
             self.leave(now, id, reason, false);
         } else {
-            self.note_first(id);
+            self.note_mute(id);
             self.check_quiet(now, id);
             self.end_useless(now, id);
             self.arm(now, id);
@@ -536,6 +536,7 @@ impl Peers {
                 .begin_stop(now, reason, now + LINGER_MS, released.bytes);
             seat.pause = Some(Pause::Closing);
         }
+        self.note_mute(id);
         if let Some(suppressed) = self.quietly(now, reason.name(), addr) {
             // Of two services that connect to each other one is refused each time.
             let level = if reason == CloseReason::DuplicateNode {

@@ -300,6 +300,12 @@ impl Peers {
         Some(id)
     }
 
+    /// A connection was accepted for want of anything better, and closed at once.
+    pub(crate) fn note_turned_away(&mut self) {
+        self.slots.ledger.accepted.add(1);
+        self.count_closed(CloseReason::TooManyPeers);
+    }
+
     /// Gives a connection its place in the table, which is the one of its slot.
     fn seat_peer(&mut self, id: PeerId, peer: Peer, standing: Standing) {
         debug_assert_eq!(peer.id, id);
@@ -325,7 +331,7 @@ impl Peers {
         }
     }
 
-    /// Looks whether a peer has sent what was due first, or will never send anything.
+    /// Looks whether a peer has sent what was due first.
     fn note_first(&mut self, id: PeerId) {
         let hello_required = self.rules.hello_required;
         let Some(seat) = self.seat(id).filter(|seat| seat.pending) else {
@@ -336,9 +342,25 @@ impl Peers {
         } else {
             seat.peer.has_spoken()
         };
-        if came || !seat.peer.state().takes_input() {
-            seat.pending = false;
-            self.pending -= 1;
+        if came {
+            self.forget_pending(id);
+        }
+    }
+
+    /// To be called where the state of a peer changes: one that can send nothing more owes nothing.
+    fn note_mute(&mut self, id: PeerId) {
+        if self
+            .seat(id)
+            .is_some_and(|seat| !seat.peer.state().takes_input())
+        {
+            self.forget_pending(id);
+        }
+    }
+
+    fn forget_pending(&mut self, id: PeerId) {
+        if let Some(seat) = self.seat(id) {
+            let was_pending = std::mem::take(&mut seat.pending);
+            self.pending -= usize::from(was_pending);
         }
     }
 
@@ -420,6 +442,7 @@ impl Peers {
         peer.begin_drain(now, reason, drain_ms);
         seat.pause = Some(Pause::Closing);
         recharge_carry(&self.slots, seat);
+        self.note_mute(id);
         self.after_output(now, id);
         self.arm(now, id);
     }
@@ -1066,6 +1089,7 @@ impl Peers {
             seat.peer.begin_stop(now, reason, deadline, released.bytes);
             seat.pause = Some(Pause::Closing);
             recharge_carry(&slots, seat);
+            self.note_mute(id);
             self.handle_slot(now, id.index());
         }
     }

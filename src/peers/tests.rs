@@ -19,8 +19,11 @@ impl Peers {
             ));
             pending += usize::from(seat.pending);
             let spoke = peer.has_spoken() && !self.rules.hello_required;
-            let open = matches!(peer.state(), State::Open);
-            assert!(!(seat.pending && spoke && open), "{id} has spoken");
+            assert!(!(seat.pending && spoke), "{id} has spoken");
+            assert!(
+                !seat.pending || peer.state().takes_input(),
+                "{id} can say nothing more: {seat:?}"
+            );
             assert!(seat.leaving.is_none(), "{id} leaves without end");
             let lingering = matches!(peer.state(), State::Lingering { .. });
             let open = peer.state().takes_input() && seat.pause.is_none();

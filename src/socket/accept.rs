@@ -15,6 +15,9 @@ pub(crate) enum AcceptFault {
     /// The process or the system ran out of something. Waiting helps, trying again does not, and
     /// no new edge will come for the connections that wait.
     Exhausted(io::Error),
+    /// The process ran out of descriptors, and the connection that waited was made with a spare one
+    /// and closed at once. Otherwise as `Exhausted`.
+    TurnedAway(io::Error),
     /// The listener will never work again.
     Dead(io::Error),
 }

@@ -529,6 +529,8 @@ impl Run {
                 "conn {index} is closed once: {conn:?}"
             );
         }
+        let made = world.conns.iter().filter(|conn| !conn.refused).count() as u64;
+        let made = made + world.turned_away;
         let registry = &world.registry;
         let snapshot = ledger.snapshot(
             Duration::ZERO,
@@ -544,6 +546,7 @@ impl Run {
         let gone = snapshot.handled + snapshot.dispatched;
         assert_eq!(snapshot.inbound.messages, gone);
         assert_eq!(snapshot.accepted, snapshot.closed_total());
+        assert_eq!(snapshot.accepted, made);
         assert_eq!(snapshot.peers, 0);
         let mut out = snapshot.outbound;
         out.add(snapshot.outbound_dropped);

@@ -128,6 +128,8 @@ pub(super) struct World {
     listener_pending: bool,
     listening: bool,
     exhausted_until: Tick,
+    /// Connections that a spare descriptor was used for.
+    pub(super) turned_away: u64,
     pub(super) bell: Arc<AtomicBool>,
     /// Whatever was done, counted.
     pub(super) work: u64,
@@ -164,6 +166,7 @@ impl World {
             listener_pending: false,
             listening: true,
             exhausted_until: 0,
+            turned_away: 0,
             bell: Arc::default(),
             work: 0,
             work_before: 0,
@@ -520,7 +523,14 @@ impl Net for SimNet {
         world.work += 1;
         if world.random.chance(world.rates.exhausted) {
             world.exhausted_until = world.now + world.random.between(1, 3_000) as u64;
-            return Err(AcceptFault::Exhausted(io::Error::other("no descriptors")));
+            let error = io::Error::other("no descriptors");
+            if world.random.chance(500) {
+                return Err(AcceptFault::Exhausted(error));
+            }
+            let index = world.backlog.pop_front().unwrap();
+            world.conns[index].refused = true;
+            world.turned_away += 1;
+            return Err(AcceptFault::TurnedAway(error));
         }
         if world.random.chance(world.rates.skip) {
             if let Some(index) = world.backlog.pop_front() {
