@@ -75,6 +75,10 @@ pub(crate) const TIMERS_PER_TURN: usize = 4096;
 pub(crate) const COMMANDS_PER_TURN: usize = 4096;
 /// Default time for which an idle thread looks again before it sleeps, in microseconds.
 pub(crate) const IDLE_POLL_US: u64 = 50;
+/// What a sleep is held to be longer by than the wait that it slept through, in microseconds.
+pub(crate) const IDLE_WAKE_US: u64 = 25;
+/// Waits slept through at once, after which one is looked through, to find out whether that pays.
+pub(crate) const IDLE_PROBE_WAITS: u32 = 63;
 /// Above this many bytes in a millisecond work comes in bulk, and an idle thread sleeps at once.
 pub(crate) const IDLE_BULK_BYTES_PER_MS: usize = 64 << 10;
 /// Readiness events taken from the kernel in one call.

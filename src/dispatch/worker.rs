@@ -51,9 +51,8 @@ impl Worker {
     pub(crate) fn run(mut self) -> Result<(), String> {
         let result = catch_unwind(AssertUnwindSafe(|| {
             while let Some(item) = self.next_item() {
-                let bytes = item.size();
+                self.idle.handle_work(self.clock.now().instant, item.size());
                 self.handle(item);
-                self.idle.handle_work(self.clock.now().instant, bytes);
             }
         }));
         self.fan_out.close();
