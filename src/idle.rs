@@ -92,10 +92,7 @@ impl Idle {
 
     /// Work of `bytes` bytes was found at `now`.
     pub(crate) fn handle_work(&mut self, now: Instant, bytes: usize) {
-        let IdleStrategy::Poll { duration } = self.strategy else {
-            return;
-        };
-        if let Some(wait) = self.wait.take() {
+        if let (Some(wait), IdleStrategy::Poll { duration }) = (self.wait.take(), self.strategy) {
             // What came while it looked was there at the latest after the last vain look.
             let end = if wait.slept { now } else { wait.looked };
             let time = end.saturating_duration_since(wait.start);
@@ -112,6 +109,11 @@ impl Idle {
         }
         self.bytes[0] = self.bytes[0].saturating_add(bytes);
         self.bulk = self.bytes[0].max(self.bytes[1]) > IDLE_BULK_BYTES_PER_MS;
+    }
+
+    /// Whether work comes in bulk, or none has come yet.
+    pub(crate) fn is_bulk(&self) -> bool {
+        self.bulk
     }
 
     /// Whether to look again rather than to sleep, at `now`.

@@ -79,6 +79,10 @@ pub(crate) const IDLE_POLL_US: u64 = 50;
 pub(crate) const IDLE_WAKE_US: u64 = 25;
 /// Waits slept through at once, after which one is looked through, to find out whether that pays.
 pub(crate) const IDLE_PROBE_WAITS: u32 = 63;
+/// Bytes of a block that the loop may dispatch itself while the dispatcher has nothing to do.
+pub(crate) const DIRECT_BLOCK_BYTES_MAX: usize = 4096;
+/// Subscribers that such a block may have: waking one that sleeps takes the loop five microseconds.
+pub(crate) const DIRECT_SUBSCRIBERS_MAX: usize = 2;
 /// Above this many bytes in a millisecond work comes in bulk, and an idle thread sleeps at once.
 pub(crate) const IDLE_BULK_BYTES_PER_MS: usize = 64 << 10;
 /// Readiness events taken from the kernel in one call.

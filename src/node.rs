@@ -415,7 +415,7 @@ impl<N: Net> Node<N> {
     fn push_in_order(&mut self, now: Now) -> bool {
         while let Some(item) = self.next_item() {
             let is_block = matches!(item, Item::Block(_));
-            match self.sink.push(item) {
+            match self.sink.push(item, self.idle.is_bulk()) {
                 Ok(()) if is_block => self.note_queue(),
                 Ok(()) => {}
                 Err(PushError::Full(item)) => {
@@ -880,9 +880,15 @@ impl Sink {
         }
     }
 
-    fn push(&mut self, item: Item) -> Result<(), PushError> {
+    fn push(&mut self, item: Item, is_bulk: bool) -> Result<(), PushError> {
         match self {
-            Self::Queue(queue) => queue.push(item),
+            Self::Queue(queue) => match item {
+                Item::Block(block) if !is_bulk => match queue.dispatch(block) {
+                    Ok(()) => Ok(()),
+                    Err(block) => queue.push(Item::Block(block)),
+                },
+                item => queue.push(item),
+            },
             Self::Inline {
                 fan_out, bounds, ..
             } => {

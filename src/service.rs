@@ -527,11 +527,11 @@ impl NetService {
                 })
             }
             Dispatch::Thread => {
-                let (queue, items) = DispatchQueue::new(Arc::clone(&shared.ledger));
+                let (mut queue, items) = DispatchQueue::new(Arc::clone(&shared.ledger));
                 let fan_out = FanOut::new(registry, slots, queue.bounds().clone());
                 let worker = Worker::new(
                     items,
-                    fan_out,
+                    queue.set_desk(fan_out),
                     Arc::clone(&poke),
                     on_tick,
                     self.config.idle,
