@@ -29,10 +29,10 @@ pub enum IdleStrategy {
     Block,
     /// After small, sparse work looks again for up to this long, giving its core away between two
     /// looks, and then sleeps. Where messages come so far apart that this was in vain of late, it
-    /// looks for a shorter time or not at all, but for one wait in 64, in which it finds out whether
-    /// they come faster. After bulk it sleeps at once; without traffic it sleeps.
+    /// looks for a shorter time or not at all, but for one wait in 64, in which it finds out
+    /// whether they come faster. After bulk it sleeps at once; without traffic it sleeps.
     Poll {
-        /// How long at most; 0 is the same as `Block`, and more than a millisecond is taken as one.
+        /// How long at most; 0 is the same as `Block`, more than a millisecond is taken as one.
         duration: Duration,
     },
     /// Never sleeps: looks again all the time, giving its core away between two looks. For a
@@ -162,10 +162,10 @@ impl Idle {
 /// longest time to look, which is what that setting means. Of looking for none, a quarter, a half
 /// and all of it, that is chosen which would have been the cheapest in the waits of late.
 ///
-/// A sleep shows a wait only together with the time it took to wake up. Where that is long, or where
-/// two threads wait for each other and both sleep, all waits look long that would be short if one
-/// looked. So one sleep in [`IDLE_PROBE_WAITS`] is not believed, and looks for all of the time; as
-/// long as it finds something, the next does too.
+/// A sleep shows a wait only together with the time it took to wake up. Where that is long, or
+/// where two threads wait for each other and both sleep, all waits look long that would be short if
+/// one looked. So after [`IDLE_PROBE_WAITS`] sleeps the next wait is looked through; as long as that
+/// finds something, so are those that follow.
 #[derive(Clone, Copy, Debug)]
 struct Habit {
     /// Of each class how many waits there were: the older, the less one counts.

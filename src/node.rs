@@ -882,13 +882,20 @@ impl Sink {
 
     fn push(&mut self, item: Item, is_bulk: bool) -> Result<(), PushError> {
         match self {
-            Self::Queue(queue) => match item {
-                Item::Block(block) if !is_bulk => match queue.dispatch(block) {
-                    Ok(()) => Ok(()),
-                    Err(block) => queue.push(Item::Block(block)),
-                },
-                item => queue.push(item),
-            },
+            Self::Queue(queue) => {
+                let item = match item {
+                    Item::Block(block) if !is_bulk => match queue.dispatch(block) {
+                        Ok(()) => return Ok(()),
+                        Err(block) => Item::Block(block),
+                    },
+                    Item::Block(_)
+                    | Item::Event(_)
+                    | Item::Notice(_)
+                    | Item::Cut(_)
+                    | Item::Poke => item,
+                };
+                queue.push(item)
+            }
             Self::Inline {
                 fan_out, bounds, ..
             } => {
