@@ -73,6 +73,12 @@ pub(crate) const ACCEPTS_PER_TURN: usize = 64;
 pub(crate) const TIMERS_PER_TURN: usize = 4096;
 /// Commands taken in a turn.
 pub(crate) const COMMANDS_PER_TURN: usize = 4096;
+/// The highest number of a processor that a thread may be placed on.
+pub(crate) const CPU_MAX: usize = 1023;
+/// Processors named for one kind of thread; a service has no more threads of a kind.
+pub(crate) const CPUS_MAX: usize = 256;
+/// Bytes that all names of threads begin with.
+pub(crate) const THREAD_NAME_SIZE_MAX: usize = 10;
 /// Default time for which an idle thread looks again before it sleeps, in microseconds.
 pub(crate) const IDLE_POLL_US: u64 = 50;
 /// What a sleep is held to be longer by than the wait that it slept through, in microseconds.
