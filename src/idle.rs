@@ -163,9 +163,9 @@ impl Idle {
 /// and all of it, that is chosen which would have been the cheapest in the waits of late.
 ///
 /// A sleep shows a wait only together with the time it took to wake up. Where that is long, or
-/// where two threads wait for each other and both sleep, all waits look long that would be short if
-/// one looked. So after [`IDLE_PROBE_WAITS`] sleeps the next wait is looked through; as long as that
-/// finds something, so are those that follow.
+/// where two threads wait for each other and both sleep, all waits look long that would be short
+/// if one looked. So after [`IDLE_PROBE_WAITS`] sleeps the next wait is looked through; as long as
+/// that finds something, so are those that follow.
 #[derive(Clone, Copy, Debug)]
 struct Habit {
     /// Of each class how many waits there were: the older, the less one counts.

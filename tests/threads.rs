@@ -1,8 +1,9 @@
 //! What the service's threads are called, where they run, and that they sleep.
 #![allow(
     missing_docs,
+    clippy::disallowed_methods,
     clippy::unwrap_used,
-    reason = "tests end where something is wrong"
+    reason = "tests may wait, and end where something is wrong"
 )]
 
 mod util;
