@@ -111,6 +111,14 @@ impl Idle {
         self.bulk = self.bytes[0].max(self.bytes[1]) > IDLE_BULK_BYTES_PER_MS;
     }
 
+    /// As [`handle_work`](Self::handle_work), by a thread that asks for nothing else, and with a
+    /// look at the clock only where the strategy depends on it.
+    pub(crate) fn note_work(&mut self, clock: Clock, bytes: usize) {
+        if let IdleStrategy::Poll { .. } = self.strategy {
+            self.handle_work(clock.now().instant, bytes);
+        }
+    }
+
     /// Whether work comes in bulk, or none has come yet.
     pub(crate) fn is_bulk(&self) -> bool {
         self.bulk

@@ -95,6 +95,9 @@ pub(crate) const IDLE_BULK_BYTES_PER_MS: usize = 64 << 10;
 pub(crate) const EVENTS_PER_POLL: usize = 1024;
 /// Slices given to one vectored write; the kernel takes 1,024 at the most.
 pub(crate) const SLICES_PER_WRITE: usize = 64;
+/// Slices prepared for a write of an outbox with at most half as many segments: to clear all of
+/// those above takes longer than such a write does.
+pub(crate) const SLICES_FEW: usize = 8;
 
 // ----- memory --------------------------------------------------------------------------------
 

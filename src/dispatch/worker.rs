@@ -51,7 +51,7 @@ impl Worker {
     pub(crate) fn run(mut self) -> Result<(), String> {
         let result = catch_unwind(AssertUnwindSafe(|| {
             while let Some(item) = self.next_item() {
-                self.idle.handle_work(self.clock.now().instant, item.size());
+                self.idle.note_work(self.clock, item.size());
                 self.handle(item);
             }
         }));
