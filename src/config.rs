@@ -17,7 +17,8 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dispatch {
     /// On a thread of its own, behind the dispatch queue. A burst waits there instead of in the
-    /// kernel, and the loop does no work per subscriber.
+    /// kernel, and the loop does no work per subscriber; only what a small read brought for at most
+    /// two of them it hands over itself, while that thread has nothing to do.
     #[default]
     Thread,
     /// On the loop's thread: one hand-off less. With many subscribers the loop has less time to
@@ -101,6 +102,9 @@ pub struct Config {
     pub(crate) dispatch_messages: usize,
     pub(crate) dispatch_bytes: usize,
     pub(crate) idle: IdleStrategy,
+    pub(crate) thread_name: String,
+    pub(crate) loop_cpus: Vec<usize>,
+    pub(crate) dispatcher_cpus: Vec<usize>,
 }
 
 impl Default for Config {
@@ -140,6 +144,9 @@ impl Default for Config {
             dispatch_messages: limits::DISPATCH_MESSAGES_MAX_DEFAULT,
             dispatch_bytes: limits::DISPATCH_BYTES_MAX_DEFAULT,
             idle: IdleStrategy::default(),
+            thread_name: "nebnet".to_owned(),
+            loop_cpus: Vec::new(),
+            dispatcher_cpus: Vec::new(),
         }
     }
 }
@@ -467,6 +474,43 @@ impl Config {
         Self { idle, ..self }
     }
 
+    /// What the names of the service's threads begin with: 1 to 10 bytes, default `nebnet`, which
+    /// makes `nebnet-loop` and `nebnet-dispatch`. Zero bytes are left out. Linux shows the first 15
+    /// bytes of a name.
+    #[must_use]
+    pub fn thread_name(self, prefix: impl Into<String>) -> Self {
+        let mut thread_name = prefix.into();
+        thread_name.retain(|letter| letter != '\0');
+        Self {
+            thread_name,
+            ..self
+        }
+    }
+
+    /// The processors that loops run on, by their numbers from 0 to 1,023: the first loop on the
+    /// first of them, and so on. Up to 256; with fewer than there are loops they are used again
+    /// from the first on. Without any, the default, the system decides.
+    ///
+    /// Whether a thread may run there is found out at the start
+    /// ([`StartError::Cpu`](crate::StartError::Cpu)).
+    #[must_use]
+    pub fn loop_cpus(self, cpus: impl IntoIterator<Item = usize>) -> Self {
+        Self {
+            loop_cpus: cpus.into_iter().collect(),
+            ..self
+        }
+    }
+
+    /// The processors that dispatchers run on, as [`loop_cpus`](Self::loop_cpus). Not used with
+    /// [`Dispatch::Inline`].
+    #[must_use]
+    pub fn dispatcher_cpus(self, cpus: impl IntoIterator<Item = usize>) -> Self {
+        Self {
+            dispatcher_cpus: cpus.into_iter().collect(),
+            ..self
+        }
+    }
+
     /// Whether a service can be made of the settings.
     ///
     /// # Errors
@@ -565,6 +609,13 @@ impl Config {
                 limits::TOKENS_MAX as u64,
                 "tokens",
             ),
+            (
+                "thread_name",
+                self.thread_name.len() as u64,
+                1,
+                limits::THREAD_NAME_SIZE_MAX as u64,
+                "bytes",
+            ),
             ("send_buffer", self.send_buffer as u64, 0, buffer, "bytes"),
             ("recv_buffer", self.recv_buffer as u64, 0, buffer, "bytes"),
         ];
@@ -579,6 +630,7 @@ impl Config {
                 });
             }
         }
+        self.note_cpus(&mut problems);
         for token in &self.accept_tokens {
             let (value, setting) = (token.size(), "accept_tokens");
             if !(1..=token_size).contains(&value) {
@@ -657,6 +709,28 @@ impl Config {
         }
         problems
     }
+
+    fn note_cpus(&self, problems: &mut Vec<ConfigError>) {
+        let lists = [
+            ("loop_cpus", &self.loop_cpus),
+            ("dispatcher_cpus", &self.dispatcher_cpus),
+        ];
+        for (setting, cpus) in lists {
+            let count = (cpus.len(), limits::CPUS_MAX, "processors");
+            let highest = cpus.iter().max().copied().unwrap_or(0);
+            for (value, max, unit) in [count, (highest, limits::CPU_MAX, "at the most")] {
+                if value > max {
+                    problems.push(ConfigError::OutOfRange {
+                        setting,
+                        value: value as u64,
+                        min: 0,
+                        max: max as u64,
+                        unit,
+                    });
+                }
+            }
+        }
+    }
 }
 
 #[cfg(any(test, fuzzing))]
@@ -700,6 +774,12 @@ mod tests {
         bad(base().max_requests((1 << 22) + 1));
         bad(base().max_requests(0));
         bad(base().idle_timeout(Duration::MAX));
+        ok(base().thread_name("ten letter"));
+        bad(base().thread_name("ten letters"));
+        bad(base().thread_name("\0"));
+        ok(base().loop_cpus([0, 1023]).dispatcher_cpus([1023; 256]));
+        bad(base().loop_cpus([0, 1024]));
+        bad(base().dispatcher_cpus([0; 257]));
         bad(base()
             .memory_budget(4 << 20)
             .dispatch_bytes(4 << 20)

@@ -439,6 +439,15 @@ pub enum StartError {
     Poller(io::Error),
     /// A thread could not be spawned.
     Thread(io::Error),
+    /// A thread may not run on a processor, or there is no such one.
+    Cpu {
+        /// The setting that names it.
+        setting: &'static str,
+        /// The number of the processor.
+        cpu: usize,
+        /// What the system said.
+        source: io::Error,
+    },
 }
 
 impl fmt::Display for StartError {
@@ -448,6 +457,11 @@ impl fmt::Display for StartError {
             Self::Listen { addr, source } => write!(f, "cannot listen on {addr}: {source}"),
             Self::Poller(source) => write!(f, "cannot create the poller: {source}"),
             Self::Thread(source) => write!(f, "cannot start a thread: {source}"),
+            Self::Cpu {
+                setting,
+                cpu,
+                source,
+            } => write!(f, "{setting}: cannot run on processor {cpu}: {source}"),
         }
     }
 }
@@ -456,9 +470,10 @@ impl Error for StartError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::AlreadyStarted => None,
-            Self::Listen { source, .. } | Self::Poller(source) | Self::Thread(source) => {
-                Some(source)
-            }
+            Self::Listen { source, .. }
+            | Self::Poller(source)
+            | Self::Thread(source)
+            | Self::Cpu { source, .. } => Some(source),
         }
     }
 }

@@ -150,6 +150,7 @@ mod dial;
 mod event;
 mod slots;
 mod socket;
+mod threads;
 // 4
 mod block;
 mod outbox;

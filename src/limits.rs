@@ -73,14 +73,31 @@ pub(crate) const ACCEPTS_PER_TURN: usize = 64;
 pub(crate) const TIMERS_PER_TURN: usize = 4096;
 /// Commands taken in a turn.
 pub(crate) const COMMANDS_PER_TURN: usize = 4096;
+/// The highest number of a processor that a thread may be placed on.
+pub(crate) const CPU_MAX: usize = 1023;
+/// Processors named for one kind of thread; a service has no more threads of a kind.
+pub(crate) const CPUS_MAX: usize = 256;
+/// Bytes that all names of threads begin with.
+pub(crate) const THREAD_NAME_SIZE_MAX: usize = 10;
 /// Default time for which an idle thread looks again before it sleeps, in microseconds.
 pub(crate) const IDLE_POLL_US: u64 = 50;
+/// What a sleep is held to be longer by than the wait that it slept through, in microseconds.
+pub(crate) const IDLE_WAKE_US: u64 = 25;
+/// Waits slept through at once, after which one is looked through, to find out whether that pays.
+pub(crate) const IDLE_PROBE_WAITS: u32 = 63;
+/// Bytes of a block that the loop may dispatch itself while the dispatcher has nothing to do.
+pub(crate) const DIRECT_BLOCK_BYTES_MAX: usize = 4096;
+/// Subscribers that such a block may have: waking one that sleeps takes the loop five microseconds.
+pub(crate) const DIRECT_SUBSCRIBERS_MAX: usize = 2;
 /// Above this many bytes in a millisecond work comes in bulk, and an idle thread sleeps at once.
 pub(crate) const IDLE_BULK_BYTES_PER_MS: usize = 64 << 10;
 /// Readiness events taken from the kernel in one call.
 pub(crate) const EVENTS_PER_POLL: usize = 1024;
 /// Slices given to one vectored write; the kernel takes 1,024 at the most.
 pub(crate) const SLICES_PER_WRITE: usize = 64;
+/// Slices prepared for a write of an outbox with at most half as many segments: to clear all of
+/// those above takes longer than such a write does.
+pub(crate) const SLICES_FEW: usize = 8;
 
 // ----- memory --------------------------------------------------------------------------------
 

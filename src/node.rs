@@ -33,8 +33,8 @@ use crate::{
     ledger::{ServiceState, Traffic},
     limits::{
         ACCEPT_BACKOFF_MAX_MS, ACCEPT_BACKOFF_MIN_MS, ACCEPTS_PER_TURN, COMMANDS_PER_TURN,
-        EVENTS_PER_POLL, METRICS_TICK_MS, READ_PER_TURN_BYTES, SLICES_PER_WRITE, TIMERS_LATE_MS,
-        TIMERS_PER_TURN, WRITE_PER_TURN_BYTES,
+        EVENTS_PER_POLL, METRICS_TICK_MS, READ_PER_TURN_BYTES, SLICES_FEW, SLICES_PER_WRITE,
+        TIMERS_LATE_MS, TIMERS_PER_TURN, WRITE_PER_TURN_BYTES,
     },
     peers::{Action, Peers, Stop, Timer},
     quiet::{Quiet, Subject},
@@ -305,7 +305,7 @@ impl<N: Net> Node<N> {
     }
 
     fn handle_commands(&mut self, now: Now) {
-        for _ in 0..COMMANDS_PER_TURN {
+        for _ in 0..COMMANDS_PER_TURN.min(self.commands.len()) {
             let Ok(command) = self.commands.try_recv() else {
                 return;
             };
@@ -415,7 +415,7 @@ impl<N: Net> Node<N> {
     fn push_in_order(&mut self, now: Now) -> bool {
         while let Some(item) = self.next_item() {
             let is_block = matches!(item, Item::Block(_));
-            match self.sink.push(item) {
+            match self.sink.push(item, self.idle.is_bulk()) {
                 Ok(()) if is_block => self.note_queue(),
                 Ok(()) => {}
                 Err(PushError::Full(item)) => {
@@ -583,24 +583,38 @@ impl<N: Net> Node<N> {
     fn write_peer(&mut self, now: Now, id: PeerId) {
         let mut left = WRITE_PER_TURN_BYTES;
         while left > 0 {
-            let Some(stream) = stream_of(&mut self.streams, id) else {
+            let taken = if self.peers.offers_few(id) {
+                self.write_slices::<SLICES_FEW>(now, id, left)
+            } else {
+                self.write_slices::<SLICES_PER_WRITE>(now, id, left)
+            };
+            let Some(taken) = taken else {
                 return;
             };
-            let mut slices = [IoSlice::new(&[]); SLICES_PER_WRITE];
-            let filled = self.peers.fill_slices(id, &mut slices, left);
-            if filled == 0 {
-                return;
-            }
-            let slices = &slices[..filled];
-            let offered = slices.iter().map(|slice| slice.len()).sum();
-            let result = self.net.write(stream, slices);
-            let taken = self.peers.handle_written(now.tick, id, offered, result);
-            self.moved += taken;
-            if taken < offered {
-                return;
-            }
             left = left.saturating_sub(taken);
         }
+    }
+
+    /// Offers up to `SLICES` slices to the kernel. `None` if there is nothing to offer, or not all
+    /// of it was taken.
+    fn write_slices<const SLICES: usize>(
+        &mut self,
+        now: Now,
+        id: PeerId,
+        left: usize,
+    ) -> Option<usize> {
+        let stream = stream_of(&mut self.streams, id)?;
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let filled = self.peers.fill_slices(id, &mut slices, left);
+        if filled == 0 {
+            return None;
+        }
+        let slices = &slices[..filled];
+        let offered = slices.iter().map(|slice| slice.len()).sum();
+        let result = self.net.write(stream, slices);
+        let taken = self.peers.handle_written(now.tick, id, offered, result);
+        self.moved += taken;
+        (taken == offered).then_some(taken)
     }
 
     fn run_actions(&mut self, now: Now) {
@@ -884,9 +898,22 @@ impl Sink {
         }
     }
 
-    fn push(&mut self, item: Item) -> Result<(), PushError> {
+    fn push(&mut self, item: Item, is_bulk: bool) -> Result<(), PushError> {
         match self {
-            Self::Queue(queue) => queue.push(item),
+            Self::Queue(queue) => {
+                let item = match item {
+                    Item::Block(block) if !is_bulk => match queue.dispatch(block) {
+                        Ok(()) => return Ok(()),
+                        Err(block) => Item::Block(block),
+                    },
+                    Item::Block(_)
+                    | Item::Event(_)
+                    | Item::Notice(_)
+                    | Item::Cut(_)
+                    | Item::Poke => item,
+                };
+                queue.push(item)
+            }
             Self::Inline {
                 fan_out, bounds, ..
             } => {

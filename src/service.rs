@@ -40,6 +40,7 @@ use crate::{
     peers::{HandlerOptions, Handlers, PeerLimits, Peers},
     slots::{BroadcastReport, OutboxLimits, Recipients, Slots},
     socket::{Listener, SocketOptions, Sockets, raise_descriptor_limit},
+    threads::{Crew, run_on, warn_if_crowded},
     timers::Timers,
 };
 
@@ -497,6 +498,13 @@ impl NetService {
     // ----- start -----------------------------------------------------------------------------
 
     fn start_threads(&mut self, running: &Sender<Never>) -> Result<(), StartError> {
+        let mut places = vec![self.loops().cpu(0)];
+        self.loops().try_cpus()?;
+        if self.config.dispatch == Dispatch::Thread {
+            places.push(self.dispatchers().cpu(0));
+            self.dispatchers().try_cpus()?;
+        }
+        warn_if_crowded(self.config.idle, &places);
         let sink = self.start_dispatcher(running)?;
         let node = self.make_node(sink);
         let result = node.and_then(|node| self.start_node(node, running));
@@ -507,6 +515,24 @@ impl NetService {
             }
         }
         result
+    }
+
+    fn loops(&self) -> Crew<'_> {
+        Crew {
+            prefix: &self.config.thread_name,
+            role: "loop",
+            setting: "loop_cpus",
+            cpus: &self.config.loop_cpus,
+        }
+    }
+
+    fn dispatchers(&self) -> Crew<'_> {
+        Crew {
+            role: "dispatch",
+            setting: "dispatcher_cpus",
+            cpus: &self.config.dispatcher_cpus,
+            ..self.loops()
+        }
     }
 
     fn start_dispatcher(&mut self, running: &Sender<Never>) -> Result<Sink, StartError> {
@@ -527,11 +553,11 @@ impl NetService {
                 })
             }
             Dispatch::Thread => {
-                let (queue, items) = DispatchQueue::new(Arc::clone(&shared.ledger));
+                let (mut queue, items) = DispatchQueue::new(Arc::clone(&shared.ledger));
                 let fan_out = FanOut::new(registry, slots, queue.bounds().clone());
                 let worker = Worker::new(
                     items,
-                    fan_out,
+                    queue.set_desk(fan_out),
                     Arc::clone(&poke),
                     on_tick,
                     self.config.idle,
@@ -539,7 +565,7 @@ impl NetService {
                 );
                 poke.set_wake(queue.waker());
                 let (running, shared) = (running.clone(), Arc::clone(shared));
-                let thread = spawn("nebnet-dispatch", move || {
+                let thread = spawn(self.dispatchers(), move || {
                     let result = worker.run();
                     if let Err(message) = &result {
                         fail(&shared, "nebnet-dispatch", message.clone());
@@ -611,7 +637,7 @@ impl NetService {
     ) -> Result<(), StartError> {
         let (running, shared) = (running.clone(), Arc::clone(&self.shared));
         let inline = self.config.dispatch == Dispatch::Inline;
-        let thread = spawn("nebnet-loop", move || {
+        let thread = spawn(self.loops(), move || {
             let clock = shared.clock;
             let run = catch_unwind(AssertUnwindSafe(|| node.run(clock)));
             let end = run.unwrap_or_else(|panic| LoopEnd {
@@ -716,12 +742,21 @@ fn fail(shared: &Shared, thread: &'static str, message: String) {
 }
 
 fn spawn<T: Send + 'static>(
-    name: &str,
+    crew: Crew<'_>,
     run: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, StartError> {
+    let (name, cpu) = (crew.name(0), crew.cpu(0));
+    let place = move || {
+        // It was tried before; whoever took it away meanwhile wants the service to run all the
+        // same.
+        if let Some((cpu, Err(error))) = cpu.map(|cpu| (cpu, run_on(cpu))) {
+            log::warn!("cannot run on processor {cpu} any more: {error}");
+        }
+        run()
+    };
     thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(run)
+        .name(name)
+        .spawn(place)
         .map_err(StartError::Thread)
 }
 

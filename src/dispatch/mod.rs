@@ -8,6 +8,7 @@
 //! The same code runs on a thread of its own ([`worker`]) or on the loop.
 
 mod answers;
+mod desk;
 mod events;
 mod options;
 mod queue;
@@ -27,6 +28,7 @@ pub use subscription::{
     Batch, ChannelSubscription, Delivery, Iter, Messages, Subscription, TryIter,
 };
 
+pub(crate) use desk::Desk;
 pub(crate) use queue::{DispatchQueue, Item, Poke, PushError, QueueBounds};
 pub(crate) use registry::{Outlet, Registry};
 pub(crate) use replies::Waiter;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::Notice;
+use super::{Desk, FanOut, Notice};
 use crate::{
     balance::CutMarker,
     block::BlockRef,
@@ -53,6 +53,8 @@ impl Item {
 pub(crate) struct DispatchQueue {
     items: Arc<Sender<Item>>,
     bounds: QueueBounds,
+    /// Where the dispatcher works, once there is one.
+    desk: Option<Arc<Desk>>,
 }
 
 /// What both ends know of the queue.
@@ -83,9 +85,17 @@ impl DispatchQueue {
             Self {
                 items: Arc::new(items),
                 bounds: QueueBounds::new(ledger),
+                desk: None,
             },
             receiver,
         )
+    }
+
+    /// Makes the desk at which what goes through the queue is dispatched.
+    pub(crate) fn set_desk(&mut self, fan_out: FanOut) -> Arc<Desk> {
+        let desk = Arc::new(Desk::new(fan_out));
+        self.desk = Some(Arc::clone(&desk));
+        desk
     }
 
     pub(crate) fn bounds(&self) -> &QueueBounds {
@@ -117,6 +127,8 @@ impl DispatchQueue {
             let (SendTimeoutError::Timeout(item) | SendTimeoutError::Disconnected(item)) = error;
             self.bounds.take_back(item);
             self.lose(item);
+        } else {
+            self.note_handed();
         }
         sent.is_ok()
     }
@@ -133,8 +145,29 @@ impl DispatchQueue {
     /// before. It comes back if every place is taken; a dispatcher that has ended wants nothing.
     pub(crate) fn push_item(&self, item: Item) -> Result<(), Item> {
         match self.items.try_send(item) {
-            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+            Ok(()) => {
+                self.note_handed();
+                Ok(())
+            }
+            Err(TrySendError::Disconnected(_)) => Ok(()),
             Err(TrySendError::Full(item)) => Err(item),
+        }
+    }
+
+    fn note_handed(&self) {
+        if let Some(desk) = &self.desk {
+            desk.note_handed();
+        }
+    }
+
+    /// Dispatches a block on this thread, if there is room for it, it is small, and the dispatcher
+    /// has nothing to do; otherwise it comes back.
+    pub(crate) fn dispatch(&self, block: BlockRef) -> Result<(), BlockRef> {
+        match &self.desk {
+            Some(desk) if self.bounds.has_room_for_block(&block) => {
+                desk.dispatch(block, |block| self.bounds.raise_block(block))
+            }
+            Some(_) | None => Err(block),
         }
     }
 
@@ -146,7 +179,10 @@ impl DispatchQueue {
         // Raised first, so that the dispatcher never lowers what was not raised.
         self.bounds.raise(&item);
         match self.items.try_send(item) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.note_handed();
+                Ok(())
+            }
             Err(error) => {
                 let (TrySendError::Full(item) | TrySendError::Disconnected(item)) = &error;
                 self.bounds.take_back(item);
@@ -200,12 +236,16 @@ impl QueueBounds {
     /// Takes the item's place in the queue's bounds.
     pub(crate) fn raise(&self, item: &Item) {
         match item {
-            Item::Block(block) => self.ledger.dispatch_queue.raise(queue_charge(block)),
+            Item::Block(block) => self.raise_block(block),
             Item::Event(_) => {
                 self.events.fetch_add(1, Ordering::Relaxed);
             }
             Item::Notice(_) | Item::Cut(_) | Item::Poke => {}
         }
+    }
+
+    pub(crate) fn raise_block(&self, block: &BlockRef) {
+        self.ledger.dispatch_queue.raise(queue_charge(block));
     }
 
     /// Undoes [`raise`](Self::raise), because the item was not taken.

@@ -595,7 +595,7 @@ impl Subscription {
     /// Opens a delivery, and remembers how much work it is.
     fn take_noted(&mut self, delivery: Delivery) -> Batch {
         let size = (delivery.end - delivery.start) as usize;
-        self.idle.handle_work(self.clock.now().instant, size);
+        self.idle.note_work(self.clock, size);
         self.take(delivery)
     }
 }

@@ -136,6 +136,16 @@ impl FanOut {
         }
     }
 
+    /// How many subscribers a block of one type has; `None` if it is mixed, or that cannot be had
+    /// now.
+    pub(crate) fn count_subscribers(&mut self, block: &BlockRef) -> Option<usize> {
+        let message_type = block.head().message_type?;
+        let list = self
+            .refresh()
+            .then(|| self.routes[usize::from(message_type.0)])?;
+        Some(self.lists[usize::from(list)].len())
+    }
+
     /// Offers an event to everybody who subscribes to them, and gives back its place in the
     /// dispatch queue.
     pub(crate) fn dispatch_event(&mut self, event: Box<Event>) {

@@ -2,6 +2,7 @@
 
 mod answers;
 mod cuts;
+mod desk;
 #[cfg(nebnet_loom)]
 mod models;
 mod overflow;

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{FanOut, queue::Item, queue::Poke};
+use super::{Desk, FanOut, queue::Item, queue::Poke};
 use crate::{
     clock::Clock,
     idle::{Idle, IdleStrategy},
@@ -17,7 +17,7 @@ use crate::{
 /// What the thread runs: takes items until the loop has let go of the queue and it is empty.
 pub(crate) struct Worker {
     items: Receiver<Item>,
-    fan_out: FanOut,
+    desk: Arc<Desk>,
     poke: Arc<Poke>,
     on_tick: OnTick,
     idle: Idle,
@@ -30,7 +30,7 @@ pub(crate) type OnTick = Box<dyn FnMut() + Send>;
 impl Worker {
     pub(crate) fn new(
         items: Receiver<Item>,
-        fan_out: FanOut,
+        desk: Arc<Desk>,
         poke: Arc<Poke>,
         on_tick: OnTick,
         idle: IdleStrategy,
@@ -38,7 +38,7 @@ impl Worker {
     ) -> Self {
         Self {
             items,
-            fan_out,
+            desk,
             poke,
             on_tick,
             idle: Idle::new(idle),
@@ -51,12 +51,11 @@ impl Worker {
     pub(crate) fn run(mut self) -> Result<(), String> {
         let result = catch_unwind(AssertUnwindSafe(|| {
             while let Some(item) = self.next_item() {
-                let bytes = item.size();
+                self.idle.note_work(self.clock, item.size());
                 self.handle(item);
-                self.idle.handle_work(self.clock.now().instant, bytes);
             }
         }));
-        self.fan_out.close();
+        self.desk.close();
         result.map_err(|panic| panic_message(&*panic))
     }
 
@@ -74,10 +73,10 @@ impl Worker {
 
     fn handle(&mut self, item: Item) {
         match item {
-            Item::Block(block) => self.fan_out.dispatch(block),
-            Item::Event(event) => self.fan_out.dispatch_event(event),
-            Item::Notice(notice) => self.fan_out.handle_notice(*notice),
-            Item::Cut(marker) => self.fan_out.handle_cut(*marker),
+            Item::Block(block) => self.desk.handle(|fan_out| fan_out.dispatch(block)),
+            Item::Event(event) => self.desk.handle(|fan_out| fan_out.dispatch_event(event)),
+            Item::Notice(notice) => self.desk.handle(|fan_out| fan_out.handle_notice(*notice)),
+            Item::Cut(marker) => self.desk.handle(|fan_out| fan_out.handle_cut(*marker)),
             Item::Poke => {}
         }
         if self.poke.take() {
@@ -86,7 +85,7 @@ impl Worker {
     }
 
     fn look_around(&mut self) {
-        self.fan_out.pump();
+        self.desk.visit(FanOut::pump);
         if self.poke.take_tick() {
             (self.on_tick)();
         }
@@ -111,7 +110,7 @@ impl Worker {
 impl fmt::Debug for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Worker")
-            .field("fan_out", &self.fan_out)
+            .field("desk", &self.desk)
             .finish_non_exhaustive()
     }
 }

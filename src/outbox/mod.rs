@@ -183,6 +183,12 @@ impl Outbox {
         filled
     }
 
+    /// Segments on offer, as far as they were chosen.
+    pub(crate) fn count_segments(&self) -> usize {
+        let rest = self.rest.as_ref().map_or(0, |rest| rest.segments.len());
+        usize::from(!self.front.is_empty()) + rest
+    }
+
     /// Whether a frame of the protocol waits.
     pub(crate) fn has_control(&self) -> bool {
         self.controls > 0

@@ -10,7 +10,7 @@ use crate::{
     event::Event,
     id::PeerId,
     ledger::Traffic,
-    limits::{BLOCK_SIZE, LINGER_MS, PAUSE_REPORTED_MS},
+    limits::{BLOCK_SIZE, LINGER_MS, PAUSE_REPORTED_MS, SLICES_FEW},
     peer::{Fault, Parsed, State},
     slots::Flow,
     socket::Ready,
@@ -579,6 +579,12 @@ impl Peers {
         }
         seat.peer.queue_pong();
         seat.peer.outbox.fill_slices(slices, bytes_max)
+    }
+
+    /// Whether so little waits for the peer that a few slices are enough.
+    pub(crate) fn offers_few(&mut self, id: PeerId) -> bool {
+        let seat = self.seat(id);
+        seat.is_none_or(|seat| seat.peer.outbox.count_segments() <= SLICES_FEW / 2)
     }
 
     /// How far the write got. Returns how many bytes were taken.

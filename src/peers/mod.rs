@@ -587,14 +587,14 @@ impl Peers {
     /// Takes the lists of the turn; whoever is listed from now on waits for the next one.
     pub(crate) fn begin_turn(&mut self, now: Tick) {
         self.slots.finish_deferred();
-        self.reading.append(&mut self.read_list);
+        append(&mut self.reading, &mut self.read_list);
         self.handle_attention(now);
         self.retry(now);
         if self.has_budget_again() {
             self.resume_budget(now);
         }
         self.recheck_watermarks(now);
-        self.writing.append(&mut self.write_list);
+        append(&mut self.writing, &mut self.write_list);
     }
 
     /// The next peer to read.
@@ -647,7 +647,7 @@ impl Peers {
     /// Peers with output from commands that came in since the turn began.
     pub(crate) fn poll_late_output(&mut self, now: Tick) {
         self.handle_attention(now);
-        self.writing.append(&mut self.write_list);
+        append(&mut self.writing, &mut self.write_list);
     }
 
     /// Fires the timers that are due, `TIMERS_PER_TURN` at most, and returns the first that is not
@@ -712,7 +712,8 @@ impl Peers {
     // ----- attention, timers, budget ---------------------------------------------------------
 
     fn handle_attention(&mut self, now: Tick) {
-        for _ in 0..COMMANDS_PER_TURN {
+        // Nobody asks in most turns, and to count costs less than to try in vain.
+        for _ in 0..COMMANDS_PER_TURN.min(self.slots.attention_count()) {
             let Some(index) = self.slots.poll_attention() else {
                 return;
             };
@@ -739,6 +740,9 @@ impl Peers {
     }
 
     fn retry(&mut self, now: Tick) {
+        if self.again.is_empty() {
+            return;
+        }
         for again in std::mem::take(&mut self.again) {
             match again {
                 Again::Attention(index) => self.handle_slot(now, index),
@@ -1241,6 +1245,13 @@ impl Peers {
 
     fn quietly(&mut self, now: Tick, cause: &'static str, addr: SocketAddr) -> Option<Suppressed> {
         self.quiet.allow(now, cause, Subject::Address(addr.ip()))
+    }
+}
+
+/// Adds a list to another. In most turns it is empty, and the deque's own way costs all the same.
+fn append(list: &mut VecDeque<PeerId>, more: &mut VecDeque<PeerId>) {
+    if !more.is_empty() {
+        list.append(more);
     }
 }
 

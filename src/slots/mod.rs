@@ -955,6 +955,10 @@ impl Slots {
         Some(index)
     }
 
+    pub(crate) fn attention_count(&self) -> usize {
+        self.attention.1.len()
+    }
+
     pub(crate) fn has_attention(&self) -> bool {
         !self.attention.1.is_empty()
     }

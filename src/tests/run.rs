@@ -175,12 +175,12 @@ impl Run {
                 on_tick: Box::new(|| {}),
             }
         } else {
-            let (queue, items) = DispatchQueue::new(Arc::clone(&ledger));
-            let queue = queue.with_events_max(world.random.pick(&[1, 2, 5, 4096]));
+            let (mut queue, items) = DispatchQueue::new(Arc::clone(&ledger));
+            queue = queue.with_events_max(world.random.pick(&[1, 2, 5, 4096]));
             let fan_out = FanOut::new(registry, Arc::clone(&slots), queue.bounds().clone());
             world.worker = Some(Worker::new(
                 items,
-                fan_out,
+                queue.set_desk(fan_out),
                 Arc::clone(&poke),
                 Box::new(|| {}),
                 IdleStrategy::Block,

@@ -216,6 +216,33 @@ fn log_levels_choose_what_is_logged() {
 }
 
 #[test]
+fn threads_that_spin_on_one_processor_are_warned_of() {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let list = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let first = list.unwrap().trim().split([',', '-']).next().unwrap();
+    let args = ["--echo", "--idle", "spin", "--thread-name", "core"];
+    let places = ["--loop-cpus", first, "--dispatcher-cpus", first];
+    let service = Service::start(&[&args[..], &places].concat());
+    assert_echoes(&mut service.connect());
+    let warning = "2 threads that never sleep on 1 processor";
+    assert_eq!(service.stderr().matches(warning).count(), 1);
+    service.stop();
+
+    let output = run(
+        &["serve", "--listen", "127.0.0.1:0", "--loop-cpus", "1023"],
+        b"",
+    );
+    let (code, line) = failure(&output);
+    assert_eq!(code, 1);
+    assert!(
+        line.contains("loop_cpus: cannot run on processor 1023"),
+        "{line}"
+    );
+}
+
+#[test]
 fn the_configuration_file_is_used_and_flags_win() {
     let file = TempFile::new("echo = true\nmax_payload = 10\nlisten = \"127.0.0.1:0\"\n");
     let service = Service::start_with(&["--config", file.name(), "--max-payload", "20"]);

@@ -141,6 +141,18 @@ pub(crate) struct ServeOptions {
     /// Where messages are handed to subscribers [default: thread]
     #[arg(long, value_enum, value_name = "WHERE")]
     pub(crate) dispatch: Option<DispatchOn>,
+    /// What threads do while there is nothing to do [default: poll]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub(crate) idle: Option<WhenIdle>,
+    /// What the names of the threads begin with; 1 to 10 bytes [default: nebnet]
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) thread_name: Option<String>,
+    /// Processors that the loops run on, with commas between them [default: the system decides]
+    #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = units::count)]
+    pub(crate) loop_cpus: Option<Vec<usize>>,
+    /// The same for the dispatchers
+    #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = units::count)]
+    pub(crate) dispatcher_cpus: Option<Vec<usize>>,
     /// What is logged on standard error [default: info]
     #[arg(long, value_enum, value_name = "LEVEL")]
     pub(crate) log_level: Option<LogLevel>,
@@ -152,6 +164,16 @@ pub(crate) enum DispatchOn {
     Thread,
     /// On the loop thread: one hand-off less
     Inline,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum WhenIdle {
+    /// Sleep
+    Block,
+    /// Look again for a while where that pays, then sleep
+    Poll,
+    /// Look again all the time
+    Spin,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

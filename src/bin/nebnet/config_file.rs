@@ -166,6 +166,14 @@ fn set(options: &mut ServeOptions, key: &str, value: &DeValue<'_>) -> Result<(),
         }
         "drain" => scalar(value, units::duration).map(|read| options.drain = Some(read)),
         "dispatch" => scalar(value, choice).map(|read| options.dispatch = Some(read)),
+        "idle" => scalar(value, choice).map(|read| options.idle = Some(read)),
+        "thread_name" => {
+            scalar(value, |text| Ok(text.to_owned())).map(|read| options.thread_name = Some(read))
+        }
+        "loop_cpus" => list(value, units::count).map(|read| options.loop_cpus = Some(read)),
+        "dispatcher_cpus" => {
+            list(value, units::count).map(|read| options.dispatcher_cpus = Some(read))
+        }
         "log_level" => scalar(value, choice).map(|read| options.log_level = Some(read)),
         _ => return Err(unknown(key)),
     };
@@ -342,6 +350,10 @@ mod tests {
             drain = "2s"
             dispatch = "inline"
             log_level = "debug"
+            idle = "block"
+            thread_name = "core"
+            loop_cpus = [0, 1]
+            dispatcher_cpus = 2
         "#;
         let file = ConfigFile::parse(Path::new("f"), text);
         assert_eq!(problems(text), Vec::<String>::new());
@@ -351,7 +363,9 @@ mod tests {
         assert_eq!(file.options.idle_timeout, Some(Duration::ZERO));
         assert_eq!(file.options.frame_timeout, Some(Duration::from_millis(500)));
         assert_eq!(file.options.outbox_bytes, Some(1 << 20));
-        assert_eq!(file.lines.len(), 22);
+        assert_eq!(file.options.loop_cpus, Some(vec![0, 1]));
+        assert_eq!(file.options.dispatcher_cpus, Some(vec![2]));
+        assert_eq!(file.lines.len(), 26);
         assert_eq!(file.lines["listen"], 2);
     }
 

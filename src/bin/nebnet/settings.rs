@@ -10,10 +10,10 @@ use std::{
 };
 
 use log::LevelFilter;
-use nebnet::{Config, ConfigError, Dispatch, NodeId};
+use nebnet::{Config, ConfigError, Dispatch, IdleStrategy, NodeId};
 
 use crate::{
-    args::{DispatchOn, LogLevel, ServeOptions},
+    args::{DispatchOn, LogLevel, ServeOptions, WhenIdle},
     config_file::{self, ConfigFile},
     failure::Failure,
     relay,
@@ -197,6 +197,10 @@ settings!(
     heartbeat_timeout,
     drain,
     dispatch,
+    idle,
+    thread_name,
+    loop_cpus,
+    dispatcher_cpus,
     log_level,
 );
 
@@ -249,9 +253,29 @@ fn config_of(options: &ServeOptions) -> Config {
     if let Some(budget) = options.memory_budget {
         config = within_budget(config, budget, options);
     }
+    config = threads_of(config, options);
     match options.dispatch {
         Some(DispatchOn::Thread) => config.dispatch(Dispatch::Thread),
         Some(DispatchOn::Inline) => config.dispatch(Dispatch::Inline),
+        None => config,
+    }
+}
+
+/// What threads are called, where they run, and what they do while there is nothing to do.
+fn threads_of(mut config: Config, options: &ServeOptions) -> Config {
+    config = match options.idle {
+        Some(WhenIdle::Block) => config.idle(IdleStrategy::Block),
+        Some(WhenIdle::Spin) => config.idle(IdleStrategy::Spin),
+        Some(WhenIdle::Poll) | None => config,
+    };
+    if let Some(prefix) = &options.thread_name {
+        config = config.thread_name(prefix);
+    }
+    if let Some(cpus) = &options.loop_cpus {
+        config = config.loop_cpus(cpus.iter().copied());
+    }
+    match &options.dispatcher_cpus {
+        Some(cpus) => config.dispatcher_cpus(cpus.iter().copied()),
         None => config,
     }
 }

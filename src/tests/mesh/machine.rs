@@ -584,7 +584,7 @@ fn make_sink(registry: &Arc<Registry>, slots: &Arc<Slots>, inline: bool) -> (Sin
         };
         return (sink, None);
     }
-    let (queue, items) = DispatchQueue::new(ledger);
+    let (mut queue, items) = DispatchQueue::new(ledger);
     let fan_out = FanOut::new(
         Arc::clone(registry),
         Arc::clone(slots),
@@ -593,7 +593,7 @@ fn make_sink(registry: &Arc<Registry>, slots: &Arc<Slots>, inline: bool) -> (Sin
     poke.set_wake(queue.waker());
     let worker = Worker::new(
         items,
-        fan_out,
+        queue.set_desk(fan_out),
         poke,
         Box::new(|| {}),
         IdleStrategy::Block,

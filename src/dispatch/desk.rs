@@ -1,0 +1,110 @@
+//! The fan-out of a service with a dispatcher thread, and who works at it.
+//!
+//! It is the dispatcher's. But a hand-off to a thread that sleeps costs more than the fan-out of a
+//! small read to one or two subscribers: so the loop does that itself, while the dispatcher has
+//! nothing to do. It does so only when everything that it ever handed over was handled, and so
+//! nothing can overtake; it never waits, for the dispatcher may be looking around; and it does not
+//! in bulk, where two threads get more done than one.
+
+use std::sync::PoisonError;
+
+use super::FanOut;
+use crate::{
+    block::BlockRef,
+    limits::{DIRECT_BLOCK_BYTES_MAX, DIRECT_SUBSCRIBERS_MAX},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// Shared by the loop and the dispatcher.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    fan_out: Mutex<FanOut>,
+    turns: Turns,
+}
+
+/// What the loop handed over, and what of it is done.
+#[derive(Debug, Default)]
+struct Turns {
+    /// Items that the loop has put into the dispatch queue; written by the loop.
+    handed: AtomicU64,
+    /// How many of them the dispatcher has handled; written by it, while it holds the fan-out.
+    handled: AtomicU64,
+}
+
+/// More than was ever handed over: the dispatcher has ended.
+const ENDED: u64 = u64::MAX;
+
+impl Turns {
+    fn note(count: &AtomicU64) {
+        let next = count.load(Ordering::Relaxed).wrapping_add(1);
+        count.store(next, Ordering::Release);
+    }
+
+    /// To be asked by the loop, which alone hands over: then a yes stays true.
+    fn is_done(&self) -> bool {
+        self.handed.load(Ordering::Relaxed) == self.handled.load(Ordering::Acquire)
+    }
+}
+
+impl Desk {
+    pub(crate) fn new(fan_out: FanOut) -> Self {
+        Self {
+            fan_out: Mutex::new(fan_out),
+            turns: Turns::default(),
+        }
+    }
+
+    /// The loop has handed an item to the dispatcher.
+    pub(crate) fn note_handed(&self) {
+        Turns::note(&self.turns.handed);
+    }
+
+    /// The dispatcher handles an item that the loop has handed over.
+    pub(crate) fn handle(&self, item: impl FnOnce(&mut FanOut)) {
+        self.visit(|fan_out| {
+            item(fan_out);
+            Turns::note(&self.turns.handled);
+        });
+    }
+
+    /// The dispatcher does something else with the fan-out.
+    pub(crate) fn visit<T>(&self, work: impl FnOnce(&mut FanOut) -> T) -> T {
+        // Where the loop had a panic in here, the service ends, and what is left is delivered.
+        let mut fan_out = self.fan_out.lock().unwrap_or_else(PoisonError::into_inner);
+        work(&mut fan_out)
+    }
+
+    /// The dispatcher ends, and with it the fan-out.
+    pub(crate) fn close(&self) {
+        self.visit(|fan_out| {
+            self.turns.handled.store(ENDED, Ordering::Release);
+            fan_out.close();
+        });
+    }
+
+    /// The loop has a block with room for it in the dispatch queue's bounds, and dispatches it
+    /// here if it may; `raise` takes its place in the bounds. Otherwise the block comes back.
+    pub(crate) fn dispatch(
+        &self,
+        block: BlockRef,
+        raise: impl FnOnce(&BlockRef),
+    ) -> Result<(), BlockRef> {
+        if block.bytes().len() > DIRECT_BLOCK_BYTES_MAX || !self.turns.is_done() {
+            return Err(block);
+        }
+        let Ok(mut fan_out) = self.fan_out.try_lock() else {
+            return Err(block);
+        };
+        match fan_out.count_subscribers(&block) {
+            Some(..=DIRECT_SUBSCRIBERS_MAX) => {
+                raise(&block);
+                fan_out.dispatch(block);
+                Ok(())
+            }
+            Some(_) | None => Err(block),
+        }
+    }
+}
