@@ -70,11 +70,6 @@ impl BlockRef {
     pub(crate) fn charge(&self) -> usize {
         self.0.charge()
     }
-
-    /// What the block holds: application messages, and bytes of all frames.
-    pub(crate) fn traffic(&self) -> Traffic {
-        Traffic::new(u64::from(self.0.head.frames), self.0.bytes.len() as u64)
-    }
 }
 
 impl Clone for BlockRef {

@@ -5,6 +5,7 @@
 //!
 //! - inbound: `received = handled + dispatched + queued for dispatch + undelivered`,
 //!   `dispatched = claimed + unclaimed`
+//! - per type: `handled and dispatched = handled + claimed + unclaimed + answers`
 //! - per subscriber: `matched = taken + dropped + discarded + queued + parked`
 //! - outbound: `accepted = written + dropped + overflowed + queued`
 //! - requests: `sent = answered + timed_out + closed + cancelled + outstanding`; their answers are
@@ -324,7 +325,7 @@ impl Ledger {
                 messages_capacity: self.dispatch_capacity.messages,
                 bytes_capacity: self.dispatch_capacity.bytes,
             },
-            types: TypeRows::merge([&self.types_in, &self.types_handled], &self.types_out),
+            types: TypeTraffic::merge(self.types_of_loop().chain(self.types_in.dispatched())),
             subscribers,
             // The caller's to fill in.
             event_subscribers: Vec::new(),
@@ -349,9 +350,13 @@ impl Ledger {
         let (departed, requests) = (DepartedRow::default(), RequestRow::default());
         let shot = self.snapshot(uptime, Vec::new(), departed, requests);
         Snapshot {
-            types: TypeRows::merge([&self.types_handled], &self.types_out),
+            types: TypeTraffic::merge(self.types_of_loop()),
             ..shot
         }
+    }
+
+    fn types_of_loop(&self) -> impl Iterator<Item = TypeTraffic> + '_ {
+        self.types_handled.handled().chain(self.types_out.written())
     }
 
     fn handler_rows(&self) -> Vec<HandlerRow> {
@@ -446,6 +451,10 @@ pub(crate) struct TypeRows {
 struct TypeCell {
     message_type: Counter,
     traffic: TrafficCounter,
+    /// What became of messages that were dispatched.
+    claimed: Counter,
+    unclaimed: Counter,
+    answers: Counter,
 }
 
 impl Default for TypeRows {
@@ -465,54 +474,62 @@ impl TypeRows {
         self.rows[usize::from(row)].traffic.add(traffic);
     }
 
-    /// What all rows add up to.
-    pub(crate) fn sum(&self) -> Traffic {
-        let mut sum = Traffic::default();
-        self.each().for_each(|(_, traffic)| sum.add(traffic));
-        sum
+    /// Messages that were dispatched, and whether anybody's types matched them.
+    #[inline]
+    pub(crate) fn add_offered(&self, row: u16, traffic: Traffic, is_claimed: bool) {
+        let cell = &self.rows[usize::from(row)];
+        cell.traffic.add(traffic);
+        if is_claimed {
+            cell.claimed.add(traffic.messages);
+        } else {
+            cell.unclaimed.add(traffic.messages);
+        }
     }
 
-    fn each(&self) -> impl Iterator<Item = (Option<MessageType>, Traffic)> + '_ {
+    /// Messages that were dispatched, and are answers to our requests.
+    pub(crate) fn add_answers(&self, row: u16, traffic: Traffic) {
+        let cell = &self.rows[usize::from(row)];
+        cell.traffic.add(traffic);
+        cell.answers.add(traffic.messages);
+    }
+
+    /// The rows, of what the dispatcher counts.
+    pub(crate) fn dispatched(&self) -> impl Iterator<Item = TypeTraffic> + '_ {
+        self.each().map(|(message_type, cell)| TypeTraffic {
+            inbound: cell.traffic.get(),
+            claimed: cell.claimed.get(),
+            unclaimed: cell.unclaimed.get(),
+            answers: cell.answers.get(),
+            ..TypeTraffic::new(message_type)
+        })
+    }
+
+    /// The rows, of what the loop gives to handlers.
+    fn handled(&self) -> impl Iterator<Item = TypeTraffic> + '_ {
+        self.each().map(|(message_type, cell)| TypeTraffic {
+            inbound: cell.traffic.get(),
+            handled: cell.traffic.messages.get(),
+            ..TypeTraffic::new(message_type)
+        })
+    }
+
+    /// The rows, of what is written.
+    fn written(&self) -> impl Iterator<Item = TypeTraffic> + '_ {
+        self.each().map(|(message_type, cell)| TypeTraffic {
+            outbound: cell.traffic.get(),
+            ..TypeTraffic::new(message_type)
+        })
+    }
+
+    fn each(&self) -> impl Iterator<Item = (Option<MessageType>, &TypeCell)> + '_ {
         let used = usize::try_from(self.used.get())
             .unwrap_or(0)
             .min(TYPE_COUNTERS_MAX);
         let named = self.rows[..used].iter().map(|row| {
             let number = u16::try_from(row.message_type.get()).unwrap_or(u16::MAX);
-            (Some(MessageType(number)), row.traffic.get())
+            (Some(MessageType(number)), row)
         });
-        named.chain([(None, self.rows[TYPE_COUNTERS_MAX].traffic.get())])
-    }
-
-    /// Adds up what the dispatcher and the loop counted on the way in, beside what went out.
-    fn merge<const N: usize>(inbound: [&Self; N], outbound: &Self) -> Vec<TypeTraffic> {
-        let mut merged = Vec::<TypeTraffic>::new();
-        let mut add = |message_type, inbound: Traffic, outbound: Traffic| {
-            let known = merged
-                .iter_mut()
-                .find(|row| row.message_type == message_type);
-            if let Some(row) = known {
-                row.inbound.add(inbound);
-                row.outbound.add(outbound);
-            } else {
-                merged.push(TypeTraffic {
-                    message_type,
-                    inbound,
-                    outbound,
-                });
-            }
-        };
-        let nothing = Traffic::default();
-        for (message_type, traffic) in inbound.into_iter().flat_map(Self::each) {
-            add(message_type, traffic, nothing);
-        }
-        for (message_type, traffic) in outbound.each() {
-            add(message_type, nothing, traffic);
-        }
-        // `None`, the shared row, sorts last and is left out while nothing is in it.
-        merged.sort_by_key(|row| (row.message_type.is_none(), row.message_type));
-        // Of a message that is partly written, there are bytes.
-        merged.retain(|row| row.inbound.bytes + row.outbound.bytes > 0);
-        merged
+        named.chain([(None, &self.rows[TYPE_COUNTERS_MAX])])
     }
 }
 
@@ -586,15 +603,64 @@ impl Traffic {
     }
 }
 
-/// Traffic of one message type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Traffic of one message type: `inbound.messages = handled + claimed + unclaimed + answers`.
+///
+/// A message counts here once it is handled or dispatched. What waits for the dispatcher or was
+/// lost on the way there is counted for all types together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TypeTraffic {
-    /// The type; `None` stands for all types beyond the first 1,024 that were seen.
+    /// The type; `None` stands for all types beyond the first 1,024 that were seen. The loop and
+    /// the dispatcher each see types in their own order, so with more of them the messages of one
+    /// type may be in two rows.
     pub message_type: Option<MessageType>,
     /// Dispatched, or given to an inline handler.
     pub inbound: Traffic,
+    /// Given to an inline handler.
+    pub handled: u64,
+    /// Dispatched, and matched by at least one subscriber's types.
+    pub claimed: u64,
+    /// Dispatched, and matched by nobody's types.
+    pub unclaimed: u64,
+    /// Dispatched as answers to our requests, late ones included. Nobody is offered them.
+    pub answers: u64,
     /// Written.
     pub outbound: Traffic,
+}
+
+impl TypeTraffic {
+    fn new(message_type: Option<MessageType>) -> Self {
+        Self {
+            message_type,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.inbound.add(other.inbound);
+        self.handled += other.handled;
+        self.claimed += other.claimed;
+        self.unclaimed += other.unclaimed;
+        self.answers += other.answers;
+        self.outbound.add(other.outbound);
+    }
+
+    /// A row for each type, of rows of several counts; without those of which there is nothing.
+    pub(crate) fn merge(parts: impl IntoIterator<Item = Self>) -> Vec<Self> {
+        let mut rows: Vec<Self> = parts.into_iter().collect();
+        // `None`, the shared row, sorts last.
+        rows.sort_by_key(|row| (row.message_type.is_none(), row.message_type));
+        rows.dedup_by(|row, kept| {
+            let is_same = row.message_type == kept.message_type;
+            if is_same {
+                kept.add(row);
+            }
+            is_same
+        });
+        // Of a message that is partly written, there are bytes.
+        rows.retain(|row| row.inbound.bytes + row.outbound.bytes > 0);
+        rows
+    }
 }
 
 /// How full a queue is.
@@ -813,7 +879,7 @@ pub struct Snapshot {
     pub unclaimed: u64,
     /// The queue between the loop and the dispatcher.
     pub dispatch_queue: QueueGauge,
-    /// Traffic per message type.
+    /// Traffic per message type, and what became of it.
     pub types: Vec<TypeTraffic>,
     /// The subscribers.
     pub subscribers: Vec<SubscriberRow>,
@@ -1049,16 +1115,18 @@ mod tests {
         let (rows, mut map) = (TypeRows::default(), TypeMap::default());
         for number in 0..2_000 {
             let row = map.row(MessageType(number), &rows);
-            rows.add(row, Traffic::new(1, 10));
+            rows.add_offered(row, Traffic::new(1, 10), number % 2 == 0);
         }
-        let merged = TypeRows::merge([&rows, &TypeRows::default()], &TypeRows::default());
+        let merged = TypeTraffic::merge(rows.dispatched().chain(TypeRows::default().written()));
         assert_eq!(merged.len(), TYPE_COUNTERS_MAX + 1);
         let last = merged.last().unwrap();
         assert_eq!(
             (last.message_type, last.inbound),
             (None, Traffic::new(976, 9_760))
         );
+        assert_eq!((last.claimed, last.unclaimed), (488, 488));
         assert_eq!(merged[0].inbound, Traffic::new(1, 10));
+        assert_eq!((merged[0].claimed, merged[1].unclaimed), (1, 1));
     }
 
     #[test]

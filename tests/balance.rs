@@ -224,6 +224,70 @@ fn a_balance_names_what_it_sums_up() {
     util::stop_tap(service, tap);
 }
 
+/// Handled, claimed, unclaimed, and answers in time and late, alone in their reads and mixed.
+#[test]
+fn each_type_has_its_own_sum() {
+    for (dispatch, mixed) in [
+        (Dispatch::Thread, false),
+        (Dispatch::Inline, false),
+        (Dispatch::Thread, true),
+        (Dispatch::Inline, true),
+    ] {
+        let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
+        let some = service.subscribe(MessageType(1)..=MessageType(2)).unwrap();
+        let options = HandlerOptions::new(MessageType(3));
+        service.handle_inline(options, |_, _| {}).unwrap();
+        service.start().unwrap();
+        let mut client = Client::connect(service.local_addrs()[0]);
+        let peer = util::only_peer(&service);
+        let long = Duration::from_secs(3600);
+        let asked = service.request(peer, MessageType(1), b"?", long).unwrap();
+        let question = client.receive().unwrap();
+        let mut parts = Vec::new();
+        for number in [1, 2, 2, 3, 3, 3, 4, 4, 4, 4] {
+            parts.push(util::encoded(&Frame::new(MessageType(number), b"some")));
+        }
+        for answered in [MessageType(1), MessageType(4)] {
+            let mut answer = Frame::new(answered, b"!");
+            answer.correlation = question.correlation;
+            parts.push(util::encoded(&answer));
+        }
+        if mixed {
+            assert!(client.try_write(&parts.concat()));
+        } else {
+            for (part, sent) in parts.iter().zip(1..) {
+                assert!(client.try_write(part));
+                wait_until("it came", || service.snapshot().inbound.messages == sent);
+            }
+        }
+        assert!(asked.recv().is_ok());
+        wait_until("all came", || {
+            service.snapshot().dispatched + service.snapshot().handled == 12
+        });
+        let balance = service.balance();
+        assert!(balance.is_exact() && balance.is_cut, "{balance}");
+        let of_type = |number| Subject::Type(Some(MessageType(number)));
+        let find = |number| {
+            let mut found = balance.equations.iter();
+            let found = found.find(|one| one.subject == of_type(number)).unwrap();
+            (found.sum, found.terms.iter().map(|term| term.1).collect())
+        };
+        let expected: [(u64, Vec<u64>); 4] = [
+            (2, vec![0, 1, 0, 1]),
+            (2, vec![0, 2, 0, 0]),
+            (3, vec![3, 0, 0, 0]),
+            (5, vec![0, 0, 4, 1]),
+        ];
+        assert_eq!([1, 2, 3, 4].map(find), expected);
+        drop(client);
+        let report = util::stop_tap(service, some);
+        let row = report.snapshot.types[0];
+        assert_eq!((row.message_type, row.answers), (Some(MessageType(1)), 1));
+        assert_eq!((row.inbound.bytes, row.outbound.messages), (12 + 17, 1));
+        assert!(report.snapshot.requests.late == 1 && report.snapshot.requests.answered == 1);
+    }
+}
+
 #[test]
 fn nobody_is_asked_on_the_loops_own_thread() {
     let mut service = NetService::new(config()).unwrap();

@@ -16,6 +16,7 @@ mod replies;
 mod requests;
 mod subscription;
 mod table;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod worker;

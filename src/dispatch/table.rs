@@ -20,6 +20,7 @@ use super::{
     registry::{Outlet, Subscriber},
     requests::is_answer,
     subscription::{Delivery, Place},
+    tally::Tally,
 };
 use crate::{
     balance::{CutMarker, DispatchCut},
@@ -52,6 +53,8 @@ pub(crate) struct FanOut {
     /// Positions of entries. The first list is empty.
     lists: Vec<Vec<u16>>,
     type_map: TypeMap,
+    /// For a mixed block: messages per type.
+    tally: Tally,
     answers: Answers,
     quiet: Quiet,
     /// An entry has ended, and is not out of the list of subscribers yet.
@@ -105,6 +108,7 @@ impl FanOut {
             routes: vec![NOBODY; 1 << 16],
             lists: vec![Vec::new()],
             type_map: TypeMap::default(),
+            tally: Tally::default(),
             quiet: Quiet::default(),
             any_ended: false,
             list_counts: Vec::new(),
@@ -118,10 +122,12 @@ impl FanOut {
         self.refresh();
         let (answers, tag) = self.answers.take(&block).unzip();
         // Answers are in one of these sums already, or will be.
-        let frames = block.head().frames;
-        let others = frames - answers.unwrap_or(0);
+        let (frames, answers) = (block.head().frames, answers.unwrap_or(0));
+        let others = frames - answers;
         let unclaimed = match block.head().message_type {
-            Some(message_type) => self.dispatch_uniform(&block, message_type, others, tag),
+            Some(message_type) => {
+                self.dispatch_uniform(&block, message_type, [others, answers], tag)
+            }
             None => self.dispatch_mixed(&block, tag),
         };
         let ledger = &self.slots.ledger;
@@ -185,7 +191,7 @@ impl FanOut {
             claimed: ledger.claimed.get(),
             unclaimed: ledger.unclaimed.get(),
             put_off: self.answers.count_put_off(),
-            types_in: ledger.types_in.sum().messages,
+            types: ledger.types_in.dispatched().collect(),
             requests: self.registry.requests.row(),
             subscribers,
         })
@@ -225,13 +231,19 @@ impl FanOut {
         &mut self,
         block: &BlockRef,
         message_type: MessageType,
-        count: u32,
+        [count, answers]: [u32; 2],
         tag: Option<u32>,
     ) -> u32 {
         let ledger = &self.slots.ledger;
         let row = self.type_map.row(message_type, &ledger.types_in);
-        ledger.types_in.add(row, block.traffic());
         let list = self.routes[usize::from(message_type.0)];
+        let traffic = Traffic::new(u64::from(count), block.bytes().len() as u64);
+        ledger.types_in.add_offered(row, traffic, list != NOBODY);
+        if answers > 0 {
+            // Their bytes are counted already.
+            let answers = Traffic::new(u64::from(answers), 0);
+            ledger.types_in.add_answers(row, answers);
+        }
         if count > 0 {
             for index in 0..self.lists[usize::from(list)].len() {
                 let entry = self.lists[usize::from(list)][index];
@@ -249,6 +261,7 @@ impl FanOut {
         entry_counts.clear();
         entry_counts.resize(self.entries.len(), 0);
 
+        let types_in = &self.slots.ledger.types_in;
         let mut frames = WholeFrames::new(block.bytes());
         loop {
             let is_answer = tag.is_some_and(|tag| is_answer(frames.peek_correlation(), tag));
@@ -258,13 +271,18 @@ impl FanOut {
             if header.message_type.is_protocol() {
                 continue;
             }
-            let types_in = &self.slots.ledger.types_in;
             let row = self.type_map.row(header.message_type, types_in);
-            types_in.add(row, Traffic::new(1, size as u64));
+            let traffic = Traffic::new(1, size as u64);
             if is_answer {
-                continue;
+                types_in.add_answers(row, traffic);
+            } else {
+                self.tally.add(row, header.message_type, traffic);
             }
-            list_counts[usize::from(self.routes[usize::from(header.message_type.0)])] += 1;
+        }
+        for (row, message_type, traffic) in self.tally.drain() {
+            let list = self.routes[usize::from(message_type.0)];
+            types_in.add_offered(row, traffic, list != NOBODY);
+            list_counts[usize::from(list)] += u32::try_from(traffic.messages).unwrap_or(u32::MAX);
         }
         for (list, count) in self.lists.iter().zip(&list_counts) {
             for entry in list {

@@ -455,7 +455,8 @@ mod inline {
             if let Some(message_type) = head.message_type {
                 assert!(frames.iter().all(|one| one.message_type == message_type.0));
             }
-            assert_eq!(head.credit, block.traffic());
+            let size = block.bytes().len() as u64;
+            assert_eq!(head.credit, Traffic::new(frames.len() as u64, size));
             self.dispatched.append(&mut frames);
         }
 
