@@ -214,6 +214,8 @@ pub(crate) struct Ledger {
     pub(crate) handled: Counter,
     /// Received, and lost because the dispatcher had ended or hung; the loop's.
     pub(crate) undelivered: Counter,
+    /// Likewise, taken from the queue by a dispatcher that has panicked before; the dispatcher's.
+    pub(crate) abandoned: Counter,
     /// Dispatched, matched by at least one subscriber, and matched by none: the dispatcher's.
     pub(crate) dispatched: Counter,
     pub(crate) claimed: Counter,
@@ -255,6 +257,7 @@ impl Ledger {
             outbound_queued: TrafficCounter::default(),
             handled: Counter::default(),
             undelivered: Counter::default(),
+            abandoned: Counter::default(),
             dispatched: Counter::default(),
             claimed: Counter::default(),
             unclaimed: Counter::default(),
@@ -313,7 +316,7 @@ impl Ledger {
             outbound_overflowed: overflowed,
             outbound_queued: self.outbound_queued.get(),
             handled: self.handled.get(),
-            undelivered: self.undelivered.get(),
+            undelivered: self.undelivered.get() + self.abandoned.get(),
             dispatched: self.dispatched.get(),
             claimed: self.claimed.get(),
             unclaimed: self.unclaimed.get(),

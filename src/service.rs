@@ -529,7 +529,7 @@ impl NetService {
             Dispatch::Thread => {
                 let (queue, items) = DispatchQueue::new(Arc::clone(&shared.ledger));
                 let fan_out = FanOut::new(registry, slots, queue.bounds().clone());
-                let worker = Worker::new(
+                let mut worker = Worker::new(
                     items,
                     fan_out,
                     Arc::clone(&poke),
@@ -543,6 +543,7 @@ impl NetService {
                     let result = worker.run();
                     if let Err(message) = &result {
                         fail(&shared, "nebnet-dispatch", message.clone());
+                        worker.abandon();
                     }
                     drop(running);
                     result
@@ -704,7 +705,8 @@ impl fmt::Debug for NetService {
 
 /// Keeps the first failure, and has the loop end if it was not its own.
 fn fail(shared: &Shared, thread: &'static str, message: String) {
-    log::error!("thread {thread} failed: {message}");
+    // It may be the logger that panicked.
+    let _ = catch_unwind(|| log::error!("thread {thread} failed: {message}"));
     let after = shared.clock.elapsed();
     let _ = shared.failure.set(ServiceFailure {
         thread,

@@ -16,7 +16,7 @@ use super::{
     Ended, Notice, Overflow, Registry,
     answers::Answers,
     events,
-    queue::{QueueBounds, queue_charge},
+    queue::{Item, QueueBounds, queue_charge},
     registry::{Outlet, Subscriber},
     requests::is_answer,
     subscription::{Delivery, Place},
@@ -57,11 +57,22 @@ pub(crate) struct FanOut {
     tally: Tally,
     answers: Answers,
     quiet: Quiet,
+    in_hand: InHand,
     /// An entry has ended, and is not out of the list of subscribers yet.
     any_ended: bool,
     /// For a mixed block: messages per list, and per entry.
     list_counts: Vec<u32>,
     entry_counts: Vec<u32>,
+}
+
+/// A block that is being dispatched, and not yet counted.
+#[derive(Debug, Default)]
+struct InHand {
+    /// What it holds of the dispatch queue.
+    charge: Traffic,
+    /// Its messages, without answers to our requests.
+    claimed: u64,
+    unclaimed: u64,
 }
 
 /// A subscriber, with what only the fan-out knows of it.
@@ -110,6 +121,7 @@ impl FanOut {
             type_map: TypeMap::default(),
             tally: Tally::default(),
             quiet: Quiet::default(),
+            in_hand: InHand::default(),
             any_ended: false,
             list_counts: Vec::new(),
             entry_counts: Vec::new(),
@@ -120,26 +132,36 @@ impl FanOut {
     /// the dispatch queue.
     pub(crate) fn dispatch(&mut self, block: BlockRef) {
         self.refresh();
+        self.in_hand.charge = queue_charge(&block);
+        // Answers are claimed or unclaimed already, or will be.
         let (answers, tag) = self.answers.take(&block).unzip();
-        // Answers are in one of these sums already, or will be.
-        let (frames, answers) = (block.head().frames, answers.unwrap_or(0));
-        let others = frames - answers;
-        let unclaimed = match block.head().message_type {
+        match block.head().message_type {
             Some(message_type) => {
-                self.dispatch_uniform(&block, message_type, [others, answers], tag)
+                let answers = answers.unwrap_or(0);
+                let others = block.head().frames - answers;
+                self.dispatch_uniform(&block, message_type, [others, answers], tag);
             }
             None => self.dispatch_mixed(&block, tag),
-        };
-        let ledger = &self.slots.ledger;
-        ledger.dispatched.add(u64::from(frames));
-        ledger.unclaimed.add(u64::from(unclaimed));
-        ledger.claimed.add(u64::from(others - unclaimed));
-        let charge = queue_charge(&block);
-        drop(block);
-        self.bounds.lower(charge, &self.slots.doorbell);
+        }
         if self.any_ended {
             self.remove_ended();
         }
+        drop(block);
+        self.settle();
+    }
+
+    /// Counts the block in hand, and gives back what it held of the dispatch queue.
+    fn settle(&mut self) {
+        let InHand {
+            charge,
+            claimed,
+            unclaimed,
+        } = std::mem::take(&mut self.in_hand);
+        let ledger = &self.slots.ledger;
+        ledger.dispatched.add(charge.messages);
+        ledger.claimed.add(claimed);
+        ledger.unclaimed.add(unclaimed);
+        self.bounds.lower(charge, &self.slots.doorbell);
     }
 
     /// Offers an event to everybody who subscribes to them, and gives back its place in the
@@ -214,6 +236,9 @@ impl FanOut {
 
     /// Ends the fan-out: what waits is discarded and counted, subscribers find their end.
     pub(crate) fn close(&mut self) {
+        // If a panic has left a block in hand, it counts as dispatched: those who were not offered
+        // it have not counted it either.
+        self.settle();
         // There is nobody left to keep waiting.
         self.answers.finish_put_off(true);
         self.registry.close();
@@ -225,15 +250,30 @@ impl FanOut {
         self.routes.fill(NOBODY);
     }
 
-    /// `count` messages are not answers, which `tag` tells apart. Returns how many of them nobody
-    /// claimed.
+    /// Gives back what an item holds of the dispatch queue, after a panic. Nobody is offered it.
+    pub(crate) fn abandon(&self, item: Item) {
+        match item {
+            Item::Block(block) => {
+                let charge = queue_charge(&block);
+                self.slots.ledger.abandoned.add(charge.messages);
+                drop(block);
+                self.bounds.lower(charge, &self.slots.doorbell);
+            }
+            Item::Event(_) => self.bounds.lower_event(&self.slots.doorbell),
+            Item::Notice(_) => self.bounds.lower(Traffic::default(), &self.slots.doorbell),
+            Item::Cut(marker) => marker.finish(None),
+            Item::Poke => {}
+        }
+    }
+
+    /// `count` messages are not answers, which `tag` tells apart.
     fn dispatch_uniform(
         &mut self,
         block: &BlockRef,
         message_type: MessageType,
         [count, answers]: [u32; 2],
         tag: Option<u32>,
-    ) -> u32 {
+    ) {
         let ledger = &self.slots.ledger;
         let row = self.type_map.row(message_type, &ledger.types_in);
         let list = self.routes[usize::from(message_type.0)];
@@ -244,16 +284,21 @@ impl FanOut {
             let answers = Traffic::new(u64::from(answers), 0);
             ledger.types_in.add_answers(row, answers);
         }
+        // Said before anybody is offered anything, where the embedder's logger may panic.
+        if list == NOBODY {
+            self.in_hand.unclaimed = traffic.messages;
+            return;
+        }
+        self.in_hand.claimed = traffic.messages;
         if count > 0 {
             for index in 0..self.lists[usize::from(list)].len() {
                 let entry = self.lists[usize::from(list)][index];
                 self.offer(usize::from(entry), block, count, tag);
             }
         }
-        if list == NOBODY { count } else { 0 }
     }
 
-    fn dispatch_mixed(&mut self, block: &BlockRef, tag: Option<u32>) -> u32 {
+    fn dispatch_mixed(&mut self, block: &BlockRef, tag: Option<u32>) {
         let mut list_counts = std::mem::take(&mut self.list_counts);
         let mut entry_counts = std::mem::take(&mut self.entry_counts);
         list_counts.clear();
@@ -284,6 +329,10 @@ impl FanOut {
             types_in.add_offered(row, traffic, list != NOBODY);
             list_counts[usize::from(list)] += u32::try_from(traffic.messages).unwrap_or(u32::MAX);
         }
+        let (unclaimed, claimed) = list_counts.split_at(1);
+        let sum = |counts: &[u32]| counts.iter().copied().map(u64::from).sum();
+        self.in_hand.unclaimed = sum(unclaimed);
+        self.in_hand.claimed = sum(claimed);
         for (list, count) in self.lists.iter().zip(&list_counts) {
             for entry in list {
                 entry_counts[usize::from(*entry)] += count;
@@ -294,10 +343,8 @@ impl FanOut {
                 self.offer(entry, block, *count, tag);
             }
         }
-        let unclaimed = list_counts[usize::from(NOBODY)];
         self.list_counts = list_counts;
         self.entry_counts = entry_counts;
-        unclaimed
     }
 
     /// Offers the `count` messages of a block that a subscriber asked for; with a `tag` there are

@@ -48,7 +48,7 @@ impl Worker {
 
     /// Runs to the end of the queue. The error is what a panic said; whatever happens, subscribers
     /// find the end of their queues.
-    pub(crate) fn run(mut self) -> Result<(), String> {
+    pub(crate) fn run(&mut self) -> Result<(), String> {
         let result = catch_unwind(AssertUnwindSafe(|| {
             while let Some(item) = self.next_item() {
                 let bytes = item.size();
@@ -56,8 +56,16 @@ impl Worker {
                 self.idle.handle_work(self.clock.now().instant, bytes);
             }
         }));
-        self.fan_out.close();
-        result.map_err(|panic| panic_message(&*panic))
+        let closed = catch_unwind(AssertUnwindSafe(|| self.fan_out.close()));
+        result.and(closed).map_err(|panic| panic_message(&*panic))
+    }
+
+    /// After a panic, which the loop was told of: counts what is in the queue, and what comes until
+    /// the loop has let go of it, as undelivered.
+    pub(crate) fn abandon(&mut self) {
+        while let Ok(item) = self.items.recv() {
+            self.fan_out.abandon(item);
+        }
     }
 
     /// The next item; waits for it as the idle strategy says. `None` at the end of the queue.
