@@ -56,6 +56,8 @@ impl List {
         self.leaving.retain(|account| {
             let settled = Arc::strong_count(account) == 1;
             if settled {
+                // Pairs with the release of those who let go of it: what they counted is seen.
+                fence(Ordering::Acquire);
                 departed.add(&account.row());
             }
             !settled
@@ -507,7 +509,7 @@ impl fmt::Debug for Outlet {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::mpsc, time::Duration};
+    use std::{thread::Builder, time::Duration};
 
     use super::*;
 
@@ -519,17 +521,18 @@ mod tests {
         let (outlet, receiver) = Outlet::queue(&options);
         registry.add(options, outlet).unwrap();
         let held = Arc::clone(&registry);
-        let holder = std::thread::spawn(move || {
+        let holder = Builder::new().spawn(move || {
             let _list = held.lock();
             panic!("as the test wants it");
         });
-        assert!(holder.join().is_err());
-        let (sender, found) = mpsc::channel();
-        std::thread::spawn(move || {
+        assert!(holder.unwrap().join().is_err());
+        let (sender, found) = bounded(1);
+        let look = Builder::new().spawn(move || {
             let _ = sender.send(registry.subscribers().map(|(_, list)| list.len()));
         });
         let found = found.recv_timeout(Duration::from_secs(10));
         assert_eq!(found, Ok(Some(1)), "it waited for itself");
+        look.unwrap().join().unwrap();
         drop(receiver);
     }
 }
