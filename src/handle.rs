@@ -22,7 +22,7 @@ use crate::{
     dial::{ConnectOptions, NewLink, Resolved, Resolver},
     dispatch::{
         ChannelSubscription, EventOptions, EventSubscription, Outlet, Registry, SubscribeOptions,
-        Subscription, Types,
+        Subscription, Types, is_dispatcher,
     },
     error::{ConnectError, ListenError, SendError, ServiceFailure, SubscribeError, TimerError},
     frame::Frame,
@@ -601,13 +601,14 @@ impl Handle {
     /// marker waits its turn behind what is queued for dispatch.
     ///
     /// Waits up to 5 s for the answers, and tries again while somebody is in the middle of
-    /// something. If there is no answer, or this is the loop's own thread, where nobody could give
-    /// one, the counters are read one after the other: [`Balance::is_cut`] is then false, and so is
+    /// something. If there is no answer, or this is a thread of a service, which would wait for
+    /// itself (the loop's in an inline handler, the dispatcher's in a metrics callback), the
+    /// counters are read one after the other: [`Balance::is_cut`] is then false, and so is
     /// [`Balance::is_exact`]. Before the start and after the stop, they stand still.
     #[must_use]
     pub fn balance(&self) -> Balance {
         let started = self.shared.clock.elapsed();
-        loop {
+        while !is_dispatcher() {
             match self.ask(Command::Cut) {
                 Some(Some(cut)) => return Balance::of(cut),
                 // Somebody was in the middle of something.

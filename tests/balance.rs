@@ -306,3 +306,28 @@ fn nobody_is_asked_on_the_loops_own_thread() {
     drop(client);
     util::stop(&mut service);
 }
+
+/// The marker of a cut would wait behind the callback that waits for it.
+#[test]
+fn nobody_is_asked_on_the_dispatchers_own_thread() {
+    for dispatch in [Dispatch::Thread, Dispatch::Inline] {
+        let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
+        let mut tap = service.subscribe(Types::all()).unwrap();
+        let handle = service.handle();
+        let (sender, receiver) = bounded(1);
+        service.on_metrics(move |_| {
+            // As many as would take minutes, if each were to wait for its answer.
+            let balances = (0..100).map(|_| handle.balance());
+            let _ = sender.try_send(balances.filter(|balance| balance.is_cut).count());
+        });
+        service.start().unwrap();
+        assert_eq!(receiver.recv_timeout(util::PATIENCE), Ok(0));
+        let mut client = Client::connect(service.local_addrs()[0]);
+        client.send_message(7, b"behind");
+        assert_eq!(tap.recv().unwrap().payload(), b"behind");
+        // Whoever is not asked from there is answered.
+        assert!(service.balance().is_exact());
+        drop(client);
+        util::stop_tap(service, tap);
+    }
+}
