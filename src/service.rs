@@ -7,7 +7,10 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize},
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -30,7 +33,7 @@ use crate::{
         ServiceFailure, StartError, SubscribeError, TimerError,
     },
     frame::{Decoder, Hello},
-    handle::{Command, Handle, Listening, Outgoing, Payload, ReplyTo, Shared},
+    handle::{Command, Counting, Handle, Listening, Outgoing, Payload, ReplyTo, Shared},
     id::{LinkId, ListenerId, MessageType, PeerId},
     inline::{InlineMessage, Replier},
     ledger::{Ledger, ServiceState, Snapshot, StopReport, Traffic},
@@ -141,6 +144,7 @@ impl NetService {
             resolver: Mutex::default(),
             timers: Arc::default(),
             failure: Arc::default(),
+            threads: AtomicUsize::new(0),
         });
         let (running, ended) = bounded(0);
         Ok(Self {
@@ -540,12 +544,14 @@ impl NetService {
                 );
                 poke.set_wake(queue.waker());
                 let (running, shared) = (running.clone(), Arc::clone(shared));
+                let counting = Counting::begin(&shared);
                 let thread = spawn("nebnet-dispatch", move || {
                     let result = worker.run();
                     if let Err(message) = &result {
                         fail(&shared, "nebnet-dispatch", message.clone());
                         worker.abandon();
                     }
+                    drop(counting);
                     drop(running);
                     result
                 })?;
@@ -612,6 +618,7 @@ impl NetService {
         running: &Sender<Never>,
     ) -> Result<(), StartError> {
         let (running, shared) = (running.clone(), Arc::clone(&self.shared));
+        let counting = Counting::begin(&shared);
         let inline = self.config.dispatch == Dispatch::Inline;
         let thread = spawn("nebnet-loop", move || {
             let clock = shared.clock;
@@ -630,6 +637,7 @@ impl NetService {
             if let Some(message) = &end.failure {
                 fail(&shared, "nebnet-loop", message.clone());
             }
+            drop(counting);
             drop(running);
             end
         })?;

@@ -14,8 +14,8 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use log::{LevelFilter, Log, Metadata, Record};
 use nebnet::{
-    CloseReason, Dispatch, MessageType, NetService, ServiceState, StopReport, SubscribeOptions,
-    Types, frame::Frame,
+    CloseReason, Dispatch, HandlerOptions, InlineMessage, MessageType, NetService, Replier,
+    ServiceState, StopReport, SubscribeOptions, Types, frame::Frame,
 };
 use util::{Client, PATIENCE, closed_for, config, wait_until};
 
@@ -170,4 +170,41 @@ fn a_panic_within_a_block_leaves_every_sum_exact() {
             assert_eq!(service.snapshot().memory_used, 0);
         }
     }
+}
+
+/// After the failure of one thread the other still counts: the terms are of one moment once both
+/// have ended.
+#[test]
+fn a_service_that_fails_is_cut_when_its_threads_have_ended() {
+    set_logger();
+    let mut service = NetService::new(config()).unwrap();
+    let handle = service.handle();
+    let (enter, entered) = bounded(2);
+    let (go, gone) = bounded::<()>(0);
+    let (fail, failed) = bounded::<()>(0);
+    let inside = enter.clone();
+    service.on_metrics(move |_| {
+        let _ = (inside.send(()), failed.recv());
+        panic!("the callback's own fault");
+    });
+    let options = HandlerOptions::new(MessageType(7)).budget(Duration::ZERO);
+    let holds = move |_: InlineMessage<'_>, _: &mut Replier<'_>| {
+        let _ = (enter.send(()), gone.recv());
+    };
+    service.handle_inline(options, holds).unwrap();
+    service.start().unwrap();
+    let mut client = Client::connect(service.local_addrs()[0]);
+    entered.recv_timeout(PATIENCE).unwrap();
+    client.send_message(7, b"");
+    entered.recv_timeout(PATIENCE).unwrap();
+    drop(fail);
+    wait_until("it failed", || {
+        service.snapshot().state == ServiceState::Failed
+    });
+    // The loop is in the handler, and has not closed the connection.
+    assert!(!handle.balance().is_cut);
+    drop(go);
+    stop_failed(&mut service, "nebnet-dispatch");
+    assert!(handle.balance().is_exact());
+    client.expect_end_of_any_kind();
 }
