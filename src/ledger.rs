@@ -224,7 +224,8 @@ pub(crate) struct Ledger {
     /// The types of what was handled, which the loop counts and not the dispatcher.
     pub(crate) types_handled: TypeRows,
     pub(crate) types_out: TypeRows,
-    /// Inline handlers, those included that were removed. The loop does not take this lock.
+    /// Inline handlers, those included that were removed. The loop does not take this lock, and
+    /// keeps a list of its own.
     pub(crate) handlers: Mutex<Vec<Arc<HandlerAccount>>>,
     pub(crate) dispatch_queue: Fill,
     /// Of this, what is parked for full subscribers.
@@ -292,6 +293,29 @@ impl Ledger {
         departed: DepartedRow,
         requests: RequestRow,
     ) -> Snapshot {
+        let handlers = self.handlers.lock().unwrap_or_else(PoisonError::into_inner);
+        Snapshot {
+            types: TypeTraffic::merge(self.types_of_loop().chain(self.types_in.dispatched())),
+            subscribers,
+            departed,
+            handlers: handlers.iter().map(|account| account.row()).collect(),
+            requests,
+            ..self.counters(uptime)
+        }
+    }
+
+    /// What the loop counts, for a cut: the rest is read elsewhere. The rows of types are those of
+    /// what it handled and wrote, as they lie.
+    pub(crate) fn snapshot_of_loop(&self, uptime: Duration, handlers: Vec<HandlerRow>) -> Snapshot {
+        Snapshot {
+            types: self.types_of_loop().collect(),
+            handlers,
+            ..self.counters(uptime)
+        }
+    }
+
+    /// A snapshot without any rows.
+    fn counters(&self, uptime: Duration) -> Snapshot {
         let fill = self.dispatch_queue.get();
         let max = self.dispatch_max.get();
         let accepted = self.outbound_accepted.get();
@@ -328,13 +352,12 @@ impl Ledger {
                 messages_capacity: self.dispatch_capacity.messages,
                 bytes_capacity: self.dispatch_capacity.bytes,
             },
-            types: TypeTraffic::merge(self.types_of_loop().chain(self.types_in.dispatched())),
-            subscribers,
-            // The caller's to fill in.
+            types: Vec::new(),
+            subscribers: Vec::new(),
             event_subscribers: Vec::new(),
-            departed,
-            handlers: self.handler_rows(),
-            requests,
+            departed: DepartedRow::default(),
+            handlers: Vec::new(),
+            requests: RequestRow::default(),
             memory_used: self.budget.used() as u64,
             memory_budget: self.budget.limit() as u64,
             accept_errors: self.accept_errors.get(),
@@ -347,24 +370,8 @@ impl Ledger {
 }
 
 impl Ledger {
-    /// What the loop counts, for a cut: the rest is read elsewhere. The rows of types are those of
-    /// what it handled and wrote.
-    pub(crate) fn snapshot_of_loop(&self, uptime: Duration) -> Snapshot {
-        let (departed, requests) = (DepartedRow::default(), RequestRow::default());
-        let shot = self.snapshot(uptime, Vec::new(), departed, requests);
-        Snapshot {
-            types: TypeTraffic::merge(self.types_of_loop()),
-            ..shot
-        }
-    }
-
     fn types_of_loop(&self) -> impl Iterator<Item = TypeTraffic> + '_ {
         self.types_handled.handled().chain(self.types_out.written())
-    }
-
-    fn handler_rows(&self) -> Vec<HandlerRow> {
-        let handlers = self.handlers.lock().unwrap_or_else(PoisonError::into_inner);
-        handlers.iter().map(|account| account.row()).collect()
     }
 }
 
@@ -380,7 +387,7 @@ pub(crate) struct HandlerAccount {
 }
 
 impl HandlerAccount {
-    fn row(&self) -> HandlerRow {
+    pub(crate) fn row(&self) -> HandlerRow {
         let panics = self.panics.get();
         HandlerRow {
             name: self.name.clone(),

@@ -342,7 +342,7 @@ impl<N: Net> Node<N> {
         let uptime = Duration::from_millis(now.tick);
         let waiting = self.waiting.as_ref().map(BlockRef::head);
         let at_loop = Box::new(LoopCut {
-            shot: ledger.snapshot_of_loop(uptime),
+            shot: ledger.snapshot_of_loop(uptime, self.peers.handler_rows()),
             waiting: waiting.map_or(0, |head| u64::from(head.frames)),
             peers,
         });

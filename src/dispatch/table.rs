@@ -202,7 +202,7 @@ impl FanOut {
 
     /// What the fan-out counts, with the subscribers' counters of the same moment; `None` if that
     /// cannot be had now.
-    fn cut(&mut self) -> Option<DispatchCut> {
+    pub(super) fn cut(&mut self) -> Option<DispatchCut> {
         if !self.refresh() {
             return None;
         }
@@ -214,7 +214,7 @@ impl FanOut {
             unclaimed: ledger.unclaimed.get(),
             put_off: self.answers.count_put_off(),
             types: ledger.types_in.dispatched().collect(),
-            requests: self.registry.requests.row(),
+            requests: self.registry.requests.row_if(!never_waits()).ok()?,
             subscribers,
         })
     }

@@ -231,6 +231,8 @@ impl fmt::Debug for Handlers {
 impl Peers {
     /// To be called before the first connection.
     pub(crate) fn set_handlers(&mut self, handlers: Handlers) {
+        let each = handlers.handlers.iter();
+        self.handler_accounts = each.map(|one| Arc::clone(&one.account)).collect();
         self.handlers = handlers.handles_any().then(|| Box::new(handlers));
     }
 

@@ -44,7 +44,7 @@ use crate::{
     error::{CloseReason, DialError},
     event::Event,
     id::{LinkId, NodeId, PeerId},
-    ledger::{ClosedRow, PeerRow, Traffic, TypeMap},
+    ledger::{ClosedRow, HandlerAccount, HandlerRow, PeerRow, Traffic, TypeMap},
     limits::{
         CLOSED_ROWS_MAX, COMMANDS_PER_TURN, EVENTS_WAITING_MAX, LINGER_MS, REFUSED_PEERS_MAX,
         TIMERS_PER_TURN,
@@ -125,6 +125,8 @@ pub(crate) struct Peers {
     pool: BlockPool,
     /// `None` if nobody handles anything here.
     handlers: Option<Box<Handlers>>,
+    /// What all of them count, those included that were removed.
+    handler_accounts: Box<[Arc<HandlerAccount>]>,
     /// A handler has answered since this was last looked at.
     answered: bool,
     pub(crate) wheel: Wheel<Timer>,
@@ -210,6 +212,7 @@ impl Peers {
                 messages: outbox.messages,
             },
             handlers: None,
+            handler_accounts: Box::default(),
             answered: false,
             wheel: Wheel::new(now),
             seats: Slab::new(),
@@ -1098,6 +1101,11 @@ impl Peers {
             });
         }
         Ok(cut)
+    }
+
+    pub(crate) fn handler_rows(&self) -> Vec<HandlerRow> {
+        let accounts = self.handler_accounts.iter();
+        accounts.map(|account| account.row()).collect()
     }
 
     /// The node has what the last read brought.

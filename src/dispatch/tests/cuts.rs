@@ -67,3 +67,38 @@ fn blocks_that_nobody_takes_are_counted() {
     assert_eq!(bench.fill(), Traffic::default());
     assert_eq!(ledger.budget.used(), 0);
 }
+
+/// On the loop's own thread a lock that somebody holds gives the cut up.
+#[test]
+fn a_cut_waits_for_no_lock_of_requests() {
+    let mut bench = Bench::new();
+    let requests = Arc::clone(&bench.registry.requests);
+    let (peer, fan_out) = (bench.peer, &mut bench.fan_out);
+    std::thread::scope(|scope| {
+        let (ask, asked) = bounded(1);
+        let (answer, answered) = bounded(1);
+        scope.spawn(move || {
+            Slots::set_loop_thread();
+            for () in asked {
+                answer.send(fan_out.cut().is_some()).unwrap();
+            }
+        });
+        let cut = || {
+            ask.send(()).unwrap();
+            answered.recv_timeout(std::time::Duration::from_secs(10))
+        };
+        assert_eq!(requests.with_lock(peer, cut), Ok(false));
+        assert_eq!(cut(), Ok(true));
+        drop(ask);
+    });
+}
+
+/// What the loop reads for a cut is its own: whoever looks at the handlers does not hold it up.
+#[test]
+fn the_loops_part_of_a_cut_takes_no_lock() {
+    let ledger = Ledger::new(1, Traffic::new(1, 1));
+    let held = ledger.handlers.lock().unwrap();
+    let shot = ledger.snapshot_of_loop(std::time::Duration::ZERO, Vec::new());
+    assert!(shot.balance().is_exact());
+    drop(held);
+}
