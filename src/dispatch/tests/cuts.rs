@@ -1,11 +1,11 @@
 //! Rows that are read while their subscribers take and discard.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
 
 /// The dispatcher stands still and reads, as at the marker of a cut; a subscriber takes and throws
-/// away as fast as it can.
+/// away as fast as it can. In the middle of its queue it waits until it was read there.
 #[test]
 fn a_row_is_read_while_nobody_is_in_between() {
     let mut bench = Bench::new();
@@ -17,12 +17,19 @@ fn a_row_is_read_while_nobody_is_in_between() {
         for _ in 0..500 {
             bench.dispatch(&[1, 2, 1]);
         }
-        let done = AtomicBool::new(false);
+        let (done, reads) = (AtomicBool::new(false), AtomicU64::new(0));
         std::thread::scope(|scope| {
-            let (busy, done) = (&busy, &done);
+            let (busy, done, reads) = (&busy, &done, &reads);
             scope.spawn(move || {
                 let deliveries = busy.receiver().try_iter();
                 for (number, delivery) in deliveries.enumerate() {
+                    if number == 250 {
+                        // The first that ends from here on may have begun before.
+                        let before = reads.load(Ordering::Acquire);
+                        while reads.load(Ordering::Acquire) < before + 2 {
+                            std::thread::yield_now();
+                        }
+                    }
                     if number % 3 == 0 {
                         drop(delivery);
                     } else {
@@ -42,12 +49,36 @@ fn a_row_is_read_while_nobody_is_in_between() {
                 assert_eq!(row.matched, sum, "{row:?}");
                 middles += u64::from(row.queued > 0 && row.queued < 1_000);
                 seen += 1;
+                reads.fetch_add(1, Ordering::Release);
             }
         });
     }
-    assert!(seen >= 100, "{seen} rows were read, {given_up} were not");
-    // Whether any of them was read in the midst of it is for the scheduler to say.
+    assert!(middles >= 100, "{middles} of {seen} rows were read in the midst");
     println!("{seen} rows were read, {middles} of them in the midst, {given_up} given up");
+}
+
+/// Between the beginning and the end of a move there is no row to be had.
+#[test]
+fn a_row_in_the_middle_of_a_move_is_given_up() {
+    let mut bench = Bench::new();
+    let slow = bench.subscribe(SubscribeOptions::new(MessageType(1)));
+    bench.dispatch(&[1, 1]);
+    let (_, list) = bench.registry.subscribers().unwrap();
+    let account = &list[0].account;
+    account.begin_move(2);
+    assert!(bench.registry.cut().is_none());
+    let fill = account.fill.get();
+    account.fill.lower(fill);
+    assert!(bench.registry.cut().is_none());
+    account.end_taken(1);
+    assert!(bench.registry.cut().is_none());
+    account.end_discarded(1);
+    let cut = bench.registry.cut().unwrap();
+    let row = &cut.rows[0];
+    assert_eq!((row.matched, row.taken, row.discarded), (2, 1, 1));
+    // What lies there is taken off once more.
+    account.fill.raise(fill);
+    drop(slow);
 }
 
 /// What the dispatcher does not take any more is not forgotten.
