@@ -125,7 +125,7 @@ impl Balance {
     }
 
     /// The sums of the service, which a snapshot has all terms of.
-    fn push_service(&mut self, shot: &Snapshot, waiting: u64, put_off: u64, refused: u64) {
+    fn push_service(&mut self, shot: &Snapshot, waiting: u64, put_off: u64) {
         let service = Subject::Service;
         self.push(
             service,
@@ -168,7 +168,7 @@ impl Balance {
             shot.accepted + shot.dialled,
             &[
                 ("open", shot.peers),
-                ("being refused", refused),
+                ("being refused", shot.refused),
                 ("closed, by reason", shot.closed_total()),
             ],
         );
@@ -366,7 +366,10 @@ impl Snapshot {
     #[must_use]
     pub fn balance(&self) -> Balance {
         let mut balance = Balance::new(true);
-        balance.push_service(self, self.dispatch_queue.messages, 0, 0);
+        let queue = &self.dispatch_queue;
+        // What is parked is dispatched, and only keeps its place.
+        let waiting = queue.messages.saturating_sub(queue.messages_parked);
+        balance.push_service(self, waiting, 0);
         balance
     }
 }
@@ -416,7 +419,7 @@ impl Balance {
         shot.departed = subscribers.departed;
         let mut balance = Self::new(true);
         balance.peers_left_out = peers.left_out;
-        balance.push_service(&shot, waiting, put_off, peers.refused);
+        balance.push_service(&shot, waiting, put_off);
         balance.push_peers(&shot, &peers);
         balance
     }
@@ -454,8 +457,6 @@ pub(crate) struct PeerSums {
 pub(crate) struct PeersCut {
     pub(crate) live: PeerSums,
     pub(crate) gone: PeerSums,
-    /// Connections that are being refused.
-    pub(crate) refused: u64,
     pub(crate) peers: Vec<PeerCut>,
     pub(crate) left_out: u64,
 }

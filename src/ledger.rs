@@ -192,6 +192,8 @@ pub(crate) struct Ledger {
     pub(crate) state: StateCell,
     pub(crate) budget: Budget,
     pub(crate) peers: Counter,
+    /// Connections that are being refused now.
+    pub(crate) refused: Counter,
     pub(crate) accepted: Counter,
     pub(crate) dialled: Counter,
     pub(crate) dials_failed: Counter,
@@ -241,6 +243,7 @@ impl Ledger {
             state: StateCell::default(),
             budget: Budget::new(budget),
             peers: Counter::default(),
+            refused: Counter::default(),
             accepted: Counter::default(),
             dialled: Counter::default(),
             dials_failed: Counter::default(),
@@ -326,6 +329,7 @@ impl Ledger {
             uptime,
             state: self.state.get(),
             peers: self.peers.get(),
+            refused: self.refused.get(),
             accepted: self.accepted.get(),
             dialled: self.dialled.get(),
             dials_failed: self.dials_failed.get(),
@@ -347,6 +351,7 @@ impl Ledger {
             dispatch_queue: QueueGauge {
                 messages: fill.messages,
                 bytes: fill.bytes,
+                messages_parked: self.dispatch_parked.get().messages,
                 messages_max: max.messages.max(fill.messages),
                 bytes_max: max.bytes.max(fill.bytes),
                 messages_capacity: self.dispatch_capacity.messages,
@@ -680,6 +685,10 @@ pub struct QueueGauge {
     pub messages: u64,
     /// Bytes of storage that they hold now.
     pub bytes: u64,
+    /// Of the messages, those that are dispatched and keep their place because a subscriber with
+    /// [`Overflow::Pause`](crate::Overflow::Pause) has no room for them, or for others that came
+    /// with them: once for each such subscriber.
+    pub messages_parked: u64,
     /// The most messages since the last metrics tick but one.
     pub messages_max: u64,
     /// The most bytes in the same time.
@@ -840,7 +849,8 @@ impl RequestRow {
 ///
 /// Taken live, the counters are read one after the other while others count on; when the service
 /// is quiet or stopped, they balance:
-/// `inbound.messages = handled + dispatched + dispatch_queue.messages + undelivered`,
+/// `inbound.messages = handled + dispatched + queued + undelivered` (those queued are
+/// `dispatch_queue.messages` without `messages_parked`),
 /// `dispatched = claimed + unclaimed`, each subscriber's row, and
 /// `outbound_accepted = outbound + outbound_dropped + outbound_overflowed + outbound_queued`.
 /// [`balance`](Self::balance) says so; [`Handle::balance`](crate::Handle::balance) does while the
@@ -854,10 +864,12 @@ pub struct Snapshot {
     pub state: ServiceState,
     /// Connections now.
     pub peers: u64,
+    /// Connections that are being refused now: they wait for their BYE, and are not closed yet.
+    pub refused: u64,
     /// Connections accepted so far, those refused for a limit included.
     pub accepted: u64,
-    /// Connections that this service made so far. `accepted + dialled = peers + closed`, the closed
-    /// ones summed up over the reasons; connections that are being refused are in neither yet.
+    /// Connections that this service made so far. `accepted + dialled = peers + refused + closed`,
+    /// the closed ones summed up over the reasons.
     pub dialled: u64,
     /// Attempts of links that failed: all addresses were tried.
     pub dials_failed: u64,

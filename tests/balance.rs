@@ -331,3 +331,34 @@ fn nobody_is_asked_on_the_dispatchers_own_thread() {
         util::stop_tap(service, tap);
     }
 }
+
+/// What is parked for a full subscriber is dispatched: it waits there, and nowhere else.
+#[test]
+fn a_snapshot_of_a_quiet_service_is_exact_while_messages_are_parked() {
+    let mut service = NetService::new(config()).unwrap();
+    let options = || SubscribeOptions::new(Types::all()).messages(1);
+    let subscribers: Vec<_> = [Overflow::Pause, Overflow::Pause, Overflow::DropNewest]
+        .map(|overflow| {
+            service
+                .subscribe_with(options().overflow(overflow))
+                .unwrap()
+        })
+        .into();
+    service.start().unwrap();
+    let mut client = Client::connect(service.local_addrs()[0]);
+    let message = util::encoded(&Frame::new(MessageType(7), b"x"));
+    // In one write, which is one read.
+    assert!(client.try_write(&message.repeat(5)));
+    wait_until("all are dispatched", || service.snapshot().dispatched == 5);
+    wait_until("they are where they stay", || {
+        subscribers.iter().map(|one| one.row().parked).sum::<u64>() == 8
+    });
+    let snapshot = service.snapshot();
+    let queue = snapshot.dispatch_queue;
+    assert_eq!((queue.messages, queue.messages_parked), (10, 10));
+    for balance in [snapshot.balance(), service.balance()] {
+        assert!(balance.is_exact(), "{balance}");
+    }
+    drop(client);
+    service.stop(Duration::ZERO);
+}

@@ -272,6 +272,7 @@ impl Peers {
             Some(_) => Standing::Refused,
             None => Standing::Accepted,
         };
+        self.slots.ledger.refused.add(u64::from(refusal.is_some()));
         self.seat_peer(id, peer, standing);
         match refusal {
             Some(reason) => {
@@ -501,7 +502,10 @@ impl Peers {
             self.uncover_links(now, row.node_id);
         }
         match standing {
-            Standing::Refused => {}
+            Standing::Refused => {
+                let refused = &self.slots.ledger.refused;
+                refused.set(refused.get().saturating_sub(1));
+            }
             Standing::Accepted => {
                 self.counted -= 1;
                 self.accepted -= 1;
@@ -1077,7 +1081,6 @@ impl Peers {
         for (_, seat) in &self.seats {
             let Some(seat) = seat else { continue };
             let peer = &seat.peer;
-            cut.refused += u64::from(seat.standing == Standing::Refused);
             cut.live.inbound.add(peer.inbound);
             cut.live.written.add(peer.outbound);
             cut.live.accepted.add(peer.sums.accepted);

@@ -53,7 +53,10 @@ fn a_row_is_read_while_nobody_is_in_between() {
             }
         });
     }
-    assert!(middles >= 100, "{middles} of {seen} rows were read in the midst");
+    assert!(
+        middles >= 100,
+        "{middles} of {seen} rows were read in the midst"
+    );
     println!("{seen} rows were read, {middles} of them in the midst, {given_up} given up");
 }
 
