@@ -125,7 +125,7 @@ impl Balance {
     }
 
     /// The sums of the service, which a snapshot has all terms of.
-    fn push_service(&mut self, shot: &Snapshot, waiting: u64, put_off: u64) {
+    fn push_service(&mut self, shot: &Snapshot, waiting: Traffic, put_off: u64) {
         let service = Subject::Service;
         self.push(
             service,
@@ -134,7 +134,7 @@ impl Balance {
             &[
                 ("handled", shot.handled),
                 ("dispatched", shot.dispatched),
-                ("queued for dispatch", waiting),
+                ("queued for dispatch", waiting.messages),
                 ("undelivered", shot.undelivered),
             ],
         );
@@ -150,7 +150,7 @@ impl Balance {
         );
         let calls = shot.handlers.iter().map(|row| row.calls).sum();
         self.push(service, "handled", shot.handled, &[("calls", calls)]);
-        self.push_types(shot, put_off);
+        self.push_types(shot, waiting, put_off);
         self.push_traffic(
             service,
             ["accepted for sending", "bytes accepted for sending"],
@@ -177,7 +177,7 @@ impl Balance {
     }
 
     /// What the types add up to, and what each of them does.
-    fn push_types(&mut self, shot: &Snapshot, put_off: u64) {
+    fn push_types(&mut self, shot: &Snapshot, waiting: Traffic, put_off: u64) {
         let mut all = TypeTraffic::default();
         for row in &shot.types {
             all.add(row);
@@ -203,6 +203,15 @@ impl Balance {
         push("claimed", shot.claimed, &terms);
         let terms = [("of all types", all.unclaimed), ("late answers", late)];
         push("unclaimed", shot.unclaimed, &terms);
+        // The queue's own fill is in bytes of storage.
+        if waiting == Traffic::default() || waiting.bytes > 0 {
+            let terms = [
+                ("of all types", all.inbound.bytes),
+                ("queued for dispatch", waiting.bytes),
+                ("undelivered", shot.undelivered_bytes),
+            ];
+            push("bytes received", shot.inbound.bytes, &terms);
+        }
         let terms = [("in time", answered), ("late", late), ("put off", put_off)];
         push("answers of all types", all.answers, &terms);
         for row in &shot.types {
@@ -369,7 +378,7 @@ impl Snapshot {
         let queue = &self.dispatch_queue;
         // What is parked is dispatched, and only keeps its place.
         let waiting = queue.messages.saturating_sub(queue.messages_parked);
-        balance.push_service(self, waiting, 0);
+        balance.push_service(self, Traffic::new(waiting, 0), 0);
         balance
     }
 }
@@ -439,7 +448,7 @@ pub(crate) struct Cut {
 pub(crate) struct LoopCut {
     pub(crate) shot: Snapshot,
     /// Messages that are parsed and not handed over.
-    pub(crate) waiting: u64,
+    pub(crate) waiting: Traffic,
     pub(crate) peers: PeersCut,
 }
 

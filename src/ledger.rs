@@ -4,7 +4,7 @@
 //! sums can be held against each other:
 //!
 //! - inbound: `received = handled + dispatched + queued for dispatch + undelivered`,
-//!   `dispatched = claimed + unclaimed`
+//!   `dispatched = claimed + unclaimed`; their bytes are those of all types and of what waits
 //! - per type: `handled and dispatched = handled + claimed + unclaimed + answers`
 //! - per subscriber: `matched = taken + dropped + discarded + queued + parked`
 //! - outbound: `accepted = written + dropped + overflowed + queued`
@@ -215,9 +215,9 @@ pub(crate) struct Ledger {
     /// Given to an inline handler; the loop's.
     pub(crate) handled: Counter,
     /// Received, and lost because the dispatcher had ended or hung; the loop's.
-    pub(crate) undelivered: Counter,
+    pub(crate) undelivered: TrafficCounter,
     /// Likewise, taken from the queue by a dispatcher that has panicked before; the dispatcher's.
-    pub(crate) abandoned: Counter,
+    pub(crate) abandoned: TrafficCounter,
     /// Dispatched, matched by at least one subscriber, and matched by none: the dispatcher's.
     pub(crate) dispatched: Counter,
     pub(crate) claimed: Counter,
@@ -260,8 +260,8 @@ impl Ledger {
             outbound_overflowed: TrafficCounter::default(),
             outbound_queued: TrafficCounter::default(),
             handled: Counter::default(),
-            undelivered: Counter::default(),
-            abandoned: Counter::default(),
+            undelivered: TrafficCounter::default(),
+            abandoned: TrafficCounter::default(),
             dispatched: Counter::default(),
             claimed: Counter::default(),
             unclaimed: Counter::default(),
@@ -321,6 +321,8 @@ impl Ledger {
     fn counters(&self, uptime: Duration) -> Snapshot {
         let fill = self.dispatch_queue.get();
         let max = self.dispatch_max.get();
+        let mut undelivered = self.undelivered.get();
+        undelivered.add(self.abandoned.get());
         let accepted = self.outbound_accepted.get();
         let written = self.outbound_written.get();
         let dropped = self.outbound_dropped.get();
@@ -344,7 +346,8 @@ impl Ledger {
             outbound_overflowed: overflowed,
             outbound_queued: self.outbound_queued.get(),
             handled: self.handled.get(),
-            undelivered: self.undelivered.get() + self.abandoned.get(),
+            undelivered: undelivered.messages,
+            undelivered_bytes: undelivered.bytes,
             dispatched: self.dispatched.get(),
             claimed: self.claimed.get(),
             unclaimed: self.unclaimed.get(),
@@ -893,6 +896,8 @@ pub struct Snapshot {
     /// Messages that nobody was offered, because the dispatcher had failed, or took nothing at the
     /// end of a stop.
     pub undelivered: u64,
+    /// Bytes of their frames.
+    pub undelivered_bytes: u64,
     /// Messages that went through the fan-out.
     pub dispatched: u64,
     /// Dispatched messages that at least one subscriber's types matched.

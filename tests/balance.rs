@@ -362,3 +362,41 @@ fn a_snapshot_of_a_quiet_service_is_exact_while_messages_are_parked() {
     drop(client);
     service.stop(Duration::ZERO);
 }
+
+/// What the protocol says for itself is none of the application's traffic, in either direction.
+#[test]
+fn bytes_received_are_the_applications_alone() {
+    for dispatch in [Dispatch::Thread, Dispatch::Inline] {
+        let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
+        let tap = service.subscribe(MessageType(7)).unwrap();
+        let options = HandlerOptions::new(MessageType(8));
+        service.handle_inline(options, |_, _| {}).unwrap();
+        service.start().unwrap();
+        let mut client = Client::connect(service.local_addrs()[0]);
+        client.ping(b"12345678");
+        let [ping, own, handled] =
+            [0xFF03, 7, 8].map(|number| util::encoded(&Frame::new(MessageType(number), b"xy")));
+        // Around a message, alone, between handled ones, and at the end.
+        for parts in [
+            vec![&ping, &own, &ping],
+            vec![&own],
+            vec![&ping, &handled, &ping, &own, &handled],
+            vec![&handled, &ping],
+        ] {
+            let bytes: Vec<u8> = parts.into_iter().flatten().copied().collect();
+            assert!(client.try_write(&bytes));
+        }
+        let done = |snapshot: nebnet::Snapshot| snapshot.handled + snapshot.dispatched == 6;
+        wait_until("all came", || done(service.snapshot()));
+        let snapshot = service.snapshot();
+        assert_eq!(snapshot.inbound.bytes, 60);
+        assert_eq!(service.handle().peers()[0].inbound, snapshot.inbound);
+        for balance in [snapshot.balance(), service.balance()] {
+            assert!(balance.is_exact(), "{balance}");
+            let mut found = balance.equations.iter();
+            assert!(found.any(|one| one.name == "bytes received" && one.sum == 60));
+        }
+        drop(client);
+        util::stop_tap(service, tap);
+    }
+}

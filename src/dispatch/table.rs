@@ -255,7 +255,7 @@ impl FanOut {
         match item {
             Item::Block(block) => {
                 let charge = queue_charge(&block);
-                self.slots.ledger.abandoned.add(charge.messages);
+                self.slots.ledger.abandoned.add(block.traffic());
                 drop(block);
                 self.bounds.lower(charge, &self.slots.doorbell);
             }

@@ -280,6 +280,7 @@ impl Peers {
         self.slots.ledger.note_accepted(accepted);
         self.answered |= accepted.messages > 0;
         parsed.frames = walk.kept.frames;
+        parsed.bytes = walk.kept.size;
         parsed.message_type = walk.kept.message_type.filter(|_| !walk.kept.mixed);
         parsed.has_protocol = false;
         if !handlers.handles_any() {

@@ -171,8 +171,8 @@ pub(crate) struct Peers {
     closed: VecDeque<ClosedRow>,
     /// Sums over all connections that have ended.
     gone: PeerSums,
-    /// Messages that were counted as received and that the node does not have yet.
-    in_hand: u64,
+    /// What was counted as received and the node does not have yet.
+    in_hand: Traffic,
     /// How long nobody was read, in all, and since when nobody is.
     lag: Tick,
     stalled_since: Option<Tick>,
@@ -240,7 +240,7 @@ impl Peers {
             type_map: TypeMap::default(),
             closed: VecDeque::new(),
             gone: PeerSums::default(),
-            in_hand: 0,
+            in_hand: Traffic::default(),
             lag: 0,
             stalled_since: None,
             stop: None,
@@ -1114,7 +1114,7 @@ impl Peers {
     /// The node has what the last read brought.
     #[inline]
     pub(crate) fn note_handed_over(&mut self) {
-        self.in_hand = 0;
+        self.in_hand = Traffic::default();
     }
 
     /// A panic has lost what the node did not have yet.
