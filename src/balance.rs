@@ -18,8 +18,10 @@ use std::fmt;
 use crossbeam_channel::Sender;
 
 use crate::{
-    id::{PeerId, SubscriberId},
-    ledger::{DepartedRow, EventSubscriberRow, RequestRow, Snapshot, SubscriberRow, Traffic},
+    id::{MessageType, PeerId, SubscriberId},
+    ledger::{
+        DepartedRow, EventSubscriberRow, RequestRow, Snapshot, SubscriberRow, Traffic, TypeTraffic,
+    },
 };
 
 /// The sums of a service, and whether they add up; see [`Handle::balance`](crate::Handle::balance)
@@ -60,6 +62,8 @@ pub enum Subject {
     EventSubscriber(SubscriberId),
     /// The subscribers of messages that have left.
     Departed,
+    /// A message type; `None` stands for all types beyond the first 1,024 that were seen.
+    Type(Option<MessageType>),
     /// A connection.
     Peer(PeerId),
 }
@@ -121,7 +125,7 @@ impl Balance {
     }
 
     /// The sums of the service, which a snapshot has all terms of.
-    fn push_service(&mut self, shot: &Snapshot, waiting: u64, put_off: u64, refused: u64) {
+    fn push_service(&mut self, shot: &Snapshot, waiting: Traffic, put_off: u64) {
         let service = Subject::Service;
         self.push(
             service,
@@ -130,7 +134,7 @@ impl Balance {
             &[
                 ("handled", shot.handled),
                 ("dispatched", shot.dispatched),
-                ("queued for dispatch", waiting),
+                ("queued for dispatch", waiting.messages),
                 ("undelivered", shot.undelivered),
             ],
         );
@@ -146,21 +150,7 @@ impl Balance {
         );
         let calls = shot.handlers.iter().map(|row| row.calls).sum();
         self.push(service, "handled", shot.handled, &[("calls", calls)]);
-        let (mut inbound, mut outbound) = (Traffic::default(), Traffic::default());
-        for row in &shot.types {
-            inbound.add(row.inbound);
-            outbound.add(row.outbound);
-        }
-        let passed = shot.handled + shot.dispatched;
-        let by_type = [("of all types", inbound.messages)];
-        self.push(service, "handled and dispatched", passed, &by_type);
-        let by_type = [("of all types", outbound)];
-        self.push_traffic(
-            service,
-            ["written", "bytes written"],
-            shot.outbound,
-            &by_type,
-        );
+        self.push_types(shot, waiting, put_off);
         self.push_traffic(
             service,
             ["accepted for sending", "bytes accepted for sending"],
@@ -178,12 +168,67 @@ impl Balance {
             shot.accepted + shot.dialled,
             &[
                 ("open", shot.peers),
-                ("being refused", refused),
+                ("being refused", shot.refused),
                 ("closed, by reason", shot.closed_total()),
             ],
         );
         self.push_requests(&shot.requests);
         self.push_subscribers(shot);
+    }
+
+    /// What the types add up to, and what each of them does.
+    fn push_types(&mut self, shot: &Snapshot, waiting: Traffic, put_off: u64) {
+        let mut all = TypeTraffic::default();
+        for row in &shot.types {
+            all.add(row);
+        }
+        let service = Subject::Service;
+        let names = ["written", "bytes written"];
+        self.push_traffic(
+            service,
+            names,
+            shot.outbound,
+            &[("of all types", all.outbound)],
+        );
+        let (answered, late) = (shot.requests.answered, shot.requests.late);
+        let mut push = |name, sum, terms: &[Term]| self.push(service, name, sum, terms);
+        let passed = shot.handled + shot.dispatched;
+        push(
+            "handled and dispatched",
+            passed,
+            &[("of all types", all.inbound.messages)],
+        );
+        push("handled", shot.handled, &[("of all types", all.handled)]);
+        let terms = [("of all types", all.claimed), ("answers", answered)];
+        push("claimed", shot.claimed, &terms);
+        let terms = [("of all types", all.unclaimed), ("late answers", late)];
+        push("unclaimed", shot.unclaimed, &terms);
+        // The queue's own fill is in bytes of storage.
+        if waiting == Traffic::default() || waiting.bytes > 0 {
+            let terms = [
+                ("of all types", all.inbound.bytes),
+                ("queued for dispatch", waiting.bytes),
+                ("undelivered", shot.undelivered_bytes),
+            ];
+            push("bytes received", shot.inbound.bytes, &terms);
+        }
+        let terms = [("in time", answered), ("late", late), ("put off", put_off)];
+        push("answers of all types", all.answers, &terms);
+        for row in &shot.types {
+            let terms = [
+                ("handled", row.handled),
+                ("claimed", row.claimed),
+                ("unclaimed", row.unclaimed),
+                ("answers", row.answers),
+            ];
+            let subject = Subject::Type(row.message_type);
+            self.push(
+                subject,
+                "handled and dispatched",
+                row.inbound.messages,
+                &terms,
+            );
+        }
     }
 
     fn push_requests(&mut self, row: &RequestRow) {
@@ -289,6 +334,8 @@ impl fmt::Display for Subject {
             Self::Subscriber(id) => write!(f, "subscriber {id}"),
             Self::EventSubscriber(id) => write!(f, "event subscriber {id}"),
             Self::Departed => f.write_str("subscribers that left"),
+            Self::Type(Some(message_type)) => write!(f, "type {message_type}"),
+            Self::Type(None) => f.write_str("other types"),
             Self::Peer(id) => write!(f, "peer {id}"),
         }
     }
@@ -328,7 +375,10 @@ impl Snapshot {
     #[must_use]
     pub fn balance(&self) -> Balance {
         let mut balance = Balance::new(true);
-        balance.push_service(self, self.dispatch_queue.messages, 0, 0);
+        let queue = &self.dispatch_queue;
+        // What is parked is dispatched, and only keeps its place.
+        let waiting = queue.messages.saturating_sub(queue.messages_parked);
+        balance.push_service(self, Traffic::new(waiting, 0), 0);
         balance
     }
 }
@@ -363,27 +413,22 @@ impl Balance {
             claimed,
             unclaimed,
             put_off,
-            types_in,
+            types,
             requests,
             subscribers,
         } = behind;
         shot.dispatched = dispatched;
         shot.claimed = claimed;
         shot.unclaimed = unclaimed;
+        // The loop has filled in its own.
+        shot.types = TypeTraffic::merge(shot.types.into_iter().chain(types));
         shot.requests = requests;
         shot.subscribers = subscribers.rows;
         shot.event_subscribers = subscribers.events;
         shot.departed = subscribers.departed;
         let mut balance = Self::new(true);
         balance.peers_left_out = peers.left_out;
-        balance.push_service(&shot, waiting, put_off, peers.refused);
-        let of_types = &mut balance.equations;
-        // The snapshot's rows of types are the loop's alone.
-        for equation in of_types {
-            if equation.name == "handled and dispatched" {
-                equation.terms.push(("dispatched of all types", types_in));
-            }
-        }
+        balance.push_service(&shot, waiting, put_off);
         balance.push_peers(&shot, &peers);
         balance
     }
@@ -403,7 +448,7 @@ pub(crate) struct Cut {
 pub(crate) struct LoopCut {
     pub(crate) shot: Snapshot,
     /// Messages that are parsed and not handed over.
-    pub(crate) waiting: u64,
+    pub(crate) waiting: Traffic,
     pub(crate) peers: PeersCut,
 }
 
@@ -421,8 +466,6 @@ pub(crate) struct PeerSums {
 pub(crate) struct PeersCut {
     pub(crate) live: PeerSums,
     pub(crate) gone: PeerSums,
-    /// Connections that are being refused.
-    pub(crate) refused: u64,
     pub(crate) peers: Vec<PeerCut>,
     pub(crate) left_out: u64,
 }
@@ -446,7 +489,7 @@ pub(crate) struct DispatchCut {
     pub(crate) unclaimed: u64,
     /// Answers to our requests that are dispatched, and neither claimed nor unclaimed yet.
     pub(crate) put_off: u64,
-    pub(crate) types_in: u64,
+    pub(crate) types: Vec<TypeTraffic>,
     pub(crate) requests: RequestRow,
     pub(crate) subscribers: SubscribersCut,
 }

@@ -71,9 +71,17 @@ impl BlockRef {
         self.0.charge()
     }
 
-    /// What the block holds: application messages, and bytes of all frames.
+    /// The application's messages and their bytes; where frames of the protocol lie between them,
+    /// at the price of a walk.
     pub(crate) fn traffic(&self) -> Traffic {
-        Traffic::new(u64::from(self.0.head.frames), self.0.bytes.len() as u64)
+        let mut bytes = self.bytes().len();
+        if self.head().has_protocol {
+            let mut frames = WholeFrames::new(self.bytes());
+            let sizes = std::iter::from_fn(|| frames.next_header());
+            let own = sizes.filter(|(header, _)| !header.message_type.is_protocol());
+            bytes = own.map(|(_, size)| size).sum();
+        }
+        Traffic::new(u64::from(self.head().frames), bytes as u64)
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -22,7 +22,7 @@ use crate::{
     dial::{ConnectOptions, NewLink, Resolved, Resolver},
     dispatch::{
         ChannelSubscription, EventOptions, EventSubscription, Outlet, Registry, SubscribeOptions,
-        Subscription, Types,
+        Subscription, Types, is_dispatcher,
     },
     error::{ConnectError, ListenError, SendError, ServiceFailure, SubscribeError, TimerError},
     frame::Frame,
@@ -72,6 +72,26 @@ pub(crate) struct Shared {
     pub(crate) resolver: Mutex<Option<Resolver>>,
     pub(crate) timers: Arc<TimerHub>,
     pub(crate) failure: Arc<OnceLock<ServiceFailure>>,
+    /// Threads of the service that run: while there are any, they count.
+    pub(crate) threads: AtomicUsize,
+}
+
+/// A thread of the service that runs, from before it is spawned to when it counts nothing more.
+#[derive(Debug)]
+pub(crate) struct Counting(Arc<Shared>);
+
+impl Counting {
+    pub(crate) fn begin(shared: &Arc<Shared>) -> Self {
+        shared.threads.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        // Release: whoever sees it sees what was counted.
+        self.0.threads.fetch_sub(1, Ordering::Release);
+    }
 }
 
 impl Shared {
@@ -601,13 +621,16 @@ impl Handle {
     /// marker waits its turn behind what is queued for dispatch.
     ///
     /// Waits up to 5 s for the answers, and tries again while somebody is in the middle of
-    /// something. If there is no answer, or this is the loop's own thread, where nobody could give
-    /// one, the counters are read one after the other: [`Balance::is_cut`] is then false, and so is
-    /// [`Balance::is_exact`]. Before the start and after the stop, they stand still.
+    /// something. If there is no answer, or this is a thread of a service, which would wait for
+    /// itself (the loop's in an inline handler, the dispatcher's in a metrics callback), the
+    /// counters are read one after the other: [`Balance::is_cut`] is then false, and so is
+    /// [`Balance::is_exact`]. That is also so after a failure, until the threads have ended
+    /// ([`NetService::ended`](crate::NetService::ended)). Before the start and after the stop, the
+    /// counters stand still.
     #[must_use]
     pub fn balance(&self) -> Balance {
         let started = self.shared.clock.elapsed();
-        loop {
+        while !is_dispatcher() {
             match self.ask(Command::Cut) {
                 Some(Some(cut)) => return Balance::of(cut),
                 // Somebody was in the middle of something.
@@ -618,10 +641,14 @@ impl Handle {
                 break;
             }
         }
+        let is_still = || self.shared.threads.load(Ordering::Acquire) == 0;
+        let was_still = is_still();
         let shot = self.shared.snapshot();
-        match shot.state {
-            ServiceState::Running | ServiceState::Stopping => Balance::torn(&shot),
-            ServiceState::New | ServiceState::Stopped | ServiceState::Failed => shot.balance(),
+        // A service that failed is not over before its threads are.
+        if was_still && is_still() {
+            shot.balance()
+        } else {
+            Balance::torn(&shot)
         }
     }
 

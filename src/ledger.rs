@@ -4,7 +4,8 @@
 //! sums can be held against each other:
 //!
 //! - inbound: `received = handled + dispatched + queued for dispatch + undelivered`,
-//!   `dispatched = claimed + unclaimed`
+//!   `dispatched = claimed + unclaimed`; their bytes are those of all types and of what waits
+//! - per type: `handled and dispatched = handled + claimed + unclaimed + answers`
 //! - per subscriber: `matched = taken + dropped + discarded + queued + parked`
 //! - outbound: `accepted = written + dropped + overflowed + queued`
 //! - requests: `sent = answered + timed_out + closed + cancelled + outstanding`; their answers are
@@ -191,6 +192,8 @@ pub(crate) struct Ledger {
     pub(crate) state: StateCell,
     pub(crate) budget: Budget,
     pub(crate) peers: Counter,
+    /// Connections that are being refused now.
+    pub(crate) refused: Counter,
     pub(crate) accepted: Counter,
     pub(crate) dialled: Counter,
     pub(crate) dials_failed: Counter,
@@ -212,7 +215,9 @@ pub(crate) struct Ledger {
     /// Given to an inline handler; the loop's.
     pub(crate) handled: Counter,
     /// Received, and lost because the dispatcher had ended or hung; the loop's.
-    pub(crate) undelivered: Counter,
+    pub(crate) undelivered: TrafficCounter,
+    /// Likewise, taken from the queue by a dispatcher that has panicked before; the dispatcher's.
+    pub(crate) abandoned: TrafficCounter,
     /// Dispatched, matched by at least one subscriber, and matched by none: the dispatcher's.
     pub(crate) dispatched: Counter,
     pub(crate) claimed: Counter,
@@ -221,7 +226,8 @@ pub(crate) struct Ledger {
     /// The types of what was handled, which the loop counts and not the dispatcher.
     pub(crate) types_handled: TypeRows,
     pub(crate) types_out: TypeRows,
-    /// Inline handlers, those included that were removed. The loop does not take this lock.
+    /// Inline handlers, those included that were removed. The loop does not take this lock, and
+    /// keeps a list of its own.
     pub(crate) handlers: Mutex<Vec<Arc<HandlerAccount>>>,
     pub(crate) dispatch_queue: Fill,
     /// Of this, what is parked for full subscribers.
@@ -237,6 +243,7 @@ impl Ledger {
             state: StateCell::default(),
             budget: Budget::new(budget),
             peers: Counter::default(),
+            refused: Counter::default(),
             accepted: Counter::default(),
             dialled: Counter::default(),
             dials_failed: Counter::default(),
@@ -253,7 +260,8 @@ impl Ledger {
             outbound_overflowed: TrafficCounter::default(),
             outbound_queued: TrafficCounter::default(),
             handled: Counter::default(),
-            undelivered: Counter::default(),
+            undelivered: TrafficCounter::default(),
+            abandoned: TrafficCounter::default(),
             dispatched: Counter::default(),
             claimed: Counter::default(),
             unclaimed: Counter::default(),
@@ -288,8 +296,33 @@ impl Ledger {
         departed: DepartedRow,
         requests: RequestRow,
     ) -> Snapshot {
+        let handlers = self.handlers.lock().unwrap_or_else(PoisonError::into_inner);
+        Snapshot {
+            types: TypeTraffic::merge(self.types_of_loop().chain(self.types_in.dispatched())),
+            subscribers,
+            departed,
+            handlers: handlers.iter().map(|account| account.row()).collect(),
+            requests,
+            ..self.counters(uptime)
+        }
+    }
+
+    /// What the loop counts, for a cut: the rest is read elsewhere. The rows of types are those of
+    /// what it handled and wrote, as they lie.
+    pub(crate) fn snapshot_of_loop(&self, uptime: Duration, handlers: Vec<HandlerRow>) -> Snapshot {
+        Snapshot {
+            types: self.types_of_loop().collect(),
+            handlers,
+            ..self.counters(uptime)
+        }
+    }
+
+    /// A snapshot without any rows.
+    fn counters(&self, uptime: Duration) -> Snapshot {
         let fill = self.dispatch_queue.get();
         let max = self.dispatch_max.get();
+        let mut undelivered = self.undelivered.get();
+        undelivered.add(self.abandoned.get());
         let accepted = self.outbound_accepted.get();
         let written = self.outbound_written.get();
         let dropped = self.outbound_dropped.get();
@@ -298,6 +331,7 @@ impl Ledger {
             uptime,
             state: self.state.get(),
             peers: self.peers.get(),
+            refused: self.refused.get(),
             accepted: self.accepted.get(),
             dialled: self.dialled.get(),
             dials_failed: self.dials_failed.get(),
@@ -312,25 +346,26 @@ impl Ledger {
             outbound_overflowed: overflowed,
             outbound_queued: self.outbound_queued.get(),
             handled: self.handled.get(),
-            undelivered: self.undelivered.get(),
+            undelivered: undelivered.messages,
+            undelivered_bytes: undelivered.bytes,
             dispatched: self.dispatched.get(),
             claimed: self.claimed.get(),
             unclaimed: self.unclaimed.get(),
             dispatch_queue: QueueGauge {
                 messages: fill.messages,
                 bytes: fill.bytes,
+                messages_parked: self.dispatch_parked.get().messages,
                 messages_max: max.messages.max(fill.messages),
                 bytes_max: max.bytes.max(fill.bytes),
                 messages_capacity: self.dispatch_capacity.messages,
                 bytes_capacity: self.dispatch_capacity.bytes,
             },
-            types: TypeRows::merge([&self.types_in, &self.types_handled], &self.types_out),
-            subscribers,
-            // The caller's to fill in.
+            types: Vec::new(),
+            subscribers: Vec::new(),
             event_subscribers: Vec::new(),
-            departed,
-            handlers: self.handler_rows(),
-            requests,
+            departed: DepartedRow::default(),
+            handlers: Vec::new(),
+            requests: RequestRow::default(),
             memory_used: self.budget.used() as u64,
             memory_budget: self.budget.limit() as u64,
             accept_errors: self.accept_errors.get(),
@@ -343,20 +378,8 @@ impl Ledger {
 }
 
 impl Ledger {
-    /// What the loop counts, for a cut: the rest is read elsewhere. The rows of types are those of
-    /// what it handled and wrote.
-    pub(crate) fn snapshot_of_loop(&self, uptime: Duration) -> Snapshot {
-        let (departed, requests) = (DepartedRow::default(), RequestRow::default());
-        let shot = self.snapshot(uptime, Vec::new(), departed, requests);
-        Snapshot {
-            types: TypeRows::merge([&self.types_handled], &self.types_out),
-            ..shot
-        }
-    }
-
-    fn handler_rows(&self) -> Vec<HandlerRow> {
-        let handlers = self.handlers.lock().unwrap_or_else(PoisonError::into_inner);
-        handlers.iter().map(|account| account.row()).collect()
+    fn types_of_loop(&self) -> impl Iterator<Item = TypeTraffic> + '_ {
+        self.types_handled.handled().chain(self.types_out.written())
     }
 }
 
@@ -372,7 +395,7 @@ pub(crate) struct HandlerAccount {
 }
 
 impl HandlerAccount {
-    fn row(&self) -> HandlerRow {
+    pub(crate) fn row(&self) -> HandlerRow {
         let panics = self.panics.get();
         HandlerRow {
             name: self.name.clone(),
@@ -446,6 +469,10 @@ pub(crate) struct TypeRows {
 struct TypeCell {
     message_type: Counter,
     traffic: TrafficCounter,
+    /// What became of messages that were dispatched.
+    claimed: Counter,
+    unclaimed: Counter,
+    answers: Counter,
 }
 
 impl Default for TypeRows {
@@ -465,54 +492,62 @@ impl TypeRows {
         self.rows[usize::from(row)].traffic.add(traffic);
     }
 
-    /// What all rows add up to.
-    pub(crate) fn sum(&self) -> Traffic {
-        let mut sum = Traffic::default();
-        self.each().for_each(|(_, traffic)| sum.add(traffic));
-        sum
+    /// Messages that were dispatched, and whether anybody's types matched them.
+    #[inline]
+    pub(crate) fn add_offered(&self, row: u16, traffic: Traffic, is_claimed: bool) {
+        let cell = &self.rows[usize::from(row)];
+        cell.traffic.add(traffic);
+        if is_claimed {
+            cell.claimed.add(traffic.messages);
+        } else {
+            cell.unclaimed.add(traffic.messages);
+        }
     }
 
-    fn each(&self) -> impl Iterator<Item = (Option<MessageType>, Traffic)> + '_ {
+    /// Messages that were dispatched, and are answers to our requests.
+    pub(crate) fn add_answers(&self, row: u16, traffic: Traffic) {
+        let cell = &self.rows[usize::from(row)];
+        cell.traffic.add(traffic);
+        cell.answers.add(traffic.messages);
+    }
+
+    /// The rows, of what the dispatcher counts.
+    pub(crate) fn dispatched(&self) -> impl Iterator<Item = TypeTraffic> + '_ {
+        self.each().map(|(message_type, cell)| TypeTraffic {
+            inbound: cell.traffic.get(),
+            claimed: cell.claimed.get(),
+            unclaimed: cell.unclaimed.get(),
+            answers: cell.answers.get(),
+            ..TypeTraffic::new(message_type)
+        })
+    }
+
+    /// The rows, of what the loop gives to handlers.
+    fn handled(&self) -> impl Iterator<Item = TypeTraffic> + '_ {
+        self.each().map(|(message_type, cell)| TypeTraffic {
+            inbound: cell.traffic.get(),
+            handled: cell.traffic.messages.get(),
+            ..TypeTraffic::new(message_type)
+        })
+    }
+
+    /// The rows, of what is written.
+    fn written(&self) -> impl Iterator<Item = TypeTraffic> + '_ {
+        self.each().map(|(message_type, cell)| TypeTraffic {
+            outbound: cell.traffic.get(),
+            ..TypeTraffic::new(message_type)
+        })
+    }
+
+    fn each(&self) -> impl Iterator<Item = (Option<MessageType>, &TypeCell)> + '_ {
         let used = usize::try_from(self.used.get())
             .unwrap_or(0)
             .min(TYPE_COUNTERS_MAX);
         let named = self.rows[..used].iter().map(|row| {
             let number = u16::try_from(row.message_type.get()).unwrap_or(u16::MAX);
-            (Some(MessageType(number)), row.traffic.get())
+            (Some(MessageType(number)), row)
         });
-        named.chain([(None, self.rows[TYPE_COUNTERS_MAX].traffic.get())])
-    }
-
-    /// Adds up what the dispatcher and the loop counted on the way in, beside what went out.
-    fn merge<const N: usize>(inbound: [&Self; N], outbound: &Self) -> Vec<TypeTraffic> {
-        let mut merged = Vec::<TypeTraffic>::new();
-        let mut add = |message_type, inbound: Traffic, outbound: Traffic| {
-            let known = merged
-                .iter_mut()
-                .find(|row| row.message_type == message_type);
-            if let Some(row) = known {
-                row.inbound.add(inbound);
-                row.outbound.add(outbound);
-            } else {
-                merged.push(TypeTraffic {
-                    message_type,
-                    inbound,
-                    outbound,
-                });
-            }
-        };
-        let nothing = Traffic::default();
-        for (message_type, traffic) in inbound.into_iter().flat_map(Self::each) {
-            add(message_type, traffic, nothing);
-        }
-        for (message_type, traffic) in outbound.each() {
-            add(message_type, nothing, traffic);
-        }
-        // `None`, the shared row, sorts last and is left out while nothing is in it.
-        merged.sort_by_key(|row| (row.message_type.is_none(), row.message_type));
-        // Of a message that is partly written, there are bytes.
-        merged.retain(|row| row.inbound.bytes + row.outbound.bytes > 0);
-        merged
+        named.chain([(None, &self.rows[TYPE_COUNTERS_MAX])])
     }
 }
 
@@ -586,15 +621,64 @@ impl Traffic {
     }
 }
 
-/// Traffic of one message type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Traffic of one message type: `inbound.messages = handled + claimed + unclaimed + answers`.
+///
+/// A message counts here once it is handled or dispatched. What waits for the dispatcher or was
+/// lost on the way there is counted for all types together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TypeTraffic {
-    /// The type; `None` stands for all types beyond the first 1,024 that were seen.
+    /// The type; `None` stands for all types beyond the first 1,024 that were seen. The loop and
+    /// the dispatcher each see types in their own order, so with more of them the messages of one
+    /// type may be in two rows.
     pub message_type: Option<MessageType>,
     /// Dispatched, or given to an inline handler.
     pub inbound: Traffic,
+    /// Given to an inline handler.
+    pub handled: u64,
+    /// Dispatched, and matched by at least one subscriber's types.
+    pub claimed: u64,
+    /// Dispatched, and matched by nobody's types.
+    pub unclaimed: u64,
+    /// Dispatched as answers to our requests, late ones included. Nobody is offered them.
+    pub answers: u64,
     /// Written.
     pub outbound: Traffic,
+}
+
+impl TypeTraffic {
+    fn new(message_type: Option<MessageType>) -> Self {
+        Self {
+            message_type,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.inbound.add(other.inbound);
+        self.handled += other.handled;
+        self.claimed += other.claimed;
+        self.unclaimed += other.unclaimed;
+        self.answers += other.answers;
+        self.outbound.add(other.outbound);
+    }
+
+    /// A row for each type, of rows of several counts; without those of which there is nothing.
+    pub(crate) fn merge(parts: impl IntoIterator<Item = Self>) -> Vec<Self> {
+        let mut rows: Vec<Self> = parts.into_iter().collect();
+        // `None`, the shared row, sorts last.
+        rows.sort_by_key(|row| (row.message_type.is_none(), row.message_type));
+        rows.dedup_by(|row, kept| {
+            let is_same = row.message_type == kept.message_type;
+            if is_same {
+                kept.add(row);
+            }
+            is_same
+        });
+        // Of a message that is partly written, there are bytes.
+        rows.retain(|row| row.inbound.bytes + row.outbound.bytes > 0);
+        rows
+    }
 }
 
 /// How full a queue is.
@@ -604,6 +688,10 @@ pub struct QueueGauge {
     pub messages: u64,
     /// Bytes of storage that they hold now.
     pub bytes: u64,
+    /// Of the messages, those that are dispatched and keep their place because a subscriber with
+    /// [`Overflow::Pause`](crate::Overflow::Pause) has no room for them, or for others that came
+    /// with them: once for each such subscriber.
+    pub messages_parked: u64,
     /// The most messages since the last metrics tick but one.
     pub messages_max: u64,
     /// The most bytes in the same time.
@@ -764,7 +852,8 @@ impl RequestRow {
 ///
 /// Taken live, the counters are read one after the other while others count on; when the service
 /// is quiet or stopped, they balance:
-/// `inbound.messages = handled + dispatched + dispatch_queue.messages + undelivered`,
+/// `inbound.messages = handled + dispatched + queued + undelivered` (those queued are
+/// `dispatch_queue.messages` without `messages_parked`),
 /// `dispatched = claimed + unclaimed`, each subscriber's row, and
 /// `outbound_accepted = outbound + outbound_dropped + outbound_overflowed + outbound_queued`.
 /// [`balance`](Self::balance) says so; [`Handle::balance`](crate::Handle::balance) does while the
@@ -778,10 +867,12 @@ pub struct Snapshot {
     pub state: ServiceState,
     /// Connections now.
     pub peers: u64,
+    /// Connections that are being refused now: they wait for their BYE, and are not closed yet.
+    pub refused: u64,
     /// Connections accepted so far, those refused for a limit included.
     pub accepted: u64,
-    /// Connections that this service made so far. `accepted + dialled = peers + closed`, the closed
-    /// ones summed up over the reasons; connections that are being refused are in neither yet.
+    /// Connections that this service made so far. `accepted + dialled = peers + refused + closed`,
+    /// the closed ones summed up over the reasons.
     pub dialled: u64,
     /// Attempts of links that failed: all addresses were tried.
     pub dials_failed: u64,
@@ -805,6 +896,8 @@ pub struct Snapshot {
     /// Messages that nobody was offered, because the dispatcher had failed, or took nothing at the
     /// end of a stop.
     pub undelivered: u64,
+    /// Bytes of their frames.
+    pub undelivered_bytes: u64,
     /// Messages that went through the fan-out.
     pub dispatched: u64,
     /// Dispatched messages that at least one subscriber's types matched.
@@ -813,7 +906,7 @@ pub struct Snapshot {
     pub unclaimed: u64,
     /// The queue between the loop and the dispatcher.
     pub dispatch_queue: QueueGauge,
-    /// Traffic per message type.
+    /// Traffic per message type, and what became of it.
     pub types: Vec<TypeTraffic>,
     /// The subscribers.
     pub subscribers: Vec<SubscriberRow>,
@@ -1049,16 +1142,18 @@ mod tests {
         let (rows, mut map) = (TypeRows::default(), TypeMap::default());
         for number in 0..2_000 {
             let row = map.row(MessageType(number), &rows);
-            rows.add(row, Traffic::new(1, 10));
+            rows.add_offered(row, Traffic::new(1, 10), number % 2 == 0);
         }
-        let merged = TypeRows::merge([&rows, &TypeRows::default()], &TypeRows::default());
+        let merged = TypeTraffic::merge(rows.dispatched().chain(TypeRows::default().written()));
         assert_eq!(merged.len(), TYPE_COUNTERS_MAX + 1);
         let last = merged.last().unwrap();
         assert_eq!(
             (last.message_type, last.inbound),
             (None, Traffic::new(976, 9_760))
         );
+        assert_eq!((last.claimed, last.unclaimed), (488, 488));
         assert_eq!(merged[0].inbound, Traffic::new(1, 10));
+        assert_eq!((merged[0].claimed, merged[1].unclaimed), (1, 1));
     }
 
     #[test]

@@ -340,10 +340,10 @@ impl<N: Net> Node<N> {
         };
         let ledger = &self.slots.ledger;
         let uptime = Duration::from_millis(now.tick);
-        let waiting = self.waiting.as_ref().map(BlockRef::head);
+        let waiting = self.waiting.as_ref().map(BlockRef::traffic);
         let at_loop = Box::new(LoopCut {
-            shot: ledger.snapshot_of_loop(uptime),
-            waiting: waiting.map_or(0, |head| u64::from(head.frames)),
+            shot: ledger.snapshot_of_loop(uptime, self.peers.handler_rows()),
+            waiting: waiting.unwrap_or_default(),
             peers,
         });
         self.sink.push_cut(CutMarker { at_loop, answer });

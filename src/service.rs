@@ -7,7 +7,10 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize},
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -30,7 +33,7 @@ use crate::{
         ServiceFailure, StartError, SubscribeError, TimerError,
     },
     frame::{Decoder, Hello},
-    handle::{Command, Handle, Listening, Outgoing, Payload, ReplyTo, Shared},
+    handle::{Command, Counting, Handle, Listening, Outgoing, Payload, ReplyTo, Shared},
     id::{LinkId, ListenerId, MessageType, PeerId},
     inline::{InlineMessage, Replier},
     ledger::{Ledger, ServiceState, Snapshot, StopReport, Traffic},
@@ -142,6 +145,7 @@ impl NetService {
             resolver: Mutex::default(),
             timers: Arc::default(),
             failure: Arc::default(),
+            threads: AtomicUsize::new(0),
         });
         let (running, ended) = bounded(0);
         Ok(Self {
@@ -160,7 +164,8 @@ impl NetService {
 
     /// Sets a callback that gets a snapshot once a second, on the dispatcher's thread (with
     /// [`Dispatch::Inline`] on the loop's). To be set before the start; the last one set counts.
-    /// While it runs, nothing is dispatched, so it should be short.
+    /// While it runs, nothing is dispatched, so it should be short. [`Handle::balance`] cannot take
+    /// a moment from there.
     pub fn on_metrics(&self, callback: impl FnMut(&Snapshot) + Send + 'static) {
         let mut place = self
             .on_metrics
@@ -555,7 +560,7 @@ impl NetService {
             Dispatch::Thread => {
                 let (mut queue, items) = DispatchQueue::new(Arc::clone(&shared.ledger));
                 let fan_out = FanOut::new(registry, slots, queue.bounds().clone());
-                let worker = Worker::new(
+                let mut worker = Worker::new(
                     items,
                     queue.set_desk(fan_out),
                     Arc::clone(&poke),
@@ -565,11 +570,14 @@ impl NetService {
                 );
                 poke.set_wake(queue.waker());
                 let (running, shared) = (running.clone(), Arc::clone(shared));
+                let counting = Counting::begin(&shared);
                 let thread = spawn(self.dispatchers(), move || {
                     let result = worker.run();
                     if let Err(message) = &result {
                         fail(&shared, "nebnet-dispatch", message.clone());
+                        worker.abandon();
                     }
+                    drop(counting);
                     drop(running);
                     result
                 })?;
@@ -636,6 +644,7 @@ impl NetService {
         running: &Sender<Never>,
     ) -> Result<(), StartError> {
         let (running, shared) = (running.clone(), Arc::clone(&self.shared));
+        let counting = Counting::begin(&shared);
         let inline = self.config.dispatch == Dispatch::Inline;
         let thread = spawn(self.loops(), move || {
             let clock = shared.clock;
@@ -654,6 +663,7 @@ impl NetService {
             if let Some(message) = &end.failure {
                 fail(&shared, "nebnet-loop", message.clone());
             }
+            drop(counting);
             drop(running);
             end
         })?;
@@ -730,7 +740,8 @@ impl fmt::Debug for NetService {
 
 /// Keeps the first failure, and has the loop end if it was not its own.
 fn fail(shared: &Shared, thread: &'static str, message: String) {
-    log::error!("thread {thread} failed: {message}");
+    // It may be the logger that panicked.
+    let _ = catch_unwind(|| log::error!("thread {thread} failed: {message}"));
     let after = shared.clock.elapsed();
     let _ = shared.failure.set(ServiceFailure {
         thread,

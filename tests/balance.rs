@@ -224,6 +224,70 @@ fn a_balance_names_what_it_sums_up() {
     util::stop_tap(service, tap);
 }
 
+/// Handled, claimed, unclaimed, and answers in time and late, alone in their reads and mixed.
+#[test]
+fn each_type_has_its_own_sum() {
+    for (dispatch, mixed) in [
+        (Dispatch::Thread, false),
+        (Dispatch::Inline, false),
+        (Dispatch::Thread, true),
+        (Dispatch::Inline, true),
+    ] {
+        let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
+        let some = service.subscribe(MessageType(1)..=MessageType(2)).unwrap();
+        let options = HandlerOptions::new(MessageType(3));
+        service.handle_inline(options, |_, _| {}).unwrap();
+        service.start().unwrap();
+        let mut client = Client::connect(service.local_addrs()[0]);
+        let peer = util::only_peer(&service);
+        let long = Duration::from_secs(3600);
+        let asked = service.request(peer, MessageType(1), b"?", long).unwrap();
+        let question = client.receive().unwrap();
+        let mut parts = Vec::new();
+        for number in [1, 2, 2, 3, 3, 3, 4, 4, 4, 4] {
+            parts.push(util::encoded(&Frame::new(MessageType(number), b"some")));
+        }
+        for answered in [MessageType(1), MessageType(4)] {
+            let mut answer = Frame::new(answered, b"!");
+            answer.correlation = question.correlation;
+            parts.push(util::encoded(&answer));
+        }
+        if mixed {
+            assert!(client.try_write(&parts.concat()));
+        } else {
+            for (part, sent) in parts.iter().zip(1..) {
+                assert!(client.try_write(part));
+                wait_until("it came", || service.snapshot().inbound.messages == sent);
+            }
+        }
+        assert!(asked.recv().is_ok());
+        wait_until("all came", || {
+            service.snapshot().dispatched + service.snapshot().handled == 12
+        });
+        let balance = service.balance();
+        assert!(balance.is_exact() && balance.is_cut, "{balance}");
+        let of_type = |number| Subject::Type(Some(MessageType(number)));
+        let find = |number| {
+            let mut found = balance.equations.iter();
+            let found = found.find(|one| one.subject == of_type(number)).unwrap();
+            (found.sum, found.terms.iter().map(|term| term.1).collect())
+        };
+        let expected: [(u64, Vec<u64>); 4] = [
+            (2, vec![0, 1, 0, 1]),
+            (2, vec![0, 2, 0, 0]),
+            (3, vec![3, 0, 0, 0]),
+            (5, vec![0, 0, 4, 1]),
+        ];
+        assert_eq!([1, 2, 3, 4].map(find), expected);
+        drop(client);
+        let report = util::stop_tap(service, some);
+        let row = report.snapshot.types[0];
+        assert_eq!((row.message_type, row.answers), (Some(MessageType(1)), 1));
+        assert_eq!((row.inbound.bytes, row.outbound.messages), (12 + 17, 1));
+        assert!(report.snapshot.requests.late == 1 && report.snapshot.requests.answered == 1);
+    }
+}
+
 #[test]
 fn nobody_is_asked_on_the_loops_own_thread() {
     let mut service = NetService::new(config()).unwrap();
@@ -241,4 +305,98 @@ fn nobody_is_asked_on_the_loops_own_thread() {
     assert!(!balance.is_cut && !balance.is_exact());
     drop(client);
     util::stop(&mut service);
+}
+
+/// The marker of a cut would wait behind the callback that waits for it.
+#[test]
+fn nobody_is_asked_on_the_dispatchers_own_thread() {
+    for dispatch in [Dispatch::Thread, Dispatch::Inline] {
+        let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
+        let mut tap = service.subscribe(Types::all()).unwrap();
+        let handle = service.handle();
+        let (sender, receiver) = bounded(1);
+        service.on_metrics(move |_| {
+            // As many as would take minutes, if each were to wait for its answer.
+            let balances = (0..100).map(|_| handle.balance());
+            let _ = sender.try_send(balances.filter(|balance| balance.is_cut).count());
+        });
+        service.start().unwrap();
+        assert_eq!(receiver.recv_timeout(util::PATIENCE), Ok(0));
+        let mut client = Client::connect(service.local_addrs()[0]);
+        client.send_message(7, b"behind");
+        assert_eq!(tap.recv().unwrap().payload(), b"behind");
+        // Whoever is not asked from there is answered.
+        assert!(service.balance().is_exact());
+        drop(client);
+        util::stop_tap(service, tap);
+    }
+}
+
+/// What is parked for a full subscriber is dispatched: it waits there, and nowhere else.
+#[test]
+fn a_snapshot_of_a_quiet_service_is_exact_while_messages_are_parked() {
+    let mut service = NetService::new(config()).unwrap();
+    let options = || SubscribeOptions::new(Types::all()).messages(1);
+    let subscribers: Vec<_> = [Overflow::Pause, Overflow::Pause, Overflow::DropNewest]
+        .map(|overflow| {
+            service
+                .subscribe_with(options().overflow(overflow))
+                .unwrap()
+        })
+        .into();
+    service.start().unwrap();
+    let mut client = Client::connect(service.local_addrs()[0]);
+    let message = util::encoded(&Frame::new(MessageType(7), b"x"));
+    // In one write, which is one read.
+    assert!(client.try_write(&message.repeat(5)));
+    wait_until("all are dispatched", || service.snapshot().dispatched == 5);
+    wait_until("they are where they stay", || {
+        subscribers.iter().map(|one| one.row().parked).sum::<u64>() == 8
+    });
+    let snapshot = service.snapshot();
+    let queue = snapshot.dispatch_queue;
+    assert_eq!((queue.messages, queue.messages_parked), (10, 10));
+    for balance in [snapshot.balance(), service.balance()] {
+        assert!(balance.is_exact(), "{balance}");
+    }
+    drop(client);
+    service.stop(Duration::ZERO);
+}
+
+/// What the protocol says for itself is none of the application's traffic, in either direction.
+#[test]
+fn bytes_received_are_the_applications_alone() {
+    for dispatch in [Dispatch::Thread, Dispatch::Inline] {
+        let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
+        let tap = service.subscribe(MessageType(7)).unwrap();
+        let options = HandlerOptions::new(MessageType(8));
+        service.handle_inline(options, |_, _| {}).unwrap();
+        service.start().unwrap();
+        let mut client = Client::connect(service.local_addrs()[0]);
+        client.ping(b"12345678");
+        let [ping, own, handled] =
+            [0xFF03, 7, 8].map(|number| util::encoded(&Frame::new(MessageType(number), b"xy")));
+        // Around a message, alone, between handled ones, and at the end.
+        for parts in [
+            vec![&ping, &own, &ping],
+            vec![&own],
+            vec![&ping, &handled, &ping, &own, &handled],
+            vec![&handled, &ping],
+        ] {
+            let bytes: Vec<u8> = parts.into_iter().flatten().copied().collect();
+            assert!(client.try_write(&bytes));
+        }
+        let done = |snapshot: nebnet::Snapshot| snapshot.handled + snapshot.dispatched == 6;
+        wait_until("all came", || done(service.snapshot()));
+        let snapshot = service.snapshot();
+        assert_eq!(snapshot.inbound.bytes, 60);
+        assert_eq!(service.handle().peers()[0].inbound, snapshot.inbound);
+        for balance in [snapshot.balance(), service.balance()] {
+            assert!(balance.is_exact(), "{balance}");
+            let mut found = balance.equations.iter();
+            assert!(found.any(|one| one.name == "bytes received" && one.sum == 60));
+        }
+        drop(client);
+        util::stop_tap(service, tap);
+    }
 }

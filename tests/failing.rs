@@ -1,5 +1,5 @@
-//! A loop that panics, for which the embedder's logger is good: everything is told, closed and
-//! counted all the same.
+//! A loop or a dispatcher that panics, for which the embedder's logger is good: everything is told,
+//! closed and counted all the same.
 #![allow(
     missing_docs,
     clippy::disallowed_methods,
@@ -11,11 +11,16 @@ mod util;
 
 use std::time::Duration;
 
+use crossbeam_channel::bounded;
 use log::{LevelFilter, Log, Metadata, Record};
-use nebnet::{CloseReason, Dispatch, NetService, ServiceState, Types};
+use nebnet::{
+    CloseReason, Dispatch, HandlerOptions, InlineMessage, MessageType, NetService, Replier,
+    ServiceState, StopReport, SubscribeOptions, Types, frame::Frame,
+};
 use util::{Client, PATIENCE, closed_for, config, wait_until};
 
-/// Panics on the loop's thread when a peer breaks the protocol.
+/// Panics on the loop's thread when a peer breaks the protocol, and wherever a subscriber of its
+/// own name is full.
 struct Fragile;
 
 impl Log for Fragile {
@@ -25,16 +30,40 @@ impl Log for Fragile {
 
     fn log(&self, record: &Record<'_>) {
         let text = record.args().to_string();
-        assert!(!text.contains("frame length"), "the logger's own fault");
+        let breaks = text.contains("frame length") || text.contains("\"fragile\" is full");
+        assert!(!breaks, "the logger's own fault");
     }
 
     fn flush(&self) {}
 }
 
+fn set_logger() {
+    // Another test may have.
+    let _ = log::set_logger(&Fragile);
+    log::set_max_level(LevelFilter::Warn);
+}
+
+/// Waits for the end by the failure, stops, and holds the sums against each other.
+#[track_caller]
+fn stop_failed(service: &mut NetService, thread: &str) -> StopReport {
+    let ended = service.ended().recv_timeout(PATIENCE);
+    assert!(ended.is_err_and(|end| end.is_disconnected()));
+    let failure = service.failure().expect("the failure is told");
+    assert_eq!(failure.thread, thread, "{failure}");
+    let report = service.stop(Duration::from_secs(5));
+    assert!(report.joined && !report.drained, "{report}");
+    let snapshot = &report.snapshot;
+    assert_eq!(snapshot.state, ServiceState::Failed);
+    for balance in [snapshot.balance(), service.balance()] {
+        assert!(balance.is_exact(), "{balance}");
+    }
+    assert_eq!((snapshot.dispatch_queue.messages, snapshot.peers), (0, 0));
+    report
+}
+
 #[test]
 fn a_loop_that_panics_closes_and_counts_its_connections() {
-    log::set_logger(&Fragile).unwrap();
-    log::set_max_level(LevelFilter::Warn);
+    set_logger();
     for dispatch in [Dispatch::Thread, Dispatch::Inline] {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
         let mut tap = service.subscribe(Types::all()).unwrap();
@@ -51,26 +80,131 @@ fn a_loop_that_panics_closes_and_counts_its_connections() {
         let mut bytes = b"\0\0\0\x0a\0\x07\0\x01before".to_vec();
         bytes.extend([0xFF; 8]);
         assert!(bad.try_write(&bytes));
-        let ended = service.ended().recv_timeout(PATIENCE);
-        assert!(ended.is_err_and(|end| end.is_disconnected()));
-        let failure = service.failure().expect("the failure is told");
-        let told = (failure.thread, &*failure.message);
-        assert_eq!(told, ("nebnet-loop", "the logger's own fault"));
+        let report = stop_failed(&mut service, "nebnet-loop");
+        let failure = report.failure.as_ref().expect("it is in the report");
+        assert_eq!(&*failure.message, "the logger's own fault");
         for client in &mut clients {
             client.expect_end_of_any_kind();
         }
-        let report = service.stop(Duration::from_secs(5));
-        assert!(report.joined && !report.drained, "{report}");
         let snapshot = &report.snapshot;
-        assert_eq!(snapshot.state, ServiceState::Failed);
         assert_eq!(closed_for(snapshot, CloseReason::Internal), 11);
         // The read in which it happened is lost, and counted.
         assert_eq!((snapshot.dispatched, snapshot.undelivered), (10, 1));
-        let balance = snapshot.balance();
-        assert!(balance.is_exact(), "{balance}");
-        assert!(service.balance().is_exact());
         assert_eq!(tap.iter().count(), 10);
         drop(tap);
         assert_eq!(service.snapshot().memory_used, 0);
     }
+}
+
+/// What waits for a dispatcher when it panics nobody is offered: it is undelivered, not queued for
+/// ever, whether it was in the queue or still at the loop.
+#[test]
+fn what_waits_for_a_dispatcher_that_panics_is_undelivered() {
+    set_logger();
+    for queue in [1_000, 4] {
+        let mut service = NetService::new(config().dispatch_messages(queue)).unwrap();
+        let mut tap = service.subscribe(Types::all()).unwrap();
+        let (enter, entered) = bounded(1);
+        let (go, gone) = bounded::<()>(0);
+        service.on_metrics(move |_| {
+            enter.send(()).unwrap();
+            let _ = gone.recv();
+            panic!("the callback's own fault");
+        });
+        service.start().unwrap();
+        let mut client = Client::connect(service.local_addrs()[0]);
+        client.send_message(7, b"before");
+        assert_eq!(tap.recv().unwrap().payload(), b"before");
+        entered.recv_timeout(PATIENCE).unwrap();
+        for number in 1..=5 {
+            client.send_message(7, b"behind");
+            wait_until("it came", || {
+                service.snapshot().inbound.messages == 1 + number
+            });
+        }
+        let waiting = service.snapshot();
+        assert_eq!((waiting.dispatched, waiting.undelivered), (1, 0));
+        assert_eq!(waiting.dispatch_full, u64::from(queue < 5));
+        drop(go);
+        let report = stop_failed(&mut service, "nebnet-dispatch");
+        client.expect_end_of_any_kind();
+        let snapshot = &report.snapshot;
+        assert_eq!((snapshot.dispatched, snapshot.undelivered), (1, 5));
+        assert_eq!(closed_for(snapshot, CloseReason::Internal), 1);
+        assert_eq!(tap.iter().count(), 0, "nothing came behind the panic");
+        drop(tap);
+        assert_eq!(service.snapshot().memory_used, 0);
+    }
+}
+
+/// A block in the middle of which the panic comes is dispatched: some have it, and the others have
+/// not counted it.
+#[test]
+fn a_panic_within_a_block_leaves_every_sum_exact() {
+    set_logger();
+    for (dispatch, thread) in [
+        (Dispatch::Thread, "nebnet-dispatch"),
+        (Dispatch::Inline, "nebnet-loop"),
+    ] {
+        for types in [[7, 7, 7, 7], [7, 8, 9, 7]] {
+            let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
+            let mut first = service.subscribe(Types::all()).unwrap();
+            let options = SubscribeOptions::new(Types::all()).name("fragile");
+            let fragile = service.subscribe_with(options.messages(1)).unwrap();
+            let last = service.subscribe(Types::all()).unwrap();
+            service.start().unwrap();
+            let mut client = Client::connect(service.local_addrs()[0]);
+            let frames = types.map(|kind| util::encoded(&Frame::new(MessageType(kind), b"x")));
+            // In one write, which is one read.
+            assert!(client.try_write(&frames.concat()));
+            let report = stop_failed(&mut service, thread);
+            client.expect_end_of_any_kind();
+            let snapshot = &report.snapshot;
+            assert_eq!((snapshot.dispatched, snapshot.claimed), (4, 4));
+            assert_eq!(snapshot.undelivered, 0);
+            assert_eq!((first.row().matched, first.iter().count()), (4, 4));
+            let row = fragile.row();
+            assert_eq!((row.matched, row.queued, row.dropped), (4, 1, 3));
+            assert_eq!(last.row().matched, 0);
+            drop((first, fragile, last));
+            assert_eq!(service.snapshot().memory_used, 0);
+        }
+    }
+}
+
+/// After the failure of one thread the other still counts: the terms are of one moment once both
+/// have ended.
+#[test]
+fn a_service_that_fails_is_cut_when_its_threads_have_ended() {
+    set_logger();
+    let mut service = NetService::new(config()).unwrap();
+    let handle = service.handle();
+    let (enter, entered) = bounded(2);
+    let (go, gone) = bounded::<()>(0);
+    let (fail, failed) = bounded::<()>(0);
+    let inside = enter.clone();
+    service.on_metrics(move |_| {
+        let _ = (inside.send(()), failed.recv());
+        panic!("the callback's own fault");
+    });
+    let options = HandlerOptions::new(MessageType(7)).budget(Duration::ZERO);
+    let holds = move |_: InlineMessage<'_>, _: &mut Replier<'_>| {
+        let _ = (enter.send(()), gone.recv());
+    };
+    service.handle_inline(options, holds).unwrap();
+    service.start().unwrap();
+    let mut client = Client::connect(service.local_addrs()[0]);
+    entered.recv_timeout(PATIENCE).unwrap();
+    client.send_message(7, b"");
+    entered.recv_timeout(PATIENCE).unwrap();
+    drop(fail);
+    wait_until("it failed", || {
+        service.snapshot().state == ServiceState::Failed
+    });
+    // The loop is in the handler, and has not closed the connection.
+    assert!(!handle.balance().is_cut);
+    drop(go);
+    stop_failed(&mut service, "nebnet-dispatch");
+    assert!(handle.balance().is_exact());
+    client.expect_end_of_any_kind();
 }

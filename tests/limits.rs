@@ -964,3 +964,66 @@ fn the_same_limits_hold_with_inline_dispatch() {
     }
     stop_tap(service, tap);
 }
+
+// ----- the list of closed connections ------------------------------------------------------------
+
+/// With more closes than the list has room for, it has the latest, in their order; of each reason
+/// as many were counted as there were, all in all as many as there were connections.
+#[test]
+fn the_list_of_closed_connections_keeps_the_latest() {
+    const LISTED_MAX: usize = 1_024;
+    use CloseReason as R;
+    let (service, mut tap) = start_tap(config());
+    let (addr, handle) = (service.local_addrs()[0], service.handle());
+    let reasons = [
+        R::PeerClosed,
+        R::EofInFrame,
+        R::PeerBye,
+        R::Reset,
+        R::BadVersion,
+    ];
+    let end = |kind, mut client: Client| match kind {
+        0 => {}
+        1 => assert!(client.try_write(&[0, 0, 0])),
+        2 => client.send(&Frame::new(BYE, &[0, 1, 0])),
+        3 => client.reset(),
+        _ => {
+            assert!(client.try_write(&header(4, 7, 0, 2)));
+            assert!(client.receive().is_some());
+        }
+    };
+    let mut expected = Vec::new();
+    let (mut counts, mut random) = ([0_u64; 5], Random(7));
+    for number in 1..=LISTED_MAX as u64 + 100 {
+        let mut client = Client::connect(addr);
+        let local = client.stream.local_addr().unwrap();
+        client.send_message(7, b"one");
+        // Whole, so that nothing of it is waited for at the end.
+        assert_eq!(tap.recv_batch().unwrap().len(), 1);
+        // Whoever says goodbye is given a quarter of a second.
+        let kind = match number % 100 {
+            0 => random.below(3),
+            _ => 3 + random.below(2),
+        };
+        end(kind, client);
+        counts[kind] += 1;
+        expected.push((local, reasons[kind]));
+        wait_until("it is closed", || {
+            service.snapshot().closed_total() == number
+        });
+    }
+    let latest = &expected[expected.len() - LISTED_MAX..];
+    let rows = handle.closed();
+    let listed: Vec<_> = rows.iter().map(|row| (row.addr, row.reason)).collect();
+    assert_eq!(listed, latest);
+    assert!(rows.is_sorted_by_key(|row| row.closed_at));
+    assert!(rows.iter().all(|row| row.inbound.messages == 1));
+    let snapshot = service.snapshot();
+    for (reason, count) in reasons.into_iter().zip(counts) {
+        assert!(count > 0);
+        assert_eq!(closed_for(&snapshot, reason), count, "{reason}");
+    }
+    assert_eq!(snapshot.closed_total(), expected.len() as u64);
+    assert_eq!(snapshot.accepted, expected.len() as u64);
+    stop_tap(service, tap);
+}

@@ -136,8 +136,7 @@ impl DispatchQueue {
     /// Counts what nobody will be offered.
     pub(crate) fn lose(&self, item: &Item) {
         if let Item::Block(block) = item {
-            let count = u64::from(block.head().frames);
-            self.bounds.ledger.undelivered.add(count);
+            self.bounds.ledger.undelivered.add(block.traffic());
         }
     }
 

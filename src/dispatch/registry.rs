@@ -56,6 +56,8 @@ impl List {
         self.leaving.retain(|account| {
             let settled = Arc::strong_count(account) == 1;
             if settled {
+                // Pairs with the release of those who let go of it: what they counted is seen.
+                fence(Ordering::Acquire);
                 departed.add(&account.row());
             }
             !settled
@@ -482,8 +484,10 @@ impl Registry {
     fn lock_or_pass(&self) -> Option<MutexGuard<'_, List>> {
         match self.list.try_lock() {
             Ok(list) => Some(list),
+            // Locked already: the error holds the lock.
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) if never_waits() => None,
-            Err(_) => Some(self.lock()),
+            Err(TryLockError::WouldBlock) => Some(self.lock()),
         }
     }
 
@@ -500,5 +504,35 @@ impl fmt::Debug for Outlet {
             Self::Events(_) => "Events",
             Self::Closed => "Closed",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{thread::Builder, time::Duration};
+
+    use super::*;
+
+    /// Whoever panics while it holds the list has done what it began, or nothing.
+    #[test]
+    fn a_list_whose_holder_panicked_is_to_be_had() {
+        let registry = Arc::new(Registry::new(1));
+        let options = SubscribeOptions::new(MessageType(1));
+        let (outlet, receiver) = Outlet::queue(&options);
+        registry.add(options, outlet).unwrap();
+        let held = Arc::clone(&registry);
+        let holder = Builder::new().spawn(move || {
+            let _list = held.lock();
+            panic!("as the test wants it");
+        });
+        assert!(holder.unwrap().join().is_err());
+        let (sender, found) = bounded(1);
+        let look = Builder::new().spawn(move || {
+            let _ = sender.send(registry.subscribers().map(|(_, list)| list.len()));
+        });
+        let found = found.recv_timeout(Duration::from_secs(10));
+        assert_eq!(found, Ok(Some(1)), "it waited for itself");
+        look.unwrap().join().unwrap();
+        drop(receiver);
     }
 }

@@ -227,17 +227,30 @@ impl Requests {
     /// The sum over all locks, each of which is taken for a moment. It balances at any time,
     /// because every part of it does.
     pub(crate) fn row(&self) -> RequestRow {
-        let mut row = RequestRow {
-            late: self.late.load(Ordering::Relaxed),
-            ..RequestRow::default()
-        };
+        let mut row = self.late_row();
         for shard in &self.shards {
             row.add(&lock(shard).counts);
         }
         row
     }
 
+    fn late_row(&self) -> RequestRow {
+        RequestRow {
+            late: self.late.load(Ordering::Relaxed),
+            ..RequestRow::default()
+        }
+    }
+
     // ----- whoever dispatches ----------------------------------------------------------------
+
+    /// As [`row`](Self::row), where a lock may be taken that must not be waited for.
+    pub(crate) fn row_if(&self, may_wait: bool) -> Result<RequestRow, Contended> {
+        let mut row = self.late_row();
+        for shard in &self.shards {
+            row.add(&lock_if(shard, may_wait)?.counts);
+        }
+        Ok(row)
+    }
 
     /// Takes the requests that are answered out of the table, under one lock for all of a block.
     pub(crate) fn claim(
@@ -358,12 +371,7 @@ impl Requests {
     }
 
     fn lock_if(&self, peer: PeerId, may_wait: bool) -> Result<MutexGuard<'_, Shard>, Contended> {
-        match self.shard(peer).try_lock() {
-            Ok(shard) => Ok(shard),
-            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) if may_wait => Ok(self.lock(peer)),
-            Err(TryLockError::WouldBlock) => Err(Contended),
-        }
+        lock_if(self.shard(peer), may_wait)
     }
 }
 
@@ -470,6 +478,15 @@ impl Table {
 }
 
 /// The one change under the lock that can fail in between is an allocation, which aborts.
+fn lock_if<T>(mutex: &Mutex<T>, may_wait: bool) -> Result<MutexGuard<'_, T>, Contended> {
+    match mutex.try_lock() {
+        Ok(guard) => Ok(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) if may_wait => Ok(lock(mutex)),
+        Err(TryLockError::WouldBlock) => Err(Contended),
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

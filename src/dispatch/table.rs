@@ -16,10 +16,11 @@ use super::{
     Ended, Notice, Overflow, Registry,
     answers::Answers,
     events,
-    queue::{QueueBounds, queue_charge},
+    queue::{Item, QueueBounds, queue_charge},
     registry::{Outlet, Subscriber},
     requests::is_answer,
     subscription::{Delivery, Place},
+    tally::Tally,
 };
 use crate::{
     balance::{CutMarker, DispatchCut},
@@ -52,13 +53,26 @@ pub(crate) struct FanOut {
     /// Positions of entries. The first list is empty.
     lists: Vec<Vec<u16>>,
     type_map: TypeMap,
+    /// For a mixed block: messages per type.
+    tally: Tally,
     answers: Answers,
     quiet: Quiet,
+    in_hand: InHand,
     /// An entry has ended, and is not out of the list of subscribers yet.
     any_ended: bool,
     /// For a mixed block: messages per list, and per entry.
     list_counts: Vec<u32>,
     entry_counts: Vec<u32>,
+}
+
+/// A block that is being dispatched, and not yet counted.
+#[derive(Debug, Default)]
+struct InHand {
+    /// What it holds of the dispatch queue.
+    charge: Traffic,
+    /// Its messages, without answers to our requests.
+    claimed: u64,
+    unclaimed: u64,
 }
 
 /// A subscriber, with what only the fan-out knows of it.
@@ -105,7 +119,9 @@ impl FanOut {
             routes: vec![NOBODY; 1 << 16],
             lists: vec![Vec::new()],
             type_map: TypeMap::default(),
+            tally: Tally::default(),
             quiet: Quiet::default(),
+            in_hand: InHand::default(),
             any_ended: false,
             list_counts: Vec::new(),
             entry_counts: Vec::new(),
@@ -116,24 +132,36 @@ impl FanOut {
     /// the dispatch queue.
     pub(crate) fn dispatch(&mut self, block: BlockRef) {
         self.refresh();
+        self.in_hand.charge = queue_charge(&block);
+        // Answers are claimed or unclaimed already, or will be.
         let (answers, tag) = self.answers.take(&block).unzip();
-        // Answers are in one of these sums already, or will be.
-        let frames = block.head().frames;
-        let others = frames - answers.unwrap_or(0);
-        let unclaimed = match block.head().message_type {
-            Some(message_type) => self.dispatch_uniform(&block, message_type, others, tag),
+        match block.head().message_type {
+            Some(message_type) => {
+                let answers = answers.unwrap_or(0);
+                let others = block.head().frames - answers;
+                self.dispatch_uniform(&block, message_type, [others, answers], tag);
+            }
             None => self.dispatch_mixed(&block, tag),
-        };
-        let ledger = &self.slots.ledger;
-        ledger.dispatched.add(u64::from(frames));
-        ledger.unclaimed.add(u64::from(unclaimed));
-        ledger.claimed.add(u64::from(others - unclaimed));
-        let charge = queue_charge(&block);
-        drop(block);
-        self.bounds.lower(charge, &self.slots.doorbell);
+        }
         if self.any_ended {
             self.remove_ended();
         }
+        drop(block);
+        self.settle();
+    }
+
+    /// Counts the block in hand, and gives back what it held of the dispatch queue.
+    fn settle(&mut self) {
+        let InHand {
+            charge,
+            claimed,
+            unclaimed,
+        } = std::mem::take(&mut self.in_hand);
+        let ledger = &self.slots.ledger;
+        ledger.dispatched.add(charge.messages);
+        ledger.claimed.add(claimed);
+        ledger.unclaimed.add(unclaimed);
+        self.bounds.lower(charge, &self.slots.doorbell);
     }
 
     /// How many subscribers a block of one type has; `None` if it is mixed, or that cannot be had
@@ -184,7 +212,7 @@ impl FanOut {
 
     /// What the fan-out counts, with the subscribers' counters of the same moment; `None` if that
     /// cannot be had now.
-    fn cut(&mut self) -> Option<DispatchCut> {
+    pub(super) fn cut(&mut self) -> Option<DispatchCut> {
         if !self.refresh() {
             return None;
         }
@@ -195,8 +223,8 @@ impl FanOut {
             claimed: ledger.claimed.get(),
             unclaimed: ledger.unclaimed.get(),
             put_off: self.answers.count_put_off(),
-            types_in: ledger.types_in.sum().messages,
-            requests: self.registry.requests.row(),
+            types: ledger.types_in.dispatched().collect(),
+            requests: self.registry.requests.row_if(!never_waits()).ok()?,
             subscribers,
         })
     }
@@ -218,6 +246,9 @@ impl FanOut {
 
     /// Ends the fan-out: what waits is discarded and counted, subscribers find their end.
     pub(crate) fn close(&mut self) {
+        // If a panic has left a block in hand, it counts as dispatched: those who were not offered
+        // it have not counted it either.
+        self.settle();
         // There is nobody left to keep waiting.
         self.answers.finish_put_off(true);
         self.registry.close();
@@ -229,29 +260,55 @@ impl FanOut {
         self.routes.fill(NOBODY);
     }
 
-    /// `count` messages are not answers, which `tag` tells apart. Returns how many of them nobody
-    /// claimed.
+    /// Gives back what an item holds of the dispatch queue, after a panic. Nobody is offered it.
+    pub(crate) fn abandon(&self, item: Item) {
+        match item {
+            Item::Block(block) => {
+                let charge = queue_charge(&block);
+                self.slots.ledger.abandoned.add(block.traffic());
+                drop(block);
+                self.bounds.lower(charge, &self.slots.doorbell);
+            }
+            Item::Event(_) => self.bounds.lower_event(&self.slots.doorbell),
+            Item::Notice(_) => self.bounds.lower(Traffic::default(), &self.slots.doorbell),
+            Item::Cut(marker) => marker.finish(None),
+            Item::Poke => {}
+        }
+    }
+
+    /// `count` messages are not answers, which `tag` tells apart.
     fn dispatch_uniform(
         &mut self,
         block: &BlockRef,
         message_type: MessageType,
-        count: u32,
+        [count, answers]: [u32; 2],
         tag: Option<u32>,
-    ) -> u32 {
+    ) {
         let ledger = &self.slots.ledger;
         let row = self.type_map.row(message_type, &ledger.types_in);
-        ledger.types_in.add(row, block.traffic());
         let list = self.routes[usize::from(message_type.0)];
+        let traffic = Traffic::new(u64::from(count), block.bytes().len() as u64);
+        ledger.types_in.add_offered(row, traffic, list != NOBODY);
+        if answers > 0 {
+            // Their bytes are counted already.
+            let answers = Traffic::new(u64::from(answers), 0);
+            ledger.types_in.add_answers(row, answers);
+        }
+        // Said before anybody is offered anything, where the embedder's logger may panic.
+        if list == NOBODY {
+            self.in_hand.unclaimed = traffic.messages;
+            return;
+        }
+        self.in_hand.claimed = traffic.messages;
         if count > 0 {
             for index in 0..self.lists[usize::from(list)].len() {
                 let entry = self.lists[usize::from(list)][index];
                 self.offer(usize::from(entry), block, count, tag);
             }
         }
-        if list == NOBODY { count } else { 0 }
     }
 
-    fn dispatch_mixed(&mut self, block: &BlockRef, tag: Option<u32>) -> u32 {
+    fn dispatch_mixed(&mut self, block: &BlockRef, tag: Option<u32>) {
         let mut list_counts = std::mem::take(&mut self.list_counts);
         let mut entry_counts = std::mem::take(&mut self.entry_counts);
         list_counts.clear();
@@ -259,6 +316,7 @@ impl FanOut {
         entry_counts.clear();
         entry_counts.resize(self.entries.len(), 0);
 
+        let types_in = &self.slots.ledger.types_in;
         let mut frames = WholeFrames::new(block.bytes());
         loop {
             let is_answer = tag.is_some_and(|tag| is_answer(frames.peek_correlation(), tag));
@@ -268,14 +326,23 @@ impl FanOut {
             if header.message_type.is_protocol() {
                 continue;
             }
-            let types_in = &self.slots.ledger.types_in;
             let row = self.type_map.row(header.message_type, types_in);
-            types_in.add(row, Traffic::new(1, size as u64));
+            let traffic = Traffic::new(1, size as u64);
             if is_answer {
-                continue;
+                types_in.add_answers(row, traffic);
+            } else {
+                self.tally.add(row, header.message_type, traffic);
             }
-            list_counts[usize::from(self.routes[usize::from(header.message_type.0)])] += 1;
         }
+        for (row, message_type, traffic) in self.tally.drain() {
+            let list = self.routes[usize::from(message_type.0)];
+            types_in.add_offered(row, traffic, list != NOBODY);
+            list_counts[usize::from(list)] += u32::try_from(traffic.messages).unwrap_or(u32::MAX);
+        }
+        let (unclaimed, claimed) = list_counts.split_at(1);
+        let sum = |counts: &[u32]| counts.iter().copied().map(u64::from).sum();
+        self.in_hand.unclaimed = sum(unclaimed);
+        self.in_hand.claimed = sum(claimed);
         for (list, count) in self.lists.iter().zip(&list_counts) {
             for entry in list {
                 entry_counts[usize::from(*entry)] += count;
@@ -286,10 +353,8 @@ impl FanOut {
                 self.offer(entry, block, *count, tag);
             }
         }
-        let unclaimed = list_counts[usize::from(NOBODY)];
         self.list_counts = list_counts;
         self.entry_counts = entry_counts;
-        unclaimed
     }
 
     /// Offers the `count` messages of a block that a subscriber asked for; with a `tag` there are

@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    cell::Cell,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -13,6 +14,16 @@ use crate::{
     idle::{Idle, IdleStrategy},
     sync::channel::{Receiver, TryRecvError},
 };
+
+thread_local! {
+    /// Whether this is a dispatcher's thread.
+    static IS_DISPATCHER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the calling thread is one that a marker in the dispatch queue would wait for.
+pub(crate) fn is_dispatcher() -> bool {
+    IS_DISPATCHER.get()
+}
 
 /// What the thread runs: takes items until the loop has let go of the queue and it is empty.
 pub(crate) struct Worker {
@@ -48,15 +59,24 @@ impl Worker {
 
     /// Runs to the end of the queue. The error is what a panic said; whatever happens, subscribers
     /// find the end of their queues.
-    pub(crate) fn run(mut self) -> Result<(), String> {
+    pub(crate) fn run(&mut self) -> Result<(), String> {
+        IS_DISPATCHER.set(true);
         let result = catch_unwind(AssertUnwindSafe(|| {
             while let Some(item) = self.next_item() {
                 self.idle.note_work(self.clock, item.size());
                 self.handle(item);
             }
         }));
-        self.desk.close();
-        result.map_err(|panic| panic_message(&*panic))
+        let closed = catch_unwind(AssertUnwindSafe(|| self.desk.close()));
+        result.and(closed).map_err(|panic| panic_message(&*panic))
+    }
+
+    /// After a panic, which the loop was told of: counts what is in the queue, and what comes until
+    /// the loop has let go of it, as undelivered.
+    pub(crate) fn abandon(&mut self) {
+        while let Ok(item) = self.items.recv() {
+            self.desk.visit(|fan_out| fan_out.abandon(item));
+        }
     }
 
     /// The next item; waits for it as the idle strategy says. `None` at the end of the queue.

@@ -218,10 +218,10 @@ impl Machine {
         if self.peer.state().takes_input() && parsed.fault.is_none() {
             self.peer.carry = bytes[parsed.consumed..].to_vec();
         }
-        let traffic = Traffic::new(u64::from(parsed.frames), parsed.consumed as u64);
-        self.parsed.add(traffic);
+        self.parsed.add(parsed.traffic());
         if parsed.frames > 0 {
-            self.peer.read.add(traffic);
+            let all = Traffic::new(u64::from(parsed.frames), parsed.consumed as u64);
+            self.peer.read.add(all);
         }
         if let Some(fault) = parsed.fault {
             self.handle_fault(fault);
@@ -491,7 +491,9 @@ impl Machine {
         let (control, messages): (Vec<&Frame<'_>>, Vec<&Frame<'_>>) = all
             .iter()
             .partition(|frame| frame.message_type.is_protocol());
-        assert_eq!(messages.len(), parsed.frames as usize);
+        let sizes = messages.iter().map(|frame| frame.encoded_size() as u64);
+        let traffic = Traffic::new(messages.len() as u64, sizes.sum());
+        assert_eq!(parsed.traffic(), traffic);
         assert_eq!(!control.is_empty(), parsed.has_protocol);
         let correlated = messages.iter().any(|frame| frame.correlation.is_some());
         assert_eq!(correlated, parsed.has_correlation);

@@ -186,8 +186,9 @@ pub(crate) enum HelloState {
 pub(crate) struct Parsed {
     /// Bytes of whole frames; the rest is to be offered again together with what follows it.
     pub(crate) consumed: usize,
-    /// Application frames among them.
+    /// Application frames among them, and their bytes.
     pub(crate) frames: u32,
+    pub(crate) bytes: usize,
     /// The type of all application frames, if they share one.
     pub(crate) message_type: Option<MessageType>,
     mixed: bool,
@@ -202,10 +203,16 @@ pub(crate) struct Parsed {
 }
 
 impl Parsed {
-    fn add_run(&mut self, frames: u32, message_type: Option<MessageType>) {
+    /// The application's.
+    pub(crate) fn traffic(&self) -> Traffic {
+        Traffic::new(u64::from(self.frames), self.bytes as u64)
+    }
+
+    fn add_run(&mut self, frames: u32, bytes: usize, message_type: Option<MessageType>) {
         if frames == 0 {
             return;
         }
+        self.bytes += bytes;
         let same = self.frames == 0 || self.message_type == message_type;
         self.mixed |= !same || message_type.is_none();
         self.message_type = message_type.filter(|_| !self.mixed);
@@ -393,7 +400,7 @@ impl Peer {
             } else {
                 let scan = rules.decoder.scan(rest);
                 parsed.consumed += scan.bytes;
-                parsed.add_run(scan.frames, scan.message_type);
+                parsed.add_run(scan.frames, scan.bytes, scan.message_type);
                 parsed.has_correlation |= scan.has_correlation;
                 scan.end
             };
@@ -438,9 +445,7 @@ impl Peer {
         } else if parsed.consumed > 0 || self.frame_since.is_none() {
             self.frame_since = Some(receiving);
         }
-        let messages = u64::from(parsed.frames);
-        self.inbound
-            .add(Traffic::new(messages, parsed.consumed as u64));
+        self.inbound.add(parsed.traffic());
     }
 
     /// Takes the protocol message that comes next in `bytes`.

@@ -231,6 +231,8 @@ impl fmt::Debug for Handlers {
 impl Peers {
     /// To be called before the first connection.
     pub(crate) fn set_handlers(&mut self, handlers: Handlers) {
+        let each = handlers.handlers.iter();
+        self.handler_accounts = each.map(|one| Arc::clone(&one.account)).collect();
         self.handlers = handlers.handles_any().then(|| Box::new(handlers));
     }
 
@@ -277,6 +279,7 @@ impl Peers {
         self.slots.ledger.note_accepted(accepted);
         self.answered |= accepted.messages > 0;
         parsed.frames = walk.kept.frames;
+        parsed.bytes = walk.kept.size;
         parsed.message_type = walk.kept.message_type.filter(|_| !walk.kept.mixed);
         parsed.has_protocol = false;
         if !handlers.handles_any() {

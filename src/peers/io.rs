@@ -406,16 +406,15 @@ impl Peers {
         }
         let mut parsed = self.parse(now.tick, id, &buffer.bytes)?;
         self.note_first(id);
-        let traffic = Traffic::new(u64::from(parsed.frames), parsed.consumed as u64);
-        self.slots.ledger.inbound.add(traffic);
-        self.in_hand = traffic.messages;
+        self.in_hand = parsed.traffic();
+        self.slots.ledger.inbound.add(self.in_hand);
         // Bytes of whole frames that are left for the dispatcher.
         let size = if self.handlers.is_some() {
             self.run_handlers(now, id, &mut buffer.bytes, &mut parsed)
         } else {
             parsed.consumed
         };
-        self.in_hand = u64::from(parsed.frames);
+        self.in_hand = parsed.traffic();
         let seat = self.seats.get_mut(id.index() as usize)?;
         let peer = &mut seat.peer;
 

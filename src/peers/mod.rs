@@ -48,7 +48,7 @@ use crate::{
     error::{CloseReason, DialError},
     event::Event,
     id::{LinkId, NodeId, PeerId},
-    ledger::{ClosedRow, PeerRow, Traffic, TypeMap},
+    ledger::{ClosedRow, HandlerAccount, HandlerRow, PeerRow, Traffic, TypeMap},
     limits::{
         CLOSED_ROWS_MAX, COMMANDS_PER_TURN, EVENTS_WAITING_MAX, LINGER_MS, REFUSED_PEERS_MAX,
         REST_AFTER_MS, RESTS_PER_TICK, TIMERS_PER_TURN,
@@ -129,6 +129,8 @@ pub(crate) struct Peers {
     pool: BlockPool,
     /// `None` if nobody handles anything here.
     handlers: Option<Box<Handlers>>,
+    /// What all of them count, those included that were removed.
+    handler_accounts: Box<[Arc<HandlerAccount>]>,
     /// A handler has answered since this was last looked at.
     answered: bool,
     pub(crate) wheel: Wheel<Timer>,
@@ -174,8 +176,8 @@ pub(crate) struct Peers {
     closed: VecDeque<ClosedRow>,
     /// Sums over all connections that have ended.
     gone: PeerSums,
-    /// Messages that were counted as received and that the node does not have yet.
-    in_hand: u64,
+    /// What was counted as received and the node does not have yet.
+    in_hand: Traffic,
     /// How long nobody was read, in all, and since when nobody is.
     lag: Tick,
     stalled_since: Option<Tick>,
@@ -217,6 +219,7 @@ impl Peers {
                 messages: outbox.messages,
             },
             handlers: None,
+            handler_accounts: Box::default(),
             answered: false,
             wheel: Wheel::new(now),
             counted: 0,
@@ -243,7 +246,7 @@ impl Peers {
             type_map: TypeMap::default(),
             closed: VecDeque::new(),
             gone: PeerSums::default(),
-            in_hand: 0,
+            in_hand: Traffic::default(),
             lag: 0,
             stalled_since: None,
             stop: None,
@@ -275,6 +278,7 @@ impl Peers {
             Some(_) => Standing::Refused,
             None => Standing::Accepted,
         };
+        self.slots.ledger.refused.add(u64::from(refusal.is_some()));
         self.seat_peer(id, peer, standing);
         match refusal {
             Some(reason) => {
@@ -527,7 +531,10 @@ impl Peers {
             self.uncover_links(now, row.node_id);
         }
         match standing {
-            Standing::Refused => {}
+            Standing::Refused => {
+                let refused = &self.slots.ledger.refused;
+                refused.set(refused.get().saturating_sub(1));
+            }
             Standing::Accepted => {
                 self.counted -= 1;
                 self.accepted -= 1;
@@ -1116,7 +1123,6 @@ impl Peers {
                 accepted,
                 answered,
             } = self.seats.tally(id);
-            cut.refused += u64::from(seat.is_some_and(|one| one.standing == Standing::Refused));
             cut.live.inbound.add(inbound);
             cut.live.written.add(outbound);
             cut.live.accepted.add(accepted);
@@ -1143,10 +1149,15 @@ impl Peers {
         Ok(cut)
     }
 
+    pub(crate) fn handler_rows(&self) -> Vec<HandlerRow> {
+        let accounts = self.handler_accounts.iter();
+        accounts.map(|account| account.row()).collect()
+    }
+
     /// The node has what the last read brought.
     #[inline]
     pub(crate) fn note_handed_over(&mut self) {
-        self.in_hand = 0;
+        self.in_hand = Traffic::default();
     }
 
     /// A panic has lost what the node did not have yet.

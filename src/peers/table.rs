@@ -81,6 +81,7 @@ struct Rest {
 }
 
 /// A connection to be looked at: its seat, or one that was made to be looked at.
+#[derive(Debug)]
 pub(super) enum Look<'a> {
     Seated(&'a Seat),
     AtRest(Box<Seat>),

@@ -2,7 +2,11 @@
 
 use super::{table::Look, *};
 use crate::{
-    clock::Clock, frame::Decoder, ledger::Ledger, policy::OutboxFull, slots::OutboxLimits,
+    clock::Clock,
+    frame::Decoder,
+    ledger::{DepartedRow, Ledger, RequestRow},
+    policy::OutboxFull,
+    slots::OutboxLimits,
 };
 
 impl Peers {
@@ -87,6 +91,8 @@ impl Peers {
             those.count()
         };
         assert_eq!(count(&[Standing::Accepted]), self.accepted);
+        let refused = self.slots.ledger.refused.get();
+        assert_eq!(count(&[Standing::Refused]) as u64, refused);
         let dialled = [Standing::Dialling, Standing::Dialled];
         assert_eq!(count(&dialled), self.dialled);
     }
@@ -203,6 +209,27 @@ fn one_peer_of(
     let id = peers.handle_accepted(0, addr).unwrap();
     peers.handle_ready(id, Ready::READ);
     (slots, peers, id)
+}
+
+/// Who is being refused is neither open nor closed, and counted all the same.
+#[test]
+fn a_connection_that_is_being_refused_is_in_the_sums() {
+    let clock = Clock::start();
+    let (slots, mut peers, _) = one_peer(clock, 1 << 20);
+    let balance = |refused| {
+        let (rows, departed) = (Vec::new(), DepartedRow::default());
+        let shot = slots
+            .ledger
+            .snapshot(clock.elapsed(), rows, departed, RequestRow::default());
+        assert_eq!(shot.refused, refused);
+        shot.balance()
+    };
+    let other = peers.handle_accepted(0, "10.0.0.2:1".parse().unwrap());
+    assert!(balance(1).is_exact(), "{}", balance(1));
+    peers.check(0);
+    peers.handle_failed(0, other.unwrap(), CloseReason::Io);
+    assert!(balance(0).is_exact(), "{}", balance(0));
+    peers.check(0);
 }
 
 mod contended {
@@ -461,7 +488,8 @@ mod inline {
             if let Some(message_type) = head.message_type {
                 assert!(frames.iter().all(|one| one.message_type == message_type.0));
             }
-            assert_eq!(head.credit, block.traffic());
+            let size = block.bytes().len() as u64;
+            assert_eq!(head.credit, Traffic::new(frames.len() as u64, size));
             self.dispatched.append(&mut frames);
         }
 
@@ -501,8 +529,8 @@ mod inline {
             let snapshot = ledger.snapshot(
                 Duration::ZERO,
                 Vec::new(),
-                crate::ledger::DepartedRow::default(),
-                crate::ledger::RequestRow::default(),
+                DepartedRow::default(),
+                RequestRow::default(),
             );
             let typed = snapshot.types.iter().map(|row| row.inbound.messages);
             assert_eq!(typed.sum::<u64>(), handled as u64);

@@ -513,7 +513,7 @@ impl Run {
             alarms.check_end(world);
         }
         world.drain_worker();
-        if let Some(worker) = world.worker.take() {
+        if let Some(mut worker) = world.worker.take() {
             worker.run().unwrap();
         }
         Watchers::check_end(world);

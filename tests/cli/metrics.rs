@@ -55,6 +55,8 @@ fn every_page_shows_the_service() {
         "nebnet_inbound_messages_total 3",
         "nebnet_inbound_bytes_total 30",
         "nebnet_type_inbound_messages_total{type=\"7\"} 3",
+        "nebnet_type_claimed_messages_total{type=\"7\"} 3",
+        "nebnet_type_unclaimed_messages_total{type=\"7\"} 0",
         "nebnet_peers_closed_total{reason=\"peer_closed\"} 0",
     ] {
         assert!(text.lines().any(|found| found == line), "{line}: {text}");

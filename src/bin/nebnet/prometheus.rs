@@ -170,12 +170,28 @@ impl Exposition {
 
     fn types(&mut self, snapshot: &Snapshot) {
         type Read = fn(&TypeTraffic) -> u64;
-        let families: [(&str, &str, Read); 4] = [
+        let families: [(&str, &str, Read); 8] = [
             ("type_inbound_messages_total", "received", |row| {
                 row.inbound.messages
             }),
             ("type_inbound_bytes_total", "received bytes", |row| {
                 row.inbound.bytes
+            }),
+            ("type_handled_messages_total", "given to handlers", |row| {
+                row.handled
+            }),
+            (
+                "type_claimed_messages_total",
+                "matched by a subscriber",
+                |row| row.claimed,
+            ),
+            (
+                "type_unclaimed_messages_total",
+                "matched by nobody",
+                |row| row.unclaimed,
+            ),
+            ("type_answer_messages_total", "answers to requests", |row| {
+                row.answers
             }),
             ("type_outbound_messages_total", "written", |row| {
                 row.outbound.messages

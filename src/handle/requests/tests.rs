@@ -43,6 +43,7 @@ fn shared() -> Arc<Shared> {
         resolver: Mutex::default(),
         timers: Arc::default(),
         failure: Arc::default(),
+        threads: std::sync::atomic::AtomicUsize::default(),
     })
 }
 

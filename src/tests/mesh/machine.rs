@@ -508,7 +508,7 @@ impl Machine {
         } = self;
         assert!(node.finish(now).failure.is_none());
         drop((subscription, held));
-        if let Some(worker) = worker {
+        if let Some(mut worker) = worker {
             worker.run().unwrap();
         }
         let snapshot = ledger.snapshot(
