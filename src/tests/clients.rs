@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
-use super::world::{Conn, Sent, World};
+use super::{
+    askers::{self, Asked, QUESTION},
+    world::{Conn, Sent, World},
+};
 use crate::{
     clock::Tick,
     frame::{Bye, Decoder, Frame, Hello, encode_whole},
@@ -121,6 +124,10 @@ impl Client {
             self.conn = None;
             world.work += 1;
             return;
+        }
+        if self.out.is_empty() && !self.ended {
+            let questions = &mut world.conns[index].questions;
+            askers::answer(&mut world.random, questions, &mut self.out);
         }
         if self.out_at < self.out.len() {
             self.push(world, index);
@@ -305,6 +312,10 @@ pub(super) fn check_received(conn: &mut Conn, index: usize, handled: Option<Mess
         match frame.message_type {
             MessageType::BYE => conn.bye = Some(Bye::parse(frame.payload).unwrap().code),
             UNASKED => {}
+            QUESTION => conn.questions.push(Asked {
+                correlation: frame.correlation.expect("a question has a number"),
+                payload: frame.payload.to_vec(),
+            }),
             one if one.is_protocol() => {}
             _ => {
                 let echo = Sent {

@@ -4,6 +4,7 @@
 //! more seeds than the suite does; `NEBNET_SEED=n cargo test sim_one_seed` runs one of them again.
 
 mod alarms;
+mod askers;
 mod clients;
 mod corpus;
 mod links;

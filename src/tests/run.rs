@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
 use super::{
     alarms::Alarms,
+    askers::Asker,
     clients::{Client, Kind},
     random::Random,
     subscribers::{Subscriber, note_refused},
@@ -142,7 +143,8 @@ impl Run {
         let refused = Refused::default();
         let handled = world.borrow().handled;
         if let Some(message_type) = handled {
-            peers.set_handlers(echo_handler(message_type, &ledger, &refused));
+            let requests = &world.borrow().registry.requests;
+            peers.set_handlers(echo_handler(message_type, &ledger, requests, &refused));
         }
         let (commands, receiver) = bounded(8);
         let failed = Arc::new(OnceLock::new());
@@ -217,6 +219,10 @@ impl Run {
             if let Some(alarms) = &mut self.alarms {
                 alarms.act(world.now, &mut world.random);
             }
+            if let Some(mut asker) = world.asker.take() {
+                asker.act(world);
+                world.asker = Some(asker);
+            }
         }
         let now = self.now();
         self.begin_cut();
@@ -274,6 +280,9 @@ impl Run {
         self.node.peers().check(world.now);
         for subscriber in &world.subscribers {
             subscriber.check();
+        }
+        if let Some(asker) = &world.asker {
+            asker.check(world.registry.requests.row());
         }
         let ledger = &self.ledger;
         let dispatched = ledger.dispatched.get();
@@ -385,7 +394,7 @@ impl Run {
                 );
             }
             let floods = world.subscribers.iter().any(|one| one.closes);
-            let gentle = world.unasked == 0 && !floods;
+            let gentle = !world.sends_more() && !floods;
             if self.calm && gentle && !conn.hostile && !conn.refused {
                 assert!(
                     !conn.aborted && conn.bye.is_none(),
@@ -454,6 +463,9 @@ impl Run {
             worker.run().unwrap();
         }
         Watchers::check_end(world);
+        if let Some(mut asker) = world.asker.take() {
+            asker.check_end(world, world.registry.requests.row());
+        }
         for index in 0..world.subscribers.len() {
             while !Subscriber::drain(world, index, 1000, 0) {}
             world.subscribers[index].check_end();
@@ -503,8 +515,13 @@ impl Run {
 /// Echoes that a handler could not send: to whom, and why.
 type Refused = Arc<Mutex<Vec<(PeerId, SendError)>>>;
 
-fn echo_handler(message_type: MessageType, ledger: &Arc<Ledger>, refused: &Refused) -> Handlers {
-    let mut handlers = Handlers::new(Arc::clone(ledger), Arc::new(Requests::new(1)));
+fn echo_handler(
+    message_type: MessageType,
+    ledger: &Arc<Ledger>,
+    requests: &Arc<Requests>,
+    refused: &Refused,
+) -> Handlers {
+    let mut handlers = Handlers::new(Arc::clone(ledger), Arc::clone(requests));
     let refused = Arc::clone(refused);
     let echo = Box::new(
         move |message: InlineMessage<'_>, replier: &mut Replier<'_>| {
@@ -593,6 +610,10 @@ fn draw_people(world: &mut World, payload_max: usize, calm: bool) {
     for _ in 0..world.random.below(4) {
         let one = Subscriber::new(&registry, &mut world.random, true);
         world.subscribers.push(one);
+    }
+    if world.random.chance(300) {
+        let capacity = world.random.pick(&[1, 5, 200]);
+        world.asker = Some(Asker::new(&registry, capacity));
     }
     if world.random.chance(700) {
         let capacity = world.random.pick(&[1, 3, 50]);

@@ -18,6 +18,7 @@ use std::{
 };
 
 use super::{
+    askers::{Asked, Asker},
     clients::{Client, ECHO_BELOW},
     random::Random,
     subscribers::Subscriber,
@@ -99,6 +100,8 @@ pub(super) struct Conn {
     pub(super) echo_at: [usize; 2],
     pub(super) echoes: usize,
     pub(super) bye: Option<u16>,
+    /// Questions that the client has not answered.
+    pub(super) questions: Vec<Asked>,
     pub(super) hostile: bool,
 }
 
@@ -121,6 +124,7 @@ pub(super) struct World {
     pub(super) clients: Vec<Client>,
     pub(super) subscribers: Vec<Subscriber>,
     pub(super) watchers: Option<Watchers>,
+    pub(super) asker: Option<Asker>,
     pub(super) worker: Option<Worker>,
     pub(super) worker_at: Tick,
     pub(super) worker_slow: usize,
@@ -156,6 +160,7 @@ impl World {
             clients: Vec::new(),
             subscribers: Vec::new(),
             watchers: None,
+            asker: None,
             worker: None,
             worker_at: 0,
             worker_slow: 0,
@@ -174,6 +179,11 @@ impl World {
         if self.trace {
             eprintln!("{:>8} {}", self.now, text());
         }
+    }
+
+    /// Whether the application sends what is no echo.
+    pub(super) fn sends_more(&self) -> bool {
+        self.unasked > 0 || self.asker.is_some()
     }
 
     /// Messages of the type that an echo is still to come of, behind those that it came of.
@@ -213,6 +223,7 @@ impl World {
             echo_at: [0; 2],
             echoes: 0,
             bye: None,
+            questions: Vec::new(),
             hostile: false,
         };
         self.conns.push(conn);
