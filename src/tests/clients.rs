@@ -126,6 +126,9 @@ impl Client {
             return;
         }
         if self.out.is_empty() && !self.ended {
+            for _ in 0..std::mem::take(&mut world.conns[index].pings) {
+                encode_whole(&Frame::new(MessageType::PONG, b""), &mut self.out);
+            }
             let questions = &mut world.conns[index].questions;
             askers::answer(&mut world.random, questions, &mut self.out);
         }
@@ -294,7 +297,7 @@ impl Client {
                 _ => world.finish(index),
             },
             Kind::Healthy | Kind::SlowReader | Kind::NeverReads => {
-                if world.healed || world.random.chance(700) {
+                if world.healed || world.punctual || world.random.chance(700) {
                     world.finish(index);
                 }
             }
@@ -312,6 +315,7 @@ pub(super) fn check_received(conn: &mut Conn, index: usize, handled: Option<Mess
         match frame.message_type {
             MessageType::BYE => conn.bye = Some(Bye::parse(frame.payload).unwrap().code),
             UNASKED => {}
+            MessageType::PING => conn.pings += 1,
             QUESTION => conn.questions.push(Asked {
                 correlation: frame.correlation.expect("a question has a number"),
                 payload: frame.payload.to_vec(),

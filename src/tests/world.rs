@@ -100,6 +100,8 @@ pub(super) struct Conn {
     pub(super) echo_at: [usize; 2],
     pub(super) echoes: usize,
     pub(super) bye: Option<u16>,
+    /// PINGs that the client has not answered.
+    pub(super) pings: usize,
     /// Questions that the client has not answered.
     pub(super) questions: Vec<Asked>,
     pub(super) hostile: bool,
@@ -131,6 +133,8 @@ pub(super) struct World {
     pub(super) slots: Arc<Slots>,
     pub(super) registry: Arc<Registry>,
     pub(super) healed: bool,
+    /// Clients never stay when they have nothing more to say.
+    pub(super) punctual: bool,
     /// The application sends of its own accord, per thousand acts of a subscriber.
     pub(super) unasked: usize,
     pub(super) hello_required: bool,
@@ -167,6 +171,7 @@ impl World {
             slots,
             registry,
             healed: false,
+            punctual: false,
             unasked: 0,
             hello_required: false,
             handled: None,
@@ -223,11 +228,17 @@ impl World {
             echo_at: [0; 2],
             echoes: 0,
             bye: None,
+            pings: 0,
             questions: Vec::new(),
             hostile: false,
         };
         self.conns.push(conn);
         let index = self.conns.len() - 1;
+        if self.punctual {
+            // A frame fits, so that it can be there while nobody reads.
+            let conn = &mut self.conns[index];
+            conn.arrived_max = conn.arrived_max.max(5_000);
+        }
         if self.listening {
             self.backlog.push_back(index);
             self.listener_pending |= std::mem::take(&mut self.listener_armed);
@@ -315,6 +326,24 @@ impl World {
             }
         }
         false
+    }
+
+    /// What peers do until then, while nothing happens in our own process.
+    pub(super) fn act_outside(&mut self, until: Tick) {
+        loop {
+            for index in 0..self.clients.len() {
+                if self.clients[index].next_at <= self.now {
+                    Client::act(self, index);
+                }
+            }
+            let next = self.clients.iter().map(|one| one.next_at).min();
+            let next = next.unwrap_or(until).max(self.now + 1);
+            if next >= until {
+                break;
+            }
+            self.now = next;
+        }
+        self.now = until.max(self.now);
     }
 
     fn worker_is_due(&self) -> bool {
