@@ -1,10 +1,10 @@
 //! What subscribers that take badly cost one that takes everything: its share of a flood, and its
 //! answers to round trips, alone and beside each kind of them, by turns in one run.
 //!
-//! `cargo bench --bench slow_subscribers`; words behind `--` choose rows. The healthy subscriber misses nothing (`Pause`) and
-//! answers the round trips; the others subscribe to the same messages with short queues. A row is
-//! the median of the rounds; each round of a kind comes right behind one without it, and the two
-//! ratios are the medians of what the pairs say.
+//! `cargo bench --bench slow_subscribers`; words behind `--` choose rows. The healthy subscriber
+//! misses nothing (`Pause`) and answers the round trips; the others subscribe to the same messages
+//! with short queues. A row is the median of the rounds; each round of a kind comes right behind
+//! one without it, and the two ratios are the medians of what the pairs say.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -198,12 +198,12 @@ impl Neighbour {
 fn subscribe_once(kind: Kind, handle: &Handle, stop: &AtomicBool) -> (u64, u64) {
     let options = SubscribeOptions::new(MessageType(MESSAGE_TYPE)).messages(match kind {
         Kind::Healthy => 65_536,
-        _ => SHORT_QUEUE,
+        Kind::Slow(_) | Kind::Never | Kind::Leaves | Kind::Panics => SHORT_QUEUE,
     });
     let mut own = handle
         .subscribe_with(match kind {
             Kind::Slow(overflow) => options.overflow(overflow),
-            _ => options,
+            Kind::Healthy | Kind::Never | Kind::Leaves | Kind::Panics => options,
         })
         .unwrap();
     while !stop.load(Ordering::Relaxed) {
