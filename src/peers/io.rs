@@ -618,6 +618,7 @@ impl Peers {
         if taken > 0 {
             seat.peer.handle_moved(now, receiving);
             seat.peer.handle_write_progress();
+            seat.write_tried = false;
             seat.peer.handle_taken(receiving);
         }
         if taken < offered {

@@ -147,6 +147,7 @@ fn set(options: &mut ServeOptions, key: &str, value: &DeValue<'_>) -> Result<(),
         "outbox_messages" => {
             scalar(value, units::count).map(|read| options.outbox_messages = Some(read))
         }
+        "outbox_full" => scalar(value, choice).map(|read| options.outbox_full = Some(read)),
         "memory_budget" => {
             scalar(value, units::size_usize).map(|read| options.memory_budget = Some(read))
         }
@@ -344,6 +345,7 @@ mod tests {
             write_stall_timeout = "1m"
             outbox_bytes = 0x10_0000
             outbox_messages = 10
+            outbox_full = "drop-oldest"
             memory_budget = "1G"
             require_hello = true
             network_id = 7
@@ -365,7 +367,7 @@ mod tests {
         assert_eq!(file.options.outbox_bytes, Some(1 << 20));
         assert_eq!(file.options.loop_cpus, Some(vec![0, 1]));
         assert_eq!(file.options.dispatcher_cpus, Some(vec![2]));
-        assert_eq!(file.lines.len(), 26);
+        assert_eq!(file.lines.len(), 27);
         assert_eq!(file.lines["listen"], 2);
     }
 

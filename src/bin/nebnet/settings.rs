@@ -10,10 +10,10 @@ use std::{
 };
 
 use log::LevelFilter;
-use nebnet::{Config, ConfigError, Dispatch, IdleStrategy, NodeId};
+use nebnet::{Config, ConfigError, Dispatch, IdleStrategy, NodeId, OutboxFull};
 
 use crate::{
-    args::{DispatchOn, LogLevel, ServeOptions, WhenIdle},
+    args::{DispatchOn, LogLevel, ServeOptions, WhenFull, WhenIdle},
     config_file::{self, ConfigFile},
     failure::Failure,
     relay,
@@ -186,6 +186,7 @@ settings!(
     write_stall_timeout,
     outbox_bytes,
     outbox_messages,
+    outbox_full,
     memory_budget,
     require_hello,
     network_id,
@@ -254,6 +255,13 @@ fn config_of(options: &ServeOptions) -> Config {
         config = within_budget(config, budget, options);
     }
     config = threads_of(config, options);
+    if let Some(policy) = options.outbox_full {
+        config = config.outbox_full(match policy {
+            WhenFull::Refuse => OutboxFull::Refuse,
+            WhenFull::Close => OutboxFull::Close,
+            WhenFull::DropOldest => OutboxFull::DropOldest,
+        });
+    }
     match options.dispatch {
         Some(DispatchOn::Thread) => config.dispatch(Dispatch::Thread),
         Some(DispatchOn::Inline) => config.dispatch(Dispatch::Inline),
