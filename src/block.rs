@@ -7,8 +7,8 @@
 //!
 //! Reads go into one block of 64 KiB. What they bring is copied into storage of the next smaller
 //! class if it fits one, so that a message of ten bytes that somebody keeps does not pin 64 KiB; a
-//! larger read gives the block away as it is. There is no index of frames: a walk over headers that
-//! were judged once is as fast as reading an index, and nothing has to be written for it.
+//! larger read gives the block away as it is. There is no index of all frames: a walk over headers
+//! that were judged once is as fast as reading an index, and nothing has to be written for it.
 
 use std::{collections::VecDeque, fmt, sync::Arc, time::Instant};
 
@@ -27,6 +27,8 @@ use crate::{
 pub(crate) struct Block {
     /// [`BlockRef`]s that exist; the pool's own reference is not among them.
     holders: AtomicU32,
+    /// Bytes besides its own that are charged to the budget as long as it is held.
+    charge_noted: AtomicU32,
     bytes: Vec<u8>,
     head: BlockHead,
     slots: Arc<Slots>,
@@ -71,6 +73,12 @@ impl BlockRef {
         self.0.charge()
     }
 
+    /// Has bytes that were charged to the budget given back together with the block's own. To be
+    /// called by the dispatcher alone, once for a block.
+    pub(crate) fn note_charge(&self, bytes: u32) {
+        self.0.charge_noted.store(bytes, Ordering::Relaxed);
+    }
+
     /// What the block holds: application messages, and bytes of all frames.
     pub(crate) fn traffic(&self) -> Traffic {
         Traffic::new(u64::from(self.0.head.frames), self.0.bytes.len() as u64)
@@ -88,9 +96,10 @@ impl Drop for BlockRef {
         // Release, so that whoever uses the storage next comes after our last look at it.
         if self.0.holders.fetch_sub(1, Ordering::AcqRel) == 1 {
             let block = &*self.0;
+            let charge = block.charge() + block.charge_noted.load(Ordering::Relaxed) as usize;
             block
                 .slots
-                .release(block.head.peer, block.head.credit, block.charge());
+                .release(block.head.peer, block.head.credit, charge);
         }
     }
 }
@@ -201,6 +210,7 @@ impl BlockPool {
     fn make_copy(&mut self, class: usize, bytes: &[u8], head: BlockHead) -> Arc<Block> {
         if let Some(mut shared) = self.reclaim(class) {
             if let Some(block) = Arc::get_mut(&mut shared) {
+                block.charge_noted.store(0, Ordering::Relaxed);
                 block.bytes.clear();
                 block.bytes.extend_from_slice(bytes);
                 block.head = head;
@@ -219,6 +229,7 @@ impl BlockPool {
         let slots = Arc::clone(&self.slots);
         Arc::new(Block {
             holders: AtomicU32::new(0),
+            charge_noted: AtomicU32::new(0),
             bytes,
             head,
             slots,
@@ -481,6 +492,13 @@ impl<'a> BlockFrames<'a> {
             block,
             frames: WholeFrames::new(bytes),
         }
+    }
+
+    /// Goes on with the frame that begins at an offset of the block.
+    #[inline]
+    pub(crate) fn seek(&mut self, offset: usize) {
+        let bytes = self.block.bytes().get(offset..).unwrap_or_default();
+        self.frames = WholeFrames::new(bytes);
     }
 
     /// Bytes that are not walked yet.

@@ -90,6 +90,10 @@ pub(crate) const BLOCK_SIZE: usize = 64 << 10;
 pub(crate) const BLOCK_CLASSES: [usize; 4] = [512, 4096, 16 << 10, BLOCK_SIZE];
 /// Blocks of each class kept for the next read when nobody holds them.
 pub(crate) const BLOCKS_KEPT: [usize; 4] = [1024, 256, 64, 64];
+/// Indexes of mixed blocks kept for the next such block, of the same classes.
+pub(crate) const INDEXES_KEPT: [usize; 4] = [1024, 256, 64, 16];
+/// Messages in a mixed block from which it is worth an index.
+pub(crate) const INDEXED_FRAMES_MIN: u32 = 8;
 /// A payload up to this size is copied behind its header; a larger owned one is queued as it is.
 pub(crate) const PAYLOAD_COPIED_MAX: usize = 4096;
 /// A `Message` of at most this payload owns a copy; a larger one shares the block it came in.

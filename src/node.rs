@@ -726,6 +726,7 @@ impl<N: Net> Node<N> {
             if self.poke.take() {
                 fan_out.pump();
                 if self.poke.take_tick() {
+                    fan_out.trim();
                     // Caught here, where the connections can still be closed and counted.
                     if let Err(panic) = catch_unwind(AssertUnwindSafe(on_tick)) {
                         self.fail(now, panic_message(&*panic));

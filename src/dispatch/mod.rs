@@ -9,6 +9,7 @@
 
 mod answers;
 mod events;
+mod index;
 mod options;
 mod queue;
 mod registry;

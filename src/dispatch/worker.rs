@@ -88,6 +88,7 @@ impl Worker {
     fn look_around(&mut self) {
         self.fan_out.pump();
         if self.poke.take_tick() {
+            self.fan_out.trim();
             (self.on_tick)();
         }
     }
