@@ -116,10 +116,22 @@ struct Group {
 }
 
 /// A frame of the block.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Spot {
     offset: u16,
     list: u16,
+}
+
+impl Spot {
+    #[inline]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "what is behind 64 KiB is in no index"
+    )]
+    fn new(offset: usize, list: u16) -> Self {
+        let offset = offset as u16;
+        Self { offset, list }
+    }
 }
 
 impl Sorter {
@@ -159,8 +171,12 @@ impl Sorter {
         tag: Option<u32>,
         mut route: impl FnMut(MessageType, usize) -> u16,
     ) {
-        self.list_counts.fill(0);
+        let list_counts = &mut *self.list_counts;
+        list_counts.fill(0);
         self.spots.clear();
+        self.spots
+            .resize(block.head().frames as usize, Spot::default());
+        let mut spots = self.spots.iter_mut();
         let bytes = block.bytes();
         let mut frames = WholeFrames::new(bytes);
         loop {
@@ -174,14 +190,15 @@ impl Sorter {
             }
             let list = route(header.message_type, size);
             if !is_answer {
-                let count = &mut self.list_counts[usize::from(list)];
+                let count = &mut list_counts[usize::from(list)];
                 *count = count.wrapping_add(1);
-                // Those behind 64 KiB are in no index.
-                if let Ok(offset) = u16::try_from(offset) {
-                    self.spots.push(Spot { offset, list });
+                if let Some(spot) = spots.next() {
+                    *spot = Spot::new(offset, list);
                 }
             }
         }
+        let unused = spots.len();
+        self.spots.truncate(self.spots.len() - unused);
     }
 
     /// Writes the index of the block that was walked, if it is to have one.
@@ -200,10 +217,11 @@ impl Sorter {
         block.note_charge(index.charge());
         if let Some(index) = Arc::get_mut(index) {
             index.offsets.resize(size, 0);
+            let (offsets, groups) = (&mut *index.offsets, &mut *self.groups);
+            let list_groups = &*self.list_groups;
             for spot in &self.spots {
-                for group in &self.list_groups[usize::from(spot.list)] {
-                    let group = &mut self.groups[usize::from(*group)];
-                    group.write(&mut index.offsets, spot.offset);
+                for group in &list_groups[usize::from(spot.list)] {
+                    groups[usize::from(*group)].write(offsets, spot.offset);
                 }
             }
         }
