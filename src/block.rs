@@ -18,7 +18,7 @@ use crate::{
     frame::{Frame, WholeFrames},
     id::{MessageType, PeerId},
     ledger::Traffic,
-    limits::{BLOCK_CLASSES, BLOCK_SIZE, BLOCKS_KEPT, MESSAGE_COPIED_MAX},
+    limits::{BLOCK_CLASSES, BLOCK_SIZE, BLOCKS_KEPT, BLOCKS_WARM, MESSAGE_COPIED_MAX},
     slots::Slots,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -159,6 +159,13 @@ impl BlockPool {
         }
     }
 
+    /// Whether so many blocks are out that the next large read goes into one that no cache holds.
+    pub(crate) fn is_cold(&self) -> bool {
+        let line = &self.classes[BLOCK_CLASSES.len() - 1];
+        let block = line.get(line.len().wrapping_sub(BLOCKS_WARM));
+        block.is_some_and(|block| !is_free(block))
+    }
+
     /// Takes back a buffer that nothing was made of.
     pub(crate) fn put_buffer(&mut self, mut buffer: Vec<u8>) {
         if self.spare.len() < 2 && buffer.capacity() == BLOCK_SIZE {
@@ -242,10 +249,15 @@ impl BlockPool {
         }
     }
 
-    /// A block that came back. The longest out is asked first; one that is kept for long goes to
-    /// the end of the line, so that it does not hide the others.
+    /// A block that came back. The one that went out [`BLOCKS_WARM`] blocks ago is asked first: the
+    /// core that read it has let go of it, and the cache has not. Then the longest out; one that is
+    /// kept for long goes to the end of the line, so that it does not hide the others.
     fn reclaim(&mut self, class: usize) -> Option<Arc<Block>> {
         let line = &mut self.classes[class];
+        let warm = line.len().wrapping_sub(BLOCKS_WARM);
+        if line.get(warm).is_some_and(is_free) {
+            return line.remove(warm);
+        }
         for _ in 0..2 {
             let block = line.pop_front()?;
             if is_free(&block) {
