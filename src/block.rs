@@ -529,3 +529,80 @@ impl<'a> Iterator for BlockFrames<'a> {
             .map(|frame| MessageRef::new(self.block, frame))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::{clock::Clock, ledger::Ledger, slots::OutboxLimits};
+
+    struct Bench {
+        pool: BlockPool,
+        head: BlockHead,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let limits = OutboxLimits {
+                bytes: 1 << 20,
+                messages: 1_000,
+                payload_size: 1 << 20,
+            };
+            let ledger = Arc::new(Ledger::new(64 << 20, Traffic::new(1_000, 64 << 20)));
+            let slots = Arc::new(Slots::new(0, 1, limits, ledger, Clock::start()));
+            let head = BlockHead {
+                peer: slots.open(0).unwrap(),
+                received: slots.clock.now().instant,
+                frames: 1,
+                message_type: Some(MessageType(1)),
+                has_protocol: false,
+                has_correlation: false,
+                credit: Traffic::default(),
+            };
+            let pool = BlockPool::new(slots);
+            Self { pool, head }
+        }
+
+        /// A block of a large read, and where it lies.
+        fn make(&mut self) -> (BlockRef, usize) {
+            let mut buffer = self.pool.take_buffer();
+            buffer.resize(BLOCK_SIZE, 0);
+            let at = buffer.as_ptr().addr();
+            (self.pool.make(&mut buffer, BLOCK_SIZE, self.head), at)
+        }
+    }
+
+    #[test]
+    fn the_same_few_blocks_are_used_in_turn() {
+        let mut bench = Bench::new();
+        // A burst that nobody takes leaves many behind.
+        let burst: Vec<_> = (0..2 * BLOCKS_WARM).map(|_| bench.make()).collect();
+        drop(burst);
+        let places: HashSet<usize> = (0..10 * BLOCKS_WARM).map(|_| bench.make().1).collect();
+        assert_eq!(places.len(), BLOCKS_WARM);
+    }
+
+    #[test]
+    fn the_next_block_is_cold_while_many_are_out() {
+        let mut bench = Bench::new();
+        let mut out = VecDeque::new();
+        for _ in 0..BLOCKS_WARM {
+            assert!(!bench.pool.is_cold());
+            out.push_back(bench.make());
+        }
+        assert!(bench.pool.is_cold());
+        // It is the longest out that has to come back.
+        let newest = out.pop_back();
+        drop(newest);
+        assert!(bench.pool.is_cold());
+        out.pop_front();
+        assert!(!bench.pool.is_cold());
+        // While it does not, others that are free are used.
+        let places: HashSet<usize> = out.iter().map(|(_, at)| *at).collect();
+        let (_, at) = bench.make();
+        assert!(!places.contains(&at));
+        drop(out);
+        assert_eq!(bench.pool.slots.ledger.budget.used(), 0);
+    }
+}

@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn offers_in_vain_become_rare() {
         let mut lead = Lead::default();
-        let mut spans = (0..10).map(|doublings| LEAD_READS_MIN << doublings);
+        let mut spans = (0..14).map(|doublings| LEAD_READS_MIN << doublings);
         let mut expected = spans.next();
         while let Some(reads) = expected {
             assert_eq!(looks(&mut lead, 1, true), 1 + LEAD_YIELDS_MAX);

@@ -98,7 +98,7 @@ pub(crate) const BLOCKS_WARM: usize = 16;
 /// Times that the loop gives its core away behind a large read while more of the largest are out.
 pub(crate) const LEAD_YIELDS_MAX: u32 = 4;
 /// Large reads without that, once it was of no use; doubled each time it is of no use again.
-pub(crate) const LEAD_READS_MIN: u32 = 16;
+pub(crate) const LEAD_READS_MIN: u32 = 1;
 pub(crate) const LEAD_READS_MAX: u32 = 1024;
 /// Indexes of mixed blocks kept for the next such block, of the same classes.
 pub(crate) const INDEXES_KEPT: [usize; 4] = [1024, 256, 64, 16];

@@ -2,6 +2,7 @@
 
 mod answers;
 mod cuts;
+mod mixed;
 #[cfg(nebnet_loom)]
 mod models;
 mod overflow;
