@@ -244,6 +244,8 @@ impl FanOut {
         if list == NOBODY { count } else { 0 }
     }
 
+    /// The same for a block of several types. Not a part of its caller, which has less to save then.
+    #[inline(never)]
     fn dispatch_mixed(&mut self, block: &BlockRef, tag: Option<u32>) -> u32 {
         let Self {
             routes,
