@@ -244,7 +244,7 @@ impl FanOut {
         if list == NOBODY { count } else { 0 }
     }
 
-    /// The same for a block of several types. Not a part of its caller, which has less to save then.
+    /// The same for a block of several types; a call of its own, so that others have less to save.
     #[inline(never)]
     fn dispatch_mixed(&mut self, block: &BlockRef, tag: Option<u32>) -> u32 {
         let Self {
@@ -300,8 +300,11 @@ impl FanOut {
             0
         };
         if room >= count {
+            let was_dropping = entry.dropping;
             entry.deliver(delivery);
-            self.end_of_dropping(position);
+            if was_dropping {
+                self.end_of_dropping(position);
+            }
             return;
         }
         if entry.subscriber.account.overflow == Overflow::DropOldest {
