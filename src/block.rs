@@ -7,8 +7,8 @@
 //!
 //! Reads go into one block of 64 KiB. What they bring is copied into storage of the next smaller
 //! class if it fits one, so that a message of ten bytes that somebody keeps does not pin 64 KiB; a
-//! larger read gives the block away as it is. There is no index of frames: a walk over headers that
-//! were judged once is as fast as reading an index, and nothing has to be written for it.
+//! larger read gives the block away as it is. There is no index of all frames: a walk over headers
+//! that were judged once is as fast as reading an index, and nothing has to be written for it.
 
 use std::{collections::VecDeque, fmt, sync::Arc, time::Instant};
 
@@ -18,7 +18,7 @@ use crate::{
     frame::{Frame, WholeFrames},
     id::{MessageType, PeerId},
     ledger::Traffic,
-    limits::{BLOCK_CLASSES, BLOCK_SIZE, BLOCKS_KEPT, MESSAGE_COPIED_MAX},
+    limits::{BLOCK_CLASSES, BLOCK_SIZE, BLOCKS_KEPT, BLOCKS_WARM, MESSAGE_COPIED_MAX},
     slots::Slots,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -27,6 +27,8 @@ use crate::{
 pub(crate) struct Block {
     /// [`BlockRef`]s that exist; the pool's own reference is not among them.
     holders: AtomicU32,
+    /// Bytes besides its own that are charged to the budget as long as it is held.
+    charge_noted: AtomicU32,
     bytes: Vec<u8>,
     head: BlockHead,
     slots: Arc<Slots>,
@@ -71,6 +73,12 @@ impl BlockRef {
         self.0.charge()
     }
 
+    /// Has bytes that were charged to the budget given back together with the block's own. To be
+    /// called by the dispatcher alone, once for a block.
+    pub(crate) fn note_charge(&self, bytes: u32) {
+        self.0.charge_noted.store(bytes, Ordering::Relaxed);
+    }
+
     /// The application's messages and their bytes; where frames of the protocol lie between them,
     /// at the price of a walk.
     pub(crate) fn traffic(&self) -> Traffic {
@@ -96,9 +104,10 @@ impl Drop for BlockRef {
         // Release, so that whoever uses the storage next comes after our last look at it.
         if self.0.holders.fetch_sub(1, Ordering::AcqRel) == 1 {
             let block = &*self.0;
+            let charge = block.charge() + block.charge_noted.load(Ordering::Relaxed) as usize;
             block
                 .slots
-                .release(block.head.peer, block.head.credit, block.charge());
+                .release(block.head.peer, block.head.credit, charge);
         }
     }
 }
@@ -158,6 +167,13 @@ impl BlockPool {
         }
     }
 
+    /// Whether so many blocks are out that the next large read goes into one that no cache holds.
+    pub(crate) fn is_cold(&self) -> bool {
+        let line = &self.classes[BLOCK_CLASSES.len() - 1];
+        let block = line.get(line.len().wrapping_sub(BLOCKS_WARM));
+        block.is_some_and(|block| !is_free(block))
+    }
+
     /// Takes back a buffer that nothing was made of.
     pub(crate) fn put_buffer(&mut self, mut buffer: Vec<u8>) {
         if self.spare.len() < 2 && buffer.capacity() == BLOCK_SIZE {
@@ -209,6 +225,7 @@ impl BlockPool {
     fn make_copy(&mut self, class: usize, bytes: &[u8], head: BlockHead) -> Arc<Block> {
         if let Some(mut shared) = self.reclaim(class) {
             if let Some(block) = Arc::get_mut(&mut shared) {
+                block.charge_noted.store(0, Ordering::Relaxed);
                 block.bytes.clear();
                 block.bytes.extend_from_slice(bytes);
                 block.head = head;
@@ -227,6 +244,7 @@ impl BlockPool {
         let slots = Arc::clone(&self.slots);
         Arc::new(Block {
             holders: AtomicU32::new(0),
+            charge_noted: AtomicU32::new(0),
             bytes,
             head,
             slots,
@@ -239,10 +257,15 @@ impl BlockPool {
         }
     }
 
-    /// A block that came back. The longest out is asked first; one that is kept for long goes to
-    /// the end of the line, so that it does not hide the others.
+    /// A block that came back. The one that went out [`BLOCKS_WARM`] blocks ago is asked first: the
+    /// core that read it has let go of it, and the cache has not. Then the longest out; one that is
+    /// kept for long goes to the end of the line, so that it does not hide the others.
     fn reclaim(&mut self, class: usize) -> Option<Arc<Block>> {
         let line = &mut self.classes[class];
+        let warm = line.len().wrapping_sub(BLOCKS_WARM);
+        if line.get(warm).is_some_and(is_free) {
+            return line.remove(warm);
+        }
         for _ in 0..2 {
             let block = line.pop_front()?;
             if is_free(&block) {
@@ -491,6 +514,13 @@ impl<'a> BlockFrames<'a> {
         }
     }
 
+    /// Goes on with the frame that begins at an offset of the block.
+    #[inline]
+    pub(crate) fn seek(&mut self, offset: usize) {
+        let bytes = self.block.bytes().get(offset..).unwrap_or_default();
+        self.frames = WholeFrames::new(bytes);
+    }
+
     /// Bytes that are not walked yet.
     pub(crate) fn rest_size(&self) -> usize {
         self.frames.rest_size()
@@ -505,5 +535,82 @@ impl<'a> Iterator for BlockFrames<'a> {
         self.frames
             .next()
             .map(|frame| MessageRef::new(self.block, frame))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::{clock::Clock, ledger::Ledger, slots::OutboxLimits};
+
+    struct Bench {
+        pool: BlockPool,
+        head: BlockHead,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let limits = OutboxLimits {
+                bytes: 1 << 20,
+                messages: 1_000,
+                payload_size: 1 << 20,
+            };
+            let ledger = Arc::new(Ledger::new(64 << 20, Traffic::new(1_000, 64 << 20)));
+            let slots = Arc::new(Slots::new(0, 1, limits, ledger, Clock::start()));
+            let head = BlockHead {
+                peer: slots.open(0).unwrap(),
+                received: slots.clock.now().instant,
+                frames: 1,
+                message_type: Some(MessageType(1)),
+                has_protocol: false,
+                has_correlation: false,
+                credit: Traffic::default(),
+            };
+            let pool = BlockPool::new(slots);
+            Self { pool, head }
+        }
+
+        /// A block of a large read, and where it lies.
+        fn make(&mut self) -> (BlockRef, usize) {
+            let mut buffer = self.pool.take_buffer();
+            buffer.resize(BLOCK_SIZE, 0);
+            let at = buffer.as_ptr().addr();
+            (self.pool.make(&mut buffer, BLOCK_SIZE, self.head), at)
+        }
+    }
+
+    #[test]
+    fn the_same_few_blocks_are_used_in_turn() {
+        let mut bench = Bench::new();
+        // A burst that nobody takes leaves many behind.
+        let burst: Vec<_> = (0..2 * BLOCKS_WARM).map(|_| bench.make()).collect();
+        drop(burst);
+        let places: HashSet<usize> = (0..10 * BLOCKS_WARM).map(|_| bench.make().1).collect();
+        assert_eq!(places.len(), BLOCKS_WARM);
+    }
+
+    #[test]
+    fn the_next_block_is_cold_while_many_are_out() {
+        let mut bench = Bench::new();
+        let mut out = VecDeque::new();
+        for _ in 0..BLOCKS_WARM {
+            assert!(!bench.pool.is_cold());
+            out.push_back(bench.make());
+        }
+        assert!(bench.pool.is_cold());
+        // It is the longest out that has to come back.
+        let newest = out.pop_back();
+        drop(newest);
+        assert!(bench.pool.is_cold());
+        out.pop_front();
+        assert!(!bench.pool.is_cold());
+        // While it does not, others that are free are used.
+        let places: HashSet<usize> = out.iter().map(|(_, at)| *at).collect();
+        let (_, at) = bench.make();
+        assert!(!places.contains(&at));
+        drop(out);
+        assert_eq!(bench.pool.slots.ledger.budget.used(), 0);
     }
 }

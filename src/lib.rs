@@ -148,6 +148,7 @@ mod balance;
 mod config;
 mod dial;
 mod event;
+mod lead;
 mod slots;
 mod socket;
 mod threads;

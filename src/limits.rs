@@ -105,8 +105,22 @@ pub(crate) const SLICES_FEW: usize = 8;
 pub(crate) const BLOCK_SIZE: usize = 64 << 10;
 /// Storage classes for what a read brought; the last one is the block itself.
 pub(crate) const BLOCK_CLASSES: [usize; 4] = [512, 4096, 16 << 10, BLOCK_SIZE];
+/// What a read brought up to this size is copied; a larger one gives its block away.
+pub(crate) const BLOCK_COPIED_MAX: usize = BLOCK_CLASSES[BLOCK_CLASSES.len() - 2];
 /// Blocks of each class kept for the next read when nobody holds them.
 pub(crate) const BLOCKS_KEPT: [usize; 4] = [1024, 256, 64, 64];
+/// Blocks of a class that are used in turn while no more are out: 1 MiB of the largest, which the
+/// cache of a core holds.
+pub(crate) const BLOCKS_WARM: usize = 16;
+/// Times that the loop gives its core away behind a large read while more of the largest are out.
+pub(crate) const LEAD_YIELDS_MAX: u32 = 4;
+/// Large reads without that, once it was of no use; doubled each time it is of no use again.
+pub(crate) const LEAD_READS_MIN: u32 = 1;
+pub(crate) const LEAD_READS_MAX: u32 = 1024;
+/// Indexes of mixed blocks kept for the next such block, of the same classes.
+pub(crate) const INDEXES_KEPT: [usize; 4] = [1024, 256, 64, 16];
+/// Messages in a mixed block from which it is worth an index.
+pub(crate) const INDEXED_FRAMES_MIN: u32 = 8;
 /// A payload up to this size is copied behind its header; a larger owned one is queued as it is.
 pub(crate) const PAYLOAD_COPIED_MAX: usize = 4096;
 /// A `Message` of at most this payload owns a copy; a larger one shares the block it came in.
@@ -242,6 +256,7 @@ const _: () = {
     assert!(PEERS_MAX_CEILING + REFUSED_PEERS_MAX + LINKS_MAX < 1 << 24);
     assert!(BLOCK_CLASSES[0] < BLOCK_CLASSES[1] && BLOCK_CLASSES[1] < BLOCK_CLASSES[2]);
     assert!(BLOCK_CLASSES[2] < BLOCK_CLASSES[3] && BLOCK_CLASSES[3] == BLOCK_SIZE);
+    assert!(BLOCKS_WARM <= BLOCKS_KEPT[BLOCK_CLASSES.len() - 1]);
     assert!(READ_PER_TURN_BYTES >= BLOCK_SIZE);
     assert!(OUTBOX_BYTES_MAX_DEFAULT <= MEMORY_BUDGET_DEFAULT);
     assert!(SLICES_PER_WRITE <= 1024);

@@ -30,11 +30,12 @@ use crate::{
     handle::Command,
     id::{ListenerId, PeerId},
     idle::{Idle, IdleStrategy},
+    lead::Lead,
     ledger::{ServiceState, Traffic},
     limits::{
-        ACCEPT_BACKOFF_MAX_MS, ACCEPT_BACKOFF_MIN_MS, ACCEPTS_PER_TURN, COMMANDS_PER_TURN,
-        EVENTS_PER_POLL, METRICS_TICK_MS, READ_PER_TURN_BYTES, SLICES_FEW, SLICES_PER_WRITE,
-        TIMERS_LATE_MS, TIMERS_PER_TURN, WRITE_PER_TURN_BYTES,
+        ACCEPT_BACKOFF_MAX_MS, ACCEPT_BACKOFF_MIN_MS, ACCEPTS_PER_TURN, BLOCK_COPIED_MAX,
+        COMMANDS_PER_TURN, EVENTS_PER_POLL, METRICS_TICK_MS, READ_PER_TURN_BYTES, SLICES_FEW,
+        SLICES_PER_WRITE, TIMERS_LATE_MS, TIMERS_PER_TURN, WRITE_PER_TURN_BYTES,
     },
     peers::{Action, Peers, Stop, Timer},
     quiet::{Quiet, Subject},
@@ -94,6 +95,7 @@ pub(crate) struct Node<N: Net> {
     failure: Option<String>,
     quiet: Quiet,
     idle: Idle,
+    lead: Lead,
     /// Bytes moved in this turn, if any were.
     moved: usize,
 }
@@ -170,6 +172,7 @@ impl<N: Net> Node<N> {
             failure: None,
             quiet: Quiet::default(),
             idle: Idle::new(idle),
+            lead: Lead::default(),
             moved: 0,
         }
     }
@@ -385,6 +388,9 @@ impl<N: Net> Node<N> {
             self.waiting = block;
             self.peers.note_handed_over();
             self.push_waiting(now);
+            if count > BLOCK_COPIED_MAX {
+                self.lead.limit(|| self.peers.is_ahead());
+            }
             if count == 0 {
                 break;
             }
@@ -744,6 +750,7 @@ impl<N: Net> Node<N> {
             if self.poke.take() {
                 fan_out.pump();
                 if self.poke.take_tick() {
+                    fan_out.trim();
                     // Caught here, where the connections can still be closed and counted.
                     if let Err(panic) = catch_unwind(AssertUnwindSafe(on_tick)) {
                         self.fail(now, panic_message(&*panic));

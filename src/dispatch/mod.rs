@@ -10,6 +10,7 @@
 mod answers;
 mod desk;
 mod events;
+mod index;
 mod options;
 mod queue;
 mod registry;

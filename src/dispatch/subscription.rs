@@ -1,7 +1,7 @@
 //! A subscriber's end of its queue.
 
 use std::{
-    fmt,
+    fmt, slice,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -10,6 +10,7 @@ use crossbeam_channel::Receiver;
 
 use super::{
     Ended, Overflow,
+    index::{Index, Share},
     registry::{Account, Registry},
     requests::is_answer,
 };
@@ -17,7 +18,7 @@ use crate::{
     block::{BlockFrames, BlockRef, Message, MessageRef},
     clock::Clock,
     error::{RecvError, RecvTimeoutError, TryRecvError},
-    id::{MessageType, PeerId, SubscriberId},
+    id::{PeerId, SubscriberId},
     idle::{Idle, IdleStrategy},
     ledger::{SubscriberRow, Traffic},
 };
@@ -28,15 +29,18 @@ use crate::{
 /// [`Batch`] of it. Dropped before that, its messages count as discarded.
 pub struct Delivery {
     block: BlockRef,
-    /// Bytes of the block, between two frame boundaries.
+    /// Where its first message begins: in the block, or among the offsets of the index.
     start: u32,
-    end: u32,
-    /// Messages among them that are the subscriber's.
+    /// Messages from there on that are the subscriber's.
     count: u32,
-    /// Whether all messages among them are, so that none need be tested.
-    everything: bool,
+    /// Whether all of them are, so that none need be tested.
+    is_all: bool,
     /// The tag of answers to requests, if there are any among them: nobody gets those here.
     answers: Option<u32>,
+    /// Where the subscriber's messages begin, if that was written down.
+    index: Option<Arc<Index>>,
+    /// Bytes of memory that block and index keep in use.
+    pinned: u32,
     place: Place,
     /// Running number of the first message.
     number: u64,
@@ -57,23 +61,16 @@ pub(crate) enum Place {
 }
 
 impl Delivery {
-    pub(crate) fn new(
-        block: BlockRef,
-        range: (u32, u32),
-        count: u32,
-        everything: bool,
-        answers: Option<u32>,
-        number: u64,
-        account: Arc<Account>,
-    ) -> Self {
-        let (start, end) = range;
+    #[inline]
+    pub(crate) fn new(block: BlockRef, share: &Share, number: u64, account: Arc<Account>) -> Self {
         Self {
             block,
-            start,
-            end,
-            count,
-            everything,
-            answers,
+            start: share.first,
+            count: share.count,
+            is_all: share.is_all,
+            answers: share.answers,
+            index: share.index.clone(),
+            pinned: share.pinned,
             place: Place::Offered,
             number,
             account,
@@ -90,53 +87,52 @@ impl Delivery {
 
     /// What the delivery counts for in the subscriber's queue: its messages, and the storage that
     /// it pins.
+    #[inline]
     pub(crate) fn charge(&self) -> Traffic {
-        Traffic::new(u64::from(self.count), self.block.charge() as u64)
+        Traffic::new(u64::from(self.count), u64::from(self.pinned))
     }
 
     /// Splits off everything behind the first `count` messages.
     pub(crate) fn split_off(&mut self, count: u32) -> Self {
-        let (mut seen, mut cut) = (0, self.start);
-        for (counts, size) in self.frames_sized() {
-            if seen == count {
-                break;
-            }
-            seen += u32::from(counts);
-            cut += size;
-        }
+        let mut messages = self.messages();
+        messages.by_ref().take(count as usize).for_each(drop);
         let rest = Self {
             block: self.block.clone(),
-            start: cut,
-            end: self.end,
+            start: messages.start(),
             count: self.count - count,
-            everything: self.everything,
+            is_all: self.is_all,
             answers: self.answers,
+            index: self.index.clone(),
+            pinned: self.pinned,
             place: self.place,
             number: self.number + u64::from(count),
             account: Arc::clone(&self.account),
         };
-        self.end = cut;
         self.count = count;
         rest
     }
 
-    /// Whether each frame is the subscriber's, and its size.
-    fn frames_sized(&self) -> impl Iterator<Item = (bool, u32)> + '_ {
-        let bytes = &self.block.bytes()[self.start as usize..self.end as usize];
-        let mut frames = crate::frame::WholeFrames::new(bytes);
-        std::iter::from_fn(move || {
-            let correlation = frames.peek_correlation();
-            let (header, size) = frames.next_header()?;
-            let size = u32::try_from(size).unwrap_or(u32::MAX);
-            Some((self.takes(header.message_type, correlation), size))
-        })
+    /// The messages, borrowed where they lie.
+    #[inline]
+    pub(crate) fn messages(&self) -> Messages<'_> {
+        let (start, size) = (self.start as usize, self.block.bytes().len());
+        let (start, offsets) = match &self.index {
+            Some(index) => (size, index.from(start)),
+            None => (start, [].as_slice()),
+        };
+        Messages {
+            frames: BlockFrames::new(&self.block, start, size),
+            offsets: offsets.iter(),
+            delivery: self,
+            left: self.count as usize,
+        }
     }
 
     /// Whether a message of the block is the subscriber's.
-    #[inline]
-    fn takes(&self, message_type: MessageType, correlation: Option<u64>) -> bool {
-        let answers = self.answers.is_some_and(|tag| is_answer(correlation, tag));
-        !answers && self.account.types.contains(message_type)
+    fn takes(&self, message: &MessageRef<'_>) -> bool {
+        let tag = self.answers;
+        let answers = tag.is_some_and(|tag| is_answer(message.correlation(), tag));
+        !answers && self.account.types.contains(message.message_type())
     }
 
     /// Moves the delivery on; the place it leaves gives up its count, the new one takes it.
@@ -233,25 +229,14 @@ impl Batch {
 
     /// Iterates over the messages; no allocation and no reference count for any of them.
     pub fn iter(&self) -> Messages<'_> {
-        let delivery = &self.delivery;
-        let frames = BlockFrames::new(
-            &delivery.block,
-            delivery.start as usize,
-            delivery.end as usize,
-        );
-        Messages {
-            frames,
-            batch: self,
-            left: delivery.count as usize,
-        }
+        self.delivery.messages()
     }
 
     /// The first message, taken out.
     fn pop(&mut self) -> Option<Message> {
         let mut messages = self.iter();
         let message = messages.next()?.to_message();
-        let rest = messages.frames.rest_size();
-        self.delivery.start = self.delivery.end - u32::try_from(rest).unwrap_or(0);
+        self.delivery.start = messages.start();
         self.delivery.count -= 1;
         Some(message)
     }
@@ -269,9 +254,34 @@ impl<'a> IntoIterator for &'a Batch {
 /// Iterator over the messages of a [`Batch`].
 #[derive(Clone, Debug)]
 pub struct Messages<'a> {
+    /// What is not walked yet.
     frames: BlockFrames<'a>,
-    batch: &'a Batch,
+    /// What is left of the index, if there is one.
+    offsets: slice::Iter<'a, u16>,
+    delivery: &'a Delivery,
     left: usize,
+}
+
+impl<'a> Messages<'a> {
+    /// Where the messages that are left begin, as the delivery knows it.
+    fn start(&self) -> u32 {
+        let start = match &self.delivery.index {
+            Some(index) => index.len() - self.offsets.len(),
+            None => self.delivery.block.bytes().len() - self.frames.rest_size(),
+        };
+        u32::try_from(start).unwrap_or(u32::MAX)
+    }
+}
+
+/// The next message that is the subscriber's, in a block that holds others too. The frames come
+/// and go by value, so that whoever walks a block without others keeps them in registers.
+#[inline(never)]
+fn next_tested<'a>(
+    delivery: &Delivery,
+    mut frames: BlockFrames<'a>,
+) -> (Option<MessageRef<'a>>, BlockFrames<'a>) {
+    let message = frames.find(|message| delivery.takes(message));
+    (message, frames)
 }
 
 impl<'a> Iterator for Messages<'a> {
@@ -279,17 +289,21 @@ impl<'a> Iterator for Messages<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<MessageRef<'a>> {
-        let delivery = &self.batch.delivery;
-        loop {
-            let message = self.frames.next()?;
-            if delivery.everything || delivery.takes(message.message_type(), message.correlation())
-            {
-                self.left = self.left.saturating_sub(1);
-                return Some(message);
+        self.left = self.left.checked_sub(1)?;
+        if !self.delivery.is_all {
+            match self.offsets.next() {
+                Some(offset) => self.frames.seek(usize::from(*offset)),
+                None => {
+                    let (message, frames) = next_tested(self.delivery, self.frames.clone());
+                    self.frames = frames;
+                    return message;
+                }
             }
         }
+        self.frames.next()
     }
 
+    #[inline]
     fn size_hint(&self) -> (usize, Option<usize>) {
         (self.left, Some(self.left))
     }
@@ -594,8 +608,8 @@ impl Subscription {
 
     /// Opens a delivery, and remembers how much work it is.
     fn take_noted(&mut self, delivery: Delivery) -> Batch {
-        let size = (delivery.end - delivery.start) as usize;
-        self.idle.note_work(self.clock, size);
+        self.idle
+            .note_work(self.clock, delivery.block.bytes().len());
         self.take(delivery)
     }
 }

@@ -3,7 +3,7 @@
 //! A dense table leads from each of the 65,536 types to a list of subscribers; equal lists are
 //! shared, so the table is 128 KiB whatever the number of subscribers. A block whose messages are
 //! all of one type, which the parser knows, costs one look; the messages of a mixed one are counted
-//! per list in one walk over their headers.
+//! per list in one walk over their headers, and listed in an [`index`](super::index).
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -16,18 +16,17 @@ use super::{
     Ended, Notice, Overflow, Registry,
     answers::Answers,
     events,
+    index::{Share, Sorter},
     queue::{Item, QueueBounds, queue_charge},
     registry::{Outlet, Subscriber},
-    requests::is_answer,
     subscription::{Delivery, Place},
     tally::Tally,
 };
 use crate::{
     balance::{CutMarker, DispatchCut},
-    block::{BlockFrames, BlockRef},
+    block::BlockRef,
     error::CloseReason,
     event::Event,
-    frame::WholeFrames,
     id::{MessageType, PeerId},
     ledger::{Traffic, TypeMap},
     quiet::{Quiet, Subject},
@@ -60,9 +59,8 @@ pub(crate) struct FanOut {
     in_hand: InHand,
     /// An entry has ended, and is not out of the list of subscribers yet.
     any_ended: bool,
-    /// For a mixed block: messages per list, and per entry.
-    list_counts: Vec<u32>,
-    entry_counts: Vec<u32>,
+    /// For mixed blocks.
+    sorter: Sorter,
 }
 
 /// A block that is being dispatched, and not yet counted.
@@ -123,8 +121,7 @@ impl FanOut {
             quiet: Quiet::default(),
             in_hand: InHand::default(),
             any_ended: false,
-            list_counts: Vec::new(),
-            entry_counts: Vec::new(),
+            sorter: Sorter::default(),
         }
     }
 
@@ -244,6 +241,11 @@ impl FanOut {
         self.answers.finish_put_off(!never_waits());
     }
 
+    /// Lets go of storage that is kept for nothing; to be called once a second.
+    pub(crate) fn trim(&mut self) {
+        self.sorter.trim();
+    }
+
     /// Ends the fan-out: what waits is discarded and counted, subscribers find their end.
     pub(crate) fn close(&mut self) {
         // If a panic has left a block in hand, it counts as dispatched: those who were not offered
@@ -301,67 +303,61 @@ impl FanOut {
         }
         self.in_hand.claimed = traffic.messages;
         if count > 0 {
+            let share = Share::of_block(block, count, tag);
             for index in 0..self.lists[usize::from(list)].len() {
                 let entry = self.lists[usize::from(list)][index];
-                self.offer(usize::from(entry), block, count, tag);
+                self.offer(usize::from(entry), block, &share);
             }
         }
     }
 
+    /// The same for a block of several types; a call of its own, so that others have less to save.
+    #[inline(never)]
     fn dispatch_mixed(&mut self, block: &BlockRef, tag: Option<u32>) {
-        let mut list_counts = std::mem::take(&mut self.list_counts);
-        let mut entry_counts = std::mem::take(&mut self.entry_counts);
-        list_counts.clear();
-        list_counts.resize(self.lists.len(), 0);
-        entry_counts.clear();
-        entry_counts.resize(self.entries.len(), 0);
-
-        let types_in = &self.slots.ledger.types_in;
-        let mut frames = WholeFrames::new(block.bytes());
-        loop {
-            let is_answer = tag.is_some_and(|tag| is_answer(frames.peek_correlation(), tag));
-            let Some((header, size)) = frames.next_header() else {
-                break;
-            };
-            if header.message_type.is_protocol() {
-                continue;
-            }
-            let row = self.type_map.row(header.message_type, types_in);
+        let Self {
+            routes,
+            type_map,
+            tally,
+            sorter,
+            slots,
+            in_hand,
+            ..
+        } = self;
+        let types_in = &slots.ledger.types_in;
+        sorter.walk(block, tag, |message_type, size, is_answer| {
+            let row = type_map.row(message_type, types_in);
             let traffic = Traffic::new(1, size as u64);
             if is_answer {
                 types_in.add_answers(row, traffic);
             } else {
-                self.tally.add(row, header.message_type, traffic);
+                tally.add(row, message_type, traffic);
+            }
+            routes[usize::from(message_type.0)]
+        });
+        for (row, message_type, traffic) in tally.drain() {
+            let is_claimed = routes[usize::from(message_type.0)] != NOBODY;
+            types_in.add_offered(row, traffic, is_claimed);
+            if is_claimed {
+                in_hand.claimed += traffic.messages;
+            } else {
+                in_hand.unclaimed += traffic.messages;
             }
         }
-        for (row, message_type, traffic) in self.tally.drain() {
-            let list = self.routes[usize::from(message_type.0)];
-            types_in.add_offered(row, traffic, list != NOBODY);
-            list_counts[usize::from(list)] += u32::try_from(traffic.messages).unwrap_or(u32::MAX);
-        }
-        let (unclaimed, claimed) = list_counts.split_at(1);
-        let sum = |counts: &[u32]| counts.iter().copied().map(u64::from).sum();
-        self.in_hand.unclaimed = sum(unclaimed);
-        self.in_hand.claimed = sum(claimed);
-        for (list, count) in self.lists.iter().zip(&list_counts) {
-            for entry in list {
-                entry_counts[usize::from(*entry)] += count;
+        sorter.write(block, &slots.ledger.budget);
+        for position in 0..self.entries.len() {
+            let share = self.sorter.share(block, position, tag);
+            if share.count > 0 {
+                self.offer(position, block, &share);
             }
         }
-        for (entry, count) in entry_counts.iter().enumerate() {
-            if *count > 0 {
-                self.offer(entry, block, *count, tag);
-            }
-        }
-        self.list_counts = list_counts;
-        self.entry_counts = entry_counts;
+        self.sorter.finish();
     }
 
-    /// Offers the `count` messages of a block that a subscriber asked for; with a `tag` there are
-    /// answers between them, which are not offered to anybody.
-    fn offer(&mut self, position: usize, block: &BlockRef, count: u32, tag: Option<u32>) {
+    /// Offers a subscriber its share of a block.
+    fn offer(&mut self, position: usize, block: &BlockRef, share: &Share) {
         let entry = &mut self.entries[position];
         let account = &entry.subscriber.account;
+        let count = share.count;
         account.matched.add(u64::from(count));
         match entry.end {
             None => {}
@@ -375,30 +371,23 @@ impl FanOut {
             }
         }
         if let Outlet::Messages(_) = entry.subscriber.outlet {
-            self.offer_messages(position, block, tag);
+            self.offer_messages(position, block, share);
             return;
         }
         let number = entry.number;
         entry.number += u64::from(count);
-        let end = u32::try_from(block.bytes().len()).unwrap_or(u32::MAX);
-        let everything = count == block.head().frames && !block.head().has_protocol;
-        let mut delivery = Delivery::new(
-            block.clone(),
-            (0, end),
-            count,
-            everything,
-            tag,
-            number,
-            Arc::clone(account),
-        );
+        let mut delivery = Delivery::new(block.clone(), share, number, Arc::clone(account));
         let room = if entry.parked.is_empty() {
             entry.room_for(&delivery)
         } else {
             0
         };
         if room >= count {
+            let was_dropping = entry.dropping;
             entry.deliver(delivery);
-            self.end_of_dropping(position);
+            if was_dropping {
+                self.end_of_dropping(position);
+            }
             return;
         }
         if entry.subscriber.account.overflow == Overflow::DropOldest {
@@ -460,7 +449,7 @@ impl FanOut {
     }
 
     /// Offers messages one by one to a channel of the embedder.
-    fn offer_messages(&mut self, position: usize, block: &BlockRef, tag: Option<u32>) {
+    fn offer_messages(&mut self, position: usize, block: &BlockRef, share: &Share) {
         let entry = &mut self.entries[position];
         let Outlet::Messages(sender) = &entry.subscriber.outlet else {
             return;
@@ -470,11 +459,8 @@ impl FanOut {
         let stops = matches!(account.overflow, Overflow::Close | Overflow::Unsubscribe);
         let mut dropped = 0;
         let mut gone = false;
-        for message in BlockFrames::new(block, 0, block.bytes().len()) {
-            let answers = tag.is_some_and(|tag| is_answer(message.correlation(), tag));
-            if answers || !account.types.contains(message.message_type()) {
-                continue;
-            }
+        let delivery = Delivery::new(block.clone(), share, 0, Arc::clone(account));
+        for message in delivery.messages() {
             if stops && dropped > 0 {
                 dropped += 1;
                 continue;
@@ -555,7 +541,8 @@ impl FanOut {
 
     /// Lets a delivery wait for room, and holds back the peer that it came from.
     fn park(&mut self, position: usize, mut delivery: Delivery) {
-        let charge = queue_charge(delivery.block());
+        let messages = queue_charge(delivery.block()).messages;
+        let charge = Traffic::new(messages, delivery.charge().bytes);
         self.slots.ledger.dispatch_queue.raise(charge);
         self.slots.ledger.dispatch_parked.raise(charge);
         self.slots.hold(delivery.block().head().peer);
@@ -704,6 +691,7 @@ impl FanOut {
             list.sort_unstable();
             self.routes[usize::from(message_type)] = self.list_of(&mut known, list);
         }
+        self.sorter.set_lists(&self.lists, self.entries.len());
     }
 
     /// The position of a list, which is added if it is new. There are at most as many lists as

@@ -107,6 +107,7 @@ impl Worker {
     fn look_around(&mut self) {
         self.desk.visit(FanOut::pump);
         if self.poke.take_tick() {
+            self.desk.visit(FanOut::trim);
             (self.on_tick)();
         }
     }

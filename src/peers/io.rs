@@ -303,6 +303,11 @@ impl Peers {
         })
     }
 
+    /// Whether large reads are far ahead of whoever takes what they brought.
+    pub(crate) fn is_ahead(&self) -> bool {
+        self.pool.is_cold()
+    }
+
     /// Lists a peer for the next turn if it has more to read.
     pub(crate) fn continue_reading(&mut self, id: PeerId) {
         self.list_reading(id);

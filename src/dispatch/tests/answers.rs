@@ -368,7 +368,7 @@ proptest! {
     #[test]
     fn subscribers_get_exactly_the_others(
         blocks in prop::collection::vec(
-            (prop::collection::vec(any_sent(), 1..12), any::<bool>(), any::<bool>()),
+            (prop::collection::vec(any_sent(), 1..30), any::<bool>(), any::<bool>()),
             1..12,
         ),
     ) {
