@@ -12,6 +12,10 @@
 //!    done so, so that the dispatcher can tell that it read a row while nobody was in between.
 //!
 //! If somebody was, or held a lock, the cut is given up and taken anew: nobody waits for anybody.
+//!
+//! Where there are several loops, each has its own cut, and they are added up. They need not be of
+//! one moment: what a loop received is dispatched by its own dispatcher and counted in a lane of
+//! its own at every subscriber, so the sums of each shard hold without the others.
 
 use std::fmt;
 
@@ -350,31 +354,31 @@ impl Balance {
         }
     }
 
-    /// The sums of a cut. What it has no part of is in `shot` already.
-    pub(crate) fn of(cut: Cut) -> Self {
-        let Cut { at_loop, behind } = cut;
-        let LoopCut {
-            mut shot,
-            waiting,
-            peers,
-        } = *at_loop;
-        let DispatchCut {
-            dispatched,
-            claimed,
-            unclaimed,
-            put_off,
-            types_in,
-            requests,
-            subscribers,
-        } = behind;
-        shot.dispatched = dispatched;
-        shot.claimed = claimed;
-        shot.unclaimed = unclaimed;
-        shot.requests = requests;
-        shot.subscribers = subscribers.rows;
-        shot.event_subscribers = subscribers.events;
-        shot.departed = subscribers.departed;
+    /// The sums of a cut, which has a part of each shard; there is one at least. The sums of every
+    /// part hold on their own, so those of all do, although each is of its own moment.
+    pub(crate) fn of(cuts: Vec<Cut>) -> Self {
+        let mut whole: Option<(Snapshot, PeersCut)> = None;
+        let (mut waiting, mut put_off, mut types_in) = (0, 0, 0);
+        for cut in cuts {
+            waiting += cut.at_loop.waiting;
+            put_off += cut.behind.put_off;
+            types_in += cut.behind.types_in;
+            let (shot, peers) = cut.into_parts();
+            whole = match whole {
+                None => Some((shot, peers)),
+                Some((mut shots, mut all)) => {
+                    // They are the service's, and were looked at anew.
+                    shots.requests = shot.requests;
+                    shots.add(shot);
+                    all.add(peers);
+                    Some((shots, all))
+                }
+            };
+        }
         let mut balance = Self::new(true);
+        let Some((shot, peers)) = whole else {
+            return balance;
+        };
         balance.peers_left_out = peers.left_out;
         balance.push_service(&shot, waiting, put_off, peers.refused);
         let of_types = &mut balance.equations;
@@ -398,6 +402,33 @@ pub(crate) struct Cut {
     pub(crate) behind: DispatchCut,
 }
 
+impl Cut {
+    /// The counters of one shard, those of its dispatcher filled in.
+    fn into_parts(self) -> (Snapshot, PeersCut) {
+        let Self { at_loop, behind } = self;
+        let LoopCut { shot, peers, .. } = *at_loop;
+        let DispatchCut {
+            dispatched,
+            claimed,
+            unclaimed,
+            requests,
+            subscribers,
+            ..
+        } = behind;
+        let shot = Snapshot {
+            dispatched,
+            claimed,
+            unclaimed,
+            requests,
+            subscribers: subscribers.rows,
+            event_subscribers: subscribers.events,
+            departed: subscribers.departed,
+            ..shot
+        };
+        (shot, peers)
+    }
+}
+
 /// What the loop has read. In `shot`, what the dispatcher counts is still to be filled in.
 #[derive(Debug)]
 pub(crate) struct LoopCut {
@@ -417,6 +448,15 @@ pub(crate) struct PeerSums {
     pub(crate) accepted: Traffic,
 }
 
+impl PeerSums {
+    fn add(&mut self, other: Self) {
+        self.inbound.add(other.inbound);
+        self.written.add(other.written);
+        self.lost.add(other.lost);
+        self.accepted.add(other.accepted);
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct PeersCut {
     pub(crate) live: PeerSums,
@@ -425,6 +465,16 @@ pub(crate) struct PeersCut {
     pub(crate) refused: u64,
     pub(crate) peers: Vec<PeerCut>,
     pub(crate) left_out: u64,
+}
+
+impl PeersCut {
+    fn add(&mut self, other: Self) {
+        self.live.add(other.live);
+        self.gone.add(other.gone);
+        self.refused += other.refused;
+        self.peers.extend(other.peers);
+        self.left_out += other.left_out;
+    }
 }
 
 /// What was accepted for a peer and what became of it, senders included.

@@ -9,6 +9,8 @@
 
 mod answers;
 mod events;
+mod fill;
+mod lane;
 mod options;
 mod queue;
 mod registry;

@@ -49,6 +49,8 @@ pub(super) struct Seat {
     pub(super) announced: bool,
     /// The write stall or the drain is over, and the socket is tried a last time.
     pub(super) write_tried: bool,
+    /// Its node is claimed for it among all loops.
+    pub(super) listed: bool,
     /// It owes us its first frame, or HELLO, and counts as such.
     pub(super) pending: bool,
     /// The connection broke while it was written; unread input is taken first.
@@ -140,6 +142,7 @@ impl Seat {
             in_due_list: false,
             announced: false,
             write_tried: false,
+            listed: false,
             pending: false,
             broken: None,
             leaving: None,

@@ -106,7 +106,7 @@ impl Run {
             .set_bell(move || bell.store(true, Ordering::Relaxed));
 
         let inline = world.random.chance(500);
-        let poke = Arc::clone(&registry.poke);
+        let poke = Arc::clone(registry.poke(0));
         let sink = if inline {
             let bounds = QueueBounds::new(Arc::clone(&ledger));
             let ring = Arc::clone(&slots);
@@ -243,7 +243,7 @@ impl Run {
         self.cuts.retain(|cut| match cut.try_recv() {
             Ok(cut) => {
                 if let Some(cut) = cut {
-                    let balance = Balance::of(cut);
+                    let balance = Balance::of(vec![cut]);
                     assert!(balance.is_exact(), "{balance}");
                     *seen += 1;
                 }

@@ -33,7 +33,7 @@ fn a_row_is_read_while_nobody_is_in_between() {
             });
             let mut last = false;
             while !std::mem::replace(&mut last, done.load(Ordering::Acquire)) {
-                let Some(cut) = registry.cut() else {
+                let Some(cut) = registry.cut(0) else {
                     given_up += 1;
                     continue;
                 };
