@@ -12,6 +12,10 @@
 //!    done so, so that the dispatcher can tell that it read a row while nobody was in between.
 //!
 //! If somebody was, or held a lock, the cut is given up and taken anew: nobody waits for anybody.
+//!
+//! Where there are several loops, each has its own cut, and they are added up. They need not be of
+//! one moment: what a loop received is dispatched by its own dispatcher and counted in a lane of
+//! its own at every subscriber, so the sums of each shard hold without the others.
 
 use std::fmt;
 
@@ -400,33 +404,30 @@ impl Balance {
         }
     }
 
-    /// The sums of a cut. What it has no part of is in `shot` already.
-    pub(crate) fn of(cut: Cut) -> Self {
-        let Cut { at_loop, behind } = cut;
-        let LoopCut {
-            mut shot,
-            waiting,
-            peers,
-        } = *at_loop;
-        let DispatchCut {
-            dispatched,
-            claimed,
-            unclaimed,
-            put_off,
-            types,
-            requests,
-            subscribers,
-        } = behind;
-        shot.dispatched = dispatched;
-        shot.claimed = claimed;
-        shot.unclaimed = unclaimed;
-        // The loop has filled in its own.
-        shot.types = TypeTraffic::merge(shot.types.into_iter().chain(types));
-        shot.requests = requests;
-        shot.subscribers = subscribers.rows;
-        shot.event_subscribers = subscribers.events;
-        shot.departed = subscribers.departed;
+    /// The sums of a cut, which has a part of each shard; there is one at least. The sums of every
+    /// part hold on their own, so those of all do, although each is of its own moment.
+    pub(crate) fn of(cuts: Vec<Cut>) -> Self {
+        let mut whole: Option<(Snapshot, PeersCut)> = None;
+        let (mut waiting, mut put_off) = (Traffic::default(), 0);
+        for cut in cuts {
+            waiting.add(cut.at_loop.waiting);
+            put_off += cut.behind.put_off;
+            let (shot, peers) = cut.into_parts();
+            whole = match whole {
+                None => Some((shot, peers)),
+                Some((mut shots, mut all)) => {
+                    // They are the service's, and were looked at anew.
+                    shots.requests = shot.requests;
+                    shots.add(shot);
+                    all.add(peers);
+                    Some((shots, all))
+                }
+            };
+        }
         let mut balance = Self::new(true);
+        let Some((shot, peers)) = whole else {
+            return balance;
+        };
         balance.peers_left_out = peers.left_out;
         balance.push_service(&shot, waiting, put_off);
         balance.push_peers(&shot, &peers);
@@ -441,6 +442,36 @@ impl Balance {
 pub(crate) struct Cut {
     pub(crate) at_loop: Box<LoopCut>,
     pub(crate) behind: DispatchCut,
+}
+
+impl Cut {
+    /// The counters of one shard, those of its dispatcher filled in.
+    fn into_parts(self) -> (Snapshot, PeersCut) {
+        let Self { at_loop, behind } = self;
+        let LoopCut { shot, peers, .. } = *at_loop;
+        let DispatchCut {
+            dispatched,
+            claimed,
+            unclaimed,
+            types,
+            requests,
+            subscribers,
+            ..
+        } = behind;
+        let shot = Snapshot {
+            dispatched,
+            claimed,
+            unclaimed,
+            // The loop has filled in its own.
+            types: TypeTraffic::merge(shot.types.into_iter().chain(types)),
+            requests,
+            subscribers: subscribers.rows,
+            event_subscribers: subscribers.events,
+            departed: subscribers.departed,
+            ..shot
+        };
+        (shot, peers)
+    }
 }
 
 /// What the loop has read. In `shot`, what the dispatcher counts is still to be filled in.
@@ -462,12 +493,30 @@ pub(crate) struct PeerSums {
     pub(crate) accepted: Traffic,
 }
 
+impl PeerSums {
+    fn add(&mut self, other: Self) {
+        self.inbound.add(other.inbound);
+        self.written.add(other.written);
+        self.lost.add(other.lost);
+        self.accepted.add(other.accepted);
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct PeersCut {
     pub(crate) live: PeerSums,
     pub(crate) gone: PeerSums,
     pub(crate) peers: Vec<PeerCut>,
     pub(crate) left_out: u64,
+}
+
+impl PeersCut {
+    fn add(&mut self, other: Self) {
+        self.live.add(other.live);
+        self.gone.add(other.gone);
+        self.peers.extend(other.peers);
+        self.left_out += other.left_out;
+    }
 }
 
 /// What was accepted for a peer and what became of it, senders included.

@@ -70,6 +70,7 @@ impl fmt::Debug for Token {
 pub struct Config {
     pub(crate) listen: Vec<SocketAddr>,
     listen_is_default: bool,
+    pub(crate) shards: usize,
     pub(crate) max_payload: u32,
     pub(crate) max_peers: usize,
     pub(crate) max_peers_per_addr: usize,
@@ -112,6 +113,7 @@ impl Default for Config {
         Self {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8680))],
             listen_is_default: true,
+            shards: 1,
             max_payload: limits::PAYLOAD_SIZE_MAX_DEFAULT,
             max_peers: limits::PEERS_MAX_DEFAULT,
             max_peers_per_addr: 0,
@@ -169,6 +171,30 @@ impl Config {
         Self {
             listen: Vec::new(),
             listen_is_default: false,
+            ..self
+        }
+    }
+
+    /// Loops that the connections are spread over, each with a thread, and a dispatcher of its own:
+    /// 1 to 64, default 1. More than one pays where one thread cannot read and write all that its
+    /// peers send and take; more than there are processors never does.
+    ///
+    /// All of them listen on the same addresses, and the kernel picks one for each connection that
+    /// comes ([`PeerId::shard`](crate::PeerId::shard)); links are spread by their ids. Subscribers
+    /// get messages of all, of each peer in order; sends, closes, requests and broadcasts go to
+    /// whichever has the peer. The bounds of the service hold for all of them together, apart from
+    /// those of the dispatch queue, of which each has one; its counters are sums
+    /// ([`Snapshot::shards`](crate::Snapshot::shards) has those of each). User timers are with the
+    /// first loop, and so is the metrics callback.
+    ///
+    /// Each costs two threads, three descriptors and one for each address, 1.6 MiB with the default
+    /// bounds (24 bytes for each of [`dispatch_messages`](Self::dispatch_messages), 16 for each of
+    /// [`max_peers`](Self::max_peers)), up to 7 MiB of blocks kept for the next read, and 384 bytes
+    /// in each subscriber.
+    #[must_use]
+    pub fn shards(self, count: usize) -> Self {
+        Self {
+            shards: count,
             ..self
         }
     }
@@ -445,8 +471,8 @@ impl Config {
         Self { dispatch, ..self }
     }
 
-    /// Messages that may wait for the dispatcher: 1 to 2^22, default 65,536. The queue takes 24
-    /// bytes for each from the start.
+    /// Messages that may wait for a dispatcher: 1 to 2^22, default 65,536. The queue takes 24
+    /// bytes for each from the start. With several [`shards`](Self::shards) each has such a queue.
     #[must_use]
     pub fn dispatch_messages(self, count: usize) -> Self {
         Self {
@@ -455,7 +481,7 @@ impl Config {
         }
     }
 
-    /// Bytes that may wait for the dispatcher, those parked for a full subscriber included: 64 KiB
+    /// Bytes that may wait for a dispatcher, those parked for a full subscriber included: 64 KiB
     /// to the memory budget, default 64 MiB.
     #[must_use]
     pub fn dispatch_bytes(self, bytes: usize) -> Self {
@@ -537,6 +563,13 @@ impl Config {
                 0,
                 limits::LISTENERS_MAX as u64,
                 "addresses",
+            ),
+            (
+                "shards",
+                self.shards as u64,
+                1,
+                limits::SHARDS_MAX as u64,
+                "shards",
             ),
             (
                 "max_payload",
@@ -762,6 +795,9 @@ mod tests {
             base().max_payload((256 << 20) + 1).problems().len() == 2,
             "range and budget"
         );
+        ok(base().shards(64));
+        bad(base().shards(65));
+        bad(base().shards(0));
         ok(base().max_peers((1 << 24) - 8192));
         bad(base().max_peers((1 << 24) - 8191));
         bad(base().max_peers(0));

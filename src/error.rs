@@ -644,6 +644,12 @@ pub enum HandlerError {
     NoTypes,
     /// Another handler has this type.
     TypeTaken(MessageType),
+    /// The service has several loops, and one handler cannot run on all of them: see
+    /// [`NetService::handle_inline_each`](crate::NetService::handle_inline_each).
+    NeedsOneEach {
+        /// How many.
+        shards: usize,
+    },
     /// The service has as many handlers as it may have.
     TooMany {
         /// The limit.
@@ -658,6 +664,9 @@ impl fmt::Display for HandlerError {
             Self::NoTypes => f.write_str("no application type to handle"),
             Self::TypeTaken(message_type) => {
                 write!(f, "type {:#06x} has a handler already", message_type.0)
+            }
+            Self::NeedsOneEach { shards } => {
+                write!(f, "each of the {shards} loops needs a handler of its own")
             }
             Self::TooMany { limit } => write!(f, "all {limit} handlers are taken"),
         }

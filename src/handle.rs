@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::{
     balance::{Balance, Cut},
@@ -28,8 +28,8 @@ use crate::{
     frame::Frame,
     id::{LinkId, ListenerId, MessageType, PeerId},
     inline::InlineMessage,
-    ledger::{ClosedRow, Ledger, PeerRow, ServiceState, Snapshot},
-    limits::{LINKS_MAX, PAYLOAD_COPIED_MAX, PAYLOAD_SIZE_MAX_CEILING},
+    ledger::{ClosedRow, DepartedRow, PeerRow, ServiceState, Snapshot, StateCell},
+    limits::{CLOSED_ROWS_MAX, LINKS_MAX, PAYLOAD_COPIED_MAX, PAYLOAD_SIZE_MAX_CEILING},
     policy::Priority,
     slots::{
         BroadcastReport, OutFrame, OutFrames, PeerInfo, Recipients, SharedFrame, Slots, never_waits,
@@ -40,6 +40,8 @@ use crate::{
 
 /// How long a question to the loop waits for the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often it is looked whether the loop has ended meanwhile.
+const ANSWER_LOOK: Duration = Duration::from_millis(20);
 
 /// What the loop is asked for, besides looking at slots.
 #[derive(Debug)]
@@ -57,14 +59,21 @@ pub(crate) enum Command {
     Cut(Sender<Option<Cut>>),
 }
 
+/// One loop with its dispatcher, as other threads reach it.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    pub(crate) slots: Arc<Slots>,
+    pub(crate) commands: Sender<Command>,
+}
+
 /// What handles, service and threads share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) slots: Arc<Slots>,
+    /// At least one.
+    pub(crate) shards: Box<[Shard]>,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) state: Arc<StateCell>,
     pub(crate) clock: Clock,
-    pub(crate) commands: Sender<Command>,
     pub(crate) socket_options: SocketOptions,
     pub(crate) next_listener: AtomicU64,
     pub(crate) next_link: AtomicU64,
@@ -99,9 +108,73 @@ impl Shared {
         let (rows, departed) = (self.registry.rows(), self.registry.departed());
         let requests = self.registry.requests.row();
         let uptime = self.clock.elapsed();
-        Snapshot {
+        let first = self
+            .first()
+            .ledger
+            .snapshot(uptime, rows, departed, requests);
+        let mut sum = Snapshot {
             event_subscribers: self.registry.event_rows(),
-            ..self.ledger.snapshot(uptime, rows, departed, requests)
+            shards: vec![first.shard_row(0)],
+            ..first
+        };
+        for shard in &self.shards[1..] {
+            let (ledger, departed) = (&shard.slots.ledger, DepartedRow::default());
+            let mut shot = ledger.snapshot(uptime, Vec::new(), departed, requests);
+            shot.shards = vec![shot.shard_row(shard.slots.shard())];
+            sum.add(shot);
+        }
+        sum
+    }
+
+    /// The first shard's: what all have in common can be asked of it.
+    pub(crate) fn first(&self) -> &Arc<Slots> {
+        &self.shards[0].slots
+    }
+
+    /// Where a connection is, if it is of any loop of ours.
+    #[inline]
+    fn slots_of(&self, peer: PeerId) -> Option<&Slots> {
+        let shard = self.shards.get(usize::from(peer.shard()))?;
+        Some(&shard.slots)
+    }
+
+    /// The loop that has a link.
+    fn shard_of(&self, link: LinkId) -> &Shard {
+        &self.shards[shard_of_link(link, self.shards.len())]
+    }
+
+    pub(crate) fn ring_all(&self) {
+        let shards = self.shards.iter();
+        shards.for_each(|shard| shard.slots.doorbell.ring());
+    }
+}
+
+fn shard_of_link(link: LinkId, shards: usize) -> usize {
+    usize::try_from(link.0 % shards as u64).unwrap_or(0)
+}
+
+impl Shard {
+    /// Gives the loop a command, unless it has too many.
+    fn try_command(&self, command: Command) -> Result<(), ()> {
+        self.commands.try_send(command).map_err(|_| ())?;
+        self.slots.doorbell.ring();
+        Ok(())
+    }
+
+    /// The answer to a question that the loop was asked, if it comes before the time is over and
+    /// the loop has not ended.
+    fn answer<T>(&self, answer: &Receiver<T>, clock: Clock, deadline: Duration) -> Option<T> {
+        loop {
+            let left = deadline.saturating_sub(clock.elapsed());
+            match answer.recv_timeout(left.min(ANSWER_LOOK)) {
+                Ok(answer) => return Some(answer),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                // An answer that was given before the end is there by now.
+                Err(RecvTimeoutError::Timeout) if left.is_zero() || self.slots.has_ended() => {
+                    return answer.try_recv().ok();
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
         }
     }
 }
@@ -222,19 +295,19 @@ impl Handle {
         &self,
         options: EventOptions,
     ) -> Result<EventSubscription, SubscribeError> {
-        let (registry, slots) = (&self.shared.registry, &self.shared.slots);
+        let (registry, slots) = (&self.shared.registry, self.shared.first());
         EventSubscription::new(options, Arc::clone(registry), Arc::clone(slots))
     }
 
-    /// Timers on the loop's wheel, and the queue that they expire into. `capacity` is how many
-    /// there may be at a time: 1 to 2^20, at 80 bytes each from the start and 80 more once it was
-    /// set. A service has up to 256 such queues.
+    /// Timers on the loop's wheel (of several loops, the first one's), and the queue that they
+    /// expire into. `capacity` is how many there may be at a time: 1 to 2^20, at 80 bytes each from
+    /// the start and 80 more once it was set. A service has up to 256 such queues.
     ///
     /// # Errors
     ///
     /// See [`TimerError`].
     pub fn timers(&self, capacity: usize) -> Result<Timers, TimerError> {
-        let (hub, slots) = (&self.shared.timers, &self.shared.slots);
+        let (hub, slots) = (&self.shared.timers, self.shared.first());
         Timers::new(Arc::clone(hub), Arc::clone(slots), capacity)
     }
 
@@ -284,7 +357,7 @@ impl Handle {
         message: Outgoing<'a>,
         timeout: Duration,
     ) -> Result<(), Rejected<'a>> {
-        let slots = &self.shared.slots;
+        let slots = self.shared.slots_of(peer);
         let started = self.shared.clock.elapsed();
         let mut waiting = false;
         let error = loop {
@@ -302,12 +375,12 @@ impl Handle {
                 Slots::park(left.min(Duration::from_millis(10)));
             }
             // First registered, then tried again, so that no notice is missed.
-            waiting = slots.wait_for_room(peer);
+            waiting = slots.is_some_and(|slots| slots.wait_for_room(peer));
             if !waiting {
                 break Some(SendError::Full);
             }
         };
-        if waiting {
+        if let Some(slots) = slots.filter(|_| waiting) {
             slots.forget_waiter(peer);
         }
         error.map_or(Ok(()), |error| Err(Rejected { error, message }))
@@ -352,9 +425,10 @@ impl Handle {
     /// of the payload. Each peer is decided about as [`send`](Self::send) would; for who gets it,
     /// the same holds. The call takes the lock of one peer at a time.
     ///
-    /// The report's lists are allocated once each, for as many peers as there are to choose from. A
-    /// type that cannot be sent, or a payload above the service's own limit, is refused for each
-    /// peer.
+    /// The report's lists are allocated once each, for as many peers as there are to choose from;
+    /// with several [`shards`](crate::Config::shards), once for each of them, and they name the
+    /// peers of one loop after the other. A type that cannot be sent, or a payload above the
+    /// service's own limit, is refused for each peer.
     ///
     /// # Examples
     ///
@@ -407,7 +481,11 @@ impl Handle {
             .check(message)
             .map(|()| SharedFrame::new(&self.frame_of(message), message.priority));
         let frame = frame.as_ref().map_err(|error| *error);
-        self.shared.slots.broadcast(frame, to.into())
+        let to = to.into();
+        match &*self.shared.shards {
+            [only] => only.slots.broadcast(frame, to),
+            shards => broadcast_to_all(shards, frame, to),
+        }
     }
 
     /// Sends all messages of a batch to one peer, or none: one lock for all of them. On success the
@@ -421,7 +499,8 @@ impl Handle {
     /// See [`SendError`]; the batch has the same messages as before. A batch above the outbox's
     /// limits never fits.
     pub fn send_batch(&self, peer: PeerId, batch: &mut OutgoingBatch) -> Result<(), SendError> {
-        let slots = &self.shared.slots;
+        let slots = self.shared.slots_of(peer);
+        let slots = slots.ok_or(SendError::NotConnected)?;
         slots.send_batch(peer, batch.priority, &mut batch.frames)
     }
 
@@ -430,7 +509,8 @@ impl Handle {
     /// connection.
     #[must_use = "false says that the peer was not connected"]
     pub fn close(&self, peer: PeerId) -> bool {
-        self.shared.slots.ask_close(peer)
+        let slots = self.shared.slots_of(peer);
+        slots.is_some_and(|slots| slots.ask_close(peer))
     }
 
     /// Connects to somebody. Returns at once: what becomes of it is told by events
@@ -469,7 +549,7 @@ impl Handle {
             return Err(ConnectError::Stopped);
         }
         let resolver = is_name.then(|| self.resolver()).transpose()?;
-        let links = &self.shared.slots.links;
+        let links = &self.shared.first().links;
         let taken = links.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
             (count < LINKS_MAX).then_some(count + 1)
         });
@@ -478,16 +558,11 @@ impl Handle {
         }
         let id = LinkId(self.shared.next_link.fetch_add(1, Ordering::Relaxed));
         let link = Box::new(NewLink::new(id, options, resolver));
-        if self
-            .shared
-            .commands
-            .try_send(Command::Connect(link))
-            .is_err()
-        {
+        let asked = self.shared.shard_of(id).try_command(Command::Connect(link));
+        if asked.is_err() {
             links.fetch_sub(1, Ordering::Relaxed);
             return Err(ConnectError::Busy);
         }
-        self.shared.slots.doorbell.ring();
         Ok(id)
     }
 
@@ -502,10 +577,9 @@ impl Handle {
         if self.has_ended() {
             return Err(ConnectError::Stopped);
         }
-        let sent = self.shared.commands.try_send(Command::Disconnect(link));
-        sent.map_err(|_| ConnectError::Busy)?;
-        self.shared.slots.doorbell.ring();
-        Ok(())
+        let shard = self.shared.shard_of(link);
+        let asked = shard.try_command(Command::Disconnect(link));
+        asked.map_err(|()| ConnectError::Busy)
     }
 
     /// Listens on one more address; port 0 picks a free one, which the answer names. Before the
@@ -515,48 +589,71 @@ impl Handle {
     ///
     /// See [`ListenError`]; there may be 64 listeners.
     pub fn listen(&self, addr: SocketAddr) -> Result<Listening, ListenError> {
-        let listener = Listener::bind(addr, self.shared.socket_options);
-        self.add_listener(listener.map_err(ListenError::Io)?)
+        let (options, shards) = (self.shared.socket_options, self.shared.shards.len());
+        let listeners = Listener::bind_each(addr, options, shards);
+        self.add_listeners(listeners.map_err(ListenError::Io)?)
     }
 
     /// Takes over a socket that listens already: one that a supervisor has opened, or that survived
     /// a restart. Its options are set as for the others; its backlog stays what it is.
     ///
+    /// With several [`shards`](crate::Config::shards) all of them accept from this one socket, and
+    /// its connections go to whichever loop comes first rather than evenly to all. The descriptor
+    /// is duplicated for each.
+    ///
     /// # Errors
     ///
     /// See [`ListenError`].
     pub fn listen_from(&self, socket: TcpListener) -> Result<Listening, ListenError> {
-        let listener = Listener::adopt(socket, self.shared.socket_options);
-        self.add_listener(listener.map_err(ListenError::Io)?)
+        let (options, shards) = (self.shared.socket_options, self.shared.shards.len());
+        let listeners = Listener::adopt_each(socket, options, shards);
+        self.add_listeners(listeners.map_err(ListenError::Io)?)
     }
 
     /// Closes a listener; connections that it has accepted stay. False if there is no such
     /// listener, or nobody to ask.
     #[must_use = "false says that nothing was closed"]
     pub fn unlisten(&self, listener: ListenerId) -> bool {
-        self.ask(|answer| Command::Unlisten(listener, answer))
-            .unwrap_or(false)
+        let closed = self.ask_all(|answer| Command::Unlisten(listener, answer));
+        closed.into_iter().flatten().any(|closed| closed)
     }
 
-    fn add_listener(&self, listener: Listener) -> Result<Listening, ListenError> {
-        let id = ListenerId(self.shared.next_listener.fetch_add(1, Ordering::Relaxed));
-        let addr = listener.addr;
-        let (answer, answered) = bounded(1);
+    /// Gives each loop its listener; there is one for each.
+    fn add_listeners(&self, listeners: Vec<Listener>) -> Result<Listening, ListenError> {
+        let shared = &self.shared;
+        let id = ListenerId(shared.next_listener.fetch_add(1, Ordering::Relaxed));
         if self.has_ended() {
             return Err(ListenError::Stopped);
         }
-        let command = Command::Listen(id, Box::new(listener), answer);
-        let sent = self.shared.commands.try_send(command);
-        sent.map_err(|_| ListenError::Busy)?;
-        self.shared.slots.doorbell.ring();
+        let addr = listeners.first().ok_or(ListenError::Busy)?.addr;
         // Nobody answers before the start, and the loop not to itself.
-        if self.shared.ledger.state.get() != ServiceState::New && !never_waits() {
-            let answer = answered.recv_timeout(ANSWER_TIMEOUT);
-            answer
-                .map_err(|_| ListenError::Busy)?
-                .map_err(ListenError::Io)?;
+        let waits = shared.state.get() != ServiceState::New && !never_waits();
+        let deadline = shared.clock.elapsed() + ANSWER_TIMEOUT;
+        let mut answers = Vec::new();
+        let mut result = Ok(Listening { id, addr });
+        for (shard, listener) in shared.shards.iter().zip(listeners) {
+            let (answer, answered) = bounded(1);
+            let command = Command::Listen(id, Box::new(listener), answer);
+            match shard.try_command(command) {
+                Ok(()) => answers.push((shard, answered)),
+                Err(()) => result = Err(ListenError::Busy),
+            }
         }
-        Ok(Listening { id, addr })
+        for (shard, answered) in answers.into_iter().filter(|_| waits) {
+            let answer = shard.answer(&answered, shared.clock, deadline);
+            match answer {
+                Some(Ok(())) => {}
+                Some(Err(error)) => result = Err(ListenError::Io(error)),
+                None => result = Err(ListenError::Busy),
+            }
+        }
+        if result.is_err() {
+            // Whoever took his listener gives it up again.
+            for shard in &shared.shards {
+                let _ = shard.try_command(Command::Unlisten(id, bounded(1).0));
+            }
+        }
+        result
     }
 
     fn resolver(&self) -> Result<Resolver, ConnectError> {
@@ -565,8 +662,14 @@ impl Handle {
         if let Some(resolver) = &*place {
             return Ok(resolver.clone());
         }
-        let (commands, slots) = (self.shared.commands.clone(), Arc::clone(&self.shared.slots));
+        let shards: Vec<(Sender<Command>, Arc<Slots>)> = self
+            .shared
+            .shards
+            .iter()
+            .map(|shard| (shard.commands.clone(), Arc::clone(&shard.slots)))
+            .collect();
         let resolver = Resolver::start(move |link, resolved| {
+            let (commands, slots) = &shards[shard_of_link(link, shards.len())];
             // The loop takes commands in every turn; one that has ended takes none, and needs none.
             let command = Command::Resolved(link, resolved);
             if commands.send_timeout(command, ANSWER_TIMEOUT).is_ok() {
@@ -578,7 +681,7 @@ impl Handle {
     }
 
     fn has_ended(&self) -> bool {
-        match self.shared.ledger.state.get() {
+        match self.shared.state.get() {
             ServiceState::New | ServiceState::Running => false,
             ServiceState::Stopping | ServiceState::Stopped | ServiceState::Failed => true,
         }
@@ -588,7 +691,7 @@ impl Handle {
     /// moment. `None` if it is not there, or may not be sent to yet.
     #[must_use]
     pub fn peer(&self, peer: PeerId) -> Option<PeerInfo> {
-        self.shared.slots.info(peer)
+        self.shared.slots_of(peer)?.info(peer)
     }
 
     /// The connections now. Asks the loop, and waits up to 5 s for its answer; empty if it does not
@@ -596,14 +699,21 @@ impl Handle {
     /// [`Dispatch::Inline`](crate::Dispatch::Inline)), where nobody could answer.
     #[must_use]
     pub fn peers(&self) -> Vec<PeerRow> {
-        self.ask(Command::Peers).unwrap_or_default()
+        let rows = self.ask_all(Command::Peers);
+        rows.into_iter().flatten().flatten().collect()
     }
 
     /// The last 1,024 connections that ended, the latest last. Asks the loop, as
     /// [`peers`](Self::peers) does.
     #[must_use]
     pub fn closed(&self) -> Vec<ClosedRow> {
-        self.ask(Command::Closed).unwrap_or_default()
+        let rows = self.ask_all(Command::Closed);
+        let mut rows: Vec<ClosedRow> = rows.into_iter().flatten().flatten().collect();
+        if self.shared.shards.len() > 1 {
+            rows.sort_by_key(|row| row.closed_at);
+            rows.drain(..rows.len().saturating_sub(CLOSED_ROWS_MAX));
+        }
+        rows
     }
 
     /// Holds the sums of the ledger against each other, also while the service runs: the terms are
@@ -631,15 +741,16 @@ impl Handle {
     pub fn balance(&self) -> Balance {
         let started = self.shared.clock.elapsed();
         while !is_dispatcher() {
-            match self.ask(Command::Cut) {
-                Some(Some(cut)) => return Balance::of(cut),
-                // Somebody was in the middle of something.
-                Some(None) => std::thread::yield_now(),
-                None => break,
+            let cuts: Option<Vec<Option<Cut>>> = self.ask_all(Command::Cut).into_iter().collect();
+            let Some(cuts) = cuts else { break };
+            if let Some(cuts) = cuts.into_iter().collect() {
+                return Balance::of(cuts);
             }
             if self.shared.clock.elapsed().saturating_sub(started) > ANSWER_TIMEOUT {
                 break;
             }
+            // Somebody was in the middle of something.
+            std::thread::yield_now();
         }
         let is_still = || self.shared.threads.load(Ordering::Acquire) == 0;
         let was_still = is_still();
@@ -661,13 +772,15 @@ impl Handle {
     fn try_send(&self, peer: PeerId, message: &Outgoing<'_>) -> Result<(), SendError> {
         let owned = self.payload_of(message)?;
         let frame = self.frame_of(message);
-        let (slots, priority) = (&self.shared.slots, message.priority);
+        let slots = self.shared.slots_of(peer);
+        let slots = slots.ok_or(SendError::NotConnected)?;
+        let priority = message.priority;
         slots.send_as(peer, priority, OutFrame { frame, owned })
     }
 
     /// The frame of a message, as this service sends it.
     fn frame_of<'a>(&self, message: &'a Outgoing<'_>) -> Frame<'a> {
-        self.shared.slots.dress(message.frame())
+        self.shared.first().dress(message.frame())
     }
 
     /// Whether a message may be sent to anybody.
@@ -676,7 +789,7 @@ impl Handle {
             return Err(SendError::ReservedType(message.message_type));
         }
         let size = message.payload.as_slice().len();
-        let limit = self.shared.slots.limits().payload_size as usize;
+        let limit = self.shared.first().limits().payload_size as usize;
         if size > limit {
             return Err(SendError::TooLarge { size, limit });
         }
@@ -697,33 +810,73 @@ impl Handle {
         })
     }
 
-    /// The loop's answer to a question, if there is a loop and it answers in time.
-    fn ask<T>(&self, question: impl FnOnce(Sender<T>) -> Command) -> Option<T> {
-        match self.shared.ledger.state.get() {
+    /// Each loop's answer to a question, if it runs and answers in time. There are none if no loop
+    /// runs, or this is one's own thread.
+    fn ask_all<T>(&self, question: impl Fn(Sender<T>) -> Command) -> Vec<Option<T>> {
+        let shared = &self.shared;
+        match shared.state.get() {
             ServiceState::Running | ServiceState::Stopping => {}
             // Nobody would answer.
-            ServiceState::New | ServiceState::Stopped | ServiceState::Failed => return None,
+            ServiceState::New | ServiceState::Stopped | ServiceState::Failed => {
+                return shared.shards.iter().map(|_| None).collect();
+            }
         }
         // The loop cannot answer while it waits for its own answer.
         if never_waits() {
-            return None;
+            return shared.shards.iter().map(|_| None).collect();
         }
-        let (sender, receiver) = bounded(1);
-        // A full queue is empty after the loop's next turn.
-        let sent = self
-            .shared
-            .commands
-            .send_timeout(question(sender), ANSWER_TIMEOUT);
-        sent.ok()?;
-        self.shared.slots.doorbell.ring();
-        receiver.recv_timeout(ANSWER_TIMEOUT).ok()
+        let deadline = shared.clock.elapsed() + ANSWER_TIMEOUT;
+        let ask = |shard: &'_ Shard| {
+            let (sender, receiver) = bounded(1);
+            // A full queue is empty after the loop's next turn.
+            let sent = shard
+                .commands
+                .send_timeout(question(sender), ANSWER_TIMEOUT);
+            sent.ok()?;
+            shard.slots.doorbell.ring();
+            Some(receiver)
+        };
+        let asked: Vec<Option<Receiver<T>>> = shared.shards.iter().map(ask).collect();
+        let answers = shared.shards.iter().zip(asked);
+        answers
+            .map(|(shard, asked)| shard.answer(&asked?, shared.clock, deadline))
+            .collect()
     }
+}
+
+/// Sends a frame to peers of all loops, one loop after the other.
+fn broadcast_to_all(
+    shards: &[Shard],
+    frame: Result<&SharedFrame, SendError>,
+    to: Recipients<'_>,
+) -> BroadcastReport {
+    let mut sum = BroadcastReport::default();
+    for (number, shard) in shards.iter().enumerate() {
+        let own: Vec<PeerId>;
+        let to = match to {
+            Recipients::List(peers) => {
+                // Who is of no loop is told so by the first.
+                let loop_of = |peer: &PeerId| {
+                    let loop_of = usize::from(peer.shard());
+                    if loop_of < shards.len() { loop_of } else { 0 }
+                };
+                let all = peers.iter().copied();
+                own = all.filter(|peer| loop_of(peer) == number).collect();
+                Recipients::List(&own)
+            }
+            to @ (Recipients::All | Recipients::AllBut(_) | Recipients::Matching(_)) => to,
+        };
+        let report = shard.slots.broadcast(frame, to);
+        sum.sent.extend(report.sent);
+        sum.skipped.extend(report.skipped);
+    }
+    sum
 }
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handle")
-            .field("state", &self.shared.ledger.state.get())
+            .field("state", &self.shared.state.get())
             .finish_non_exhaustive()
     }
 }

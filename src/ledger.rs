@@ -26,10 +26,11 @@ use std::{
 };
 
 use crate::{
+    budget::Budget,
     error::{CloseReason, ServiceFailure},
     id::{LinkId, MessageType, NodeId, PeerId, PeerIdentity, SubscriberId},
     limits::TYPE_COUNTERS_MAX,
-    sync::atomic::{AtomicU64 as SharedSum, AtomicUsize},
+    sync::atomic::AtomicU64 as SharedSum,
 };
 
 /// A number that one thread counts and every thread reads.
@@ -122,74 +123,12 @@ impl Fill {
     }
 }
 
-/// The byte budget that all buffers of a service draw on.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    used: AtomicUsize,
-    limit: usize,
-}
-
-impl Budget {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self {
-            used: AtomicUsize::new(0),
-            limit,
-        }
-    }
-
-    /// Takes bytes that have to be taken: what the kernel already gave us.
-    #[inline]
-    pub(crate) fn charge(&self, bytes: usize) {
-        self.used.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Takes bytes if they are left.
-    #[must_use]
-    pub(crate) fn try_charge(&self, bytes: usize) -> bool {
-        self.used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(bytes).filter(|sum| *sum <= self.limit)
-            })
-            .is_ok()
-    }
-
-    #[inline]
-    pub(crate) fn release(&self, bytes: usize) {
-        let before = self.used.fetch_sub(bytes, Ordering::Relaxed);
-        debug_assert!(
-            before >= bytes,
-            "released {bytes} of {before} charged bytes"
-        );
-    }
-
-    pub(crate) fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn limit(&self) -> usize {
-        self.limit
-    }
-
-    /// Whether the heaviest readers have to pause: above 75 percent.
-    pub(crate) fn is_tight(&self) -> bool {
-        self.is_tight_without(0)
-    }
-
-    /// Whether they would have to even if so many bytes came back.
-    pub(crate) fn is_tight_without(&self, bytes: usize) -> bool {
-        self.used().saturating_sub(bytes) > self.limit / 4 * 3
-    }
-
-    /// Whether nobody may read.
-    pub(crate) fn is_exhausted(&self) -> bool {
-        self.used() >= self.limit
-    }
-}
-
-/// Everything that a service counts, apart from its subscribers, which carry their own rows.
+/// Everything that a shard counts, apart from its subscribers, which carry their own rows. A
+/// service has one shard or several.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    pub(crate) state: StateCell,
+    /// The service's.
+    pub(crate) state: Arc<StateCell>,
     pub(crate) budget: Budget,
     pub(crate) peers: Counter,
     /// Connections that are being refused now.
@@ -238,10 +177,19 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
+    /// That of a service with one shard.
     pub(crate) fn new(budget: usize, dispatch_capacity: Traffic) -> Self {
+        Self::of_shard(Budget::new(budget), Arc::default(), dispatch_capacity)
+    }
+
+    pub(crate) fn of_shard(
+        budget: Budget,
+        state: Arc<StateCell>,
+        dispatch_capacity: Traffic,
+    ) -> Self {
         Self {
-            state: StateCell::default(),
-            budget: Budget::new(budget),
+            state,
+            budget,
             peers: Counter::default(),
             refused: Counter::default(),
             accepted: Counter::default(),
@@ -373,6 +321,8 @@ impl Ledger {
             reads_paused: self.reads_paused.get(),
             dispatch_full: self.dispatch_full.get(),
             partial_frames: self.partial_frames.get(),
+            // The caller's to fill in.
+            shards: Vec::new(),
         }
     }
 }
@@ -679,6 +629,11 @@ impl TypeTraffic {
         rows.retain(|row| row.inbound.bytes + row.outbound.bytes > 0);
         rows
     }
+
+    /// Adds the rows of another shard.
+    fn add_all(sums: &mut Vec<Self>, rows: Vec<Self>) {
+        *sums = Self::merge(std::mem::take(sums).into_iter().chain(rows));
+    }
 }
 
 /// How full a queue is.
@@ -700,6 +655,18 @@ pub struct QueueGauge {
     pub messages_capacity: u64,
     /// The bound in bytes.
     pub bytes_capacity: u64,
+}
+
+impl QueueGauge {
+    /// Adds the queue of another shard. The maxima need not be of one moment.
+    fn add(&mut self, other: Self) {
+        self.messages += other.messages;
+        self.bytes += other.bytes;
+        self.messages_max += other.messages_max;
+        self.bytes_max += other.bytes_max;
+        self.messages_capacity += other.messages_capacity;
+        self.bytes_capacity += other.bytes_capacity;
+    }
 }
 
 /// What became of the messages that a subscriber's types matched:
@@ -734,6 +701,37 @@ pub struct SubscriberRow {
     pub overflowed: bool,
 }
 
+impl SubscriberRow {
+    pub(crate) fn empty(id: SubscriberId, name: String, overflowed: bool) -> Self {
+        Self {
+            id,
+            name,
+            matched: 0,
+            taken: 0,
+            dropped: 0,
+            dropped_for_bytes: 0,
+            discarded: 0,
+            queued: 0,
+            queued_bytes: 0,
+            parked: 0,
+            overflowed,
+        }
+    }
+
+    /// Adds what came to the same subscriber through another shard.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.matched += other.matched;
+        self.taken += other.taken;
+        self.dropped += other.dropped;
+        self.dropped_for_bytes += other.dropped_for_bytes;
+        self.discarded += other.discarded;
+        self.queued += other.queued;
+        self.queued_bytes += other.queued_bytes;
+        self.parked += other.parked;
+        self.overflowed |= other.overflowed;
+    }
+}
+
 /// What became of the events that an event subscriber was offered:
 /// `matched = taken + dropped + discarded + queued`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -753,6 +751,30 @@ pub struct EventSubscriberRow {
     pub discarded: u64,
     /// Events in its queue.
     pub queued: u64,
+}
+
+impl EventSubscriberRow {
+    /// The counters of events are those of messages.
+    pub(crate) fn of(row: SubscriberRow) -> Self {
+        Self {
+            id: row.id,
+            name: row.name,
+            matched: row.matched,
+            taken: row.taken,
+            dropped: row.dropped,
+            discarded: row.discarded,
+            queued: row.queued,
+        }
+    }
+
+    /// Adds what came to the same subscriber through another shard.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.matched += other.matched;
+        self.taken += other.taken;
+        self.dropped += other.dropped;
+        self.discarded += other.discarded;
+        self.queued += other.queued;
+    }
 }
 
 /// The sum of the rows of subscribers that left.
@@ -785,6 +807,18 @@ impl DepartedRow {
         self.discarded += row.discarded;
         self.queued += row.queued + row.parked;
     }
+
+    /// Adds what came to the same subscribers through another shard.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        // The same ones left everywhere.
+        self.subscribers = self.subscribers.max(other.subscribers);
+        self.overflowed = self.overflowed.max(other.overflowed);
+        self.matched += other.matched;
+        self.taken += other.taken;
+        self.dropped += other.dropped;
+        self.discarded += other.discarded;
+        self.queued += other.queued;
+    }
 }
 
 /// What an inline handler did; see [`NetService::handle_inline`](crate::NetService::handle_inline).
@@ -801,10 +835,23 @@ pub struct HandlerRow {
     pub longest: Duration,
     /// Answers that were refused, most often for want of room.
     pub refused: u64,
-    /// Calls that panicked: at most one.
+    /// Calls that panicked: at most one on each loop.
     pub panics: u64,
-    /// Whether it was removed, because it panicked. The messages of its types are dispatched since.
+    /// Whether it was removed, because it panicked; of several loops, from one at least. The
+    /// messages of its types are dispatched there since.
     pub removed: bool,
+}
+
+impl HandlerRow {
+    /// Adds what the same handler did on another loop.
+    fn add(&mut self, other: &Self) {
+        self.calls += other.calls;
+        self.over_budget += other.over_budget;
+        self.longest = self.longest.max(other.longest);
+        self.refused += other.refused;
+        self.panics += other.panics;
+        self.removed |= other.removed;
+    }
 }
 
 /// What became of the requests that were accepted:
@@ -904,7 +951,7 @@ pub struct Snapshot {
     pub claimed: u64,
     /// Dispatched messages that no subscriber's types matched.
     pub unclaimed: u64,
-    /// The queue between the loop and the dispatcher.
+    /// The queue between the loop and the dispatcher; of several loops, the sum.
     pub dispatch_queue: QueueGauge,
     /// Traffic per message type, and what became of it.
     pub types: Vec<TypeTraffic>,
@@ -914,7 +961,7 @@ pub struct Snapshot {
     pub event_subscribers: Vec<EventSubscriberRow>,
     /// The sum of the subscribers of messages that left before the service stopped.
     pub departed: DepartedRow,
-    /// The inline handlers, in the order in which they were set.
+    /// The inline handlers, in the order in which they were set; summed up over the loops.
     pub handlers: Vec<HandlerRow>,
     /// What became of our requests.
     pub requests: RequestRow,
@@ -932,9 +979,97 @@ pub struct Snapshot {
     pub dispatch_full: u64,
     /// Frames that were cut off by the end of their connection.
     pub partial_frames: u64,
+    /// What each loop has of it: see [`Config::shards`](crate::Config::shards).
+    pub shards: Vec<ShardRow>,
+}
+
+/// What one of a service's loops does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShardRow {
+    /// Which one: what [`PeerId::shard`] says.
+    pub shard: u8,
+    /// Its connections now.
+    pub peers: u64,
+    /// Application messages that it received.
+    pub inbound: Traffic,
+    /// Application messages that it wrote.
+    pub outbound: Traffic,
+    /// The queue between it and its dispatcher.
+    pub dispatch_queue: QueueGauge,
 }
 
 impl Snapshot {
+    /// The row of the shard whose ledger this was taken of.
+    pub(crate) fn shard_row(&self, shard: u8) -> ShardRow {
+        ShardRow {
+            shard,
+            peers: self.peers,
+            inbound: self.inbound,
+            outbound: self.outbound,
+            dispatch_queue: self.dispatch_queue,
+        }
+    }
+
+    /// Adds what another shard counted. What is the service's as a whole is left as it is: state,
+    /// requests, uptime and the budget's size.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.peers += other.peers;
+        self.refused += other.refused;
+        self.accepted += other.accepted;
+        self.dialled += other.dialled;
+        self.dials_failed += other.dials_failed;
+        for (sum, other) in self.closed.iter_mut().zip(other.closed) {
+            sum.1 += other.1;
+        }
+        for (sum, other) in [
+            (&mut self.inbound, other.inbound),
+            (&mut self.outbound, other.outbound),
+            (&mut self.outbound_accepted, other.outbound_accepted),
+            (&mut self.outbound_dropped, other.outbound_dropped),
+            (&mut self.outbound_overflowed, other.outbound_overflowed),
+            (&mut self.outbound_queued, other.outbound_queued),
+        ] {
+            sum.add(other);
+        }
+        self.handled += other.handled;
+        self.undelivered += other.undelivered;
+        self.undelivered_bytes += other.undelivered_bytes;
+        self.dispatched += other.dispatched;
+        self.claimed += other.claimed;
+        self.unclaimed += other.unclaimed;
+        self.dispatch_queue.add(other.dispatch_queue);
+        TypeTraffic::add_all(&mut self.types, other.types);
+        self.add_rows(other.subscribers, other.event_subscribers);
+        self.departed.merge(&other.departed);
+        for (sum, other) in self.handlers.iter_mut().zip(&other.handlers) {
+            sum.add(other);
+        }
+        self.memory_used += other.memory_used;
+        self.accept_errors += other.accept_errors;
+        self.stale_events += other.stale_events;
+        self.reads_paused += other.reads_paused;
+        self.dispatch_full += other.dispatch_full;
+        self.partial_frames += other.partial_frames;
+        self.shards.extend(other.shards);
+    }
+
+    fn add_rows(&mut self, messages: Vec<SubscriberRow>, events: Vec<EventSubscriberRow>) {
+        for row in messages {
+            match self.subscribers.iter_mut().find(|one| one.id == row.id) {
+                Some(sum) => sum.add(&row),
+                None => self.subscribers.push(row),
+            }
+        }
+        for row in events {
+            let mut known = self.event_subscribers.iter_mut();
+            match known.find(|one| one.id == row.id) {
+                Some(sum) => sum.add(&row),
+                None => self.event_subscribers.push(row),
+            }
+        }
+    }
+
     /// Connections that ended, whatever the reason.
     #[must_use]
     pub fn closed_total(&self) -> u64 {
@@ -1154,16 +1289,6 @@ mod tests {
         assert_eq!((last.claimed, last.unclaimed), (488, 488));
         assert_eq!(merged[0].inbound, Traffic::new(1, 10));
         assert_eq!((merged[0].claimed, merged[1].unclaimed), (1, 1));
-    }
-
-    #[test]
-    fn the_budget_refuses_what_it_does_not_have() {
-        let budget = Budget::new(100);
-        assert!(budget.try_charge(75) && !budget.is_tight());
-        assert!(!budget.try_charge(26));
-        assert!(budget.try_charge(25) && budget.is_exhausted() && budget.is_tight());
-        budget.release(100);
-        assert_eq!(budget.used(), 0);
     }
 
     #[test]

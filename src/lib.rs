@@ -135,6 +135,7 @@ mod policy;
 mod script;
 mod sync;
 // 1
+mod budget;
 mod error;
 // 2
 mod doorbell;
@@ -221,7 +222,7 @@ pub use idle::IdleStrategy;
 pub use inline::{InlineMessage, Replier};
 pub use ledger::{
     ClosedRow, DepartedRow, EventSubscriberRow, HandlerRow, PeerRow, QueueGauge, RequestRow,
-    ServiceState, Snapshot, StopReport, SubscriberRow, Traffic, TypeTraffic,
+    ServiceState, ShardRow, Snapshot, StopReport, SubscriberRow, Traffic, TypeTraffic,
 };
 pub use peers::HandlerOptions;
 pub use policy::{OutboxFull, Priority};

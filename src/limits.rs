@@ -41,6 +41,8 @@ pub(crate) const PENDING_MAX_DEFAULT: usize = 1024;
 pub(crate) const PEERS_MAX_CEILING: usize = (1 << 24) - 8192;
 /// Slots beyond the peer limit in which a refused peer is told why before it is closed.
 pub(crate) const REFUSED_PEERS_MAX: usize = 64;
+/// Nodes that left other shards, by name, before a shard takes it that any may have.
+pub(crate) const NODES_GONE_MAX: usize = 1024;
 /// Links of one service: connections that it makes itself, besides the peers that it accepts.
 pub(crate) const LINKS_MAX: usize = 4096;
 /// Addresses of one name that are tried.
@@ -52,6 +54,10 @@ pub(crate) const TOKENS_MAX: usize = 16;
 pub(crate) const TOKEN_SIZE_MAX: usize = 255;
 /// Bytes of messages that may come before the OK to our HELLO.
 pub(crate) const BEFORE_OK_BYTES_MAX: usize = BLOCK_SIZE;
+/// The most loops that a service may have; sets of them are the bits of a word.
+pub(crate) const SHARDS_MAX: usize = 64;
+/// Descriptors of one more loop: poller, waker, a spare one.
+pub(crate) const DESCRIPTORS_PER_SHARD: usize = 3;
 /// Descriptors that are not peers: standard streams, listeners, poller, waker, the embedder's.
 pub(crate) const DESCRIPTORS_RESERVED: usize = 64;
 /// Length of the queue of connections that the kernel completed and we did not accept yet.
@@ -129,6 +135,8 @@ pub(crate) const MESSAGE_COPIED_MAX: usize = 1024;
 pub(crate) const MEMORY_BUDGET_DEFAULT: usize = 256 << 20;
 /// Smallest byte budget: a block in flight each way, and something to queue.
 pub(crate) const MEMORY_BUDGET_MIN: usize = 1 << 20;
+/// Steps that the budget is leased in by several shards: so many for each of them.
+pub(crate) const BUDGET_STEPS_PER_SHARD: usize = 64;
 /// A slot leases bytes from the service's budget in steps of this size.
 pub(crate) const BUDGET_LEASE_BYTES: usize = 16 << 10;
 
@@ -257,6 +265,7 @@ const _: () = {
     assert!(BLOCK_CLASSES[0] < BLOCK_CLASSES[1] && BLOCK_CLASSES[1] < BLOCK_CLASSES[2]);
     assert!(BLOCK_CLASSES[2] < BLOCK_CLASSES[3] && BLOCK_CLASSES[3] == BLOCK_SIZE);
     assert!(BLOCKS_WARM <= BLOCKS_KEPT[BLOCK_CLASSES.len() - 1]);
+    assert!(SHARDS_MAX <= u64::BITS as usize);
     assert!(READ_PER_TURN_BYTES >= BLOCK_SIZE);
     assert!(OUTBOX_BYTES_MAX_DEFAULT <= MEMORY_BUDGET_DEFAULT);
     assert!(SLICES_PER_WRITE <= 1024);

@@ -128,6 +128,14 @@ pub(crate) struct LoopEnd {
     pub(crate) failure: Option<String>,
 }
 
+impl LoopEnd {
+    /// Adds the end of another loop of the same service.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.stop.add(other.stop);
+        self.failure = self.failure.take().or(other.failure);
+    }
+}
+
 impl<N: Net> Node<N> {
     #[expect(
         clippy::too_many_arguments,
@@ -287,6 +295,7 @@ impl<N: Net> Node<N> {
         self.slots.has_attention()
             || self.slots.has_deferred()
             || self.peers.has_budget_again()
+            || self.peers.has_news()
             || !self.commands.is_empty()
             || self.timers.has_changes()
             || (matches!(self.sink, Sink::Inline { .. }) && self.poke.is_set())

@@ -20,6 +20,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crate::{
     balance::Balance,
     block::Message,
+    budget::Budget,
     clock::{Clock, ticks_of_timeout},
     config::{Config, Dispatch},
     dial::ConnectOptions,
@@ -33,14 +34,17 @@ use crate::{
         ServiceFailure, StartError, SubscribeError, TimerError,
     },
     frame::{Decoder, Hello},
-    handle::{Command, Counting, Handle, Listening, Outgoing, Payload, ReplyTo, Shared},
+    handle::{Command, Counting, Handle, Listening, Outgoing, Payload, ReplyTo, Shard, Shared},
     id::{LinkId, ListenerId, MessageType, PeerId},
     inline::{InlineMessage, Replier},
-    ledger::{Ledger, ServiceState, Snapshot, StopReport, Traffic},
-    limits::{COMMANDS_MAX, DESCRIPTORS_RESERVED, DRAIN_MS, LINKS_MAX, REFUSED_PEERS_MAX},
+    ledger::{Ledger, ServiceState, Snapshot, StateCell, StopReport, Traffic},
+    limits::{
+        COMMANDS_MAX, DESCRIPTORS_PER_SHARD, DESCRIPTORS_RESERVED, DRAIN_MS, LINKS_MAX,
+        REFUSED_PEERS_MAX,
+    },
     node::{LoopEnd, Node, Sink},
     peer::Rules,
-    peers::{HandlerOptions, Handlers, PeerLimits, Peers},
+    peers::{Census, Directory, HandlerOptions, Handlers, PeerLimits, Peers},
     slots::{BroadcastReport, OutboxLimits, Recipients, Slots},
     socket::{Listener, SocketOptions, Sockets, raise_descriptor_limit},
     threads::{Crew, run_on, warn_if_crowded},
@@ -59,7 +63,8 @@ pub enum Never {}
 /// The embedder's metrics callback.
 type MetricsCallback = Box<dyn FnMut(&Snapshot) + Send>;
 
-/// A networking core: one thread that owns all peers, and one that fans their messages out.
+/// A networking core: one thread that owns all peers, and one that fans their messages out; or
+/// several such pairs ([`Config::shards`]).
 ///
 /// Subscribe, then start: then no message is missed. Several services in one process know nothing
 /// of each other. A service installs no signal handlers and has no global state.
@@ -84,10 +89,11 @@ type MetricsCallback = Box<dyn FnMut(&Snapshot) + Send>;
 pub struct NetService {
     config: Config,
     shared: Arc<Shared>,
-    commands: Receiver<Command>,
+    /// By shard.
+    commands: Vec<Receiver<Command>>,
     on_metrics: Mutex<Option<MetricsCallback>>,
-    /// Until the start.
-    handlers: Mutex<Handlers>,
+    /// By shard, until the start.
+    handlers: Mutex<Vec<Handlers>>,
     addrs: Vec<SocketAddr>,
     threads: Threads,
     ended: Receiver<Never>,
@@ -98,8 +104,8 @@ pub struct NetService {
 
 #[derive(Debug, Default)]
 struct Threads {
-    dispatcher: Option<JoinHandle<Result<(), String>>>,
-    node: Option<JoinHandle<LoopEnd>>,
+    dispatchers: Vec<JoinHandle<Result<(), String>>>,
+    nodes: Vec<JoinHandle<LoopEnd>>,
 }
 
 impl NetService {
@@ -115,25 +121,30 @@ impl NetService {
             config.dispatch_messages as u64,
             config.dispatch_bytes as u64,
         );
-        let ledger = Arc::new(Ledger::new(config.memory_budget, capacity));
-        let outbox = OutboxLimits {
-            bytes: config.outbox_bytes as u64,
-            messages: config.outbox_messages as u64,
-            payload_size: config.max_payload,
+        let state = Arc::<StateCell>::default();
+        let (slots, registry) = (
+            make_slots(&config, capacity, &state, clock),
+            Arc::new(Registry::for_shards(
+                config.max_requests,
+                shards_of(&config),
+            )),
+        );
+        let handlers_of = |slots: &Arc<Slots>| {
+            Handlers::new(Arc::clone(&slots.ledger), Arc::clone(&registry.requests))
         };
-        let count = config.max_peers + REFUSED_PEERS_MAX + LINKS_MAX;
-        let slots = Slots::new(0, count, outbox, Arc::clone(&ledger), clock);
-        let slots = slots.outbox_full(config.outbox_full);
-        let slots = Arc::new(slots.checksums(config.checksums));
-        let (sender, commands) = bounded(COMMANDS_MAX);
-        let registry = Arc::new(Registry::new(config.max_requests));
-        let handlers = Handlers::new(Arc::clone(&ledger), Arc::clone(&registry.requests));
+        let handlers = slots.iter().map(handlers_of).collect();
+        let (shards, commands): (Vec<Shard>, Vec<Receiver<Command>>) = slots
+            .into_iter()
+            .map(|slots| {
+                let (commands, receiver) = bounded(COMMANDS_MAX);
+                (Shard { slots, commands }, receiver)
+            })
+            .unzip();
         let shared = Arc::new(Shared {
-            slots,
+            shards: shards.into(),
             registry,
-            ledger,
+            state,
             clock,
-            commands: sender,
             socket_options: SocketOptions {
                 tcp_user_timeout_ms: u32::try_from(ticks_of_timeout(config.tcp_user_timeout))
                     .unwrap_or(u32::MAX),
@@ -163,9 +174,9 @@ impl NetService {
     }
 
     /// Sets a callback that gets a snapshot once a second, on the dispatcher's thread (with
-    /// [`Dispatch::Inline`] on the loop's). To be set before the start; the last one set counts.
-    /// While it runs, nothing is dispatched, so it should be short. [`Handle::balance`] cannot take
-    /// a moment from there.
+    /// [`Dispatch::Inline`] on the loop's; of several, the first one's). To be set before the
+    /// start; the last one set counts. While it runs, nothing is dispatched there, so it should be
+    /// short. [`Handle::balance`] cannot take a moment from there.
     pub fn on_metrics(&self, callback: impl FnMut(&Snapshot) + Send + 'static) {
         let mut place = self
             .on_metrics
@@ -223,7 +234,59 @@ impl NetService {
             return Err(HandlerError::AlreadyStarted);
         }
         let mut handlers = self.handlers.lock().unwrap_or_else(PoisonError::into_inner);
-        handlers.add(options, Box::new(handler))
+        match &mut **handlers {
+            [only] => only.add(options, Box::new(handler)),
+            several => Err(HandlerError::NeedsOneEach {
+                shards: several.len(),
+            }),
+        }
+    }
+
+    /// As [`handle_inline`](Self::handle_inline), with a handler for each loop: `make` is called
+    /// once for each of the [`shards`](Config::shards), with its number, and makes the handler that
+    /// gets the messages of that loop's peers. To be set before the start.
+    ///
+    /// Handlers of different loops run at the same time, so what they share is to be shared
+    /// without waiting. [`Snapshot::handlers`] has one row for all of them together. One that
+    /// panics is removed from its own loop.
+    ///
+    /// # Errors
+    ///
+    /// See [`HandlerError`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use nebnet::{Config, HandlerOptions, MessageType, NetService};
+    ///
+    /// let service = NetService::new(Config::default().shards(2))?;
+    /// let options = HandlerOptions::new(MessageType(7)).name("count");
+    /// service.handle_inline_each(options, |shard| {
+    ///     let mut count = 0_u64;
+    ///     move |_, replier| {
+    ///         count += 1;
+    ///         let _ = replier.reply(format!("number {count} of loop {shard}"));
+    ///     }
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn handle_inline_each<H>(
+        &self,
+        options: HandlerOptions,
+        mut make: impl FnMut(u8) -> H,
+    ) -> Result<(), HandlerError>
+    where
+        H: FnMut(InlineMessage<'_>, &mut Replier<'_>) + Send + 'static,
+    {
+        if self.running.is_none() {
+            return Err(HandlerError::AlreadyStarted);
+        }
+        let mut handlers = self.handlers.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is wrong with it is so for every loop, and shows with the first.
+        for (shard, handlers) in (0..).zip(handlers.iter_mut()) {
+            handlers.add(options.clone(), Box::new(make(shard)))?;
+        }
+        Ok(())
     }
 
     /// Starts the service: first the dispatcher, then the node. If the node cannot start, the
@@ -239,9 +302,9 @@ impl NetService {
         let running = self.running.take().ok_or(StartError::AlreadyStarted)?;
         let result = self.start_threads(&running);
         match result {
-            Ok(()) => self.shared.ledger.state.set(ServiceState::Running),
+            Ok(()) => self.shared.state.set(ServiceState::Running),
             Err(_) => {
-                self.shared.ledger.state.set(ServiceState::Stopped);
+                self.shared.state.set(ServiceState::Stopped);
                 self.shared.registry.close();
                 self.shared.timers.close();
             }
@@ -291,17 +354,8 @@ impl NetService {
         }
         let started = self.shared.clock.elapsed();
         self.running = None;
-        if self.threads.node.is_some() {
-            let command = Command::Stop(deadline);
-            // The loop takes commands in every turn, so the queue has room soon.
-            if self
-                .shared
-                .commands
-                .send_timeout(command, deadline.saturating_add(JOIN_MARGIN))
-                .is_ok()
-            {
-                self.shared.slots.doorbell.ring();
-            }
+        if !self.threads.nodes.is_empty() {
+            self.stop_nodes(deadline);
         }
         let ended = self
             .ended
@@ -318,7 +372,7 @@ impl NetService {
         };
         self.shared.registry.close();
         self.shared.timers.close();
-        self.shared.ledger.state.set(ServiceState::Stopped);
+        self.shared.state.set(ServiceState::Stopped);
         let report = self.report_of(end, joined, started);
         self.report = Some(report.clone());
         report
@@ -503,51 +557,71 @@ impl NetService {
     // ----- start -----------------------------------------------------------------------------
 
     fn start_threads(&mut self, running: &Sender<Never>) -> Result<(), StartError> {
-        let mut places = vec![self.loops().cpu(0)];
-        self.loops().try_cpus()?;
-        if self.config.dispatch == Dispatch::Thread {
-            places.push(self.dispatchers().cpu(0));
-            self.dispatchers().try_cpus()?;
-        }
-        warn_if_crowded(self.config.idle, &places);
-        let sink = self.start_dispatcher(running)?;
-        let node = self.make_node(sink);
-        let result = node.and_then(|node| self.start_node(node, running));
-        if result.is_err() {
-            // The node held the queue; without it the dispatcher comes to its end.
-            if let Some(dispatcher) = self.threads.dispatcher.take() {
-                let _ = dispatcher.join();
+        let shards = shards_of(&self.config);
+        self.look_at_places(shards)?;
+        let mut sinks = Vec::new();
+        let mut result = Ok(());
+        for shard in 0..shards {
+            match self.start_dispatcher(shard, running) {
+                Ok(sink) => sinks.push(sink),
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
             }
+        }
+        let nodes = result.and_then(|()| self.make_nodes(sinks));
+        let result = nodes.and_then(|nodes| self.start_nodes(nodes, running));
+        if result.is_err() {
+            // The nodes held the queues; without them the dispatchers come to their ends.
+            self.stop_nodes(Duration::ZERO);
+            self.join();
         }
         result
     }
 
-    fn loops(&self) -> Crew<'_> {
+    /// Tries whether the threads can run where they are to.
+    fn look_at_places(&self, shards: u8) -> Result<(), StartError> {
+        let mut crews = vec![self.crew(Role::Loop)];
+        if self.config.dispatch == Dispatch::Thread {
+            crews.push(self.crew(Role::Dispatcher));
+        }
+        let mut places = Vec::new();
+        for crew in crews {
+            crew.try_cpus()?;
+            places.extend((0..shards).map(|shard| crew.cpu(shard.into())));
+        }
+        warn_if_crowded(self.config.idle, &places);
+        Ok(())
+    }
+
+    fn crew(&self, role: Role) -> Crew<'_> {
+        let config = &self.config;
+        let (role, setting, cpus) = match role {
+            Role::Loop => ("loop", "loop_cpus", &config.loop_cpus),
+            Role::Dispatcher => ("dispatch", "dispatcher_cpus", &config.dispatcher_cpus),
+        };
         Crew {
-            prefix: &self.config.thread_name,
-            role: "loop",
-            setting: "loop_cpus",
-            cpus: &self.config.loop_cpus,
+            prefix: &config.thread_name,
+            role,
+            setting,
+            cpus,
         }
     }
 
-    fn dispatchers(&self) -> Crew<'_> {
-        Crew {
-            role: "dispatch",
-            setting: "dispatcher_cpus",
-            cpus: &self.config.dispatcher_cpus,
-            ..self.loops()
-        }
-    }
-
-    fn start_dispatcher(&mut self, running: &Sender<Never>) -> Result<Sink, StartError> {
+    fn start_dispatcher(&mut self, shard: u8, running: &Sender<Never>) -> Result<Sink, StartError> {
         let shared = &self.shared;
-        let (slots, registry) = (Arc::clone(&shared.slots), Arc::clone(&shared.registry));
-        let poke = Arc::clone(&registry.poke);
-        let on_tick = self.take_on_tick();
+        let slots = Arc::clone(&shared.shards[usize::from(shard)].slots);
+        let registry = Arc::clone(&shared.registry);
+        let poke = Arc::clone(registry.poke(shard));
+        let on_tick = if shard == 0 {
+            self.take_on_tick()
+        } else {
+            Box::new(|| {})
+        };
         match self.config.dispatch {
             Dispatch::Inline => {
-                let bounds = QueueBounds::new(Arc::clone(&shared.ledger));
+                let bounds = QueueBounds::new(Arc::clone(&slots.ledger));
                 let doorbell = Arc::clone(&slots);
                 poke.set_wake(move || doorbell.doorbell.ring());
                 let fan_out = Box::new(FanOut::new(registry, slots, bounds.clone()));
@@ -558,7 +632,7 @@ impl NetService {
                 })
             }
             Dispatch::Thread => {
-                let (mut queue, items) = DispatchQueue::new(Arc::clone(&shared.ledger));
+                let (mut queue, items) = DispatchQueue::new(Arc::clone(&slots.ledger));
                 let fan_out = FanOut::new(registry, slots, queue.bounds().clone());
                 let mut worker = Worker::new(
                     items,
@@ -571,104 +645,170 @@ impl NetService {
                 poke.set_wake(queue.waker());
                 let (running, shared) = (running.clone(), Arc::clone(shared));
                 let counting = Counting::begin(&shared);
-                let thread = spawn(self.dispatchers(), move || {
+                let thread = self.spawn(Role::Dispatcher, shard, move || {
                     let result = worker.run();
                     if let Err(message) = &result {
-                        fail(&shared, "nebnet-dispatch", message.clone());
+                        fail(&shared, Role::Dispatcher, shard, message);
                         worker.abandon();
                     }
                     drop(counting);
                     drop(running);
                     result
                 })?;
-                self.threads.dispatcher = Some(thread);
+                self.threads.dispatchers.push(thread);
                 Ok(Sink::Queue(queue))
             }
         }
     }
 
-    fn make_node(&mut self, sink: Sink) -> Result<Node<Sockets>, StartError> {
+    /// Opens everything; whatever fails, nothing is left of it.
+    fn make_nodes(&mut self, sinks: Vec<Sink>) -> Result<Vec<Node<Sockets>>, StartError> {
         let config = &self.config;
-        let options = self.shared.socket_options;
-        let mut listeners = Vec::new();
+        let (options, shards) = (self.shared.socket_options, config.shards);
+        let mut addrs = Vec::new();
+        let mut by_shard: Vec<Vec<Listener>> = (0..shards).map(|_| Vec::new()).collect();
         for addr in &config.listen {
-            let listener = Listener::bind(*addr, options).map_err(|source| StartError::Listen {
+            let listeners = Listener::bind_each(*addr, options, shards);
+            let listeners = listeners.map_err(|source| StartError::Listen {
                 addr: *addr,
                 source,
             })?;
-            listeners.push(listener);
+            addrs.extend(listeners.first().map(|listener| listener.addr));
+            for (all, listener) in by_shard.iter_mut().zip(listeners) {
+                all.push(listener);
+            }
         }
-        let addrs: Vec<SocketAddr> = listeners.iter().map(|listener| listener.addr).collect();
         warn_if_public(&addrs, !config.accept_tokens.is_empty());
-        let sockets = Sockets::new(listeners, options).map_err(StartError::Poller)?;
-        let waker = sockets.waker().map_err(StartError::Poller)?;
-        self.shared.slots.doorbell.set_bell(waker);
-        let now = self.shared.clock.now().tick;
         let limits = PeerLimits {
-            peers: peers_within_descriptors(config.max_peers),
+            peers: peers_within_descriptors(config),
             peers_per_origin: config.max_peers_per_addr,
             pending: config.max_pending,
         };
-        let slots = Arc::clone(&self.shared.slots);
-        let mut peers = Peers::new(Arc::clone(&slots), rules_of(config), limits, now);
-        let handlers = self
-            .handlers
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        peers.set_handlers(handlers.take());
-        let poke = Arc::clone(&self.shared.registry.poke);
-        let commands = self.commands.clone();
-        let timers = Arc::clone(&self.shared.timers);
-        let failed = Arc::clone(&self.shared.failure);
-        let count = addrs.len() as u64;
-        let node = Node::new(
+        let census = Arc::new(Census::new(limits));
+        let all_slots = self.shared.shards.iter();
+        let all_slots = all_slots.map(|shard| Arc::clone(&shard.slots)).collect();
+        let directory = (shards > 1).then(|| Arc::new(Directory::new(all_slots)));
+        let mut nodes = Vec::new();
+        for ((shard, sink), listeners) in (0..).zip(sinks).zip(by_shard) {
+            let sockets = Sockets::new(listeners, options).map_err(StartError::Poller)?;
+            let peers = self.make_peers(shard, limits);
+            let peers = peers.beside(Arc::clone(&census), directory.clone());
+            nodes.push(self.make_node(shard, sink, sockets, peers)?);
+        }
+        self.addrs = addrs;
+        Ok(nodes)
+    }
+
+    fn make_peers(&self, shard: u8, limits: PeerLimits) -> Peers {
+        let slots = Arc::clone(&self.shared.shards[usize::from(shard)].slots);
+        let now = self.shared.clock.now().tick;
+        let mut peers = Peers::new(slots, rules_of(&self.config), limits, now);
+        let mut handlers = self.handlers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(handlers) = handlers.get_mut(usize::from(shard)) {
+            peers.set_handlers(handlers.take());
+        }
+        peers
+    }
+
+    fn make_node(
+        &self,
+        shard: u8,
+        sink: Sink,
+        sockets: Sockets,
+        peers: Peers,
+    ) -> Result<Node<Sockets>, StartError> {
+        let shared = &self.shared;
+        let slots = Arc::clone(&shared.shards[usize::from(shard)].slots);
+        let waker = sockets.waker().map_err(StartError::Poller)?;
+        slots.doorbell.set_bell(waker);
+        // The embedder's timers are with the first loop.
+        let timers = if shard == 0 {
+            Arc::clone(&shared.timers)
+        } else {
+            Arc::default()
+        };
+        let count = self.config.listen.len() as u64;
+        Ok(Node::new(
             sockets,
             (0..count).map(ListenerId).collect(),
             peers,
             slots,
             sink,
-            poke,
-            commands,
+            Arc::clone(shared.registry.poke(shard)),
+            self.commands[usize::from(shard)].clone(),
             timers,
-            failed,
-            config.idle,
-            now,
-        );
-        self.addrs = addrs;
-        Ok(node)
+            Arc::clone(&shared.failure),
+            self.config.idle,
+            shared.clock.now().tick,
+        ))
+    }
+
+    fn start_nodes(
+        &mut self,
+        nodes: Vec<Node<Sockets>>,
+        running: &Sender<Never>,
+    ) -> Result<(), StartError> {
+        for (shard, node) in (0..).zip(nodes) {
+            self.start_node(shard, node, running)?;
+        }
+        Ok(())
     }
 
     fn start_node(
         &mut self,
+        shard: u8,
         node: Node<Sockets>,
         running: &Sender<Never>,
     ) -> Result<(), StartError> {
         let (running, shared) = (running.clone(), Arc::clone(&self.shared));
         let counting = Counting::begin(&shared);
         let inline = self.config.dispatch == Dispatch::Inline;
-        let thread = spawn(self.loops(), move || {
+        let thread = self.spawn(Role::Loop, shard, move || {
             let clock = shared.clock;
             let run = catch_unwind(AssertUnwindSafe(|| node.run(clock)));
             let end = run.unwrap_or_else(|panic| LoopEnd {
                 failure: Some(panic_message(&*panic)),
                 ..LoopEnd::default()
             });
-            shared.slots.end();
-            shared.timers.close();
+            shared.shards[usize::from(shard)].slots.end();
+            if shard == 0 {
+                shared.timers.close();
+            }
             if inline {
                 // Nobody is to wait for messages that cannot come any more. A dispatcher thread
                 // says so itself, after it has delivered what was queued.
-                shared.registry.close();
+                shared.registry.end_fan_out(shard);
             }
             if let Some(message) = &end.failure {
-                fail(&shared, "nebnet-loop", message.clone());
+                fail(&shared, Role::Loop, shard, message);
             }
             drop(counting);
             drop(running);
             end
         })?;
-        self.threads.node = Some(thread);
+        self.threads.nodes.push(thread);
         Ok(())
+    }
+
+    /// Begins a thread of the service, where it is to run.
+    fn spawn<T: Send + 'static>(
+        &self,
+        role: Role,
+        shard: u8,
+        run: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<JoinHandle<T>, StartError> {
+        let (crew, index) = (self.crew(role), usize::from(shard));
+        let (name, cpu) = (crew.name(index), crew.cpu(index));
+        let place = move || {
+            // It was tried before; whoever took it away meanwhile wants the service to run all the
+            // same.
+            if let Some((cpu, Err(error))) = cpu.map(|cpu| (cpu, run_on(cpu))) {
+                log::warn!("cannot run on processor {cpu} any more: {error}");
+            }
+            run()
+        };
+        let thread = thread::Builder::new().name(name).spawn(place);
+        thread.map_err(StartError::Thread)
     }
 
     fn take_on_tick(&self) -> OnTick {
@@ -685,17 +825,32 @@ impl NetService {
 
     // ----- stop ------------------------------------------------------------------------------
 
+    /// Tells every loop to stop.
+    fn stop_nodes(&self, deadline: Duration) {
+        let started = self.shared.clock.elapsed();
+        let give_up = started.saturating_add(deadline).saturating_add(JOIN_MARGIN);
+        let shards = self.shared.shards.iter().take(self.threads.nodes.len());
+        for shard in shards {
+            let left = give_up.saturating_sub(self.shared.clock.elapsed());
+            // The loop takes commands in every turn, so the queue has room soon; one that has ended
+            // needs none.
+            let command = Command::Stop(deadline);
+            if shard.commands.send_timeout(command, left).is_ok() {
+                shard.slots.doorbell.ring();
+            }
+        }
+    }
+
     fn join(&mut self) -> LoopEnd {
+        let mut sum = LoopEnd::default();
         // The threads caught their panics; a join fails only if reporting one failed.
-        let end = self
-            .threads
-            .node
-            .take()
-            .and_then(|thread| thread.join().ok());
-        if let Some(thread) = self.threads.dispatcher.take() {
+        for thread in self.threads.nodes.drain(..) {
+            sum.add(thread.join().unwrap_or_default());
+        }
+        for thread in self.threads.dispatchers.drain(..) {
             let _ = thread.join();
         }
-        end.unwrap_or_default()
+        sum
     }
 
     fn report_of(&self, end: LoopEnd, joined: bool, started: Duration) -> StopReport {
@@ -723,7 +878,7 @@ impl NetService {
 
 impl Drop for NetService {
     fn drop(&mut self) {
-        if self.threads.node.is_some() && self.report.is_none() {
+        if !self.threads.nodes.is_empty() && self.report.is_none() {
             let _ = self.stop(DROP_DEADLINE);
         }
     }
@@ -732,43 +887,89 @@ impl Drop for NetService {
 impl fmt::Debug for NetService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NetService")
-            .field("state", &self.shared.ledger.state.get())
+            .field("state", &self.shared.state.get())
             .field("addrs", &self.addrs)
             .finish_non_exhaustive()
     }
 }
 
-/// Keeps the first failure, and has the loop end if it was not its own.
-fn fail(shared: &Shared, thread: &'static str, message: String) {
+/// What a thread of the service does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Loop,
+    Dispatcher,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Loop => "nebnet-loop",
+            Self::Dispatcher => "nebnet-dispatch",
+        }
+    }
+}
+
+/// Keeps the first failure, and has all loops end but the one whose it was.
+fn fail(shared: &Shared, role: Role, shard: u8, message: &str) {
+    let (thread, message) = (role.name(), message.to_owned());
     // It may be the logger that panicked.
-    let _ = catch_unwind(|| log::error!("thread {thread} failed: {message}"));
+    let _ = catch_unwind(|| log::error!("thread {thread} of shard {shard} failed: {message}"));
     let after = shared.clock.elapsed();
     let _ = shared.failure.set(ServiceFailure {
         thread,
         message,
         after,
     });
-    shared.ledger.state.set(ServiceState::Failed);
-    shared.slots.doorbell.ring();
+    shared.state.set(ServiceState::Failed);
+    shared.ring_all();
 }
 
-fn spawn<T: Send + 'static>(
-    crew: Crew<'_>,
-    run: impl FnOnce() -> T + Send + 'static,
-) -> Result<JoinHandle<T>, StartError> {
-    let (name, cpu) = (crew.name(0), crew.cpu(0));
-    let place = move || {
-        // It was tried before; whoever took it away meanwhile wants the service to run all the
-        // same.
-        if let Some((cpu, Err(error))) = cpu.map(|cpu| (cpu, run_on(cpu))) {
-            log::warn!("cannot run on processor {cpu} any more: {error}");
-        }
-        run()
+/// The number of loops, which was validated.
+fn shards_of(config: &Config) -> u8 {
+    u8::try_from(config.shards).unwrap_or(1)
+}
+
+/// The slots of each loop, on one budget.
+fn make_slots(
+    config: &Config,
+    capacity: Traffic,
+    state: &Arc<StateCell>,
+    clock: Clock,
+) -> Vec<Arc<Slots>> {
+    let outbox = OutboxLimits {
+        bytes: config.outbox_bytes as u64,
+        messages: config.outbox_messages as u64,
+        payload_size: config.max_payload,
     };
-    thread::Builder::new()
-        .name(name)
-        .spawn(place)
-        .map_err(StartError::Thread)
+    // All connections may be with one loop.
+    let count = config.max_peers + REFUSED_PEERS_MAX + LINKS_MAX;
+    let mut all: Vec<Arc<Slots>> = Vec::new();
+    let budgets = Budget::shares(config.memory_budget, shards_of(config));
+    for (shard, budget) in (0..).zip(budgets) {
+        let ledger = Arc::new(Ledger::of_shard(budget, Arc::clone(state), capacity));
+        let slots = Slots::new(shard, count, outbox, ledger, clock)
+            .outbox_full(config.outbox_full)
+            .checksums(config.checksums);
+        let slots = match all.first() {
+            Some(first) => slots.beside(first),
+            None => slots,
+        };
+        all.push(Arc::new(slots));
+    }
+    let bells = all.iter().map(|slots| {
+        // The budget belongs to the slots, and is not to keep them.
+        let slots = Arc::downgrade(slots);
+        let ring = move || {
+            if let Some(slots) = slots.upgrade() {
+                slots.doorbell.ring();
+            }
+        };
+        Box::new(ring) as Box<dyn Fn() + Send + Sync>
+    });
+    if let Some(first) = all.first() {
+        first.ledger.budget.set_bells(bells.collect());
+    }
+    all
 }
 
 fn rules_of(config: &Config) -> Rules {
@@ -815,12 +1016,14 @@ fn rules_of(config: &Config) -> Rules {
 }
 
 /// The limit of peers, lowered to what the process may open.
-fn peers_within_descriptors(peers: usize) -> usize {
+fn peers_within_descriptors(config: &Config) -> usize {
+    let peers = config.max_peers;
+    let more = (config.shards - 1) * (DESCRIPTORS_PER_SHARD + config.listen.len());
     let Some(limit) = raise_descriptor_limit() else {
         return peers;
     };
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let room = limit.saturating_sub(DESCRIPTORS_RESERVED).max(1);
+    let room = limit.saturating_sub(DESCRIPTORS_RESERVED + more).max(1);
     if peers > room {
         log::warn!("max_peers is lowered from {peers} to {room}: {limit} descriptors are allowed");
     }

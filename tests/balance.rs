@@ -125,7 +125,7 @@ fn storm(config: Config, cuts: usize) {
     let answer = |message: nebnet::InlineMessage<'_>, replier: &mut nebnet::Replier<'_>| {
         let _ = replier.reply(message.payload());
     };
-    service.handle_inline(echo, answer).unwrap();
+    service.handle_inline_each(echo, |_| answer).unwrap();
     service.start().unwrap();
     let (addr, handle) = (service.local_addrs()[0], service.handle());
     thread::scope(|scope| {
@@ -290,7 +290,7 @@ fn each_type_has_its_own_sum() {
 
 #[test]
 fn nobody_is_asked_on_the_loops_own_thread() {
-    let mut service = NetService::new(config()).unwrap();
+    let mut service = NetService::new(config().shards(1)).unwrap();
     let handle = service.handle();
     let (sender, receiver) = std::sync::mpsc::channel();
     let ask = move |_: nebnet::InlineMessage<'_>, _: &mut nebnet::Replier<'_>| {

@@ -27,6 +27,11 @@ use util::{Client, config, encoded, only_peer, stop, wait_until};
 
 const COUNT: u32 = 100_000;
 
+/// Where a handler has something of its own that cannot be on several loops.
+fn one_loop() -> Config {
+    config().shards(1)
+}
+
 fn modes() -> [Config; 2] {
     [
         config().dispatch(Dispatch::Thread),
@@ -39,11 +44,10 @@ fn modes() -> [Config; 2] {
 fn start_echo(config: Config) -> NetService {
     let mut service = NetService::new(config).unwrap();
     let options = HandlerOptions::new(Types::all()).name("echo");
-    service
-        .handle_inline(options, |message, replier| {
-            replier.reply(message.payload()).unwrap();
-        })
-        .unwrap();
+    let answer = |message: nebnet::InlineMessage<'_>, replier: &mut nebnet::Replier<'_>| {
+        replier.reply(message.payload()).unwrap();
+    };
+    service.handle_inline_each(options, |_| answer).unwrap();
     service.start().unwrap();
     service
 }
@@ -155,11 +159,11 @@ fn after_a_panic_subscribers_get_the_messages() {
         let mut service = NetService::new(config).unwrap();
         let mut tap = service.subscribe(Types::all()).unwrap();
         let options = HandlerOptions::new(MessageType(7)).name("fragile");
-        let handler = service.handle_inline(options, |message, replier| {
+        let fragile = |message: nebnet::InlineMessage<'_>, replier: &mut nebnet::Replier<'_>| {
             assert_ne!(message.payload(), b"bad", "a bad message");
             replier.reply(message.payload()).unwrap();
-        });
-        handler.unwrap();
+        };
+        service.handle_inline_each(options, |_| fragile).unwrap();
         service.start().unwrap();
         let mut client = Client::connect(service.local_addrs()[0]);
         let mut bytes = Vec::new();
@@ -196,7 +200,7 @@ fn after_a_panic_subscribers_get_the_messages() {
 #[test]
 fn a_stop_drains_answers() {
     const PAGES: u32 = 60;
-    let mut service = NetService::new(config().outbox_bytes(32 << 20)).unwrap();
+    let mut service = NetService::new(one_loop().outbox_bytes(32 << 20)).unwrap();
     let page = vec![b'p'; 200_000];
     let options = HandlerOptions::new(Types::all());
     let handler = service.handle_inline(options, move |_, replier| {
@@ -227,7 +231,7 @@ fn a_stop_drains_answers() {
 /// loop.
 #[test]
 fn a_handler_may_use_a_handle() {
-    let mut service = NetService::new(config()).unwrap();
+    let mut service = NetService::new(one_loop()).unwrap();
     let handle = service.handle();
     let seen = Arc::new(Mutex::new(Vec::<PeerId>::new()));
     let calls = Arc::new(AtomicU64::new(0));
@@ -297,7 +301,7 @@ fn answers_and_sends_of_other_threads_add_up() {
 
 #[test]
 fn a_handler_closes_and_is_told_so() {
-    let mut service = NetService::new(config()).unwrap();
+    let mut service = NetService::new(one_loop()).unwrap();
     let handle = service.handle();
     let options = HandlerOptions::new(MessageType(7));
     let handler = service.handle_inline(options, move |message, replier| {
@@ -319,7 +323,7 @@ fn a_handler_closes_and_is_told_so() {
 
 #[test]
 fn handlers_are_set_before_the_start() {
-    let mut service = NetService::new(config()).unwrap();
+    let mut service = NetService::new(one_loop()).unwrap();
     let options = || HandlerOptions::new(MessageType(7));
     service.handle_inline(options(), |_, _| {}).unwrap();
     let taken = service.handle_inline(options(), |_, _| {});

@@ -388,7 +388,7 @@ fn a_service_that_sends_checksums_sends_nothing_without() {
         replier.reply(message.payload()).unwrap();
         replier.send(MessageType(6), b"and more").unwrap();
     };
-    service.handle_inline(options, answer).unwrap();
+    service.handle_inline_each(options, |_| answer).unwrap();
     let mut tap = service.subscribe(Types::all()).unwrap();
     service.start().unwrap();
     let mut client = Client::connect(service.local_addrs()[0]);

@@ -98,7 +98,7 @@ impl Default for EventOptions {
 pub struct EventDelivery {
     /// `None` once it was taken or dropped, and counted as such.
     event: Option<Box<Event>>,
-    /// Running number of the event.
+    /// Running number of the event, among those of its shard; that is in the highest byte.
     number: u64,
     account: Arc<Account>,
 }
@@ -106,9 +106,10 @@ pub struct EventDelivery {
 impl Drop for EventDelivery {
     fn drop(&mut self) {
         if self.event.is_some() {
-            self.account.begin_move(1);
-            self.account.fill.lower(ONE);
-            self.account.end_discarded(1);
+            let lane = self.account.lane(shard_of(self.number));
+            lane.begin_move(1);
+            lane.fill.lower(ONE);
+            lane.end_discarded(1);
         }
     }
 }
@@ -122,21 +123,27 @@ impl fmt::Debug for EventDelivery {
     }
 }
 
-/// Offers an event to a subscriber; false if its queue was full, which is counted.
-pub(super) fn offer(subscriber: &Subscriber, event: Box<Event>) -> bool {
+/// The shard that an event comes from.
+fn shard_of(number: u64) -> u8 {
+    number.to_be_bytes()[0]
+}
+
+/// Offers an event of a shard to a subscriber; false if its queue was full, which is counted.
+pub(super) fn offer(subscriber: &Subscriber, event: Box<Event>, shard: u8) -> bool {
     let account = &subscriber.account;
-    let number = account.matched.get();
-    account.matched.add(1);
+    let lane = account.lane(shard);
+    let number = lane.matched.get();
+    lane.matched.add(1);
     let Outlet::Events(sender) = &subscriber.outlet else {
         // The service has failed meanwhile.
-        account.discard(1);
+        lane.discard(1);
         return true;
     };
     // Raised first, so that the subscriber never lowers what was not raised.
-    account.fill.raise(ONE);
+    lane.fill.raise(ONE);
     let delivery = EventDelivery {
         event: Some(event),
-        number,
+        number: u64::from(shard) << 56 | number,
         account: Arc::clone(account),
     };
     match sender.try_send(delivery) {
@@ -145,8 +152,8 @@ pub(super) fn offer(subscriber: &Subscriber, event: Box<Event>) -> bool {
         Err(TrySendError::Disconnected(_)) => true,
         Err(TrySendError::Full(mut delivery)) => {
             delivery.event = None;
-            account.fill.lower(ONE);
-            account.dropped.add(1);
+            lane.fill.lower(ONE);
+            lane.dropped.add(1);
             false
         }
     }
@@ -310,12 +317,13 @@ impl EventSubscription {
             account.id
         );
         let event = delivery.event.take().expect("a delivery is opened once");
-        account.begin_move(1);
-        account.fill.lower(ONE);
-        account.end_taken(1);
-        let next = delivery.number + 1;
-        let expected = account.expected.swap(next, Ordering::Relaxed);
-        let missed = delivery.number.saturating_sub(expected);
+        let lane = account.lane(shard_of(delivery.number));
+        lane.begin_move(1);
+        lane.fill.lower(ONE);
+        lane.end_taken(1);
+        let number = delivery.number & (u64::MAX >> 8);
+        let expected = lane.expected.swap(number + 1, Ordering::Relaxed);
+        let missed = number.saturating_sub(expected);
         self.missed.store(missed, Ordering::Relaxed);
         *event
     }

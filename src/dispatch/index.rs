@@ -17,9 +17,9 @@ use std::{
 use super::requests::is_answer;
 use crate::{
     block::BlockRef,
+    budget::Budget,
     frame::WholeFrames,
     id::MessageType,
-    ledger::Budget,
     limits::{BLOCK_CLASSES, BLOCK_SIZE, INDEXED_FRAMES_MIN, INDEXES_KEPT},
 };
 

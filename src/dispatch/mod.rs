@@ -10,7 +10,9 @@
 mod answers;
 mod desk;
 mod events;
+mod fill;
 mod index;
+mod lane;
 mod options;
 mod queue;
 mod registry;

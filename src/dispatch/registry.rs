@@ -12,14 +12,17 @@ use std::{
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::{
-    Delivery, Ended, EventDelivery, EventOptions, Overflow, Poke, Requests, SubscribeOptions, Types,
+    Delivery, Ended, EventDelivery, EventOptions, Overflow, Poke, Requests, SubscribeOptions,
+    Types,
+    fill::QueueFill,
+    lane::{Lane, Moves},
 };
 use crate::{
     balance::SubscribersCut,
     block::Message,
     error::SubscribeError,
     id::{MessageType, SubscriberId},
-    ledger::{Counter, DepartedRow, EventSubscriberRow, Fill, SubscriberRow, Traffic},
+    ledger::{DepartedRow, EventSubscriberRow, SubscriberRow, Traffic},
     limits::SUBSCRIBERS_MAX,
     slots::never_waits,
     sync::{
@@ -35,7 +38,10 @@ pub(crate) struct Registry {
     list: Mutex<List>,
     /// Those who wait for answers, beside those who subscribe.
     pub(crate) requests: Arc<Requests>,
-    pub(crate) poke: Arc<Poke>,
+    /// By shard.
+    pokes: Arc<[Arc<Poke>]>,
+    /// A bit for each shard whose fan-out has not ended.
+    open: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -44,7 +50,8 @@ struct List {
     subscribers: Vec<Subscriber>,
     /// Those that left and whose deliveries may still be counted somewhere.
     leaving: Vec<Arc<Account>>,
-    departed: DepartedRow,
+    /// By shard.
+    departed: Vec<DepartedRow>,
     /// The fan-out has ended: nothing will ever be delivered again.
     closed: bool,
 }
@@ -58,7 +65,9 @@ impl List {
             if settled {
                 // Pairs with the release of those who let go of it: what they counted is seen.
                 fence(Ordering::Acquire);
-                departed.add(&account.row());
+                for (sum, lane) in departed.iter_mut().zip(&account.lanes) {
+                    sum.add(&account.row_of_lane(lane));
+                }
             }
             !settled
         });
@@ -95,17 +104,6 @@ impl Outlet {
     }
 }
 
-/// How often a row is read until nobody moves messages meanwhile.
-const STEADY_TRIES: usize = 100;
-
-/// What left a queue, and what is in it.
-#[derive(Clone, Copy, Debug)]
-struct Moves {
-    taken: u64,
-    discarded: u64,
-    fill: Traffic,
-}
-
 /// What both sides of a subscriber's queue know and count.
 #[derive(Debug)]
 pub(crate) struct Account {
@@ -116,30 +114,82 @@ pub(crate) struct Account {
     pub(crate) is_events: bool,
     pub(crate) overflow: Overflow,
     pub(crate) capacity: Traffic,
-    pub(crate) fill: Fill,
-    /// The dispatcher's.
-    pub(crate) matched: Counter,
-    pub(crate) dropped: Counter,
-    /// Of what was dropped, that for which the bound in bytes had no room.
-    pub(crate) dropped_for_bytes: Counter,
-    pub(crate) parked: AtomicU64,
-    /// Counted by whoever takes or discards: first that it begins, then the queue's fill is
-    /// lowered, then what became of the messages. While the first is the sum of the others, nobody
-    /// is in between.
-    begun: AtomicU64,
-    taken: AtomicU64,
-    discarded: AtomicU64,
-    /// The number of the message that the subscriber would take next if none was dropped.
-    pub(crate) expected: AtomicU64,
-    /// True while deliveries are parked: whoever makes room pokes the dispatcher.
-    pub(crate) waited: AtomicBool,
+    /// By shard. The fill of the only one is the queue's.
+    lanes: Box<[Lane]>,
+    /// The queue's fill, where several shards raise it.
+    total: QueueFill,
+    /// A bit for each shard whose deliveries are parked: whoever makes room pokes its dispatcher.
+    waited: AtomicU64,
     /// Why nothing more will come: set before the queue is disconnected.
     stopped: AtomicBool,
     overflowed: AtomicBool,
-    pub(crate) poke: Arc<Poke>,
+    pokes: Arc<[Arc<Poke>]>,
 }
 
 impl Account {
+    #[inline]
+    pub(super) fn lane(&self, shard: u8) -> &Lane {
+        &self.lanes[usize::from(shard)]
+    }
+
+    /// What the bounds are held against.
+    #[inline]
+    pub(super) fn fill(&self) -> Traffic {
+        match &*self.lanes {
+            [only] => only.fill.get(),
+            _ => self.total.get(),
+        }
+    }
+
+    /// Takes room in the queue for what comes through a lane; see [`QueueFill::reserve`].
+    #[inline]
+    pub(super) fn reserve(&self, shard: u8, wanted: Traffic, least: u64) -> u64 {
+        match &*self.lanes {
+            [only] => only.fill.reserve(wanted, least, self.capacity),
+            _ => self.reserve_beside_others(shard, wanted, least),
+        }
+    }
+
+    #[inline(never)]
+    fn reserve_beside_others(&self, shard: u8, wanted: Traffic, least: u64) -> u64 {
+        let room = self.total.reserve(wanted, least, self.capacity);
+        if room > 0 {
+            let taken = Traffic::new(room, wanted.bytes);
+            self.lane(shard).fill.raise(taken);
+        }
+        room
+    }
+
+    /// Takes room that there is not.
+    pub(super) fn raise(&self, shard: u8, traffic: Traffic) {
+        self.lane(shard).fill.raise(traffic);
+        if self.has_several_lanes() {
+            self.total.raise(traffic);
+        }
+    }
+
+    /// Gives room back.
+    #[inline]
+    pub(super) fn lower(&self, shard: u8, traffic: Traffic) {
+        self.lane(shard).fill.lower(traffic);
+        if self.has_several_lanes() {
+            self.total.lower(traffic);
+        }
+    }
+
+    #[inline]
+    pub(super) fn has_several_lanes(&self) -> bool {
+        self.lanes.len() > 1
+    }
+
+    /// Messages dropped so far, whichever shard they came through.
+    pub(super) fn dropped(&self) -> u64 {
+        let lanes = self.lanes.iter();
+        lanes
+            .map(|lane| lane.dropped.get() + lane.moves().displaced)
+            .sum()
+    }
+
     /// Why nothing more will come, if that is so.
     pub(crate) fn ended(&self) -> Option<Ended> {
         if self.overflowed.load(Ordering::Acquire) {
@@ -157,124 +207,119 @@ impl Account {
         flag.store(true, Ordering::Release);
     }
 
-    /// The queue got emptier: pokes the dispatcher if deliveries wait and half of it is free.
+    /// Deliveries of a shard wait for room. It has to look once more after this.
+    pub(super) fn begin_wait(&self, shard: u8) {
+        self.waited.fetch_or(1 << shard, Ordering::Relaxed);
+        // Pairs with the fence in `note_room`.
+        fence(Ordering::SeqCst);
+    }
+
+    pub(super) fn end_wait(&self, shard: u8) {
+        if self.waited.load(Ordering::Relaxed) & 1 << shard != 0 {
+            self.waited.fetch_and(!(1 << shard), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether deliveries of other shards wait for room.
+    pub(super) fn is_waited_elsewhere(&self, shard: u8) -> bool {
+        self.waited.load(Ordering::Relaxed) & !(1 << shard) != 0
+    }
+
+    /// Whether the queue is empty enough for those that wait to be poked.
+    pub(super) fn is_half_free(&self) -> bool {
+        let (fill, capacity) = (self.fill(), self.capacity);
+        fill.messages <= capacity.messages / 2 && fill.bytes <= capacity.bytes / 2
+    }
+
+    /// The queue got emptier: pokes the dispatchers whose deliveries wait if half of it is free.
+    #[inline]
     pub(crate) fn note_room(&self) {
         // Pairs with the fence in the fan-out: either it sees the room, or we see that it waits.
         fence(Ordering::SeqCst);
-        if self.waited.load(Ordering::Relaxed) {
-            let (fill, capacity) = (self.fill.get(), self.capacity);
-            if fill.messages <= capacity.messages / 2 && fill.bytes <= capacity.bytes / 2 {
-                self.poke.poke();
+        let waited = self.waited.load(Ordering::Relaxed);
+        if waited != 0 && self.is_half_free() {
+            let pokes = self.pokes.iter().enumerate();
+            for (_, poke) in pokes.filter(|(shard, _)| waited >> shard & 1 != 0) {
+                poke.poke();
             }
         }
     }
 
-    /// Messages are about to leave the queue, or were never in it.
-    pub(crate) fn begin_move(&self, count: u64) {
-        self.begun.fetch_add(count, Ordering::Relaxed);
-    }
-
-    pub(crate) fn end_taken(&self, count: u64) {
-        self.taken.fetch_add(count, Ordering::Release);
-    }
-
-    pub(crate) fn end_discarded(&self, count: u64) {
-        self.discarded.fetch_add(count, Ordering::Release);
-    }
-
-    /// Messages that came to their end without being in the queue.
-    pub(crate) fn discard(&self, count: u64) {
-        self.begin_move(count);
-        self.end_discarded(count);
-    }
-
-    /// What was taken and discarded and is in the queue at one moment, unless somebody was in the
-    /// middle of a move whenever this looked.
-    ///
-    /// What the first two say has lowered the fill before; what has lowered the fill has begun
-    /// before. So if all that has begun is in the first two, the fill shows these moves and no
-    /// other.
-    fn steady(&self) -> Option<Moves> {
-        (0..STEADY_TRIES).find_map(|_| {
-            let taken = self.taken.load(Ordering::Acquire);
-            let discarded = self.discarded.load(Ordering::Acquire);
-            let fill = self.fill.get();
-            fence(Ordering::Acquire);
-            let begun = self.begun.load(Ordering::Relaxed);
-            std::hint::spin_loop();
-            let moves = Moves {
-                taken,
-                discarded,
-                fill,
-            };
-            (begun == taken + discarded).then_some(moves)
-        })
-    }
-
-    /// The moves as they can be read, however little they fit together.
-    fn moves(&self) -> Moves {
-        self.steady().unwrap_or_else(|| Moves {
-            taken: self.taken.load(Ordering::Relaxed),
-            discarded: self.discarded.load(Ordering::Relaxed),
-            fill: self.fill.get(),
-        })
-    }
-
     pub(crate) fn row(&self) -> SubscriberRow {
-        self.row_of(self.moves())
-    }
-
-    /// The row at one moment, if that can be had; to be asked for by the dispatcher, whose own
-    /// counters then stand still.
-    fn steady_row(&self) -> Option<SubscriberRow> {
-        self.steady().map(|moves| self.row_of(moves))
-    }
-
-    fn row_of(&self, moves: Moves) -> SubscriberRow {
-        let Moves {
-            taken,
-            discarded,
-            fill,
-        } = moves;
-        SubscriberRow {
-            id: self.id,
-            name: self.name.clone(),
-            matched: self.matched.get(),
-            taken,
-            dropped: self.dropped.get(),
-            dropped_for_bytes: self.dropped_for_bytes.get(),
-            discarded,
-            queued: fill.messages,
-            queued_bytes: fill.bytes,
-            parked: self.parked.load(Ordering::Relaxed),
-            overflowed: self.overflowed.load(Ordering::Relaxed),
+        let mut sum = self.empty_row();
+        for lane in &self.lanes {
+            self.add_lane(&mut sum, lane, lane.moves());
         }
+        sum
+    }
+
+    /// The row of a lane at one moment, if that can be had; to be asked for by its dispatcher,
+    /// whose own counters then stand still.
+    fn steady_row(&self, shard: u8) -> Option<SubscriberRow> {
+        let lane = self.lane(shard);
+        let mut row = self.empty_row();
+        self.add_lane(&mut row, lane, lane.steady()?);
+        Some(row)
+    }
+
+    fn row_of_lane(&self, lane: &Lane) -> SubscriberRow {
+        let mut row = self.empty_row();
+        self.add_lane(&mut row, lane, lane.moves());
+        row
+    }
+
+    fn empty_row(&self) -> SubscriberRow {
+        let overflowed = self.overflowed.load(Ordering::Relaxed);
+        SubscriberRow::empty(self.id, self.name.clone(), overflowed)
+    }
+
+    fn add_lane(&self, row: &mut SubscriberRow, lane: &Lane, moves: Moves) {
+        row.matched += lane.matched.get();
+        row.taken += moves.taken;
+        row.dropped += lane.dropped.get() + moves.displaced;
+        row.dropped_for_bytes += lane.dropped_for_bytes.get();
+        row.discarded += moves.discarded;
+        row.queued += moves.fill.messages;
+        row.queued_bytes += moves.fill.bytes;
+        row.parked += lane.parked.load(Ordering::Relaxed);
     }
 
     pub(crate) fn event_row(&self) -> EventSubscriberRow {
-        self.event_row_of(self.moves())
-    }
-
-    fn event_row_of(&self, moves: Moves) -> EventSubscriberRow {
-        EventSubscriberRow {
-            id: self.id,
-            name: self.name.clone(),
-            matched: self.matched.get(),
-            taken: moves.taken,
-            dropped: self.dropped.get(),
-            discarded: moves.discarded,
-            queued: moves.fill.messages,
-        }
+        EventSubscriberRow::of(self.row())
     }
 }
 
 impl Registry {
+    /// For one fan-out.
     pub(crate) fn new(requests_max: usize) -> Self {
+        Self::for_shards(requests_max, 1)
+    }
+
+    /// For so many fan-outs.
+    pub(crate) fn for_shards(requests_max: usize, shards: u8) -> Self {
+        let departed = vec![DepartedRow::default(); usize::from(shards)];
         Self {
             version: AtomicU64::new(0),
-            list: Mutex::default(),
-            requests: Arc::new(Requests::new(requests_max)),
-            poke: Arc::default(),
+            list: Mutex::new(List {
+                departed,
+                ..List::default()
+            }),
+            requests: Arc::new(Requests::for_shards(requests_max, shards)),
+            pokes: (0..shards).map(|_| Arc::default()).collect(),
+            open: AtomicU64::new(u64::MAX >> (64 - u32::from(shards))),
+        }
+    }
+
+    /// What makes a shard's dispatcher look around.
+    pub(crate) fn poke(&self, shard: u8) -> &Arc<Poke> {
+        &self.pokes[usize::from(shard)]
+    }
+
+    /// A shard has no fan-out any more. With the last one the registry is closed.
+    pub(crate) fn end_fan_out(&self, shard: u8) {
+        let bit = 1 << shard;
+        if self.open.fetch_and(!bit, Ordering::AcqRel) == bit {
+            self.close();
         }
     }
 
@@ -331,19 +376,12 @@ impl Registry {
             is_events,
             overflow: options.overflow,
             capacity: Traffic::new(options.messages as u64, options.bytes as u64),
-            fill: Fill::default(),
-            matched: Counter::default(),
-            dropped: Counter::default(),
-            dropped_for_bytes: Counter::default(),
-            parked: AtomicU64::new(0),
-            begun: AtomicU64::new(0),
-            taken: AtomicU64::new(0),
-            discarded: AtomicU64::new(0),
-            expected: AtomicU64::new(0),
-            waited: AtomicBool::new(false),
+            lanes: self.pokes.iter().map(|_| Lane::default()).collect(),
+            total: QueueFill::default(),
+            waited: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             overflowed: AtomicBool::new(false),
-            poke: Arc::clone(&self.poke),
+            pokes: Arc::clone(&self.pokes),
         });
         list.subscribers.push(Subscriber {
             account: Arc::clone(&account),
@@ -386,7 +424,7 @@ impl Registry {
         drop(list);
         // Its sender may be the last; what that discards is not to be discarded under the lock.
         drop(removed);
-        self.poke.poke();
+        self.pokes.iter().for_each(|poke| poke.poke());
     }
 
     /// The fan-out has ended: subscribers find their queues disconnected once they are empty, and
@@ -425,33 +463,35 @@ impl Registry {
     pub(crate) fn departed(&self) -> DepartedRow {
         let mut list = self.lock();
         list.settle();
-        let mut sum = list.departed;
+        let mut sum = DepartedRow::default();
+        for row in &list.departed {
+            sum.merge(row);
+        }
         for account in &list.leaving {
             sum.add(&account.row());
         }
         sum
     }
 
-    /// The rows of all subscribers at one moment; to be asked for by the fan-out, between two
-    /// blocks. `None` if somebody moved messages whenever this looked, or the list is not to be
-    /// had.
-    pub(crate) fn cut(&self) -> Option<SubscribersCut> {
+    /// The rows of all subscribers at one moment, as far as they came through a shard; to be asked
+    /// for by its fan-out, between two blocks. `None` if somebody moved messages whenever this
+    /// looked, or the list is not to be had.
+    pub(crate) fn cut(&self, shard: u8) -> Option<SubscribersCut> {
         let mut list = self.lock_or_pass()?;
         list.settle();
         let mut cut = SubscribersCut {
-            departed: list.departed,
+            departed: list.departed[usize::from(shard)],
             ..SubscribersCut::default()
         };
         for account in &list.leaving {
-            cut.departed.add(&account.steady_row()?);
+            cut.departed.add(&account.steady_row(shard)?);
         }
         for one in &list.subscribers {
-            let account = &one.account;
-            if account.is_events {
-                let moves = account.steady()?;
-                cut.events.push(account.event_row_of(moves));
+            let row = one.account.steady_row(shard)?;
+            if one.account.is_events {
+                cut.events.push(EventSubscriberRow::of(row));
             } else {
-                cut.rows.push(account.steady_row()?);
+                cut.rows.push(row);
             }
         }
         Some(cut)

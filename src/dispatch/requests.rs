@@ -2,9 +2,9 @@
 //!
 //! The table is the service's and not the slot's: an answer that still waits in the dispatch queue
 //! when its connection has ended, and even when the slot belongs to another, finds its request by
-//! the peer's id. It is spread over locks by the index of the peer. Whoever removes a request from
-//! the table resolves it, so that each is resolved once: by its answer, its timeout, the end of its
-//! connection or of the service, or by whoever gives it up.
+//! the peer's id. It is spread over locks by that id, and no two loops share one. Whoever removes a
+//! request from the table resolves it, so that each is resolved once: by its answer, its timeout,
+//! the end of its connection or of the service, or by whoever gives it up.
 //!
 //! Apart from giving up, all of these happen where messages are dispatched. The loop says that time
 //! is over or that a connection has ended by a [`Notice`], which travels behind everything that was
@@ -106,14 +106,21 @@ pub(crate) struct Answer {
 }
 
 impl Requests {
+    /// Those of a service with one shard.
     pub(crate) fn new(limit: usize) -> Self {
+        Self::for_shards(limit, 1)
+    }
+
+    pub(crate) fn for_shards(limit: usize, shards: u8) -> Self {
         Self {
             tag: draw_tag(),
             sequence: AtomicU32::new(0),
             used: AtomicBool::new(false),
             limit,
             reserved: AtomicUsize::new(0),
-            shards: (0..REQUEST_SHARDS).map(|_| Mutex::default()).collect(),
+            shards: (0..REQUEST_SHARDS * usize::from(shards))
+                .map(|_| Mutex::default())
+                .collect(),
             queues: Mutex::default(),
             late: AtomicU64::new(0),
         }
@@ -363,7 +370,9 @@ impl Requests {
     }
 
     fn shard(&self, peer: PeerId) -> &Mutex<Shard> {
-        &self.shards[peer.index() as usize % REQUEST_SHARDS]
+        let own = peer.index() as usize % REQUEST_SHARDS;
+        // No id of ours has a loop that we have not.
+        &self.shards[(usize::from(peer.shard()) * REQUEST_SHARDS + own) % self.shards.len()]
     }
 
     fn lock(&self, peer: PeerId) -> MutexGuard<'_, Shard> {

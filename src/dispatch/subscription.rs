@@ -135,30 +135,44 @@ impl Delivery {
         !answers && self.account.types.contains(message.message_type())
     }
 
-    /// Moves the delivery on; the place it leaves gives up its count, the new one takes it.
+    /// The shard that the delivery comes from.
+    #[inline]
+    fn shard(&self) -> u8 {
+        self.block.head().peer.shard()
+    }
+
+    /// Moves the delivery on; the place it leaves gives up its count, the new one takes it. Its
+    /// room in the queue is [reserved](Account::reserve) before.
+    #[inline]
     pub(crate) fn set_place(&mut self, place: Place) {
-        let count = u64::from(self.count);
+        let (count, shard) = (u64::from(self.count), self.shard());
+        let lane = self.account.lane(shard);
         if place == Place::Taken {
-            self.account.begin_move(count);
+            lane.begin_move(count);
         }
         match self.place {
             Place::Offered | Place::Taken => {}
             Place::Parked => {
-                self.account.parked.fetch_sub(count, Ordering::Relaxed);
+                lane.parked.fetch_sub(count, Ordering::Relaxed);
             }
-            Place::Queued => self.account.fill.lower(self.charge()),
+            Place::Queued => self.account.lower(shard, self.charge()),
         }
         match place {
-            Place::Offered => {}
+            Place::Offered | Place::Queued => {}
             Place::Parked => {
-                self.account.parked.fetch_add(count, Ordering::Relaxed);
+                lane.parked.fetch_add(count, Ordering::Relaxed);
             }
-            Place::Queued => self.account.fill.raise(self.charge()),
-            Place::Taken => {
-                self.account.end_taken(count);
-            }
+            Place::Taken => lane.end_taken(count),
         }
         self.place = place;
+    }
+
+    /// Drops the delivery out of the queue, for others that come later.
+    pub(crate) fn displace(mut self) {
+        let (count, shard) = (u64::from(self.count), self.shard());
+        self.account.lane(shard).begin_move(count);
+        self.set_place(Place::Offered);
+        self.account.lane(shard).end_displaced(count);
     }
 }
 
@@ -167,10 +181,10 @@ impl Drop for Delivery {
         match self.place {
             Place::Taken | Place::Offered => {}
             place @ (Place::Parked | Place::Queued) => {
-                let count = u64::from(self.count);
-                self.account.begin_move(count);
+                let (count, shard) = (u64::from(self.count), self.shard());
+                self.account.lane(shard).begin_move(count);
                 self.set_place(Place::Offered);
-                self.account.end_discarded(count);
+                self.account.lane(shard).end_discarded(count);
                 if place == Place::Queued {
                     self.account.note_room();
                 }
@@ -505,7 +519,8 @@ impl Subscription {
         );
         delivery.set_place(Place::Taken);
         let next = delivery.number + u64::from(delivery.count);
-        let expected = account.expected.swap(next, Ordering::Relaxed);
+        let expected = &account.lane(delivery.shard()).expected;
+        let expected = expected.swap(next, Ordering::Relaxed);
         account.note_room();
         Batch {
             missed: delivery.number.saturating_sub(expected),

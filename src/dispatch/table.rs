@@ -31,17 +31,21 @@ use crate::{
     ledger::{Traffic, TypeMap},
     quiet::{Quiet, Subject},
     slots::{Slots, never_waits},
-    sync::atomic::{Ordering, fence},
 };
 
 /// The list of types that nobody subscribes to.
 const NOBODY: u16 = 0;
+
+/// How often a queue that others fill too is looked at for something to drop.
+const REPLACE_LOOKS_MAX: usize = 100;
 
 /// Delivers blocks to subscribers; owned by whichever thread does the dispatching.
 #[derive(Debug)]
 pub(crate) struct FanOut {
     registry: Arc<Registry>,
     slots: Arc<Slots>,
+    /// Its lane to every subscriber.
+    shard: u8,
     bounds: QueueBounds,
     version: Option<u64>,
     entries: Vec<Entry>,
@@ -105,9 +109,12 @@ struct Parked {
 impl FanOut {
     pub(crate) fn new(registry: Arc<Registry>, slots: Arc<Slots>, bounds: QueueBounds) -> Self {
         let requests = Arc::clone(&registry.requests);
-        let answers = Answers::new(requests, Arc::clone(&slots), Arc::clone(&registry.poke));
+        let shard = slots.shard();
+        let poke = Arc::clone(registry.poke(shard));
+        let answers = Answers::new(requests, Arc::clone(&slots), poke);
         Self {
             answers,
+            shard,
             registry,
             slots,
             bounds,
@@ -186,7 +193,7 @@ impl FanOut {
             };
             let Some(own) = own else { break };
             let subscriber = &self.event_subscribers[position];
-            if !events::offer(subscriber, own) {
+            if !events::offer(subscriber, own, self.shard) {
                 self.note_event_dropped(position);
             }
         }
@@ -213,7 +220,7 @@ impl FanOut {
         if !self.refresh() {
             return None;
         }
-        let subscribers = self.registry.cut()?;
+        let subscribers = self.registry.cut(self.shard)?;
         let ledger = &self.slots.ledger;
         Some(DispatchCut {
             dispatched: ledger.dispatched.get(),
@@ -230,7 +237,7 @@ impl FanOut {
     pub(crate) fn pump(&mut self) {
         if !self.refresh() {
             // Whoever left is still in the table, and would not poke again.
-            self.registry.poke.poke();
+            self.registry.poke(self.shard).poke();
         }
         for position in 0..self.entries.len() {
             self.unpark(position);
@@ -253,7 +260,7 @@ impl FanOut {
         self.settle();
         // There is nobody left to keep waiting.
         self.answers.finish_put_off(true);
-        self.registry.close();
+        self.registry.end_fan_out(self.shard);
         for entry in &mut self.entries {
             discard_parked(entry, &self.slots, &self.bounds);
         }
@@ -358,15 +365,16 @@ impl FanOut {
         let entry = &mut self.entries[position];
         let account = &entry.subscriber.account;
         let count = share.count;
-        account.matched.add(u64::from(count));
+        let lane = account.lane(self.shard);
+        lane.matched.add(u64::from(count));
         match entry.end {
             None => {}
             Some(End::Gone) => {
-                account.discard(u64::from(count));
+                lane.discard(u64::from(count));
                 return;
             }
             Some(End::Overflow) => {
-                account.dropped.add(u64::from(count));
+                lane.dropped.add(u64::from(count));
                 return;
             }
         }
@@ -377,8 +385,10 @@ impl FanOut {
         let number = entry.number;
         entry.number += u64::from(count);
         let mut delivery = Delivery::new(block.clone(), share, number, Arc::clone(account));
-        let room = if entry.parked.is_empty() {
-            entry.room_for(&delivery)
+        // Whoever found room that others wait for would leave them none.
+        let is_behind = entry.waits_for_others(self.shard);
+        let room = if entry.parked.is_empty() && !is_behind {
+            entry.reserve(self.shard, &delivery, 1)
         } else {
             0
         };
@@ -391,6 +401,7 @@ impl FanOut {
             return;
         }
         if entry.subscriber.account.overflow == Overflow::DropOldest {
+            entry.give_back(self.shard, room, &delivery);
             self.replace_oldest(position, delivery);
             return;
         }
@@ -404,13 +415,11 @@ impl FanOut {
         };
         let overflow = entry.subscriber.account.overflow;
         if overflow == Overflow::Pause {
-            self.park(position, rest);
-            // Room that was made before we said that we wait: nobody will tell of it.
-            self.unpark(position);
+            self.park(position, rest, is_behind);
             return;
         }
         let (peer, count) = (rest.block().head().peer, rest.count());
-        self.note_dropped(position, count, if for_bytes { count } else { 0 });
+        self.note_dropped(position, count, 0, if for_bytes { count } else { 0 });
         self.follow_up(position, overflow, peer);
     }
 
@@ -428,23 +437,36 @@ impl FanOut {
         let entry = &mut self.entries[position];
         let capacity = entry.subscriber.account.capacity.messages;
         let capacity = u32::try_from(capacity).unwrap_or(u32::MAX);
-        let (mut dropped, mut for_bytes) = (0, 0);
+        let (mut dropped, mut displaced, mut for_bytes) = (0, 0, 0);
         if delivery.count() > capacity {
             dropped = delivery.count() - capacity;
             delivery = delivery.split_off(dropped);
         }
-        while entry.room_for(&delivery) < delivery.count() {
+        let mut looks_left = REPLACE_LOOKS_MAX;
+        while entry.reserve(self.shard, &delivery, u64::from(delivery.count())) == 0 {
             let lacks_bytes = entry.lacks_bytes(&delivery);
+            if let Some(count) = entry.drop_oldest() {
+                displaced += count;
+                for_bytes += if lacks_bytes { count } else { 0 };
+                continue;
+            }
             // Without one, all that the queue counts is being taken at this moment.
-            let Some(count) = entry.drop_oldest() else {
+            if !entry.subscriber.account.has_several_lanes() {
+                entry.reserve_anyway(self.shard, &delivery);
                 break;
-            };
-            dropped += count;
-            for_bytes += if lacks_bytes { count } else { 0 };
+            }
+            // Or another shard is about to put into it what is no older than this.
+            looks_left -= 1;
+            if looks_left == 0 {
+                dropped += delivery.count();
+                self.note_dropped(position, dropped, displaced, for_bytes);
+                return;
+            }
+            std::hint::spin_loop();
         }
         entry.deliver(delivery);
-        if dropped > 0 {
-            self.note_dropped(position, dropped, for_bytes);
+        if dropped + displaced > 0 {
+            self.note_dropped(position, dropped, displaced, for_bytes);
         }
     }
 
@@ -455,6 +477,7 @@ impl FanOut {
             return;
         };
         let account = &entry.subscriber.account;
+        let lane = account.lane(self.shard);
         // Whoever cannot live with a gap gets nothing behind it.
         let stops = matches!(account.overflow, Overflow::Close | Overflow::Unsubscribe);
         let mut dropped = 0;
@@ -467,23 +490,23 @@ impl FanOut {
             }
             match sender.try_send(message.to_message()) {
                 Ok(()) => {
-                    account.begin_move(1);
-                    account.end_taken(1);
+                    lane.begin_move(1);
+                    lane.end_taken(1);
                 }
                 Err(TrySendError::Full(_)) => dropped += 1,
                 Err(TrySendError::Disconnected(_)) => {
-                    account.discard(1);
+                    lane.discard(1);
                     gone = true;
                 }
             }
         }
         let overflow = account.overflow;
         if gone {
-            account.dropped.add(u64::from(dropped));
+            lane.dropped.add(u64::from(dropped));
             log::debug!("subscriber {:?} is gone", account.name);
             self.end(position, End::Gone);
         } else if dropped > 0 {
-            self.note_dropped(position, dropped, 0);
+            self.note_dropped(position, dropped, 0, 0);
             self.follow_up(position, overflow, block.head().peer);
         } else {
             self.end_of_dropping(position);
@@ -491,28 +514,35 @@ impl FanOut {
     }
 
     /// Counts messages that were dropped for want of room, and says so once in a while; `for_bytes`
-    /// of them fell to the bound in bytes.
-    fn note_dropped(&mut self, position: usize, count: u32, for_bytes: u32) {
+    /// of them, or of those displaced in the queue, fell to the bound in bytes.
+    fn note_dropped(&mut self, position: usize, count: u32, displaced: u32, for_bytes: u32) {
+        debug_assert!(for_bytes <= count + displaced);
         let entry = &mut self.entries[position];
         let account = &entry.subscriber.account;
-        account.dropped.add(u64::from(count));
-        account.dropped_for_bytes.add(u64::from(for_bytes));
+        let lane = account.lane(self.shard);
+        lane.dropped.add(u64::from(count));
+        lane.dropped_for_bytes.add(u64::from(for_bytes));
         entry.dropping = true;
         let now = self.slots.clock.now().tick;
         let subject = Subject::Subscriber(account.id.0);
         if let Some(suppressed) = self.quiet.allow(now, "subscriber full", subject) {
-            let (name, dropped) = (&account.name, account.dropped.get());
+            let (name, dropped) = (&account.name, account.dropped());
             log::warn!(
                 "subscriber {name:?} is full: {dropped} messages dropped so far{suppressed}"
             );
         }
     }
 
+    #[inline]
     fn end_of_dropping(&mut self, position: usize) {
-        let entry = &mut self.entries[position];
-        if !std::mem::take(&mut entry.dropping) {
-            return;
+        if std::mem::take(&mut self.entries[position].dropping) {
+            self.tell_recovered(position);
         }
+    }
+
+    #[cold]
+    fn tell_recovered(&mut self, position: usize) {
+        let entry = &mut self.entries[position];
         let account = &entry.subscriber.account;
         let now = self.slots.clock.now().tick;
         let subject = Subject::Subscriber(account.id.0);
@@ -521,7 +551,7 @@ impl FanOut {
             .allow(now, "subscriber recovered", subject)
             .is_some()
         {
-            let (name, dropped) = (&account.name, account.dropped.get());
+            let (name, dropped) = (&account.name, account.dropped());
             log::info!("subscriber {name:?} takes again: {dropped} messages dropped so far");
         }
     }
@@ -532,15 +562,16 @@ impl FanOut {
         let now = self.slots.clock.now().tick;
         let subject = Subject::Subscriber(account.id.0);
         if let Some(suppressed) = self.quiet.allow(now, "event subscriber full", subject) {
-            let (name, dropped) = (&account.name, account.dropped.get());
+            let (name, dropped) = (&account.name, account.dropped());
             log::warn!(
                 "event subscriber {name:?} is full: {dropped} events dropped so far{suppressed}"
             );
         }
     }
 
-    /// Lets a delivery wait for room, and holds back the peer that it came from.
-    fn park(&mut self, position: usize, mut delivery: Delivery) {
+    /// Lets a delivery wait for room, and holds back the peer that it came from. Who waits behind
+    /// other shards has no room before half of the queue is free.
+    fn park(&mut self, position: usize, mut delivery: Delivery, is_behind: bool) {
         let messages = queue_charge(delivery.block()).messages;
         let charge = Traffic::new(messages, delivery.charge().bytes);
         self.slots.ledger.dispatch_queue.raise(charge);
@@ -550,9 +581,7 @@ impl FanOut {
         let entry = &mut self.entries[position];
         entry.parked.push_back(Parked { delivery, charge });
         let account = &entry.subscriber.account;
-        account.waited.store(true, Ordering::Relaxed);
-        // Pairs with the fence in `Subscription::take`.
-        fence(Ordering::SeqCst);
+        account.begin_wait(self.shard);
         let (fill, capacity) = (
             self.slots.ledger.dispatch_queue.get(),
             self.slots.ledger.dispatch_capacity,
@@ -568,6 +597,10 @@ impl FanOut {
                 );
             }
         }
+        // Room that was made before we said that we wait: nobody will tell of it.
+        if !is_behind || account.is_half_free() {
+            self.unpark(position);
+        }
     }
 
     /// Delivers what waits for a subscriber, as far as there is room.
@@ -575,14 +608,10 @@ impl FanOut {
         loop {
             let entry = &mut self.entries[position];
             let Some(first) = entry.parked.front() else {
-                entry
-                    .subscriber
-                    .account
-                    .waited
-                    .store(false, Ordering::Relaxed);
+                entry.subscriber.account.end_wait(self.shard);
                 return;
             };
-            let room = entry.room_for(&first.delivery);
+            let room = entry.reserve(self.shard, &first.delivery, 1);
             if room == 0 {
                 return;
             }
@@ -628,7 +657,7 @@ impl FanOut {
             if !self.registry.try_remove(id, why) {
                 self.any_ended = true;
                 // Nobody else would say that it is to be tried again.
-                self.registry.poke.poke();
+                self.registry.poke(self.shard).poke();
             }
         }
     }
@@ -718,23 +747,39 @@ impl Entry {
         }
     }
 
-    /// How many messages of a delivery the subscriber's queue can take. An empty queue takes
-    /// something of every delivery.
-    fn room_for(&self, delivery: &Delivery) -> u32 {
+    /// Takes room in the subscriber's queue for as many messages of a delivery as it can take, and
+    /// none if that is less than `least`. An empty queue takes something of every delivery.
+    #[inline]
+    fn reserve(&self, shard: u8, delivery: &Delivery, least: u64) -> u32 {
         let account = &self.subscriber.account;
-        let fill = account.fill.get();
-        let messages = account.capacity.messages.saturating_sub(fill.messages);
-        let messages = u32::try_from(messages).unwrap_or(u32::MAX);
-        if self.lacks_bytes(delivery) {
-            return 0;
+        let room = account.reserve(shard, delivery.charge(), least);
+        u32::try_from(room).unwrap_or(u32::MAX)
+    }
+
+    /// Gives room back that was reserved for a part of a delivery.
+    fn give_back(&self, shard: u8, room: u32, delivery: &Delivery) {
+        if room > 0 {
+            let taken = Traffic::new(u64::from(room), delivery.charge().bytes);
+            self.subscriber.account.lower(shard, taken);
         }
-        messages.min(delivery.count())
+    }
+
+    /// Takes room that is about to be there.
+    fn reserve_anyway(&self, shard: u8, delivery: &Delivery) {
+        self.subscriber.account.raise(shard, delivery.charge());
+    }
+
+    /// Whether messages that were parked by other shards wait for room here.
+    #[inline]
+    fn waits_for_others(&self, shard: u8) -> bool {
+        let account = &self.subscriber.account;
+        account.has_several_lanes() && account.is_waited_elsewhere(shard)
     }
 
     /// Whether the bound in bytes has no room for a delivery.
     fn lacks_bytes(&self, delivery: &Delivery) -> bool {
         let account = &self.subscriber.account;
-        let fill = account.fill.get();
+        let fill = account.fill();
         fill.messages > 0 && fill.bytes + delivery.charge().bytes > account.capacity.bytes
     }
 
@@ -743,13 +788,15 @@ impl Entry {
         let Outlet::Deliveries(_, Some(oldest)) = &self.subscriber.outlet else {
             return None;
         };
-        let mut delivery = oldest.try_recv().ok()?;
-        // The caller counts it.
-        delivery.set_place(Place::Offered);
-        Some(delivery.count())
+        let delivery = oldest.try_recv().ok()?;
+        let count = delivery.count();
+        delivery.displace();
+        Some(count)
     }
 
-    /// Puts a delivery into the queue, which has a place for every message that it may hold.
+    /// Puts a delivery into the queue, where its room was reserved: there is a place for every
+    /// message that it may hold.
+    #[inline]
     fn deliver(&mut self, mut delivery: Delivery) {
         delivery.set_place(Place::Queued);
         let Outlet::Deliveries(sender, _) = &self.subscriber.outlet else {

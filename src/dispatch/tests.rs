@@ -238,7 +238,7 @@ fn what_waits_is_delivered_in_order_and_holds_its_peer() {
     while slow.row().queued > 0 {
         balanced(&slow);
         numbers.extend(take(&mut slow).0);
-        assert!(bench.registry.poke.take() || slow.row().parked == 0);
+        assert!(bench.registry.poke(0).take() || slow.row().parked == 0);
         bench.fan_out.pump();
     }
     assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
@@ -256,9 +256,9 @@ fn a_dropped_delivery_wakes_what_waits() {
         .overflow(Overflow::Pause);
     let mut slow = bench.subscribe(options);
     bench.dispatch(&[1, 1]);
-    bench.registry.poke.take();
+    bench.registry.poke(0).take();
     drop(slow.receiver().try_recv().unwrap());
-    assert!(bench.registry.poke.take());
+    assert!(bench.registry.poke(0).take());
     bench.fan_out.pump();
     assert_eq!(take(&mut slow).0, [1]);
     assert_eq!(slow.row().discarded, 1);
@@ -275,7 +275,7 @@ fn whoever_leaves_frees_what_waited_for_it() {
     bench.dispatch(&[1, 1, 1]);
     assert!(bench.slots.is_held(bench.peer));
     drop(slow);
-    assert!(bench.registry.poke.take());
+    assert!(bench.registry.poke(0).take());
     bench.fan_out.pump();
     assert!(!bench.slots.is_held(bench.peer));
     assert_eq!(bench.fill(), Traffic::default());

@@ -9,7 +9,7 @@ use super::{Handle, Outgoing, Payload};
 use crate::{
     clock::{Tick, ticks_of_timeout},
     dispatch::{PendingReply, Replies, Waiter},
-    error::RequestError,
+    error::{RequestError, SendError},
     id::{MessageType, PeerId, RequestId},
     limits::TIMEOUT_MS_CEILING,
     slots::{OutFrame, never_waits},
@@ -131,11 +131,11 @@ impl Handle {
         let id = requests.add(peer, message.message_type, deadline, waiter)?;
         let frame = self.frame_of(message).with_correlation(id.correlation());
         let message = OutFrame { frame, owned };
-        match self
-            .shared
-            .slots
-            .send_question(peer, priority, message, deadline)
-        {
+        let slots = self.shared.slots_of(peer);
+        let sent = slots
+            .ok_or(SendError::NotConnected)
+            .and_then(|slots| slots.send_question(peer, priority, message, deadline));
+        match sent {
             // The end of the connection may have resolved it in between; then that is its result.
             Err(error) if requests.refuse(peer, id) => Err(error.into()),
             Ok(()) | Err(_) => Ok(id),

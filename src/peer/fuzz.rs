@@ -532,7 +532,7 @@ impl Machine {
             }
             other.accept_introduction(0, &self.rules);
         }
-        let traffic = Traffic::new(u64::from(parsed.frames), parsed.consumed as u64);
+        let traffic = parsed.traffic();
         assert_eq!((traffic, parsed.fault), (self.parsed, self.fault));
         assert_eq!(other.bye_received, self.peer.bye_received);
         assert_eq!(other.identity, self.peer.identity);

@@ -164,7 +164,7 @@ impl Peers {
         if !budget.is_tight() {
             return false;
         }
-        let share = (budget.limit() / 4 * 3 / self.counted.max(1)) as u64;
+        let share = (budget.limit() / 4 * 3 / self.census.counted().max(1)) as u64;
         let is_heavy = used.bytes >= share.max(BLOCK_SIZE as u64);
         budget.is_exhausted() || (is_heavy && !self.holds_one_frame(id))
     }
@@ -386,6 +386,7 @@ impl Peers {
             self.leave(now, id, reason, false);
         } else {
             self.note_mute(id);
+            self.give_up_node(id);
             self.check_quiet(now, id);
             self.end_useless(now, id);
             self.arm(now, id);
@@ -505,8 +506,10 @@ impl Peers {
     fn after_input(&mut self, now: Tick, id: PeerId, parsed: Parsed) {
         if let Some(fault) = parsed.fault {
             self.handle_fault(now, id, fault);
+            self.give_up_node(id);
             return;
         }
+        self.give_up_node(id);
         self.list_writing(id);
         self.check_quiet(now, id);
         self.end_useless(now, id);

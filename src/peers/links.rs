@@ -27,7 +27,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Action, Peers, Timer, seat::Standing};
+use super::{Action, Peers, Timer, nodes::Claim, seat::Standing};
 use crate::{
     clock::Tick,
     dial::{NewLink, Resolved, Source},
@@ -346,6 +346,7 @@ impl Peers {
             .handle_connected(now, receiving, rules, timeout_ms);
         log::debug!("peer {id} at {} connected by link {link}", seat.peer.addr);
         self.counted += 1;
+        self.census.add_counted();
         self.slots.ledger.dialled.add(1);
         self.slots.ledger.peers.set(self.counted as u64);
         if may_send {
@@ -475,7 +476,7 @@ impl Peers {
         };
         // Another connection of the same node would only be refused.
         let node_id = link.node_id;
-        if self.connection_of(node_id).is_some() {
+        if self.is_connected(node_id) {
             if let Some(link) = self.links.links.get_mut(&id) {
                 link.state = LinkState::Covered;
                 link.failures = 0;
@@ -504,16 +505,21 @@ impl Peers {
         (counts && seat.peer.state().takes_input()).then_some(id)
     }
 
+    /// Whether a node is connected, to this loop or to another.
+    fn is_connected(&self, node_id: NodeId) -> bool {
+        let elsewhere = self.directory.as_ref();
+        self.connection_of(node_id).is_some()
+            || elsewhere.is_some_and(|all| all.is_elsewhere(node_id, self.slots.shard()))
+    }
+
     /// Whether a peer that just said who it is may stay beside another connection of its node: the
-    /// connection that has to go for it, or the refusal of this one.
-    ///
-    /// Two services that dial each other at the same time meet here on both sides, with one answer:
-    /// the connection that was dialled by the smaller id stays. Of two that the same side dialled,
-    /// the newer one is refused, unless both showed a token that we accept: then the node itself
-    /// says that it is back. That is for the side that was dialled to judge: its OK says that the
-    /// newer one stays, and the other side keeps to it. Only who is anonymous there has to judge
-    /// for himself.
+    /// connection that has to go for it, or the refusal of this one. Where they are with different
+    /// loops, the other one is told.
     pub(super) fn judge_node(&mut self, id: PeerId) -> Result<Option<PeerId>, &'static str> {
+        const REFUSAL: &str = "another connection of the same node exists";
+        let Some(claim) = self.claim_of(id) else {
+            return Ok(None);
+        };
         let Some(seat) = self.seat(id) else {
             return Ok(None);
         };
@@ -524,28 +530,78 @@ impl Peers {
         if node_id == own {
             return Err("the peer has our own node id");
         }
-        let Some(seat) = self.seat(id) else {
+        let Some(directory) = self.directory.clone() else {
+            let other = self.connection_of(node_id);
+            let old = other.and_then(|other| self.claim_of(other));
+            if old.is_some_and(|old| !claim.takes_over(old, own, node_id)) {
+                return Err(REFUSAL);
+            }
+            return Ok(other);
+        };
+        let shard = self.slots.shard();
+        let counts =
+            |old: Claim| old.peer.shard() != shard || self.connection_of(node_id) == Some(old.peer);
+        let claimed = directory.claim(node_id, claim, |old| {
+            counts(old) && !claim.takes_over(old, own, node_id)
+        });
+        let other = claimed.map_err(|()| REFUSAL)?;
+        if let Some(seat) = self.seat(id) {
+            seat.listed = true;
+        }
+        if let Some(other) = other.filter(|other| other.shard() != shard) {
+            log::debug!("peer {other} gives way to peer {id} of the same node");
+            directory.close(other);
             return Ok(None);
+        }
+        Ok(other.filter(|other| self.connection_of(node_id) == Some(*other)))
+    }
+
+    fn claim_of(&mut self, id: PeerId) -> Option<Claim> {
+        let peer = &self.seat(id)?.peer;
+        Some(Claim {
+            peer: id,
+            is_ours: peer.link.is_some(),
+            is_authenticated: peer.is_authenticated(),
+        })
+    }
+
+    /// Gives up the claim to its node of a connection that counts no more as the node's.
+    #[inline]
+    pub(super) fn give_up_node(&mut self, id: PeerId) {
+        if self.directory.is_some() {
+            self.give_up_claim(id);
+        }
+    }
+
+    fn give_up_claim(&mut self, id: PeerId) {
+        let Some(seat) = self.seats.get_mut(id.index() as usize) else {
+            return;
         };
-        let is_ours = seat.peer.link.is_some();
-        let is_authenticated = seat.peer.is_authenticated();
-        let Some(other) = self.connection_of(node_id) else {
-            return Ok(None);
+        let counts = seat.leaving.is_none() && seat.peer.state().takes_input();
+        if seat.listed && !counts {
+            seat.listed = false;
+            if let Some(directory) = &self.directory {
+                directory.give_up(seat.peer.node_id(), id);
+            }
+        }
+    }
+
+    /// Whether there is news of nodes of other loops.
+    pub(crate) fn has_news(&self) -> bool {
+        let directory = self.directory.as_ref();
+        directory.is_some_and(|directory| directory.has_news(self.slots.shard()))
+    }
+
+    /// Connections of nodes to other loops have ended, which links may have waited for.
+    pub(super) fn learn_nodes(&mut self, now: Tick) {
+        let shard = self.slots.shard();
+        let Some(directory) = self.directory.as_ref().filter(|all| all.has_news(shard)) else {
+            return;
         };
-        let Some(old) = self.seat(other) else {
-            return Ok(None);
-        };
-        let old_is_ours = old.peer.link.is_some();
-        let both = is_authenticated && old.peer.is_authenticated();
-        let newer_stays = if is_ours != old_is_ours {
-            is_ours == (own < node_id)
-        } else {
-            both || (is_ours && !own.is_anonymous())
-        };
-        if newer_stays {
-            Ok(Some(other))
-        } else {
-            Err("another connection of the same node exists")
+        let nodes = directory.take_news(shard);
+        let nodes = nodes.unwrap_or_else(|| self.links.covered.keys().copied().collect());
+        for node_id in nodes {
+            self.uncover_links(now, node_id);
         }
     }
 }

@@ -16,9 +16,11 @@
 //! - a seat's timer is never later than its peer's next deadline
 //! - the seats that count for the limit of peers are those that were not refused
 
+mod census;
 mod handlers;
 mod io;
 mod links;
+mod nodes;
 mod output;
 mod requests;
 mod seat;
@@ -33,11 +35,13 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use census::Census;
 pub use handlers::HandlerOptions;
 pub(crate) use handlers::Handlers;
 use links::Links;
+pub(crate) use nodes::Directory;
 use output::close_slot;
-use seat::{Credit, Leaving, Origin, Pause, Report, Seat, Standing};
+use seat::{Credit, Leaving, Pause, Report, Seat, Standing};
 use table::Table;
 
 use crate::{
@@ -139,16 +143,15 @@ pub(crate) struct Peers {
     settled: usize,
     /// Connections: seats that were not refused, and not those that we are still making.
     counted: usize,
-    /// Those among them that came to us.
-    accepted: usize,
-    /// Those among them that owe us their first frame, or HELLO.
-    pending: usize,
+    /// Those of the service, which its limits are held against.
+    census: Arc<Census>,
     /// Seats of connections that we make or made.
     dialled: usize,
     links: Links,
     /// Who is connected, by who they say they are.
     nodes: HashMap<NodeId, PeerId>,
-    origins: HashMap<Origin, usize>,
+    /// And to all loops, if there are others.
+    directory: Option<Arc<Directory>>,
     /// Peers with ready input, and with output that may be written: of this turn, and of the next.
     reading: VecDeque<PeerId>,
     read_list: VecDeque<PeerId>,
@@ -204,6 +207,16 @@ pub(crate) struct Stop {
     pub(crate) lost: Vec<ClosedRow>,
 }
 
+impl Stop {
+    /// Adds what another loop did at the same stop.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.closed_orderly += other.closed_orderly;
+        self.closed_abortive += other.closed_abortive;
+        self.lost.extend(other.lost);
+        self.lost.truncate(CLOSED_ROWS_MAX);
+    }
+}
+
 impl Peers {
     pub(crate) fn new(slots: Arc<Slots>, rules: Rules, limits: PeerLimits, now: Tick) -> Self {
         let (outbox, seed) = (slots.limits(), rules.seed);
@@ -223,12 +236,11 @@ impl Peers {
             answered: false,
             wheel: Wheel::new(now),
             counted: 0,
-            accepted: 0,
-            pending: 0,
+            census: Arc::new(Census::new(limits)),
             dialled: 0,
             links: Links::new(seed),
             nodes: HashMap::new(),
-            origins: HashMap::new(),
+            directory: None,
             reading: VecDeque::new(),
             read_list: VecDeque::new(),
             writing: VecDeque::new(),
@@ -254,6 +266,15 @@ impl Peers {
         }
     }
 
+    /// The same table beside those of other loops.
+    pub(crate) fn beside(self, census: Arc<Census>, directory: Option<Arc<Directory>>) -> Self {
+        Self {
+            census,
+            directory,
+            ..self
+        }
+    }
+
     // ----- connections -----------------------------------------------------------------------
 
     /// A connection was accepted. `None` if there is not even a place to refuse it from.
@@ -261,13 +282,18 @@ impl Peers {
     /// A refused one gets an id too: it is told why, and closed.
     pub(crate) fn handle_accepted(&mut self, now: Tick, addr: SocketAddr) -> Option<PeerId> {
         self.slots.ledger.accepted.add(1);
-        let refusal = self.refusal(addr);
+        let is_due = self.rules.hello_required || self.rules.first_frame_ms > 0;
+        let refusal = self.census.take_place(addr, is_due).err();
         let full = self.seats.len() - self.dialled >= self.limits.peers + REFUSED_PEERS_MAX;
         let Some(id) = (if full {
             None
         } else {
             self.take_slot(About { addr, link: None })
         }) else {
+            if refusal.is_none() {
+                self.census.give_place(addr);
+                (0..usize::from(is_due)).for_each(|_| self.census.end_pending());
+            }
             self.count_closed(refusal.unwrap_or(CloseReason::TooManyPeers));
             return None;
         };
@@ -288,10 +314,8 @@ impl Peers {
             None => {
                 log::debug!("peer {id} at {addr} connected");
                 self.counted += 1;
-                self.accepted += 1;
-                self.expect_first(id);
-                if self.limits.peers_per_origin > 0 {
-                    *self.origins.entry(Origin::of(addr)).or_default() += 1;
+                if let Some(seat) = self.seat(id) {
+                    seat.pending = is_due;
                 }
                 self.slots.ledger.peers.set(self.counted as u64);
                 if !self.rules.hello_required {
@@ -314,25 +338,6 @@ impl Peers {
     fn seat_peer(&mut self, id: PeerId, peer: Peer, standing: Standing) {
         debug_assert_eq!(peer.id, id);
         self.seats.seat(Seat::new(peer, standing));
-    }
-
-    fn refusal(&self, addr: SocketAddr) -> Option<CloseReason> {
-        let crowded = self.limits.pending > 0 && self.pending >= self.limits.pending;
-        if self.accepted >= self.limits.peers || crowded {
-            return Some(CloseReason::TooManyPeers);
-        }
-        let per_origin = self.limits.peers_per_origin;
-        let used = self.origins.get(&Origin::of(addr)).copied().unwrap_or(0);
-        (per_origin > 0 && used >= per_origin).then_some(CloseReason::TooManyPerAddress)
-    }
-
-    /// An accepted peer owes us its first frame, if one is due.
-    fn expect_first(&mut self, id: PeerId) {
-        let is_due = self.rules.hello_required || self.rules.first_frame_ms > 0;
-        if let Some(seat) = self.seat(id).filter(|_| is_due) {
-            seat.pending = true;
-            self.pending += 1;
-        }
     }
 
     /// Looks whether a peer has sent what was due first.
@@ -363,8 +368,9 @@ impl Peers {
 
     fn forget_pending(&mut self, id: PeerId) {
         if let Some(seat) = self.seat(id) {
-            let was_pending = std::mem::take(&mut seat.pending);
-            self.pending -= usize::from(was_pending);
+            if std::mem::take(&mut seat.pending) {
+                self.census.end_pending();
+            }
         }
     }
 
@@ -447,6 +453,7 @@ impl Peers {
         seat.pause = Some(Pause::Closing);
         recharge_carry(&self.slots, seat);
         self.note_mute(id);
+        self.give_up_node(id);
         self.after_output(now, id);
         self.arm(now, id);
     }
@@ -455,6 +462,7 @@ impl Peers {
     fn leave(&mut self, now: Tick, id: PeerId, reason: CloseReason, abort: bool) {
         let Some(seat) = self.seat(id) else { return };
         seat.leaving.get_or_insert(Leaving { reason, abort });
+        self.give_up_node(id);
         self.finish_leaving(now, id);
     }
 
@@ -487,7 +495,9 @@ impl Peers {
         self.gone.accepted.add(peer.sums.accepted);
         self.gone.accepted.add(peer.answered);
         let (standing, announced) = (seat.standing, seat.announced);
-        self.pending -= usize::from(seat.pending);
+        if seat.pending {
+            self.census.end_pending();
+        }
         let dial_error = seat.dial_error.take();
         let row = closed_row(now, peer, reason, lost);
         self.seats.remove(index);
@@ -537,12 +547,12 @@ impl Peers {
             }
             Standing::Accepted => {
                 self.counted -= 1;
-                self.accepted -= 1;
-                self.forget_origin(row.addr);
+                self.census.give_place(row.addr);
             }
             Standing::Dialling => self.dialled -= 1,
             Standing::Dialled => {
                 self.counted -= 1;
+                self.census.remove_counted();
                 self.dialled -= 1;
             }
         }
@@ -575,16 +585,6 @@ impl Peers {
         self.closed.push_back(row);
     }
 
-    fn forget_origin(&mut self, addr: SocketAddr) {
-        let origin = Origin::of(addr);
-        if let Some(count) = self.origins.get_mut(&origin) {
-            *count -= 1;
-            if *count == 0 {
-                self.origins.remove(&origin);
-            }
-        }
-    }
-
     fn count_closed(&self, reason: CloseReason) {
         self.slots.ledger.closed[reason.ordinal()].add(1);
     }
@@ -597,6 +597,7 @@ impl Peers {
         append(&mut self.reading, &mut self.read_list);
         self.handle_attention(now);
         self.retry(now);
+        self.learn_nodes(now);
         if self.has_budget_again() {
             self.resume_budget(now);
         }

@@ -50,6 +50,8 @@ pub(super) struct Seat {
     pub(super) announced: bool,
     /// The write stall or the drain is over, and the socket is tried a last time.
     pub(super) write_tried: bool,
+    /// Its node is claimed for it among all loops.
+    pub(super) listed: bool,
     /// It owes us its first frame, or HELLO, and counts as such.
     pub(super) pending: bool,
     /// The connection broke while it was written; unread input is taken first.
@@ -141,6 +143,7 @@ impl Seat {
             in_due_list: false,
             announced: false,
             write_tried: false,
+            listed: false,
             pending: false,
             broken: None,
             leaving: None,
@@ -173,12 +176,13 @@ impl Seat {
             in_due_list,
             announced: _,
             write_tried,
+            listed,
             pending: _,
             broken,
             leaving,
         } = self;
         let lists = [in_read_list, in_write_list, in_refused_list, in_due_list];
-        let marks = [request_put_off, has_rest, congested, write_tried];
+        let marks = [request_put_off, has_rest, congested, write_tried, listed];
         *ready == Ready::WRITE
             && matches!(standing, Standing::Accepted | Standing::Dialled)
             && lists.iter().chain(&marks).all(|mark| !**mark)

@@ -77,7 +77,7 @@ impl Peers {
             }
         }
         assert_eq!(counted, self.counted);
-        assert_eq!(pending, self.pending);
+        assert_eq!(pending, self.census.pending());
         assert_eq!(self.slots.ledger.peers.get(), counted as u64);
         self.check_standings();
         self.check_nodes();
@@ -90,7 +90,7 @@ impl Peers {
             let those = seats.filter(|seat| standings.contains(&seat.standing));
             those.count()
         };
-        assert_eq!(count(&[Standing::Accepted]), self.accepted);
+        assert_eq!(count(&[Standing::Accepted]), self.census.accepted());
         let refused = self.slots.ledger.refused.get();
         assert_eq!(count(&[Standing::Refused]) as u64, refused);
         let dialled = [Standing::Dialling, Standing::Dialled];

@@ -112,10 +112,10 @@ pub(crate) struct Slots {
     /// The loop has ended and will write nothing more.
     ended: AtomicBool,
     deferred: (Sender<Deferred>, Receiver<Deferred>),
-    /// Subscriptions to events that exist: without any, events need not be made.
-    pub(crate) event_subscribers: AtomicUsize,
-    /// Links that exist, those that the loop has not been told of included.
-    pub(crate) links: AtomicUsize,
+    /// Subscriptions to events that exist: without any, events need not be made. The service's.
+    pub(crate) event_subscribers: Arc<AtomicUsize>,
+    /// Links that exist, those that no loop has been told of included. The service's.
+    pub(crate) links: Arc<AtomicUsize>,
     pub(crate) doorbell: Doorbell,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) clock: Clock,
@@ -423,8 +423,8 @@ impl Slots {
             budget_waited: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             deferred: bounded(DEFERRED_MAX),
-            event_subscribers: AtomicUsize::new(0),
-            links: AtomicUsize::new(0),
+            event_subscribers: Arc::default(),
+            links: Arc::default(),
             doorbell: Doorbell::default(),
             ledger,
             clock,
@@ -439,6 +439,20 @@ impl Slots {
     /// The same slots, whose messages carry a checksum or not, whatever they were made with.
     pub(crate) fn checksums(self, checksums: bool) -> Self {
         Self { checksums, ..self }
+    }
+
+    /// The same slots as those of one more shard of a service.
+    pub(crate) fn beside(self, first: &Self) -> Self {
+        Self {
+            event_subscribers: Arc::clone(&first.event_subscribers),
+            links: Arc::clone(&first.links),
+            ..self
+        }
+    }
+
+    /// Which of the service's loops they belong to.
+    pub(crate) fn shard(&self) -> u8 {
+        self.shard
     }
 
     /// A frame as it is sent.
@@ -661,12 +675,15 @@ impl Slots {
     }
 
     /// Makes sure that the slot's leases cover what it has queued; `own` is the caller's to raise.
+    #[inline]
     fn lease(&self, used: &Used, own: &AtomicUsize, queued: u64) -> bool {
         let queued = usize::try_from(queued).unwrap_or(usize::MAX);
         let leased = used.leased();
-        if queued <= leased {
-            return true;
-        }
+        queued <= leased || self.lease_more(own, queued, leased)
+    }
+
+    #[inline(never)]
+    fn lease_more(&self, own: &AtomicUsize, queued: usize, leased: usize) -> bool {
         let step = (queued - leased).next_multiple_of(BUDGET_LEASE_BYTES);
         let granted = self.ledger.budget.try_charge(step);
         if granted {
@@ -849,6 +866,11 @@ impl Slots {
     /// The loop has ended, perhaps without closing its connections: nobody is connected any more.
     pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the loop has ended, so that nobody will answer for it.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
     }
 
     /// Says that the calling thread must never wait.
@@ -1228,6 +1250,8 @@ impl Slots {
     #[must_use]
     pub(crate) fn wait_for_budget(&self) -> bool {
         self.budget_waited.store(true, Ordering::Relaxed);
+        self.ledger.budget.announce_wait();
+        // Pairs with those of whoever gives bytes back, here or in another shard.
         fence(Ordering::SeqCst);
         let tight = self.ledger.budget.is_tight();
         if !tight {

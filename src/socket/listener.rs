@@ -48,6 +48,49 @@ impl Listener {
         Self::from_socket(TcpListener::from(socket))
     }
 
+    /// Binds and listens once for each shard, on one port; the kernel spreads the connections.
+    ///
+    /// The first socket is bound as one that shares its port with nobody, so that a port which
+    /// somebody listens on is refused, even if that is a service with several shards too.
+    pub(crate) fn bind_each(
+        addr: SocketAddr,
+        options: SocketOptions,
+        shards: usize,
+    ) -> io::Result<Vec<Self>> {
+        if shards == 1 {
+            return Ok(vec![Self::bind(addr, options)?]);
+        }
+        let (mut addr, mut listeners) = (addr, Vec::new());
+        for shard in 0..shards {
+            let socket = make_socket(addr)?;
+            sockopt::set_socket_reuseaddr(&socket, true)?;
+            options.apply(&socket)?;
+            if shard > 0 {
+                sockopt::set_socket_reuseport(&socket, true)?;
+            }
+            net::bind(&socket, &addr)?;
+            sockopt::set_socket_reuseport(&socket, true)?;
+            net::listen(&socket, LISTEN_BACKLOG)?;
+            let listener = Self::from_socket(TcpListener::from(socket))?;
+            addr = listener.addr;
+            listeners.push(listener);
+        }
+        Ok(listeners)
+    }
+
+    /// Takes a listening socket over for each shard: it is one queue of connections, and whoever
+    /// comes first takes the next.
+    pub(crate) fn adopt_each(
+        socket: TcpListener,
+        options: SocketOptions,
+        shards: usize,
+    ) -> io::Result<Vec<Self>> {
+        let others = (1..shards).map(|_| socket.try_clone());
+        let others: Vec<TcpListener> = others.collect::<io::Result<_>>()?;
+        let all = std::iter::once(socket).chain(others);
+        all.map(|socket| Self::adopt(socket, options)).collect()
+    }
+
     /// Takes over a socket that listens already. Its backlog stays what it is.
     pub(crate) fn adopt(socket: TcpListener, options: SocketOptions) -> io::Result<Self> {
         socket.set_nonblocking(true)?;

@@ -151,7 +151,7 @@ impl Stage {
             peers,
             Arc::clone(&slots),
             sink,
-            Arc::clone(&registry.poke),
+            Arc::clone(registry.poke(0)),
             receiver,
             Arc::default(),
             Arc::new(OnceLock::new()),

@@ -27,8 +27,19 @@ use nebnet::{
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A configuration on a free port.
+///
+/// `NEBNET_SHARDS` in the environment makes it one of several loops, so that what holds for one is
+/// seen to hold for them.
 pub fn config() -> Config {
-    Config::default().listen("127.0.0.1:0".parse().unwrap())
+    Config::default()
+        .listen("127.0.0.1:0".parse().unwrap())
+        .shards(shards())
+}
+
+/// Loops of a service of these tests, unless a test says otherwise.
+pub fn shards() -> usize {
+    let asked = std::env::var("NEBNET_SHARDS");
+    asked.map_or(1, |number| number.parse().unwrap())
 }
 
 /// A service with a tap: a subscriber of everything.

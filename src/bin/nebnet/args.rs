@@ -50,6 +50,9 @@ pub(crate) struct ServeOptions {
     /// [default: 127.0.0.1:8680]
     #[arg(long, value_name = "ADDR", value_parser = units::address)]
     pub(crate) listen: Option<Vec<SocketAddr>>,
+    /// Loops that share the connections, each with two threads of its own [default: 1]
+    #[arg(long, value_name = "N", value_parser = units::count)]
+    pub(crate) shards: Option<usize>,
     /// Send every message back to its sender
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = units::boolean)]

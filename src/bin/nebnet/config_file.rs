@@ -123,6 +123,7 @@ fn set(options: &mut ServeOptions, key: &str, value: &DeValue<'_>) -> Result<(),
         "max_payload" => {
             scalar(value, units::size_u32).map(|read| options.max_payload = Some(read))
         }
+        "shards" => scalar(value, units::count).map(|read| options.shards = Some(read)),
         "max_peers" => scalar(value, units::count).map(|read| options.max_peers = Some(read)),
         "max_peers_per_addr" => {
             scalar(value, units::count).map(|read| options.max_peers_per_addr = Some(read))
@@ -330,6 +331,7 @@ mod tests {
     fn every_setting_can_be_given() {
         let text = r#"
             listen = ["127.0.0.1:1", "[::1]:2"]
+            shards = 4
             echo = true
             print = false
             stats = false
@@ -361,13 +363,14 @@ mod tests {
         assert_eq!(problems(text), Vec::<String>::new());
         assert_eq!(file.options.listen.map(|listen| listen.len()), Some(2));
         assert_eq!(file.options.max_payload, Some(2 << 20));
+        assert_eq!(file.options.shards, Some(4));
         assert_eq!(file.options.max_peers, Some(1000));
         assert_eq!(file.options.idle_timeout, Some(Duration::ZERO));
         assert_eq!(file.options.frame_timeout, Some(Duration::from_millis(500)));
         assert_eq!(file.options.outbox_bytes, Some(1 << 20));
         assert_eq!(file.options.loop_cpus, Some(vec![0, 1]));
         assert_eq!(file.options.dispatcher_cpus, Some(vec![2]));
-        assert_eq!(file.lines.len(), 27);
+        assert_eq!(file.lines.len(), 28);
         assert_eq!(file.lines["listen"], 2);
     }
 

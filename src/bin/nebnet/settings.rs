@@ -169,6 +169,7 @@ macro_rules! settings {
 
 settings!(
     listen,
+    shards,
     echo,
     connect,
     relay,
@@ -219,6 +220,7 @@ fn config_of(options: &ServeOptions) -> Config {
         };
     }
     set!(
+        shards,
         max_payload,
         max_peers,
         max_peers_per_addr,

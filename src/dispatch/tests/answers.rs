@@ -219,7 +219,7 @@ fn a_thread_that_must_not_wait_puts_off() {
                 bench.notice(Notice::Closed { peer, reason });
                 assert!(first.try_recv().is_none() && second.try_recv().is_none());
             });
-            assert!(bench.registry.poke.take(), "somebody has to look again");
+            assert!(bench.registry.poke(0).take(), "somebody has to look again");
             bench.fan_out.pump();
         });
         on_loop.join().unwrap();

@@ -40,7 +40,7 @@ fn a_row_is_read_while_nobody_is_in_between() {
             });
             let mut last = false;
             while !std::mem::replace(&mut last, done.load(Ordering::Acquire)) {
-                let Some(cut) = registry.cut() else {
+                let Some(cut) = registry.cut(0) else {
                     given_up += 1;
                     continue;
                 };
@@ -67,20 +67,20 @@ fn a_row_in_the_middle_of_a_move_is_given_up() {
     let slow = bench.subscribe(SubscribeOptions::new(MessageType(1)));
     bench.dispatch(&[1, 1]);
     let (_, list) = bench.registry.subscribers().unwrap();
-    let account = &list[0].account;
-    account.begin_move(2);
-    assert!(bench.registry.cut().is_none());
-    let fill = account.fill.get();
-    account.fill.lower(fill);
-    assert!(bench.registry.cut().is_none());
-    account.end_taken(1);
-    assert!(bench.registry.cut().is_none());
-    account.end_discarded(1);
-    let cut = bench.registry.cut().unwrap();
+    let lane = list[0].account.lane(0);
+    lane.begin_move(2);
+    assert!(bench.registry.cut(0).is_none());
+    let fill = lane.fill.get();
+    lane.fill.lower(fill);
+    assert!(bench.registry.cut(0).is_none());
+    lane.end_taken(1);
+    assert!(bench.registry.cut(0).is_none());
+    lane.end_discarded(1);
+    let cut = bench.registry.cut(0).unwrap();
     let row = &cut.rows[0];
     assert_eq!((row.matched, row.taken, row.discarded), (2, 1, 1));
     // What lies there is taken off once more.
-    account.fill.raise(fill);
+    lane.fill.raise(fill);
     drop(slow);
 }
 

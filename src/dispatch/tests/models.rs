@@ -102,7 +102,7 @@ fn what_is_parked_is_delivered_when_there_is_room() {
         let mut bench = Bench::new();
         let wake = Arc::new(Bell::default());
         let woken = Arc::clone(&wake);
-        bench.registry.poke.set_wake(move || woken.ring());
+        bench.registry.poke(0).set_wake(move || woken.ring());
         let options = options().messages(1).overflow(Overflow::Pause);
         let mut subscription = bench.subscribe(options);
         bench.dispatch(&[1]);
@@ -113,7 +113,7 @@ fn what_is_parked_is_delivered_when_there_is_room() {
         });
         bench.dispatch_block(block);
         while bench.slots.is_held(bench.peer) {
-            if bench.registry.poke.take() {
+            if bench.registry.poke(0).take() {
                 bench.fan_out.pump();
             } else {
                 wake.wait();

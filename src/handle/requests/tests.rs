@@ -14,8 +14,8 @@ use super::*;
 use crate::{
     clock::Clock,
     dispatch::{FanOut, Notice, QueueBounds, Registry},
-    error::{CloseReason, SendError},
-    handle::Shared,
+    error::CloseReason,
+    handle::{Shard, Shared},
     ledger::{Ledger, Traffic},
     slots::{OutboxLimits, Slots, Sums},
     socket::SocketOptions,
@@ -32,11 +32,10 @@ fn shared() -> Arc<Shared> {
     let slots = Arc::new(Slots::new(0, 1, limits, Arc::clone(&ledger), clock));
     let (commands, _) = bounded(1);
     Arc::new(Shared {
-        slots,
+        shards: Box::new([Shard { slots, commands }]),
         registry: Arc::new(Registry::new(1 << 20)),
-        ledger,
+        state: Arc::clone(&ledger.state),
         clock,
-        commands,
         socket_options: SocketOptions::default(),
         next_listener: AtomicU64::default(),
         next_link: AtomicU64::default(),
@@ -56,8 +55,8 @@ fn no_request_slips_past_the_end_of_its_connection() {
     let handle = Handle::new(Arc::clone(&shared));
     let (current, over) = (AtomicU64::new(0), AtomicBool::new(false));
     let requests = &shared.registry.requests;
-    let bounds = QueueBounds::new(Arc::clone(&shared.ledger));
-    let slots = &shared.slots;
+    let bounds = QueueBounds::new(Arc::clone(&shared.first().ledger));
+    let slots = shared.first();
     let mut fan_out = FanOut::new(Arc::clone(&shared.registry), Arc::clone(slots), bounds);
     let ask = || {
         let (mut closed, mut refused) = (0, 0);

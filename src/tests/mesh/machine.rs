@@ -102,7 +102,7 @@ impl Machine {
         let rules = who.rules(times, random.next());
         let peers = Peers::new(Arc::clone(&slots), rules, limits, now);
         let (commands, receiver) = bounded(64);
-        let poke = Arc::clone(&registry.poke);
+        let poke = Arc::clone(registry.poke(0));
         let node = Node::new(
             net,
             vec![ListenerId(0)],
@@ -572,7 +572,7 @@ fn subscribe(registry: &Arc<Registry>, random: &mut Random) -> Subscription {
 }
 
 fn make_sink(registry: &Arc<Registry>, slots: &Arc<Slots>, inline: bool) -> (Sink, Option<Worker>) {
-    let poke = Arc::clone(&registry.poke);
+    let poke = Arc::clone(registry.poke(0));
     let ledger = Arc::clone(&slots.ledger);
     if inline {
         let bounds = QueueBounds::new(ledger);

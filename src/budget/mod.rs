@@ -1,0 +1,303 @@
+//! The byte budget that all buffers of a service draw on.
+//!
+//! A service with one loop has all of it in one number. Where several loops share it, there is a
+//! pool that each of them leases steps of: what a shard charges and releases moves its own number,
+//! and the pool is touched only when a step is taken or given back. Whether the budget is short is
+//! judged by what is leased in sum, so a shard that holds a lease without need makes it look
+//! fuller: by two steps at the most, which for all shards together is a 32nd of the budget.
+//!
+//! Invariants:
+//! - `leased = free + used`, per shard
+//! - what the shards have leased is what is taken of the pool
+//! - [`Budget::try_charge`] never makes the pool be taken beyond its limit
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, OnceLock};
+
+use crate::{
+    limits::BUDGET_STEPS_PER_SHARD,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence},
+};
+
+/// Wakes a shard that waits for the budget.
+type Bell = Box<dyn Fn() + Send + Sync>;
+
+/// A shard's part of the budget.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    /// What is leased and not used. While more had to be taken than was there, it is below zero,
+    /// and wraps.
+    free: AtomicUsize,
+    /// With so much free, steps are given back.
+    give_at: usize,
+    leased: AtomicUsize,
+    limit: usize,
+    /// `None` if nobody else draws on the budget: then all of it is leased.
+    share: Option<Share>,
+}
+
+#[derive(Debug)]
+struct Share {
+    pool: Arc<Pool>,
+    shard: u8,
+}
+
+/// What the shards of a service lease from.
+struct Pool {
+    taken: AtomicUsize,
+    limit: usize,
+    step: usize,
+    /// A bit for each shard that does not read because the budget is short.
+    waiting: AtomicU64,
+    /// By shard.
+    bells: OnceLock<Vec<Bell>>,
+}
+
+/// Whether a number of free bytes has wrapped.
+fn is_negative(free: usize) -> bool {
+    free > usize::MAX / 2
+}
+
+impl Budget {
+    /// The budget of a service with one loop.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            free: AtomicUsize::new(limit),
+            give_at: usize::MAX,
+            leased: AtomicUsize::new(limit),
+            limit,
+            share: None,
+        }
+    }
+
+    /// The parts of so many shards.
+    pub(crate) fn shares(limit: usize, shards: u8) -> Vec<Self> {
+        if shards == 1 {
+            return vec![Self::new(limit)];
+        }
+        let step = (limit / (BUDGET_STEPS_PER_SHARD * usize::from(shards))).max(1);
+        let pool = Arc::new(Pool {
+            taken: AtomicUsize::new(0),
+            limit,
+            step,
+            waiting: AtomicU64::new(0),
+            bells: OnceLock::new(),
+        });
+        let share = |shard| Self {
+            free: AtomicUsize::new(0),
+            give_at: 2 * step,
+            leased: AtomicUsize::new(0),
+            limit,
+            share: Some(Share {
+                pool: Arc::clone(&pool),
+                shard,
+            }),
+        };
+        (0..shards).map(share).collect()
+    }
+
+    /// Sets what wakes each shard when another one gives a step back. Only the first call counts.
+    pub(crate) fn set_bells(&self, bells: Vec<Bell>) {
+        if let Some(share) = &self.share {
+            let _ = share.pool.bells.set(bells);
+        }
+    }
+
+    /// Takes bytes that have to be taken: what the kernel already gave us.
+    #[inline]
+    pub(crate) fn charge(&self, bytes: usize) {
+        let before = self.free.fetch_sub(bytes, Ordering::Relaxed);
+        if is_negative(before.wrapping_sub(bytes)) {
+            self.cover();
+        }
+    }
+
+    /// Takes bytes if they are left.
+    #[must_use]
+    pub(crate) fn try_charge(&self, bytes: usize) -> bool {
+        loop {
+            let taken = self
+                .free
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| {
+                    (!is_negative(free) && free >= bytes).then(|| free - bytes)
+                });
+            if taken.is_ok() {
+                return true;
+            }
+            if !self.lease(bytes) {
+                return false;
+            }
+        }
+    }
+
+    #[inline]
+    pub(crate) fn release(&self, bytes: usize) {
+        let before = self.free.fetch_add(bytes, Ordering::Relaxed);
+        debug_assert!(
+            self.share.is_some() || self.limit.wrapping_sub(before) >= bytes,
+            "released {bytes} bytes of too few"
+        );
+        if before.wrapping_add(bytes) >= self.give_at {
+            self.give_back();
+        }
+    }
+
+    /// Bytes that this shard uses. While somebody leases, it may be a step more for a moment.
+    pub(crate) fn used(&self) -> usize {
+        let leased = self.leased.load(Ordering::Relaxed);
+        let used = leased.wrapping_sub(self.free.load(Ordering::Relaxed));
+        if is_negative(used) { 0 } else { used }
+    }
+
+    /// That of the service.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// What is leased in sum; of a service with one loop, what is used.
+    fn taken(&self) -> usize {
+        match &self.share {
+            Some(share) => share.pool.taken.load(Ordering::Relaxed),
+            None => self.used(),
+        }
+    }
+
+    /// Whether the heaviest readers have to pause: above 75 percent.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.is_tight_without(0)
+    }
+
+    /// Whether they would have to even if so many bytes came back.
+    pub(crate) fn is_tight_without(&self, bytes: usize) -> bool {
+        self.taken().saturating_sub(bytes) > self.limit / 4 * 3
+    }
+
+    /// Whether nobody may read.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.taken() >= self.limit
+    }
+
+    /// The shard waits until the budget is no longer tight. It has to look once more after this.
+    pub(crate) fn announce_wait(&self) {
+        if let Some(Share { pool, shard }) = &self.share {
+            pool.waiting.fetch_or(1 << shard, Ordering::Relaxed);
+        }
+    }
+
+    // ----- steps -----------------------------------------------------------------------------
+
+    /// Leases what is missing, whatever the pool's limit says.
+    #[cold]
+    fn cover(&self) {
+        let Some(Share { pool, .. }) = &self.share else {
+            return;
+        };
+        loop {
+            let free = self.free.load(Ordering::Relaxed);
+            if !is_negative(free) {
+                return;
+            }
+            let grant = pool.in_steps(free.wrapping_neg());
+            // Taken first, so that nobody is granted these bytes meanwhile.
+            pool.taken.fetch_add(grant, Ordering::Relaxed);
+            if self.replace_free(free, free.wrapping_add(grant)) {
+                self.leased.fetch_add(grant, Ordering::Relaxed);
+                return;
+            }
+            pool.taken.fetch_sub(grant, Ordering::Relaxed);
+        }
+    }
+
+    /// Leases enough for `bytes` to be charged, if the pool has that. True if it is worth to try.
+    #[cold]
+    fn lease(&self, bytes: usize) -> bool {
+        let Some(Share { pool, .. }) = &self.share else {
+            return false;
+        };
+        let missing = bytes.wrapping_sub(self.free.load(Ordering::Relaxed));
+        if missing == 0 || is_negative(missing) {
+            return true;
+        }
+        let Some(grant) = pool.take(missing) else {
+            return false;
+        };
+        self.leased.fetch_add(grant, Ordering::Relaxed);
+        self.free.fetch_add(grant, Ordering::Relaxed);
+        true
+    }
+
+    /// Gives back all but a step of what is free, and wakes those who wait for it.
+    #[cold]
+    fn give_back(&self) {
+        let Some(Share { pool, .. }) = &self.share else {
+            return;
+        };
+        loop {
+            let free = self.free.load(Ordering::Relaxed);
+            if is_negative(free) || free < self.give_at {
+                return;
+            }
+            let excess = (free - pool.step) / pool.step * pool.step;
+            if self.replace_free(free, free - excess) {
+                self.leased.fetch_sub(excess, Ordering::Relaxed);
+                pool.taken.fetch_sub(excess, Ordering::Relaxed);
+                pool.ring_waiting();
+                return;
+            }
+        }
+    }
+
+    fn replace_free(&self, old: usize, new: usize) -> bool {
+        self.free
+            .compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    }
+}
+
+impl Pool {
+    fn in_steps(&self, bytes: usize) -> usize {
+        bytes.div_ceil(self.step).saturating_mul(self.step)
+    }
+
+    /// Takes at least `bytes`, in whole steps if they are there.
+    fn take(&self, bytes: usize) -> Option<usize> {
+        let mut grant = 0;
+        let taken = self
+            .taken
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+                let room = self.limit.saturating_sub(taken);
+                grant = self.in_steps(bytes).min(room);
+                (room >= bytes).then_some(taken + grant)
+            });
+        taken.is_ok().then_some(grant)
+    }
+
+    /// Wakes the shards that wait, if they need not any more.
+    fn ring_waiting(&self) {
+        // Pairs with the fence of whoever announces that it waits: either it sees the step, or we
+        // see that it waits.
+        fence(Ordering::SeqCst);
+        let tight = self.taken.load(Ordering::Relaxed) > self.limit / 4 * 3;
+        if tight || self.waiting.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let waiting = self.waiting.swap(0, Ordering::Relaxed);
+        for (shard, bell) in self.bells.get().into_iter().flatten().enumerate() {
+            if waiting >> shard & 1 != 0 {
+                bell();
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool")
+            .field("taken", &self.taken)
+            .field("limit", &self.limit)
+            .field("step", &self.step)
+            .finish_non_exhaustive()
+    }
+}

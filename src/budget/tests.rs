@@ -1,0 +1,151 @@
+use std::thread;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// What the shards have leased has to be what is taken of the pool.
+#[track_caller]
+fn check(shares: &[Budget]) -> usize {
+    let pool = &shares[0].share.as_ref().unwrap().pool;
+    let taken = pool.taken.load(Ordering::Relaxed);
+    let leased = |budget: &Budget| budget.leased.load(Ordering::Relaxed);
+    assert_eq!(shares.iter().map(leased).sum::<usize>(), taken);
+    for budget in shares {
+        let (used, leased) = (budget.used(), leased(budget));
+        let free = budget.free.load(Ordering::Relaxed);
+        assert_eq!(used + free, leased, "{budget:?}");
+    }
+    taken
+}
+
+#[test]
+fn the_budget_refuses_what_it_does_not_have() {
+    let budget = Budget::new(100);
+    assert!(budget.try_charge(75) && !budget.is_tight());
+    assert!(!budget.try_charge(26));
+    assert!(budget.try_charge(25) && budget.is_exhausted() && budget.is_tight());
+    budget.release(100);
+    assert_eq!(budget.used(), 0);
+    budget.charge(150);
+    assert!(budget.used() == 150 && budget.is_exhausted() && !budget.try_charge(1));
+    budget.release(150);
+    assert!(budget.used() == 0 && budget.try_charge(100));
+}
+
+#[test]
+fn one_shard_may_have_nearly_all() {
+    let shares = Budget::shares(64_000, 2);
+    assert!(shares[0].try_charge(64_000) && shares[0].is_exhausted());
+    assert!(!shares[1].try_charge(1), "it is one budget");
+    shares[0].release(64_000);
+    assert!(!shares[1].is_tight());
+    // But for the step that the first one keeps.
+    assert!(shares[1].try_charge(63_500) && !shares[1].try_charge(1));
+    check(&shares);
+}
+
+#[test]
+fn whoever_waits_is_rung_by_others() {
+    let shares = Budget::shares(64_000, 3);
+    let rings: Arc<[AtomicUsize; 3]> = Arc::default();
+    let bell = |shard: usize| -> Bell {
+        let rings = Arc::clone(&rings);
+        Box::new(move || {
+            rings[shard].fetch_add(1, Ordering::Relaxed);
+        })
+    };
+    shares[0].set_bells((0..3).map(bell).collect());
+    let heard = || [0, 1, 2].map(|shard| rings[shard].load(Ordering::Relaxed));
+    assert!(shares[0].try_charge(60_000));
+    shares[1].announce_wait();
+    shares[0].release(10_000);
+    assert_eq!(heard(), [0, 0, 0], "it is still tight");
+    shares[0].release(10_000);
+    assert_eq!(heard(), [0, 1, 0]);
+    shares[0].release(40_000);
+    assert_eq!(heard(), [0, 1, 0], "nobody waits");
+}
+
+#[test]
+fn threads_never_lease_beyond_the_limit() {
+    const LIMIT: usize = 100_000;
+    let shares = Budget::shares(LIMIT, 3);
+    thread::scope(|scope| {
+        for (seed, budget) in (1_u64..).zip(shares.iter().chain(&shares)) {
+            let pool = &budget.share.as_ref().unwrap().pool;
+            scope.spawn(move || {
+                let (mut state, mut held) = (seed, Vec::new());
+                for _ in 0..20_000 {
+                    // Marsaglia's xorshift64.
+                    state ^= state << 13;
+                    state ^= state >> 7;
+                    state ^= state << 17;
+                    let bytes = usize::try_from(state % 30_000).unwrap();
+                    if held.len() < 4 && budget.try_charge(bytes) {
+                        held.push(bytes);
+                    } else if let Some(bytes) = held.pop() {
+                        budget.release(bytes);
+                    }
+                    assert!(pool.taken.load(Ordering::Relaxed) <= LIMIT);
+                }
+                held.into_iter().for_each(|bytes| budget.release(bytes));
+            });
+        }
+    });
+    assert!(
+        check(&shares) <= LIMIT / 32,
+        "all but a little was given back"
+    );
+    assert!(shares.iter().all(|budget| budget.used() == 0));
+}
+
+proptest! {
+    #[test]
+    fn shares_add_up(
+        shards in 1_u8..=5,
+        limit in 1_000_usize..1_000_000,
+        steps in prop::collection::vec((0_usize..5, 0_usize..400_000, 0_u8..4), 0..200),
+    ) {
+        let shares = Budget::shares(limit, shards);
+        let mut held = vec![Vec::new(); shares.len()];
+        let mut used = 0;
+        for (shard, bytes, kind) in steps {
+            let shard = shard % shares.len();
+            let budget = &shares[shard];
+            let before = budget.taken();
+            match kind {
+                0 | 1 => {
+                    if budget.try_charge(bytes) {
+                        held[shard].push(bytes);
+                        used += bytes;
+                    }
+                    prop_assert!(budget.taken() <= before.max(limit));
+                }
+                2 => {
+                    budget.charge(bytes);
+                    held[shard].push(bytes);
+                    used += bytes;
+                }
+                _ => {
+                    if let Some(bytes) = held[shard].pop() {
+                        budget.release(bytes);
+                        used -= bytes;
+                    }
+                }
+            }
+            prop_assert_eq!(shares.iter().map(Budget::used).sum::<usize>(), used);
+            if shares.len() > 1 {
+                prop_assert!(check(&shares) >= used);
+                prop_assert!(used < limit || shares[0].is_exhausted());
+            }
+        }
+        for (budget, held) in shares.iter().zip(held) {
+            held.into_iter().for_each(|bytes| budget.release(bytes));
+            prop_assert_eq!(budget.used(), 0);
+        }
+        if shares.len() > 1 {
+            prop_assert!(check(&shares) <= limit / 32 + 2 * shares.len());
+        }
+    }
+}
