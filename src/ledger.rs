@@ -27,7 +27,7 @@ use std::{
 use crate::{
     error::{CloseReason, ServiceFailure},
     id::{LinkId, MessageType, NodeId, PeerId, PeerIdentity, SubscriberId},
-    limits::TYPE_COUNTERS_MAX,
+    limits::{BUDGET_LEASE_BYTES, TYPE_COUNTERS_MAX},
     sync::atomic::{AtomicU64 as SharedSum, AtomicUsize},
 };
 
@@ -179,9 +179,9 @@ impl Budget {
         self.used().saturating_sub(bytes) > self.limit / 4 * 3
     }
 
-    /// Whether nobody may read.
+    /// Whether nobody may read: what is left is not enough for an answer of any length.
     pub(crate) fn is_exhausted(&self) -> bool {
-        self.used() >= self.limit
+        self.used() >= self.limit - (self.limit / 64).min(BUDGET_LEASE_BYTES)
     }
 }
 

@@ -32,7 +32,7 @@ use crate::{
     ledger::Traffic,
     limits::PRIORITY_WINDOW_BYTES,
     policy::Priority,
-    slots::Segment,
+    slots::{Segment, beside, push_behind},
 };
 
 /// Places for segments that an empty outbox keeps: a peer that is idle again holds little memory.
@@ -135,7 +135,8 @@ impl Outbox {
                         Traffic::new(messages, left as u64),
                         &mut count,
                     );
-                    (self.frame_left, self.frame_type) = (self.front.spill, self.front.spill_type);
+                    self.frame_left = self.front.spill as usize;
+                    self.frame_type = self.front.spill_type;
                 }
                 None => self.walk(left, &mut count),
             }
@@ -195,6 +196,14 @@ impl Outbox {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.front.is_empty() && self.lanes().is_none()
+    }
+
+    /// Storage that is held beside the bytes that wait here.
+    pub(crate) fn beside(&self) -> usize {
+        let waiting = self.lanes().into_iter().flat_map(|lanes| &lanes.lanes);
+        let rest = self.rest.as_ref().map_or(0, |rest| beside(&rest.segments));
+        let lanes: usize = waiting.map(|lane| lane.run.beside()).sum();
+        self.offset + self.front.beside() + rest + lanes
     }
 
     /// Bytes of each priority that wait here.
@@ -326,7 +335,7 @@ impl Outbox {
             self.front = segment;
         } else {
             let rest = self.rest.get_or_insert_default();
-            rest.segments.push_back(segment);
+            push_behind(&mut rest.segments, segment);
         }
     }
 

@@ -64,6 +64,12 @@ impl Peers {
                 );
             }
             assert_eq!(seat.carry_charge, peer.carry.capacity(), "{id}");
+            let (held, leased) = (peer.outbox.storage(), self.slots.leased(id));
+            let queued = !peer.outbox.is_empty();
+            assert!(
+                !queued || held <= leased + leased / 8 + 4096,
+                "{id} holds {held} bytes and leased {leased}: {seat:?}"
+            );
             if peer.outbox.is_empty() && peer.state().takes_input() {
                 let untaken = self.untaken(seat);
                 assert_eq!(self.slots.queued(id).messages, untaken, "{id} {seat:?}");

@@ -15,7 +15,9 @@
 //!   queued. What the loop sends itself is taken off `written` rather than added to `accepted`, so
 //!   that each has one writer
 //! - `queued <= limit`, or exactly one message is queued
-//! - bytes leased from the budget `>= queued bytes` after every send
+//! - bytes leased from the budget `>=` bytes of the storage of what is queued, after every send and
+//!   whenever the loop has [told](Slots::note_beside) what it holds; but a sixteenth of a segment,
+//!   and 64 bytes
 //! - the loop's own sends ([`accept_inline`](Slots::accept_inline)) take no lock: both of the above
 //!   may be passed by one send of another thread that is under way at the same moment
 //! - a slot index is in the attention queue at most once
@@ -53,7 +55,7 @@ use crate::{
 
 pub(crate) use broadcast::SharedFrame;
 pub use broadcast::{BroadcastReport, PeerInfo, Recipients};
-pub(crate) use segment::{Run, Segment};
+pub(crate) use segment::{Run, Segment, beside, push_behind};
 pub(crate) use tail::{OutFrame, OutFrames};
 
 use tail::{Tail, Tails};
@@ -205,8 +207,11 @@ struct Slot {
     released: TrafficCell,
     /// Bytes of the budget that senders leased, under the lock.
     leased: AtomicUsize,
-    /// What the loop leased for what it sent itself.
+    /// What the loop leased for what it sent itself, less `beside`. May wrap; the sum of both
+    /// leases does not.
     leased_inline: AtomicUsize,
+    /// Storage that the loop holds for what is queued, beside what is queued. Its own.
+    beside: AtomicUsize,
     /// Written by the loop, read under the lock: what the kernel took, less what the loop itself
     /// sent. So `accepted - written` is all that is queued, at the price of no further term; it
     /// wraps, because it may be below zero.
@@ -309,6 +314,12 @@ impl Sums {
         self.accepted.add(other.accepted);
         self.overflowed.add(other.overflowed);
     }
+}
+
+/// Raises what has one writer at a time.
+fn add(cell: &AtomicUsize, more: usize) {
+    let sum = cell.load(Ordering::Relaxed).wrapping_add(more);
+    cell.store(sum, Ordering::Relaxed);
 }
 
 /// What the loop learns of a slot that asked for attention.
@@ -546,12 +557,43 @@ impl Slots {
             queued = slot.queued();
         }
         queued.add(item.traffic);
-        if !self.lease(slot, &slot.leased, queued.bytes) {
+        let tails = &mut inner.tails;
+        let needed = queued.bytes + tails.beside as u64;
+        if needed > slot.leased() as u64 && !self.lease_for(slot, tails, queued.bytes, item) {
             return Err(self.note_refusal(slot, Refusals::BUDGET));
         }
-        push(inner.tails.appending(item.priority, item.traffic));
+        let tail = tails.appending(item.priority, item.traffic);
+        push(tail);
+        let has_grown = tail.take_grown();
         slot.accepted.add(item.traffic);
+        if has_grown {
+            self.cover(slot, tails, queued.bytes);
+        }
         Ok(())
+    }
+
+    /// Leases what is missing for a message that is to be appended, `queued` bytes with it.
+    #[cold]
+    fn lease_for(&self, slot: &Slot, tails: &mut Tails, queued: u64, item: Item) -> bool {
+        tails.measure();
+        // It goes into what was taken ahead, if there is so much of that.
+        let beside = (tails.beside as u64).saturating_sub(item.traffic.bytes);
+        self.lease(slot, &slot.leased, queued + beside)
+    }
+
+    /// Leases what tails have taken ahead. If the budget has no room for that, they give it back.
+    #[cold]
+    fn cover(&self, slot: &Slot, tails: &mut Tails, queued: u64) {
+        tails.measure();
+        if self.lease(slot, &slot.leased, queued + tails.beside as u64) {
+            return;
+        }
+        tails.trim();
+        // What is left is there already.
+        let needed = usize::try_from(queued).unwrap_or(usize::MAX);
+        let missing = (needed + tails.beside).saturating_sub(slot.leased());
+        self.ledger.budget.charge(missing);
+        add(&slot.leased, missing);
     }
 
     /// Whether a message or batch may be queued behind what is.
@@ -617,17 +659,25 @@ impl Slots {
         Refused { error, tells_loop }
     }
 
-    /// Makes sure that the slot's leases cover what it has queued; `own` is the caller's to raise.
-    fn lease(&self, slot: &Slot, own: &AtomicUsize, queued: u64) -> bool {
-        let queued = usize::try_from(queued).unwrap_or(usize::MAX);
+    /// Makes sure that the slot's leases cover so many bytes; `own` is the caller's to raise.
+    fn lease(&self, slot: &Slot, own: &AtomicUsize, needed: u64) -> bool {
+        let needed = usize::try_from(needed).unwrap_or(usize::MAX);
         let leased = slot.leased();
-        if queued <= leased {
+        if needed <= leased {
             return true;
         }
-        let step = (queued - leased).next_multiple_of(BUDGET_LEASE_BYTES);
-        let granted = self.ledger.budget.try_charge(step);
+        let missing = needed - leased;
+        let budget = &self.ledger.budget;
+        // As much as there was, so that a fill asks a few times; but little for each of many is
+        // not to be much.
+        let ahead = missing.max(leased.min(BUDGET_LEASE_BYTES));
+        if ahead > missing && !budget.is_tight() && budget.try_charge(ahead) {
+            add(own, ahead);
+            return true;
+        }
+        let granted = budget.try_charge(missing);
         if granted {
-            own.store(own.load(Ordering::Relaxed) + step, Ordering::Relaxed);
+            add(own, missing);
         }
         granted
     }
@@ -1003,6 +1053,27 @@ impl Slots {
         Ok(quiet)
     }
 
+    /// Keeps how many bytes of storage the loop holds for what is queued, beside what is queued.
+    /// Whether the budget has room or not, they are there, and are charged.
+    pub(crate) fn note_beside(&self, peer: PeerId, bytes: usize) {
+        let slot = self.own(peer);
+        let before = slot.beside.load(Ordering::Relaxed);
+        let queued = usize::try_from(slot.queued().bytes).unwrap_or(usize::MAX);
+        let left = slot.leased().wrapping_add(before);
+        let missing = queued.saturating_add(bytes).saturating_sub(left);
+        if missing > 0 {
+            self.ledger.budget.charge(missing);
+        }
+        slot.beside.store(bytes, Ordering::Relaxed);
+        let change = before.wrapping_add(missing).wrapping_sub(bytes);
+        add(&slot.leased_inline, change);
+    }
+
+    /// Bytes of the budget that are leased for a connection.
+    pub(crate) fn leased(&self, peer: PeerId) -> usize {
+        self.own(peer).all_leases()
+    }
+
     /// Gives back what an outbox that ran empty has leased beyond need.
     ///
     /// A contended slot keeps its lease until the next time: the lock means that it is being used.
@@ -1205,14 +1276,22 @@ impl Slot {
 
     /// Bytes of the budget that are leased for what is queued.
     fn leased(&self) -> usize {
-        self.leased.load(Ordering::Relaxed) + self.leased_inline.load(Ordering::Relaxed)
+        let inline = self.leased_inline.load(Ordering::Relaxed);
+        self.leased.load(Ordering::Relaxed).wrapping_add(inline)
     }
 
-    /// Takes both leases. To be called by the loop, under the lock.
+    /// The same with what is leased beside it.
+    fn all_leases(&self) -> usize {
+        let beside = self.beside.load(Ordering::Relaxed);
+        self.leased().wrapping_add(beside)
+    }
+
+    /// Takes all leases. To be called by the loop, under the lock.
     fn take_leases(&self) -> usize {
-        let leased = self.leased();
-        self.leased.store(0, Ordering::Relaxed);
-        self.leased_inline.store(0, Ordering::Relaxed);
+        let leased = self.all_leases();
+        for lease in [&self.leased, &self.leased_inline, &self.beside] {
+            lease.store(0, Ordering::Relaxed);
+        }
         leased
     }
 
