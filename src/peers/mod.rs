@@ -60,6 +60,9 @@ use crate::{
 /// How often the budget is looked at while it is short.
 const BUDGET_CHECK_MS: u64 = 100;
 
+/// The part of the budget that is to come back from those who are closing, if nobody else is closed.
+const BUDGET_ROOM_PART: usize = 16;
+
 /// Messages in outboxes that one cut of the ledger looks at.
 const CUT_MESSAGES_MAX: u64 = 1 << 18;
 
@@ -1006,23 +1009,22 @@ impl Peers {
 
     /// The budget is used up and nobody may read: the peer that holds most of what is not with
     /// subscribers makes room. Where subscribers hold so much that no peer's end would let anybody
-    /// read again, nobody is closed.
+    /// read again, nobody is closed; and neither where those make room who are closing already.
     fn evict_largest(&mut self, now: Tick) {
-        let seats = self.seats.iter().filter_map(|(_, seat)| seat.as_ref());
-        let open = seats.filter(|seat| seat.leaving.is_none() && !seat.peer.is_closing());
-        let held = open.map(|seat| {
-            let queued = usize::try_from(self.slots.queued(seat.id()).bytes);
-            let queued = queued.unwrap_or(usize::MAX);
-            (queued.saturating_add(seat.carry_charge), seat.id())
-        });
-        let (mut all, mut largest) = (0_usize, None);
-        for one in held {
-            all = all.saturating_add(one.0);
-            largest = largest.max(Some(one));
+        let (mut all, mut coming, mut largest) = (0_usize, 0_usize, None);
+        for seat in self.seats.iter().filter_map(|(_, seat)| seat.as_ref()) {
+            let bytes = self.slots.leased(seat.id()) + seat.carry_charge;
+            if seat.leaving.is_some() || seat.peer.ends_until(now + LINGER_MS) {
+                coming += bytes;
+            } else if !seat.peer.is_closing() {
+                all += bytes;
+                largest = largest.max(Some((bytes, seat.id())));
+            }
         }
         let Some((bytes, id)) = largest else { return };
         let budget = &self.slots.ledger.budget;
-        if budget.is_tight_without(all) {
+        let room = coming.saturating_sub(budget.used().saturating_sub(budget.limit()));
+        if room > budget.limit() / BUDGET_ROOM_PART || budget.is_tight_without(all + coming) {
             return;
         }
         let addr = self.seat(id).map(|seat| seat.peer.addr);
