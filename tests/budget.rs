@@ -84,6 +84,7 @@ fn frames(message_type: u16, size: usize, count: usize) -> Vec<u8> {
 #[test]
 fn the_heap_stays_within_the_budget_and_its_end_is_told() {
     many_small_messages_stay_within_the_budget();
+    little_for_each_of_many_is_little();
     one_of_several_is_closed_where_one_suffices();
     a_mix_stays_within_the_budget();
     at_the_end_sends_are_refused_and_the_largest_outbox_goes();
@@ -153,6 +154,36 @@ fn many_small_messages_stay_within_the_budget() {
     }
 }
 
+/// A message or two wait for each of many.
+fn little_for_each_of_many_is_little() {
+    let config = budgeted().memory_budget(2 << 20).outbox_bytes(1 << 20);
+    let config = config.dispatch_bytes(1 << 20);
+    let mut service = NetService::new(config.max_peers(300)).unwrap();
+    let mut tap = service.subscribe(Types::all()).unwrap();
+    service.start().unwrap();
+    let (addr, handle) = (service.local_addrs()[0], service.handle());
+    let silent: Vec<_> = (0..200).map(|_| Client::connect_small(addr)).collect();
+    wait_until("all are there", || service.snapshot().peers == 200);
+    // Until the kernel takes nothing more for anybody.
+    loop {
+        let rows = handle.peers();
+        let idle = rows.iter().filter(|row| row.queued.messages == 0);
+        let idle: Vec<_> = idle.map(|row| row.peer).collect();
+        if idle.is_empty() {
+            break;
+        }
+        handle.broadcast(MessageType(9), &[0; 1_400], &idle);
+    }
+    let mut reader = Client::connect(addr);
+    reader.send_message(7, b"room?");
+    assert_eq!(tap.recv_timeout(PATIENCE).unwrap().payload(), b"room?");
+    let shot = service.snapshot();
+    assert!(shot.memory_used < shot.memory_budget / 2, "{shot:?}");
+    assert_eq!((shot.peers, shot.closed_total()), (201, 0), "{shot:?}");
+    drop((silent, reader));
+    util::stop_tap(service, tap);
+}
+
 /// Four peers hold all of the budget, one of them half of it.
 fn one_of_several_is_closed_where_one_suffices() {
     let config = budgeted().memory_budget(8 << 20).outbox_bytes(8 << 20);
@@ -187,7 +218,11 @@ fn one_of_several_is_closed_where_one_suffices() {
     // By now the others would have been looked at as well.
     let shot = service.snapshot();
     assert_eq!(util::closed_for(&shot, CloseReason::Budget), 1, "{shot:?}");
-    assert_eq!(shot.peers, 4, "{shot:?}");
+    let rows = handle.peers();
+    assert!(
+        rows.len() == 4 && rows.iter().all(|row| !row.closing),
+        "{rows:?}"
+    );
     reader.ping(b"still served");
     drop((silent, reader));
     util::stop_tap(service, tap);

@@ -68,7 +68,7 @@ impl Peers {
             let queued = !peer.outbox.is_empty();
             assert!(
                 !queued || held <= leased + leased / 8 + 4096,
-                "{id} holds {held} bytes and leased {leased}: {seat:?}"
+                "{id} holds {held} bytes and leased {leased}"
             );
             if peer.outbox.is_empty() && peer.state().takes_input() {
                 let untaken = self.untaken(seat);

@@ -365,6 +365,15 @@ impl Run {
 
 const _: () = assert!(FRAME_COPIED_MAX < BLOCK_SIZE);
 
+#[cfg(test)]
+impl Run {
+    /// Bytes that are allocated for it.
+    pub(crate) fn storage(&self) -> usize {
+        let segments: usize = self.segments().map(Segment::storage).sum();
+        segments + self.segments.capacity() * size_of::<Segment>()
+    }
+}
+
 impl From<VecDeque<Segment>> for Run {
     fn from(segments: VecDeque<Segment>) -> Self {
         Self { segments }

@@ -218,12 +218,6 @@ impl Segment {
     }
 }
 
-impl Run {
-    pub(crate) fn storage(&self) -> usize {
-        self.segments().map(Segment::storage).sum::<usize>() + self.beside()
-    }
-}
-
 #[test]
 fn storage_is_leased_and_not_only_what_is_in_it() {
     let ledger = Arc::new(Ledger::new(1 << 30, Traffic::new(1, 1)));
