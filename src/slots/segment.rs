@@ -258,13 +258,12 @@ pub(super) fn grow(bytes: &mut Vec<u8>, more: usize) -> bool {
 /// Puts a segment behind others. Where they have become many, a short one is copied: a segment
 /// costs more than its bytes.
 pub(crate) fn push_behind(segments: &mut VecDeque<Segment>, segment: Segment) {
-    if segments.len() >= SEGMENTS_APART {
-        if let Some(last) = segments.back_mut() {
-            if last.join(&segment) {
-                return;
-            }
-            last.trim();
+    let are_many = segments.len() >= SEGMENTS_APART;
+    if let Some(last) = segments.back_mut() {
+        if are_many && last.join(&segment) {
+            return;
         }
+        last.trim();
     }
     segments.push_back(segment);
 }
