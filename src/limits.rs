@@ -137,7 +137,7 @@ pub(crate) const MEMORY_BUDGET_DEFAULT: usize = 256 << 20;
 pub(crate) const MEMORY_BUDGET_MIN: usize = 1 << 20;
 /// Steps that the budget is leased in by several shards: so many for each of them.
 pub(crate) const BUDGET_STEPS_PER_SHARD: usize = 64;
-/// A slot leases bytes from the service's budget in steps of this size.
+/// Most bytes of the service's budget that a slot leases ahead, and that are as good as none.
 pub(crate) const BUDGET_LEASE_BYTES: usize = 16 << 10;
 
 /// Bytes of whole frames offered to the kernel at a time while several priorities wait for a peer.

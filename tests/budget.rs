@@ -20,8 +20,8 @@ use std::{
 };
 
 use nebnet::{
-    CloseReason, Config, MessageType, NetService, Outgoing, Overflow, Priority, Recipients,
-    SendError, SubscribeOptions, Types,
+    CloseReason, Config, MessageType, NetService, Outgoing, OutgoingBatch, Overflow, Priority,
+    Recipients, SendError, SubscribeOptions, Types,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use util::{Client, PATIENCE, assert_balanced, config, only_peer, wait_for_closed, wait_until};
@@ -29,12 +29,17 @@ use util::{Client, PATIENCE, assert_balanced, config, only_peer, wait_for_closed
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-const BUDGET: usize = 8 << 20;
+const BUDGET: usize = 24 << 20;
 const PAYLOAD_MAX: usize = 1 << 20;
 /// What may be allocated besides: blocks kept for the next read (7 MiB), the read and the doubling
 /// of one frame that may pass the budget, and what a message costs beside its bytes: tables, slots,
 /// rows, and the embedder's own copies.
 const SLACK: usize = (7 << 20) + 2 * PAYLOAD_MAX + (2 << 20);
+/// The same where nobody is read.
+const BUDGET_UNREAD: usize = 8 << 20;
+const SLACK_UNREAD: usize = 1 << 20;
+
+const _: () = assert!(SLACK * 2 < BUDGET && SLACK_UNREAD * 8 <= BUDGET_UNREAD);
 
 /// Bytes of the heap in use.
 fn heap() -> usize {
@@ -78,10 +83,149 @@ fn frames(message_type: u16, size: usize, count: usize) -> Vec<u8> {
 
 #[test]
 fn the_heap_stays_within_the_budget_and_its_end_is_told() {
+    many_small_messages_stay_within_the_budget();
+    little_for_each_of_many_is_little();
+    one_of_several_is_closed_where_one_suffices();
     a_mix_stays_within_the_budget();
     at_the_end_sends_are_refused_and_the_largest_outbox_goes();
     at_the_end_the_largest_partial_frame_goes();
     where_subscribers_hold_the_bytes_only_reading_pauses();
+}
+
+/// Messages of any size, one at a time and by batches, to peers that read nothing: until the budget
+/// refuses them, and not the bound of any outbox.
+fn many_small_messages_stay_within_the_budget() {
+    for size in [20, 55, 200, 1_400, 5_000, 40_000] {
+        let config = budgeted().outbox_messages(1 << 22);
+        let config = config.memory_budget(BUDGET_UNREAD).dispatch_bytes(1 << 20);
+        let config = config.outbox_bytes(BUDGET_UNREAD);
+        let config = config.first_frame_timeout(Duration::ZERO);
+        let config = config.write_stall_timeout(Duration::ZERO);
+        let mut service = NetService::new(config).unwrap();
+        service.start().unwrap();
+        let (addr, handle) = (service.local_addrs()[0], service.handle());
+        let silent: Vec<_> = (0..6).map(|_| Client::connect_small(addr)).collect();
+        wait_until("all are there", || service.snapshot().peers == 6);
+        let peers: Vec<_> = handle.peers().iter().map(|row| row.peer).collect();
+        let payload = vec![7; size];
+        let (before, mut peak) = (heap(), 0);
+        let mut batch = OutgoingBatch::new();
+        'all: loop {
+            for (number, peer) in peers.iter().enumerate() {
+                for count in [1, 2, 30] {
+                    let result = if count < 30 || number % 2 == 0 {
+                        (0..count).try_for_each(|_| handle.send(*peer, MessageType(9), &payload))
+                    } else {
+                        for _ in 0..count {
+                            let message = Outgoing::new(MessageType(9), &payload);
+                            batch.push(&message).unwrap();
+                        }
+                        let result = handle.send_batch(*peer, &mut batch);
+                        batch.clear();
+                        result
+                    };
+                    if result.is_err() {
+                        break 'all;
+                    }
+                }
+            }
+            peak = peak.max(heap().saturating_sub(before));
+        }
+        // What the loop has not seen yet is soon seen.
+        let shot = || (handle.peers(), service.snapshot()).1;
+        let (held, shot) = (heap().saturating_sub(before), shot());
+        peak = peak.max(held);
+        let used = usize::try_from(shot.memory_used).unwrap();
+        assert!(
+            used > BUDGET_UNREAD / 10 * 9,
+            "{size}: the budget was the bound: {shot:?}"
+        );
+        assert!(
+            peak <= BUDGET_UNREAD + SLACK_UNREAD && held <= used + SLACK_UNREAD,
+            "{held} bytes after {peak} with messages of {size} and {used} charged"
+        );
+        assert!(
+            used <= held + held / 4 + SLACK_UNREAD,
+            "{used} charged for {held} of {size}"
+        );
+        drop((batch, silent));
+        util::stop(&mut service);
+        assert_eq!(service.snapshot().memory_used, 0);
+    }
+}
+
+/// A message or two wait for each of many.
+fn little_for_each_of_many_is_little() {
+    let config = budgeted().memory_budget(2 << 20).outbox_bytes(1 << 20);
+    let config = config.dispatch_bytes(1 << 20);
+    let mut service = NetService::new(config.max_peers(300)).unwrap();
+    let mut tap = service.subscribe(Types::all()).unwrap();
+    service.start().unwrap();
+    let (addr, handle) = (service.local_addrs()[0], service.handle());
+    let silent: Vec<_> = (0..200).map(|_| Client::connect_small(addr)).collect();
+    wait_until("all are there", || service.snapshot().peers == 200);
+    // Until the kernel takes nothing more for anybody.
+    loop {
+        let rows = handle.peers();
+        let idle = rows.iter().filter(|row| row.queued.messages == 0);
+        let idle: Vec<_> = idle.map(|row| row.peer).collect();
+        if idle.is_empty() {
+            break;
+        }
+        handle.broadcast(MessageType(9), &[0; 1_400], &idle);
+    }
+    let mut reader = Client::connect(addr);
+    reader.send_message(7, b"room?");
+    assert_eq!(tap.recv_timeout(PATIENCE).unwrap().payload(), b"room?");
+    let shot = service.snapshot();
+    assert!(shot.memory_used < shot.memory_budget / 2, "{shot:?}");
+    assert_eq!((shot.peers, shot.closed_total()), (201, 0), "{shot:?}");
+    drop((silent, reader));
+    util::stop_tap(service, tap);
+}
+
+/// Four peers hold all of the budget, one of them half of it.
+fn one_of_several_is_closed_where_one_suffices() {
+    let config = budgeted().memory_budget(8 << 20).outbox_bytes(8 << 20);
+    let mut service = NetService::new(config).unwrap();
+    let mut tap = service.subscribe(Types::all()).unwrap();
+    service.start().unwrap();
+    let (addr, handle) = (service.local_addrs()[0], service.handle());
+    let silent: Vec<_> = (0..4).map(|_| Client::connect_small(addr)).collect();
+    let mut reader = Client::connect(addr);
+    reader.ping(b"");
+    wait_until("all are there", || service.snapshot().peers == 5);
+    let rows = handle.peers();
+    let taken = reader.stream.local_addr().unwrap();
+    let peers = rows.iter().filter(|row| row.addr != taken);
+    let peers: Vec<_> = peers.map(|row| row.peer).collect();
+    let queued = |peer| {
+        let rows = handle.peers();
+        let row = rows.iter().find(|row| row.peer == peer).unwrap();
+        usize::try_from(row.queued.bytes).unwrap()
+    };
+    for (peer, size) in peers.iter().zip([1_260_000, 1_260_000, 1_510_000, 8 << 20]) {
+        while queued(*peer) < size && handle.send(*peer, MessageType(9), vec![0; 10_000]).is_ok() {}
+    }
+    // To the last byte.
+    for size in [1_000, 100, 0] {
+        while handle.send(peers[3], MessageType(9), vec![0; size]).is_ok() {
+            assert_eq!(handle.peers().len(), 5);
+        }
+    }
+    reader.send_message(7, b"room?");
+    assert_eq!(tap.recv_timeout(PATIENCE).unwrap().payload(), b"room?");
+    // By now the others would have been looked at as well.
+    let shot = service.snapshot();
+    assert_eq!(util::closed_for(&shot, CloseReason::Budget), 1, "{shot:?}");
+    let rows = handle.peers();
+    assert!(
+        rows.len() == 4 && rows.iter().all(|row| !row.closing),
+        "{rows:?}"
+    );
+    reader.ping(b"still served");
+    drop((silent, reader));
+    util::stop_tap(service, tap);
 }
 
 /// Small frames, long ones, half ones, subscribers of all policies that take little or keep what
@@ -213,7 +357,8 @@ fn at_the_end_sends_are_refused_and_the_largest_outbox_goes() {
 }
 
 fn at_the_end_the_largest_partial_frame_goes() {
-    let config = budgeted().max_payload(7 << 20).outbox_bytes(BUDGET);
+    let config = budgeted().memory_budget(8 << 20).outbox_bytes(8 << 20);
+    let config = config.max_payload(7 << 20);
     let mut service = NetService::new(config).unwrap();
     let tap = service.subscribe(Types::all()).unwrap();
     service.start().unwrap();
@@ -238,7 +383,8 @@ fn at_the_end_the_largest_partial_frame_goes() {
 }
 
 fn where_subscribers_hold_the_bytes_only_reading_pauses() {
-    let config = budgeted().outbox_bytes(BUDGET).dispatch_bytes(BUDGET);
+    let config = budgeted().memory_budget(8 << 20).outbox_bytes(8 << 20);
+    let config = config.dispatch_bytes(8 << 20);
     let mut service = NetService::new(config).unwrap();
     let options = SubscribeOptions::new(Types::all()).bytes(usize::MAX);
     let mut hoarder = service.subscribe_with(options).unwrap();

@@ -17,7 +17,7 @@ mod tests;
 use std::sync::{Arc, OnceLock};
 
 use crate::{
-    limits::BUDGET_STEPS_PER_SHARD,
+    limits::{BUDGET_LEASE_BYTES, BUDGET_STEPS_PER_SHARD},
     sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence},
 };
 
@@ -174,9 +174,9 @@ impl Budget {
         self.taken().saturating_sub(bytes) > self.limit / 4 * 3
     }
 
-    /// Whether nobody may read.
+    /// Whether nobody may read: what is left is not enough for an answer of any length.
     pub(crate) fn is_exhausted(&self) -> bool {
-        self.taken() >= self.limit
+        self.taken() >= self.limit - (self.limit / 64).min(BUDGET_LEASE_BYTES)
     }
 
     /// The shard waits until the budget is no longer tight. It has to look once more after this.

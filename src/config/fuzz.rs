@@ -60,6 +60,7 @@ fn is_legal(config: &Config) -> bool {
         && (1..=256 << 20).contains(&config.max_payload)
         && config.max_payload as usize <= budget
         && (1..=(1 << 24) - 8192).contains(&config.max_peers)
+        && config.max_pending <= (1 << 24) - 8192
         && timeouts.iter().all(|timeout| *timeout <= year)
         && at_least_a_tick.iter().all(|timeout| !timeout.is_zero())
         && ticks(config.reconnect_min) <= ticks(config.reconnect_max)
@@ -82,7 +83,7 @@ fn ticks(duration: Duration) -> u128 {
 }
 
 fn set(config: Config, script: &mut Script<'_>) -> Config {
-    match script.below(24) {
+    match script.below(26) {
         0 => config.listen(([127, 0, 0, 1], u16::from(script.byte())).into()),
         1 => config.listen_nowhere(),
         2 => config.max_payload(u32::try_from(count(script)).unwrap_or(u32::MAX)),
@@ -109,6 +110,8 @@ fn set(config: Config, script: &mut Script<'_>) -> Config {
             config.accept_tokens((0..count).map(|_| token(script)))
         }
         22 => config.node_id([script.byte(); 16]),
+        23 => config.max_pending(count(script)),
+        24 => config.checksums(script.below(2) == 1),
         _ => config.agent(String::from_utf8_lossy(token(script))),
     }
 }

@@ -32,7 +32,7 @@ use crate::{
     ledger::Traffic,
     limits::PRIORITY_WINDOW_BYTES,
     policy::Priority,
-    slots::Segment,
+    slots::{Segment, beside, push_behind},
 };
 
 /// Places for segments that an empty outbox keeps: a peer that is idle again holds little memory.
@@ -135,7 +135,8 @@ impl Outbox {
                         Traffic::new(messages, left as u64),
                         &mut count,
                     );
-                    (self.frame_left, self.frame_type) = (self.front.spill, self.front.spill_type);
+                    self.frame_left = self.front.spill as usize;
+                    self.frame_type = self.front.spill_type;
                 }
                 None => self.walk(left, &mut count),
             }
@@ -206,6 +207,14 @@ impl Outbox {
     /// Whether a new one would do as well: it is empty, at the end of a frame.
     pub(crate) fn is_at_rest(&self) -> bool {
         self.is_empty() && self.frame_left == 0
+    }
+
+    /// Storage that is held beside the bytes that wait here.
+    pub(crate) fn beside(&self) -> usize {
+        let waiting = self.lanes().into_iter().flat_map(|lanes| &lanes.lanes);
+        let rest = self.rest.as_ref().map_or(0, |rest| beside(&rest.segments));
+        let lanes: usize = waiting.map(|lane| lane.run.beside()).sum();
+        self.offset + self.front.beside() + rest + lanes
     }
 
     /// Bytes of each priority that wait here.
@@ -337,7 +346,7 @@ impl Outbox {
             self.front = segment;
         } else {
             let rest = self.rest.get_or_insert_default();
-            rest.segments.push_back(segment);
+            push_behind(&mut rest.segments, segment);
         }
     }
 

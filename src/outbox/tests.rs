@@ -16,6 +16,19 @@ use crate::{
     slots::{OutFrame, OutFrames, OutboxLimits, Recipients, SharedFrame, Slots, Sums, Take},
 };
 
+impl Outbox {
+    /// Bytes that are allocated for what waits here.
+    pub(crate) fn storage(&self) -> usize {
+        let waiting = self.lanes().into_iter().flat_map(|lanes| &lanes.lanes);
+        let runs: usize = waiting.map(|lane| lane.run.storage()).sum();
+        let rest = self.rest.as_ref().map(|rest| {
+            let segments = rest.segments.iter().map(Segment::storage);
+            segments.sum::<usize>() + rest.segments.capacity() * size_of::<Segment>()
+        });
+        self.front.storage() + rest.unwrap_or_default() + runs
+    }
+}
+
 /// What the types of a priority begin with in these tests.
 const TYPES_PER_PRIORITY: u16 = 16;
 

@@ -978,6 +978,21 @@ impl Peer {
         self.state
     }
 
+    /// Whether it is closing, and over at this tick at the latest.
+    pub(crate) fn ends_until(&self, tick: Tick) -> bool {
+        match self.state {
+            State::Draining { deadline, .. } | State::Lingering { deadline, .. } => {
+                deadline <= tick
+            }
+            State::Connecting { .. }
+            | State::Greeting { .. }
+            | State::Open
+            | State::Refused { .. }
+            | State::HalfClosed { .. }
+            | State::Stopping { .. } => false,
+        }
+    }
+
     /// Whether the connection is on its way to be closed.
     pub(crate) fn is_closing(&self) -> bool {
         match self.state {

@@ -28,6 +28,7 @@ use crate::{
     limits::{HANDLER_BUDGET_US, HANDLERS_MAX},
     peer::Parsed,
     quiet::{Quiet, Subject},
+    socket::Ready,
 };
 
 /// The route of types that nobody handles; that of a handler is its position plus one.
@@ -276,6 +277,9 @@ impl Peers {
         walk.finish(handlers, bytes);
         let accepted = replier.accepted();
         seat.peer.answered.add(accepted);
+        if accepted.messages > 0 && !seat.ready.has(Ready::WRITE) {
+            self.slots.note_beside(id, seat.peer.outbox.beside());
+        }
         self.slots.ledger.note_accepted(accepted);
         self.answered |= accepted.messages > 0;
         parsed.frames = walk.kept.frames;

@@ -655,6 +655,9 @@ impl Peers {
             seat.peer.handle_write_progress();
             self.slots.trim_lease(id);
             self.finish_drain(now, id);
+        } else {
+            let beside = seat.peer.outbox.beside();
+            self.slots.note_beside(id, beside);
         }
         self.list_writing(id);
         self.reconsider_reading(now, id);

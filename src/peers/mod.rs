@@ -68,6 +68,9 @@ use crate::{
 /// How often the budget is looked at while it is short.
 const BUDGET_CHECK_MS: u64 = 100;
 
+/// The part of the budget that is to come back from those who are closing, if nobody else is closed.
+const BUDGET_ROOM_PART: usize = 16;
+
 /// Messages in outboxes that one cut of the ledger looks at.
 const CUT_MESSAGES_MAX: u64 = 1 << 18;
 
@@ -1030,25 +1033,25 @@ impl Peers {
 
     /// The budget is used up and nobody may read: the peer that holds most of what is not with
     /// subscribers makes room. Where subscribers hold so much that no peer's end would let anybody
-    /// read again, nobody is closed.
+    /// read again, nobody is closed; and neither where those make room who are closing already.
     fn evict_largest(&mut self, now: Tick) {
-        let open = self.seats.ids().filter(|(_, seat)| {
-            seat.is_none_or(|seat| seat.leaving.is_none() && !seat.peer.is_closing())
-        });
-        let held = open.map(|(id, seat)| {
-            let queued = usize::try_from(self.slots.queued(id).bytes);
-            let queued = queued.unwrap_or(usize::MAX);
+        let (mut all, mut coming, mut largest) = (0_usize, 0_usize, None);
+        for (id, seat) in self.seats.ids() {
             let carried = seat.map_or(0, |seat| seat.carry_charge);
-            (queued.saturating_add(carried), id)
-        });
-        let (mut all, mut largest) = (0_usize, None);
-        for one in held {
-            all = all.saturating_add(one.0);
-            largest = largest.max(Some(one));
+            let bytes = self.slots.leased(id).saturating_add(carried);
+            let ends =
+                |seat: &Seat| seat.leaving.is_some() || seat.peer.ends_until(now + LINGER_MS);
+            if seat.is_some_and(ends) {
+                coming += bytes;
+            } else if seat.is_none_or(|seat| !seat.peer.is_closing()) {
+                all += bytes;
+                largest = largest.max(Some((bytes, id)));
+            }
         }
         let Some((bytes, id)) = largest else { return };
         let budget = &self.slots.ledger.budget;
-        if budget.is_tight_without(all) {
+        let room = coming.saturating_sub(budget.used().saturating_sub(budget.limit()));
+        if room > budget.limit() / BUDGET_ROOM_PART || budget.is_tight_without(all + coming) {
             return;
         }
         let addr = self.seat(id).map(|seat| seat.peer.addr);

@@ -12,6 +12,7 @@ use crate::{
     limits::{EVENTS_WAITING_MAX, LINGER_MS},
     peer::Peer,
     slots::{Contended, Refusals, Slots, Take, Taken},
+    socket::Ready,
 };
 
 /// Gives the slot of a peer back, and counts what is lost with the connection.
@@ -75,6 +76,10 @@ impl Peers {
             outbox.push(now, priority, segment);
         })?;
         peer.sums.add(taken.sums);
+        // Where it is written now, that is looked at afterwards.
+        if !seat.ready.has(Ready::WRITE) {
+            slots.note_beside(id, peer.outbox.beside());
+        }
         seat.has_rest = taken.is_rest;
         slots.ledger.note_accepted(taken.sums.accepted);
         if taken.sums.overflowed.messages > 0 {

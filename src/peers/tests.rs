@@ -71,6 +71,12 @@ impl Peers {
                 );
             }
             assert_eq!(seat.carry_charge, peer.carry.capacity(), "{id}");
+            let (held, leased) = (peer.outbox.storage(), self.slots.leased(id));
+            let queued = !peer.outbox.is_empty();
+            assert!(
+                !queued || held <= leased + leased / 8 + 4096,
+                "{id} holds {held} bytes and leased {leased}"
+            );
             if peer.outbox.is_empty() && peer.state().takes_input() {
                 let untaken = self.untaken(&seat);
                 assert_eq!(self.slots.queued(id).messages, untaken, "{id} {:?}", &*seat);
@@ -329,6 +335,94 @@ mod budget {
         peers.begin_turn(now + 10 * BUDGET_CHECK_MS);
         assert!(!peers.has_budget_again());
         assert_eq!(peers.seat(id).unwrap().pause, None);
+    }
+
+    /// A table of peers that take nothing, for each of which so many bytes are queued, and one that
+    /// has something to say.
+    fn silent(budget: usize, queued: &[usize]) -> (Arc<Slots>, Peers, Vec<PeerId>, PeerId) {
+        let ledger = Arc::new(Ledger::new(budget, Traffic::new(100, 1 << 20)));
+        let limits = OutboxLimits {
+            bytes: 8 << 20,
+            messages: 100,
+            payload_size: 8 << 20,
+        };
+        let peers = queued.len() + 1;
+        let slots = Arc::new(Slots::new(0, peers, limits, ledger, Clock::start()));
+        let rules = Rules::lenient(Decoder::new(limits.payload_size));
+        let limits = PeerLimits {
+            peers,
+            peers_per_origin: 0,
+            pending: 0,
+        };
+        let mut peers = Peers::new(Arc::clone(&slots), rules, limits, 0);
+        let addr = "10.0.0.1:1".parse().unwrap();
+        let silent = queued.iter().map(|size| {
+            let id = peers.handle_accepted(0, addr).unwrap();
+            peers.seat(id).unwrap().ready = Ready::default();
+            let payload = vec![0; size - 8];
+            let frame = Frame::new(MessageType(1), &payload);
+            slots.send(id, OutFrame { frame, owned: None }).unwrap();
+            id
+        });
+        let silent = silent.collect();
+        let talker = peers.handle_accepted(0, addr).unwrap();
+        peers.handle_ready(talker, Ready::READ);
+        peers.begin_turn(1);
+        assert_eq!(peers.poll_read(), Some(talker));
+        (slots, peers, silent, talker)
+    }
+
+    impl Peers {
+        fn is_ending(&self, id: PeerId) -> bool {
+            let seat = self.seats.look(id.index() as usize);
+            seat.is_none_or(|seat| seat.peer.is_closing())
+        }
+    }
+
+    fn closed(slots: &Slots) -> u64 {
+        slots.ledger.closed[CloseReason::Budget.ordinal()].get()
+    }
+
+    #[test]
+    fn little_for_each_of_many_is_little() {
+        let (slots, mut peers, ..) = silent(4 << 20, &[1_400; 256]);
+        let talker = *peers.open().last().unwrap();
+        assert!(slots.ledger.budget.used() < 1 << 20);
+        assert!(peers.prepare_read(1, talker).is_some());
+    }
+
+    /// What is leased counts, and not only what is still queued of it.
+    #[test]
+    fn who_leased_much_is_closed_though_little_of_it_is_left() {
+        let (slots, mut peers, silent, talker) = silent(4 << 20, &[1_000_000; 4]);
+        let budget = &slots.ledger.budget;
+        budget.charge(budget.limit() - budget.used());
+        for id in &silent {
+            slots.add_written(*id, Traffic::new(0, 950_000));
+        }
+        assert!(peers.prepare_read(1, talker).is_none());
+        fire(&mut peers, 1 + BUDGET_CHECK_MS);
+        let closing = silent.iter().filter(|id| peers.is_ending(**id));
+        assert_eq!(closing.count(), 1);
+    }
+
+    /// A victim gives back what it holds at the end of its drain, so nobody else has to go.
+    #[test]
+    fn one_is_closed_where_one_suffices() {
+        let queued = [4_360_000, 1_260_000, 1_260_000, 1_450_000];
+        let (slots, mut peers, silent, talker) = silent(8 << 20, &queued);
+        let budget = &slots.ledger.budget;
+        budget.charge(budget.limit() - budget.used());
+        assert!(peers.prepare_read(1, talker).is_none());
+        let mut closing = 0;
+        for now in (2..2_000).step_by(10) {
+            peers.begin_turn(now);
+            let mut timers = TIMERS_PER_TURN;
+            while peers.poll_timer(now, &mut timers).is_some() {}
+            closing = silent.iter().filter(|id| peers.is_ending(**id)).count();
+        }
+        assert_eq!((closing, closed(&slots)), (1, 1));
+        assert_eq!(peers.seat(talker).unwrap().pause, None);
     }
 
     #[test]

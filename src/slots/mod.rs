@@ -19,7 +19,9 @@
 //!   queued. What the loop sends itself is taken off `written` rather than added to `accepted`, so
 //!   that each has one writer
 //! - `queued <= limit`, or exactly one message is queued
-//! - bytes leased from the budget `>= queued bytes` after every send
+//! - bytes leased from the budget `>=` bytes of the storage of what is queued, after every send and
+//!   whenever the loop has [told](Slots::note_beside) what it holds; but a sixteenth of a segment,
+//!   and 64 bytes
 //! - the loop's own sends ([`accept_inline`](Slots::accept_inline)) take no lock: both of the above
 //!   may be passed by one send of another thread that is under way at the same moment
 //! - a slot index is in the attention queue at most once
@@ -58,7 +60,7 @@ use crate::{
 
 pub(crate) use broadcast::SharedFrame;
 pub use broadcast::{BroadcastReport, PeerInfo, Recipients};
-pub(crate) use segment::{Run, Segment};
+pub(crate) use segment::{Run, Segment, beside, push_behind};
 pub(crate) use tail::{OutFrame, OutFrames};
 
 use addr::AddrCell;
@@ -223,8 +225,11 @@ struct Used {
     released: TrafficCell,
     /// Bytes of the budget that senders leased, under the lock.
     leased: AtomicUsize,
-    /// What the loop leased for what it sent itself.
+    /// What the loop leased for what it sent itself, less `beside`. May wrap; the sum of both
+    /// leases does not.
     leased_inline: AtomicUsize,
+    /// Storage that the loop holds for what is queued, beside what is queued. Its own.
+    beside: AtomicUsize,
     /// Written by the loop, read under the lock: what the kernel took, less what the loop itself
     /// sent. So `accepted - written` is all that is queued, at the price of no further term; it
     /// wraps, because it may be below zero.
@@ -342,6 +347,12 @@ pub(crate) struct Flow {
     pub(crate) released: Traffic,
     /// Messages and bytes accepted from senders and not yet taken by the kernel.
     pub(crate) queued: Traffic,
+}
+
+/// Raises what has one writer at a time.
+fn add(cell: &AtomicUsize, more: usize) {
+    let sum = cell.load(Ordering::Relaxed).wrapping_add(more);
+    cell.store(sum, Ordering::Relaxed);
 }
 
 /// What the loop learns of a slot that asked for attention.
@@ -596,16 +607,46 @@ impl Slots {
             queued = used.queued();
         }
         queued.add(item.traffic);
-        if !self.lease(used, &used.leased, queued.bytes) {
-            return Err(self.note_refusal(slot, Refusals::BUDGET));
-        }
         let tails = match &mut inner.tails {
             Some(tails) => tails,
             none => begin_tails(none),
         };
-        push(tails.appending(item.priority, item.traffic));
+        let needed = queued.bytes + tails.beside as u64;
+        if needed > used.leased() as u64 && !self.lease_for(used, tails, queued.bytes, item) {
+            return Err(self.note_refusal(slot, Refusals::BUDGET));
+        }
+        let tail = tails.appending(item.priority, item.traffic);
+        push(tail);
+        let has_grown = tail.take_grown();
         used.accepted.add(item.traffic);
+        if has_grown {
+            self.cover(used, tails, queued.bytes);
+        }
         Ok(())
+    }
+
+    /// Leases what is missing for a message that is to be appended, `queued` bytes with it.
+    #[cold]
+    fn lease_for(&self, used: &Used, tails: &mut Tails, queued: u64, item: Item) -> bool {
+        tails.measure();
+        // It goes into what was taken ahead, if there is so much of that.
+        let beside = (tails.beside as u64).saturating_sub(item.traffic.bytes);
+        self.lease(used, &used.leased, queued + beside)
+    }
+
+    /// Leases what tails have taken ahead. If the budget has no room for that, they give it back.
+    #[cold]
+    fn cover(&self, used: &Used, tails: &mut Tails, queued: u64) {
+        tails.measure();
+        if self.lease(used, &used.leased, queued + tails.beside as u64) {
+            return;
+        }
+        tails.trim();
+        // What is left is there already.
+        let needed = usize::try_from(queued).unwrap_or(usize::MAX);
+        let missing = (needed + tails.beside).saturating_sub(used.leased());
+        self.ledger.budget.charge(missing);
+        add(&used.leased, missing);
     }
 
     /// Whether a message or batch may be queued behind what is.
@@ -674,20 +715,28 @@ impl Slots {
         Refused { error, tells_loop }
     }
 
-    /// Makes sure that the slot's leases cover what it has queued; `own` is the caller's to raise.
+    /// Makes sure that the slot's leases cover so many bytes; `own` is the caller's to raise.
     #[inline]
-    fn lease(&self, used: &Used, own: &AtomicUsize, queued: u64) -> bool {
-        let queued = usize::try_from(queued).unwrap_or(usize::MAX);
+    fn lease(&self, used: &Used, own: &AtomicUsize, needed: u64) -> bool {
+        let needed = usize::try_from(needed).unwrap_or(usize::MAX);
         let leased = used.leased();
-        queued <= leased || self.lease_more(own, queued, leased)
+        needed <= leased || self.lease_more(own, needed, leased)
     }
 
     #[inline(never)]
-    fn lease_more(&self, own: &AtomicUsize, queued: usize, leased: usize) -> bool {
-        let step = (queued - leased).next_multiple_of(BUDGET_LEASE_BYTES);
-        let granted = self.ledger.budget.try_charge(step);
+    fn lease_more(&self, own: &AtomicUsize, needed: usize, leased: usize) -> bool {
+        let missing = needed - leased;
+        let budget = &self.ledger.budget;
+        // As much as there was, so that a fill asks a few times; but little for each of many is
+        // not to be much.
+        let ahead = missing.max(leased.min(BUDGET_LEASE_BYTES));
+        if ahead > missing && !budget.is_tight() && budget.try_charge(ahead) {
+            add(own, ahead);
+            return true;
+        }
+        let granted = budget.try_charge(missing);
         if granted {
-            own.store(own.load(Ordering::Relaxed) + step, Ordering::Relaxed);
+            add(own, missing);
         }
         granted
     }
@@ -1079,6 +1128,28 @@ impl Slots {
         Ok(quiet)
     }
 
+    /// Keeps how many bytes of storage the loop holds for what is queued, beside what is queued.
+    /// Whether the budget has room or not, they are there, and are charged.
+    pub(crate) fn note_beside(&self, peer: PeerId, bytes: usize) {
+        let used = self.own(peer).used();
+        let before = used.beside.load(Ordering::Relaxed);
+        let queued = usize::try_from(used.queued().bytes).unwrap_or(usize::MAX);
+        let left = used.leased().wrapping_add(before);
+        let missing = queued.saturating_add(bytes).saturating_sub(left);
+        if missing > 0 {
+            self.ledger.budget.charge(missing);
+        }
+        used.beside.store(bytes, Ordering::Relaxed);
+        let change = before.wrapping_add(missing).wrapping_sub(bytes);
+        add(&used.leased_inline, change);
+    }
+
+    /// Bytes of the budget that are leased for a connection.
+    pub(crate) fn leased(&self, peer: PeerId) -> usize {
+        let used = self.own(peer).used.get();
+        used.map_or(0, |used| used.all_leases())
+    }
+
     /// Gives back what an outbox that ran empty has leased beyond need.
     ///
     /// A contended slot keeps its lease until the next time: the lock means that it is being used.
@@ -1358,6 +1429,7 @@ impl Default for Used {
             released: TrafficCell::default(),
             leased: AtomicUsize::default(),
             leased_inline: AtomicUsize::default(),
+            beside: AtomicUsize::default(),
             written: TrafficCell::default(),
             resume: TrafficCell::default(),
             request_deadline: AtomicU64::new(NO_DEADLINE),
@@ -1398,14 +1470,22 @@ impl Used {
 
     /// Bytes of the budget that are leased for what is queued.
     fn leased(&self) -> usize {
-        self.leased.load(Ordering::Relaxed) + self.leased_inline.load(Ordering::Relaxed)
+        let inline = self.leased_inline.load(Ordering::Relaxed);
+        self.leased.load(Ordering::Relaxed).wrapping_add(inline)
     }
 
-    /// Takes both leases. To be called by the loop, under the lock.
+    /// The same with what is leased beside it.
+    fn all_leases(&self) -> usize {
+        let beside = self.beside.load(Ordering::Relaxed);
+        self.leased().wrapping_add(beside)
+    }
+
+    /// Takes all leases. To be called by the loop, under the lock.
     fn take_leases(&self) -> usize {
-        let leased = self.leased();
-        self.leased.store(0, Ordering::Relaxed);
-        self.leased_inline.store(0, Ordering::Relaxed);
+        let leased = self.all_leases();
+        for lease in [&self.leased, &self.leased_inline, &self.beside] {
+            lease.store(0, Ordering::Relaxed);
+        }
         leased
     }
 

@@ -9,8 +9,15 @@ use crate::{
     frame::{Frame, Header, encode_whole},
     id::MessageType,
     ledger::Traffic,
-    limits::BLOCK_SIZE,
+    limits::{BLOCK_SIZE, FRAME_OVERHEAD_MAX, PAYLOAD_COPIED_MAX},
 };
+
+/// A frame up to this size is rather copied than given a segment of its own.
+pub(super) const FRAME_COPIED_MAX: usize = PAYLOAD_COPIED_MAX + FRAME_OVERHEAD_MAX;
+/// Segments behind each other of which none is joined with the next, however short they are.
+const SEGMENTS_APART: usize = 16;
+/// Storage that a segment may keep for nothing, besides a sixteenth of it.
+const SLACK_MAX: usize = 64;
 
 /// A run of outgoing bytes. Frames may continue from one segment into the next, but a header
 /// always lies in one segment as a whole.
@@ -23,13 +30,15 @@ pub(crate) struct Segment {
     pub(crate) message_type: Option<MessageType>,
     pub(super) mixed: bool,
     /// Bytes by which the last frame continues behind this segment.
-    pub(crate) spill: usize,
+    pub(crate) spill: u32,
     /// The type of that frame.
     pub(crate) spill_type: MessageType,
     /// Whether it is a frame of the protocol.
     pub(crate) is_control: bool,
     /// When the loop saw it first, see [`stamp_of`]; zero before that.
     stamp: u32,
+    /// Bytes cut off in front, whose storage goes when this goes.
+    cut: u32,
 }
 
 #[derive(Debug)]
@@ -113,8 +122,11 @@ impl Segment {
             message_type: self.message_type,
             mixed: self.mixed,
             stamp: self.stamp,
+            cut: self.cut,
             ..Self::default()
         };
+        let cut = u32::try_from(size).unwrap_or(u32::MAX);
+        self.cut = self.cut.saturating_add(cut);
         self.messages = self.messages.saturating_sub(messages);
         front
     }
@@ -138,12 +150,64 @@ impl Segment {
                     && self.spill == 0
                     && (bytes.is_empty() || bytes.len() <= room) =>
             {
+                grow(bytes, frame.encoded_size());
                 encode_whole(frame, bytes);
                 self.note(frame.message_type);
                 true
             }
             SegmentData::Encoded(_) | SegmentData::Shared(_) => false,
         }
+    }
+
+    /// Storage that is held for this segment, and in which nothing of it is.
+    pub(crate) fn beside(&self) -> usize {
+        self.cut as usize + self.slack()
+    }
+
+    fn slack(&self) -> usize {
+        match &self.data {
+            SegmentData::Encoded(bytes) => bytes.capacity() - bytes.len(),
+            SegmentData::Shared(_) => 0,
+        }
+    }
+
+    /// Gives storage back that was taken ahead. To be called when nothing more is appended.
+    #[inline]
+    pub(super) fn trim(&mut self) {
+        if let SegmentData::Encoded(bytes) = &mut self.data {
+            if bytes.capacity() - bytes.len() > SLACK_MAX + bytes.len() / 16 {
+                shrink(bytes);
+            }
+        }
+    }
+
+    /// Copies a short segment behind this one, if whole frames meet there and a block has room.
+    fn join(&mut self, next: &Self) -> bool {
+        let whole = self.spill == 0 && next.spill == 0;
+        let size = self.len() + next.len();
+        let fits = next.len() <= FRAME_COPIED_MAX && size <= BLOCK_SIZE;
+        if !(whole && fits) || self.is_control || next.is_control {
+            return false;
+        }
+        if let SegmentData::Shared(bytes) = &self.data {
+            if bytes.len() > FRAME_COPIED_MAX {
+                return false;
+            }
+            let mut copy = Vec::with_capacity(size);
+            copy.extend_from_slice(bytes);
+            self.data = SegmentData::Encoded(copy);
+            self.cut = 0;
+        }
+        if let SegmentData::Encoded(bytes) = &mut self.data {
+            grow(bytes, next.len());
+            bytes.extend_from_slice(next.data.as_slice());
+        }
+        if self.message_type != next.message_type {
+            self.message_type = None;
+            self.mixed = true;
+        }
+        self.messages += next.messages;
+        true
     }
 
     /// Counts a frame that ends here.
@@ -174,6 +238,43 @@ impl Segment {
     }
 }
 
+#[cold]
+fn shrink(bytes: &mut Vec<u8>) {
+    bytes.shrink_to_fit();
+}
+
+/// Makes room for so many bytes more: twice of what there was, but within a block if they fit
+/// there. Returns whether that was more than what was asked for.
+pub(super) fn grow(bytes: &mut Vec<u8>, more: usize) -> bool {
+    let needed = bytes.len() + more;
+    if needed <= bytes.capacity() {
+        return false;
+    }
+    let doubled = (2 * bytes.capacity()).min(BLOCK_SIZE);
+    bytes.reserve_exact(needed.max(doubled) - bytes.len());
+    doubled > needed
+}
+
+/// Puts a segment behind others. Where they have become many, a short one is copied: a segment
+/// costs more than its bytes.
+pub(crate) fn push_behind(segments: &mut VecDeque<Segment>, segment: Segment) {
+    let are_many = segments.len() >= SEGMENTS_APART;
+    if let Some(last) = segments.back_mut() {
+        if are_many && last.join(&segment) {
+            return;
+        }
+        last.trim();
+    }
+    segments.push_back(segment);
+}
+
+/// Storage that is held for segments behind each other, beside what is in them.
+pub(crate) fn beside(segments: &VecDeque<Segment>) -> usize {
+    let front = segments.front().map_or(0, |front| front.cut as usize);
+    let back = segments.back().map_or(0, Segment::slack);
+    segments.capacity() * size_of::<Segment>() + front + back
+}
+
 /// A tick in half the space, and never zero: ages of 49 days and more are told as less.
 #[expect(
     clippy::cast_possible_truncation,
@@ -191,7 +292,12 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn push(&mut self, segment: Segment) {
-        self.segments.push_back(segment);
+        push_behind(&mut self.segments, segment);
+    }
+
+    /// Storage that is held beside what is in it.
+    pub(crate) fn beside(&self) -> usize {
+        beside(&self.segments)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -256,6 +362,17 @@ impl Run {
     }
 }
 
+const _: () = assert!(FRAME_COPIED_MAX < BLOCK_SIZE);
+
+#[cfg(test)]
+impl Run {
+    /// Bytes that are allocated for it.
+    pub(crate) fn storage(&self) -> usize {
+        let segments: usize = self.segments().map(Segment::storage).sum();
+        segments + self.segments.capacity() * size_of::<Segment>()
+    }
+}
+
 impl From<VecDeque<Segment>> for Run {
     fn from(segments: VecDeque<Segment>) -> Self {
         Self { segments }
@@ -285,10 +402,10 @@ impl FramesOf {
         // All of it, without a look at headers.
         let begins = u64::from(segment.messages) + u64::from(segment.spill > 0);
         let begins = begins.saturating_sub(u64::from(left > 0));
-        let bytes = len - left + segment.spill;
+        let bytes = len - left + segment.spill as usize;
         if fits(taken, bytes, begins) {
             taken.add(Traffic::new(begins, bytes as u64));
-            return Self::whole(segment, segment.spill);
+            return Self::whole(segment, segment.spill as usize);
         }
         let (mut at, mut messages) = (left, u32::from(left > 0));
         while at < len {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::segment::{Run, Segment, SegmentData};
+use super::segment::{FRAME_COPIED_MAX, Run, Segment, SegmentData, grow};
 use crate::{
     clock::Tick,
     frame::{Frame, WholeFrames, encode_around, encode_whole},
@@ -12,15 +12,15 @@ use crate::{
     policy::Priority,
 };
 
-/// A frame up to this size is rather copied than given a segment of its own.
-const FRAME_COPIED_MAX: usize = PAYLOAD_COPIED_MAX + FRAME_OVERHEAD_MAX;
-
 /// Encoded frames of all priorities that the loop has not taken yet.
 #[derive(Debug, Default)]
 pub(super) struct Tails {
     normal: Tail,
     /// Those of high and of low priority, once there were any.
     others: Option<Box<[Tail; 2]>>,
+    /// Storage beside what is in it, as it was [measured](Self::measure) last: what was appended
+    /// since has only made it less, unless a tail has grown.
+    pub(super) beside: usize,
 }
 
 impl Tails {
@@ -50,6 +50,22 @@ impl Tails {
         tail
     }
 
+    /// Looks how much storage is held for nothing yet.
+    pub(super) fn measure(&mut self) {
+        let tails = Priority::ALL.into_iter().filter_map(|one| self.get(one));
+        self.beside = tails.map(Tail::beside).sum();
+    }
+
+    /// Gives back what was taken ahead.
+    pub(super) fn trim(&mut self) {
+        for priority in Priority::ALL {
+            if let Some(tail) = self.get_mut(priority).filter(|tail| !tail.open.is_empty()) {
+                tail.seal();
+            }
+        }
+        self.measure();
+    }
+
     fn get(&self, priority: Priority) -> Option<&Tail> {
         match priority {
             Priority::Normal => Some(&self.normal),
@@ -73,6 +89,7 @@ impl Tails {
                 tail.take(|segment| out(priority, segment));
             }
         }
+        self.beside = 0;
     }
 
     /// Gives away of each priority what fits beside the bytes that the loop has of it, and one
@@ -97,6 +114,7 @@ impl Tails {
             messages_left = messages_left.saturating_sub(taken.messages);
         }
         self.forget_empty();
+        self.measure();
         self.held(Priority::High).messages > 0
     }
 
@@ -112,6 +130,7 @@ impl Tails {
             let dropped = tail.take_frames(Traffic::default(), drop);
             if dropped.messages > 0 {
                 self.forget_empty();
+                self.measure();
                 return Some(dropped);
             }
         }
@@ -135,15 +154,27 @@ pub(super) struct Tail {
     open: Segment,
     /// What both hold.
     held: Traffic,
+    /// Storage was taken ahead since this was last asked.
+    has_grown: bool,
 }
 
 impl Tail {
+    /// Whether more storage is held than what was appended needs.
+    pub(super) fn take_grown(&mut self) -> bool {
+        self.has_grown && std::mem::take(&mut self.has_grown)
+    }
+
+    fn beside(&self) -> usize {
+        self.open.beside() + self.sealed.beside()
+    }
+
     /// Appends a frame; `owned` is its payload if it may be queued without a copy.
     pub(super) fn push(&mut self, frame: &Frame<'_>, owned: Option<Bytes>) {
         match owned {
             Some(payload) if payload.len() > PAYLOAD_COPIED_MAX => {
-                let trailer = encode_around(frame, self.buffer(0));
-                self.open.spill = payload.len() + trailer.map_or(0, |trailer| trailer.len());
+                let trailer = encode_around(frame, self.buffer(FRAME_OVERHEAD_MAX));
+                let spill = payload.len() + trailer.map_or(0, |trailer| trailer.len());
+                self.open.spill = spill_of(spill);
                 self.open.spill_type = frame.message_type;
                 // The head's bytes are of another type than the frames before it, unless it is not.
                 if self.open.message_type != Some(frame.message_type) {
@@ -152,7 +183,8 @@ impl Tail {
                 self.seal();
                 let mut body = Segment::payload(payload);
                 if let Some(trailer) = trailer {
-                    (body.spill, body.spill_type) = (trailer.len(), frame.message_type);
+                    body.spill = spill_of(trailer.len());
+                    body.spill_type = frame.message_type;
                     self.sealed.push(body);
                     self.buffer(trailer.len()).extend_from_slice(&trailer);
                     self.open.note(frame.message_type);
@@ -162,9 +194,16 @@ impl Tail {
                 }
             }
             Some(_) | None => {
-                encode_whole(frame, self.buffer(frame.encoded_size()));
+                let size = frame.encoded_size();
+                match &mut self.open.data {
+                    SegmentData::Encoded(bytes) if bytes.capacity() - bytes.len() >= size => {
+                        encode_whole(frame, bytes);
+                    }
+                    SegmentData::Encoded(_) | SegmentData::Shared(_) => {
+                        encode_whole(frame, self.buffer(size));
+                    }
+                }
                 self.open.note(frame.message_type);
-                self.seal_if_long();
             }
         }
     }
@@ -184,9 +223,13 @@ impl Tail {
         self.seal_if_long();
     }
 
-    /// The bytes of the open segment, to append `more` to them. A shared one is copied if it is
-    /// short, and sealed otherwise.
+    /// The bytes of the open segment, to append `more` to them. One in whose block they have no
+    /// room is sealed. A shared one is copied if it is short, and sealed otherwise.
+    #[cold]
     fn buffer(&mut self, more: usize) -> &mut Vec<u8> {
+        if self.open.len() + more > BLOCK_SIZE && !self.open.is_empty() {
+            self.seal();
+        }
         if let SegmentData::Shared(bytes) = &self.open.data {
             if bytes.len() <= FRAME_COPIED_MAX {
                 let mut copy = Vec::with_capacity(bytes.len() + more);
@@ -197,7 +240,10 @@ impl Tail {
             }
         }
         match &mut self.open.data {
-            SegmentData::Encoded(bytes) => bytes,
+            SegmentData::Encoded(bytes) => {
+                self.has_grown |= grow(bytes, more);
+                bytes
+            }
             SegmentData::Shared(_) => unreachable!("it was copied or sealed"),
         }
     }
@@ -210,7 +256,9 @@ impl Tail {
     }
 
     fn seal(&mut self) {
+        self.open.trim();
         self.sealed.push(std::mem::take(&mut self.open));
+        self.has_grown = true;
     }
 
     /// Gives all segments away.
@@ -219,6 +267,7 @@ impl Tail {
         let sealed = std::mem::take(&mut self.sealed).into_segments();
         sealed.into_iter().for_each(&mut out);
         if !self.open.is_empty() {
+            self.open.trim();
             out(std::mem::take(&mut self.open));
         }
         self.held = Traffic::default();
@@ -249,6 +298,7 @@ impl Tail {
             }
             let bytes = std::mem::take(&mut batch.bytes);
             self.open.data = SegmentData::Encoded(bytes);
+            self.open.trim();
         } else {
             self.buffer(batch.bytes.len())
                 .extend_from_slice(&batch.bytes);
@@ -267,6 +317,11 @@ impl Tail {
         self.seal_if_long();
         batch.clear();
     }
+}
+
+/// Bytes of a frame behind its segment.
+fn spill_of(size: usize) -> u32 {
+    u32::try_from(size).expect("a payload is of 256 MiB at the most")
 }
 
 /// A message on its way out: a frame, and its payload once more if it is owned.
@@ -327,5 +382,3 @@ impl OutFrames {
         self.plain = false;
     }
 }
-
-const _: () = assert!(FRAME_COPIED_MAX < BLOCK_SIZE);

@@ -100,26 +100,22 @@ impl Net for Sockets {
         if self.spare.is_none() {
             self.spare = open_spare();
         }
-        let fault = match listener.socket.accept() {
+        let error = match listener.socket.accept() {
             Ok(accepted) => return Ok(accepted),
-            Err(error) => AcceptFault::of(error),
+            Err(error) => error,
         };
-        match fault {
-            AcceptFault::Exhausted(error)
-                if Errno::from_io_error(&error) == Some(Errno::MFILE)
-                    && self.spare.take().is_some() =>
-            {
-                // Somebody else may have taken the connection, or the descriptor.
-                let is_closed = listener.socket.accept().map(drop).is_ok();
-                self.spare = open_spare();
-                Err(if is_closed {
-                    AcceptFault::TurnedAway(error)
-                } else {
-                    AcceptFault::Exhausted(error)
-                })
-            }
-            fault => Err(fault),
+        let is_out = Errno::from_io_error(&error) == Some(Errno::MFILE);
+        if !(is_out && self.spare.take().is_some()) {
+            return Err(AcceptFault::of(error));
         }
+        // Another process may have taken the connection, or another thread the descriptor.
+        let is_closed = listener.socket.accept().map(drop).is_ok();
+        self.spare = open_spare();
+        Err(if is_closed {
+            AcceptFault::TurnedAway(error)
+        } else {
+            AcceptFault::Exhausted(error)
+        })
     }
 
     fn register(&mut self, stream: &mut TcpStream, peer: PeerId) -> io::Result<()> {

@@ -168,7 +168,8 @@ impl Client {
         let taken = world.take(index, size);
         world.work += u64::from(taken > 0);
         if taken > 0 {
-            check_received(&mut world.conns[index], index, world.handled);
+            let dressed = world.slots.dress(Frame::new(UNASKED, b"")).checksum;
+            check_received(&mut world.conns[index], index, world.handled, dressed);
         }
     }
 
@@ -307,8 +308,14 @@ impl Client {
     }
 }
 
-/// What a client gets is whole frames; echoes are those of its own frames, in order.
-pub(super) fn check_received(conn: &mut Conn, index: usize, handled: Option<MessageType>) {
+/// What a client gets is whole frames; echoes are those of its own frames, in order. All of the
+/// application's have a checksum if they are `dressed`.
+pub(super) fn check_received(
+    conn: &mut Conn,
+    index: usize,
+    handled: Option<MessageType>,
+    dressed: bool,
+) {
     let decoder = Decoder::new(1 << 28);
     let mut at = 0;
     while let Some((frame, size)) = decoder.decode(&conn.got[at..]).expect("whole frames") {
@@ -316,7 +323,7 @@ pub(super) fn check_received(conn: &mut Conn, index: usize, handled: Option<Mess
         assert!(conn.bye.is_none(), "conn {index}: a frame behind BYE");
         match frame.message_type {
             MessageType::BYE => conn.bye = Some(Bye::parse(frame.payload).unwrap().code),
-            UNASKED => {}
+            UNASKED => assert_eq!(frame.checksum, dressed, "conn {index}"),
             MessageType::PING => conn.pings += 1,
             QUESTION => conn.questions.push(Asked {
                 correlation: frame.correlation.expect("a question has a number"),
@@ -324,18 +331,18 @@ pub(super) fn check_received(conn: &mut Conn, index: usize, handled: Option<Mess
             }),
             one if one.is_protocol() => {}
             _ => {
-                let echo = Sent {
-                    message_type: frame.message_type,
-                    correlation: frame.correlation,
-                    checksum: frame.checksum,
-                    payload: frame.payload.to_vec(),
+                let is_echo = |sent: &Sent| {
+                    sent.message_type == frame.message_type
+                        && sent.correlation == frame.correlation
+                        && (sent.checksum || dressed) == frame.checksum
+                        && sent.payload == frame.payload
                 };
                 let by_handler = handled == Some(frame.message_type);
                 let at = &mut conn.echo_at[usize::from(by_handler)];
                 let next = conn.log[*at..]
                     .iter()
-                    .position(|sent| *sent == echo)
-                    .unwrap_or_else(|| panic!("conn {index} got what it did not send: {echo:?}"));
+                    .position(is_echo)
+                    .unwrap_or_else(|| panic!("conn {index} got what it did not send: {frame:?}"));
                 let mut skipped = conn.log[*at..*at + next].iter();
                 let missing = skipped.any(|sent| sent.is_echoed(handled, by_handler));
                 assert!(

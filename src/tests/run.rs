@@ -160,7 +160,8 @@ impl Run {
             OutboxFull::Close,
             OutboxFull::DropOldest,
         ];
-        let slots = Arc::new(slots.outbox_full(random.pick(&full)));
+        let slots = slots.outbox_full(random.pick(&full));
+        let slots = Arc::new(slots.checksums(random.chance(250)));
         let registry = Arc::new(Registry::new(1_000));
         let hub = Arc::new(TimerHub::default());
         let mut rules = rules(&mut random, calm, outbox.payload_size);
