@@ -16,7 +16,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Sender, bounded};
 
 use crate::{
-    balance::{Balance, Cut},
+    balance::{Balance, CutAnswer},
     block::{Message, MessageRef},
     clock::Clock,
     dial::{ConnectOptions, NewLink, Resolved, Resolver},
@@ -29,7 +29,9 @@ use crate::{
     id::{LinkId, ListenerId, MessageType, PeerId},
     inline::InlineMessage,
     ledger::{ClosedRow, Ledger, PeerRow, ServiceState, Snapshot},
-    limits::{LINKS_MAX, PAYLOAD_COPIED_MAX, PAYLOAD_SIZE_MAX_CEILING},
+    limits::{
+        CUT_PAUSE_MAX_US, CUT_PAUSE_MIN_US, LINKS_MAX, PAYLOAD_COPIED_MAX, PAYLOAD_SIZE_MAX_CEILING,
+    },
     policy::Priority,
     slots::{
         BroadcastReport, OutFrame, OutFrames, PeerInfo, Recipients, SharedFrame, Slots, never_waits,
@@ -54,7 +56,7 @@ pub(crate) enum Command {
     Peers(Sender<Vec<PeerRow>>),
     Closed(Sender<Vec<ClosedRow>>),
     /// To begin a cut of the ledger.
-    Cut(Sender<Option<Cut>>),
+    Cut(CutAnswer),
 }
 
 /// What handles, service and threads share.
@@ -630,13 +632,15 @@ impl Handle {
     #[must_use]
     pub fn balance(&self) -> Balance {
         let started = self.shared.clock.elapsed();
+        let mut pause = Duration::from_micros(CUT_PAUSE_MIN_US);
         while !is_dispatcher() {
             match self.ask(Command::Cut) {
                 Some(Some(cut)) => return Balance::of(cut),
                 // Somebody was in the middle of something.
-                Some(None) => std::thread::yield_now(),
+                Some(None) => rest(pause),
                 None => break,
             }
+            pause = (2 * pause).min(Duration::from_micros(CUT_PAUSE_MAX_US));
             if self.shared.clock.elapsed().saturating_sub(started) > ANSWER_TIMEOUT {
                 break;
             }
@@ -718,6 +722,15 @@ impl Handle {
         self.shared.slots.doorbell.ring();
         receiver.recv_timeout(ANSWER_TIMEOUT).ok()
     }
+}
+
+/// Lets a thread of the embedder wait that has to ask again.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "no thread of the service comes here"
+)]
+fn rest(pause: Duration) {
+    std::thread::sleep(pause);
 }
 
 impl fmt::Debug for Handle {

@@ -13,6 +13,7 @@
 //! - a seat's timer is never later than its peer's next deadline
 //! - the seats that count for the limit of peers are those that were not refused
 
+mod cut;
 mod handlers;
 mod io;
 mod links;
@@ -29,6 +30,7 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use cut::CutWalk;
 pub use handlers::HandlerOptions;
 pub(crate) use handlers::Handlers;
 use links::Links;
@@ -37,7 +39,7 @@ use seat::{Credit, Leaving, Origin, Pause, Report, Seat, Standing};
 use slab::Slab;
 
 use crate::{
-    balance::{PeerCut, PeerSums, PeersCut},
+    balance::PeerSums,
     block::BlockPool,
     clock::Tick,
     dispatch::Notice,
@@ -51,7 +53,7 @@ use crate::{
     },
     peer::{Peer, Rules, State, Verdict},
     quiet::{Quiet, Subject, Suppressed},
-    slots::{About, Contended, OpenError, Slots},
+    slots::{About, OpenError, Slots},
     socket::Ready,
     timers::UserTimer,
     wheel::Wheel,
@@ -59,9 +61,6 @@ use crate::{
 
 /// How often the budget is looked at while it is short.
 const BUDGET_CHECK_MS: u64 = 100;
-
-/// Messages in outboxes that one cut of the ledger looks at.
-const CUT_MESSAGES_MAX: u64 = 1 << 18;
 
 /// How often a peer that is not quiet is looked at, after its deadline said so.
 const QUIET_CHECK_MS: u64 = 25;
@@ -1065,45 +1064,6 @@ impl Peers {
             recharge_carry(&slots, seat);
             self.handle_slot(now, id.index());
         }
-    }
-
-    /// What the loop knows of its peers, and senders of what waits for them, for a cut of the
-    /// ledger. Fails if somebody holds a slot all the while.
-    ///
-    /// Costs a lock for each peer, and a look at the header of each message that waits, up to a
-    /// bound; a peer beyond it is left out.
-    pub(crate) fn cut(&self) -> Result<PeersCut, Contended> {
-        let mut cut = PeersCut {
-            gone: self.gone,
-            ..PeersCut::default()
-        };
-        let mut walks_left = CUT_MESSAGES_MAX;
-        for (_, seat) in &self.seats {
-            let Some(seat) = seat else { continue };
-            let peer = &seat.peer;
-            cut.live.inbound.add(peer.inbound);
-            cut.live.written.add(peer.outbound);
-            cut.live.accepted.add(peer.sums.accepted);
-            cut.live.accepted.add(peer.answered);
-            let queued = self.slots.queued(peer.id).messages;
-            if queued > walks_left {
-                cut.left_out += 1;
-                continue;
-            }
-            walks_left -= queued;
-            let (sums, unseen) = self.slots.look(peer.id)?;
-            let mut accepted = sums.accepted;
-            accepted.add(peer.answered);
-            cut.peers.push(PeerCut {
-                id: peer.id,
-                accepted,
-                written: peer.outbound,
-                overflowed: sums.overflowed,
-                unseen,
-                outbox: peer.outbox.count_unwritten(),
-            });
-        }
-        Ok(cut)
     }
 
     pub(crate) fn handler_rows(&self) -> Vec<HandlerRow> {
