@@ -4,8 +4,8 @@
 //! [`Balance`] takes all of them at one moment, as far as the sums can tell, and says which do not
 //! add up. While the service runs, that moment is a **consistent cut**:
 //!
-//! 1. the loop reads its own counters between two pieces of work, and what senders have left in
-//!    each peer's slot, one lock at a time;
+//! 1. the loop looks at one peer after the other, and what senders have left in its slot, a number
+//!    of them in each turn; then it reads its own counters between two pieces of work;
 //! 2. it sends a marker behind all blocks that it has handed over; the dispatcher reads its own
 //!    counters when it comes to the marker, so it has dispatched just what the loop had received;
 //! 3. subscribers go on meanwhile. Each says when it begins to take or to discard and when it has
@@ -50,7 +50,9 @@ pub struct Balance {
     pub is_cut: bool,
     /// Every sum.
     pub equations: Vec<Equation>,
-    /// Peers with so much waiting for them that their outboxes were not walked.
+    /// Connections that were not looked at one by one: those with more than 2^17 pieces of output
+    /// waiting, which is more than the default limits let come about; all of them, if they are
+    /// more than 65,536, whose sums are left out too.
     pub peers_left_out: u64,
 }
 
@@ -87,10 +89,10 @@ pub struct Equation {
 }
 
 impl Balance {
-    /// Whether the terms are of one moment and every sum adds up.
+    /// Whether the terms are of one moment, nobody was left out, and every sum adds up.
     #[must_use]
     pub fn is_exact(&self) -> bool {
-        self.is_cut && self.problems().is_empty()
+        self.is_cut && self.peers_left_out == 0 && self.problems().is_empty()
     }
 
     /// The sums that do not add up.
@@ -278,9 +280,24 @@ impl Balance {
     }
 
     fn push_peers(&mut self, shot: &Snapshot, cut: &PeersCut) {
+        for peer in &cut.peers {
+            self.push_traffic(
+                Subject::Peer(peer.id),
+                ["accepted for sending", "bytes accepted for sending"],
+                peer.accepted,
+                &[
+                    ("written", peer.written),
+                    ("dropped for later ones", peer.overflowed),
+                    ("not seen by the loop", peer.unseen),
+                    ("in the outbox", peer.outbox),
+                ],
+            );
+        }
         let service = Subject::Service;
+        let Some(SumsOverPeers { live, gone }) = &cut.sums else {
+            return;
+        };
         let by_peer = |live, gone| [("of open connections", live), ("of closed ones", gone)];
-        let (live, gone) = (&cut.live, &cut.gone);
         self.push_traffic(
             service,
             ["received of peers", "bytes received of peers"],
@@ -305,19 +322,6 @@ impl Balance {
             shot.outbound_dropped,
             &[("of closed connections", gone.lost)],
         );
-        for peer in &cut.peers {
-            self.push_traffic(
-                Subject::Peer(peer.id),
-                ["accepted for sending", "bytes accepted for sending"],
-                peer.accepted,
-                &[
-                    ("written", peer.written),
-                    ("dropped for later ones", peer.overflowed),
-                    ("not seen by the loop", peer.unseen),
-                    ("in the outbox", peer.outbox),
-                ],
-            );
-        }
     }
 }
 
@@ -364,6 +368,9 @@ impl fmt::Display for Balance {
         write!(f, "{} of {count} sums do not add up", problems.len())?;
         if !self.is_cut {
             f.write_str("; no cut could be taken")?;
+        }
+        if self.peers_left_out > 0 {
+            write!(f, "; {} connections were left out", self.peers_left_out)?;
         }
         for problem in problems {
             write!(f, "\n  {problem}")?;
@@ -502,18 +509,29 @@ impl PeerSums {
     }
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct PeersCut {
+/// Of connections that are open, and of all that have ended.
+#[derive(Debug)]
+pub(crate) struct SumsOverPeers {
     pub(crate) live: PeerSums,
     pub(crate) gone: PeerSums,
+}
+
+#[derive(Debug)]
+pub(crate) struct PeersCut {
+    /// `None` if there are too many to be summed up in one turn.
+    pub(crate) sums: Option<SumsOverPeers>,
+    /// Each of a moment of its own.
     pub(crate) peers: Vec<PeerCut>,
     pub(crate) left_out: u64,
 }
 
 impl PeersCut {
     fn add(&mut self, other: Self) {
-        self.live.add(other.live);
-        self.gone.add(other.gone);
+        self.sums = self.sums.take().zip(other.sums).map(|(mut sums, others)| {
+            sums.live.add(others.live);
+            sums.gone.add(others.gone);
+            sums
+        });
         self.peers.extend(other.peers);
         self.left_out += other.left_out;
     }
@@ -555,8 +573,11 @@ pub(crate) struct SubscribersCut {
 #[derive(Debug)]
 pub(crate) struct CutMarker {
     pub(crate) at_loop: Box<LoopCut>,
-    pub(crate) answer: Sender<Option<Cut>>,
+    pub(crate) answer: CutAnswer,
 }
+
+/// Whom a cut is for.
+pub(crate) type CutAnswer = Sender<Option<Cut>>;
 
 impl CutMarker {
     /// The dispatcher has come to the marker.

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::{
-    balance::{Balance, Cut},
+    balance::{Balance, Cut, CutAnswer},
     block::{Message, MessageRef},
     clock::Clock,
     dial::{ConnectOptions, NewLink, Resolved, Resolver},
@@ -29,7 +29,10 @@ use crate::{
     id::{LinkId, ListenerId, MessageType, PeerId},
     inline::InlineMessage,
     ledger::{ClosedRow, DepartedRow, PeerRow, ServiceState, Snapshot, StateCell},
-    limits::{CLOSED_ROWS_MAX, LINKS_MAX, PAYLOAD_COPIED_MAX, PAYLOAD_SIZE_MAX_CEILING},
+    limits::{
+        CLOSED_ROWS_MAX, CUT_PAUSE_MAX_US, CUT_PAUSE_MIN_US, LINKS_MAX, PAYLOAD_COPIED_MAX,
+        PAYLOAD_SIZE_MAX_CEILING,
+    },
     policy::Priority,
     slots::{
         BroadcastReport, OutFrame, OutFrames, PeerInfo, Recipients, SharedFrame, Slots, never_waits,
@@ -56,7 +59,7 @@ pub(crate) enum Command {
     Peers(Sender<Vec<PeerRow>>),
     Closed(Sender<Vec<ClosedRow>>),
     /// To begin a cut of the ledger.
-    Cut(Sender<Option<Cut>>),
+    Cut(CutAnswer),
 }
 
 /// One loop with its dispatcher, as other threads reach it.
@@ -740,6 +743,7 @@ impl Handle {
     #[must_use]
     pub fn balance(&self) -> Balance {
         let started = self.shared.clock.elapsed();
+        let mut pause = Duration::from_micros(CUT_PAUSE_MIN_US);
         while !is_dispatcher() {
             let cuts: Option<Vec<Option<Cut>>> = self.ask_all(Command::Cut).into_iter().collect();
             let Some(cuts) = cuts else { break };
@@ -750,7 +754,8 @@ impl Handle {
                 break;
             }
             // Somebody was in the middle of something.
-            std::thread::yield_now();
+            rest(pause);
+            pause = (2 * pause).min(Duration::from_micros(CUT_PAUSE_MAX_US));
         }
         let is_still = || self.shared.threads.load(Ordering::Acquire) == 0;
         let was_still = is_still();
@@ -871,6 +876,15 @@ fn broadcast_to_all(
         sum.skipped.extend(report.skipped);
     }
     sum
+}
+
+/// Lets a thread of the embedder wait that has to ask again.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "no thread of the service comes here"
+)]
+fn rest(pause: Duration) {
+    std::thread::sleep(pause);
 }
 
 impl fmt::Debug for Handle {

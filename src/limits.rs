@@ -194,6 +194,21 @@ pub(crate) const TIMER_QUEUES_MAX: usize = 256;
 /// Message types with a counter of their own; the rest share one.
 pub(crate) const TYPE_COUNTERS_MAX: usize = 1024;
 
+/// Peers and segments that a cut of the ledger looks at in one turn of the loop.
+pub(crate) const CUT_LOOKS_PER_TURN: usize = 1024;
+/// The most segments of one peer that a cut looks at: a message makes one at most, or two if it is
+/// long, and the default outbox takes 65,536 messages.
+pub(crate) const CUT_SEGMENTS_MAX: usize = 1 << 17;
+/// The most peers that a cut sums up, which it has to do in one turn.
+pub(crate) const CUT_PEERS_MAX: usize = 1 << 16;
+/// Turns in which a cut may find the same slot taken before it is given up.
+pub(crate) const CUT_TRIES_MAX: usize = 100;
+/// Cuts that wait while another is under way; beyond that they are to be asked for again.
+pub(crate) const CUTS_WAITING_MAX: usize = 64;
+/// Pause before a cut that was given up is asked for again: the first, and the longest.
+pub(crate) const CUT_PAUSE_MIN_US: u64 = 50;
+pub(crate) const CUT_PAUSE_MAX_US: u64 = 20_000;
+
 // ----- times, in milliseconds ----------------------------------------------------------------
 
 /// Deadline for the first whole frame of a peer that connected to us.

@@ -9,6 +9,7 @@
 //! and timers cause them.
 
 use std::{
+    collections::VecDeque,
     fmt, io,
     io::IoSlice,
     net::SocketAddr,
@@ -17,10 +18,10 @@ use std::{
     time::Duration,
 };
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 
 use crate::{
-    balance::{Cut, CutMarker, LoopCut},
+    balance::{CutAnswer, CutMarker, LoopCut},
     block::BlockRef,
     clock::{Clock, Now, Tick, ticks_of_timeout},
     dispatch::{
@@ -34,10 +35,10 @@ use crate::{
     ledger::{ServiceState, Traffic},
     limits::{
         ACCEPT_BACKOFF_MAX_MS, ACCEPT_BACKOFF_MIN_MS, ACCEPTS_PER_TURN, BLOCK_COPIED_MAX,
-        COMMANDS_PER_TURN, EVENTS_PER_POLL, METRICS_TICK_MS, READ_PER_TURN_BYTES, SLICES_FEW,
-        SLICES_PER_WRITE, TIMERS_LATE_MS, TIMERS_PER_TURN, WRITE_PER_TURN_BYTES,
+        COMMANDS_PER_TURN, CUTS_WAITING_MAX, EVENTS_PER_POLL, METRICS_TICK_MS, READ_PER_TURN_BYTES,
+        SLICES_FEW, SLICES_PER_WRITE, TIMERS_LATE_MS, TIMERS_PER_TURN, WRITE_PER_TURN_BYTES,
     },
-    peers::{Action, Peers, Stop, Timer},
+    peers::{Action, CutWalk, Peers, Stop, Timer},
     quiet::{Quiet, Subject},
     slots::Slots,
     socket::{AcceptFault, Event, Listener, Net},
@@ -76,6 +77,8 @@ pub(crate) struct Node<N: Net> {
     sink: Sink,
     poke: Arc<Poke>,
     commands: Receiver<Command>,
+    /// Cuts of the ledger: the one that is under way, and those that wait for its end.
+    cuts: VecDeque<(CutWalk, CutAnswer)>,
     timers: TimerTable,
     events: Vec<Event>,
     /// Whether the last poll may have left events behind.
@@ -168,6 +171,7 @@ impl<N: Net> Node<N> {
             sink,
             poke,
             commands,
+            cuts: VecDeque::new(),
             timers: TimerTable::new(timers),
             events: Vec::new(),
             more_events: false,
@@ -244,6 +248,7 @@ impl<N: Net> Node<N> {
         }
         self.handle_events();
         self.handle_commands(now);
+        self.continue_cut(now);
         self.timers.handle_changes(&mut self.peers.wheel);
         self.push_waiting(now);
         self.look_around(now);
@@ -283,7 +288,7 @@ impl<N: Net> Node<N> {
 
     fn timeout(&self, now: Tick) -> Option<Duration> {
         let accepts = !self.peers.has_events() && self.listeners.contains(&Accepting::Ready);
-        let busy = self.peers.has_work() || accepts || self.more_events;
+        let busy = self.peers.has_work() || accepts || self.more_events || !self.cuts.is_empty();
         if busy || self.phase == Phase::Ended {
             return Some(Duration::ZERO);
         }
@@ -339,24 +344,37 @@ impl<N: Net> Node<N> {
                 }
                 Command::Unlisten(id, answer) => drop(answer.try_send(self.remove_listener(id))),
                 Command::Closed(answer) => drop(answer.try_send(self.peers.closed_rows())),
-                Command::Cut(answer) => self.begin_cut(now, answer),
+                Command::Cut(answer) if self.cuts.len() < CUTS_WAITING_MAX => {
+                    self.cuts.push_back((CutWalk::default(), answer));
+                }
+                Command::Cut(answer) => drop(answer.try_send(None)),
             }
         }
     }
 
-    /// Reads what the loop counts, and sends it on behind everything that was handed over.
-    fn begin_cut(&mut self, now: Now, answer: Sender<Option<Cut>>) {
-        let Ok(peers) = self.peers.cut() else {
-            drop(answer.try_send(None));
+    /// Looks at some more peers. After the last, reads what the loop counts, and sends it on behind
+    /// everything that was handed over.
+    fn continue_cut(&mut self, now: Now) {
+        let walked = self.cuts.front_mut();
+        let walked = walked.map(|(walk, _)| self.peers.continue_cut(walk));
+        let Some(Ok(true) | Err(_)) = walked else {
             return;
         };
-        let ledger = &self.slots.ledger;
+        let Some((walk, answer)) = self.cuts.pop_front() else {
+            return;
+        };
+        if walked.is_some_and(|walked| walked.is_err()) {
+            // Whoever asked may have given up waiting.
+            drop(answer.try_send(None));
+            return;
+        }
         let uptime = Duration::from_millis(now.tick);
+        let handlers = self.peers.handler_rows();
         let waiting = self.waiting.as_ref().map(BlockRef::traffic);
         let at_loop = Box::new(LoopCut {
-            shot: ledger.snapshot_of_loop(uptime, self.peers.handler_rows()),
+            shot: self.slots.ledger.snapshot_of_loop(uptime, handlers),
             waiting: waiting.unwrap_or_default(),
-            peers,
+            peers: self.peers.finish_cut(walk),
         });
         self.sink.push_cut(CutMarker { at_loop, answer });
     }

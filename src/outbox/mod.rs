@@ -237,6 +237,29 @@ impl Outbox {
         offered.chain(fronts).map(|segment| segment.age(now)).max()
     }
 
+    /// What was not written, as far as that is known without a look at headers: messages of which
+    /// bytes are left, and those bytes. The protocol's own are left out.
+    pub(crate) fn waiting(&self) -> Traffic {
+        let waiting = self.lanes().into_iter().flat_map(|lanes| &lanes.lanes);
+        let waiting = waiting.flat_map(|lane| lane.run.segments());
+        let mut sum = Traffic::default();
+        for segment in self.offered().chain(waiting).filter(|one| !one.is_control) {
+            sum.add(Traffic::new(segment.messages.into(), segment.len() as u64));
+        }
+        if !self.front.is_control {
+            sum.sub(Traffic::new(self.counted.into(), self.offset as u64));
+        }
+        sum
+    }
+
+    /// What a call of [`waiting`](Self::waiting) looks at.
+    pub(crate) fn segment_count(&self) -> usize {
+        let waiting = self.lanes().into_iter().flat_map(|lanes| &lanes.lanes);
+        let waiting: usize = waiting.map(|lane| lane.run.segments().len()).sum();
+        let behind = self.rest.as_ref().map_or(0, |rest| rest.segments.len());
+        usize::from(!self.front.is_empty()) + behind + waiting
+    }
+
     /// Counts what was not written, frame by frame: messages of which bytes are left, and those
     /// bytes. The protocol's own are left out.
     pub(crate) fn count_unwritten(&self) -> Traffic {
@@ -405,6 +428,11 @@ impl Outbox {
     fn cut_at_boundary(&mut self) -> usize {
         let (position, cut) = self.next_boundary();
         let Some(cut) = cut else { return position };
+        // The frame in writing ends there, and before it those of the front that are counted.
+        let messages = match position {
+            0 => self.counted + u32::from(self.frame_left > 0),
+            _ => 1,
+        };
         let segment = match position.checked_sub(1) {
             None => &mut self.front,
             Some(behind_front) => self
@@ -413,7 +441,7 @@ impl Outbox {
                 .and_then(|rest| rest.segments.get_mut(behind_front))
                 .expect("the boundary lies in a segment"),
         };
-        let first = segment.split_uncounted(cut);
+        let first = segment.split_behind(cut, messages);
         self.insert(position, first);
         position + 1
     }

@@ -178,6 +178,11 @@ impl Pipe {
         let mut written = Traffic::default();
         self.counted.values().for_each(|one| written.add(*one));
         let unwritten = self.outbox.count_unwritten();
+        assert_eq!(
+            self.outbox.waiting(),
+            unwritten,
+            "of segments and of headers"
+        );
         let queued = self.slots.queued(self.id);
         assert!(unwritten.messages <= queued.messages && unwritten.bytes <= queued.bytes);
         let (mut accepted, overflowed) = (self.before.accepted, self.before.overflowed);

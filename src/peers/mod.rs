@@ -17,6 +17,7 @@
 //! - the seats that count for the limit of peers are those that were not refused
 
 mod census;
+mod cut;
 mod handlers;
 mod io;
 mod links;
@@ -36,6 +37,7 @@ use std::{
 };
 
 pub(crate) use census::Census;
+pub(crate) use cut::CutWalk;
 pub use handlers::HandlerOptions;
 pub(crate) use handlers::Handlers;
 use links::Links;
@@ -45,7 +47,7 @@ use seat::{Credit, Leaving, Pause, Report, Seat, Standing};
 use table::Table;
 
 use crate::{
-    balance::{PeerCut, PeerSums, PeersCut},
+    balance::PeerSums,
     block::BlockPool,
     clock::Tick,
     dispatch::Notice,
@@ -57,9 +59,9 @@ use crate::{
         CLOSED_ROWS_MAX, COMMANDS_PER_TURN, EVENTS_WAITING_MAX, LINGER_MS, REFUSED_PEERS_MAX,
         REST_AFTER_MS, RESTS_PER_TICK, TIMERS_PER_TURN,
     },
-    peer::{Peer, Rules, State, Tally, Verdict},
+    peer::{Peer, Rules, State, Verdict},
     quiet::{Quiet, Subject, Suppressed},
-    slots::{About, Contended, Flow, OpenError, Slots},
+    slots::{About, Flow, OpenError, Slots},
     socket::Ready,
     timers::UserTimer,
     wheel::Wheel,
@@ -70,9 +72,6 @@ const BUDGET_CHECK_MS: u64 = 100;
 
 /// The part of the budget that is to come back from those who are closing, if nobody else is closed.
 const BUDGET_ROOM_PART: usize = 16;
-
-/// Messages in outboxes that one cut of the ledger looks at.
-const CUT_MESSAGES_MAX: u64 = 1 << 18;
 
 /// How often a peer that is not quiet is looked at, after its deadline said so.
 const QUIET_CHECK_MS: u64 = 25;
@@ -1107,50 +1106,6 @@ impl Peers {
             self.note_mute(id);
             self.handle_slot(now, id.index());
         }
-    }
-
-    /// What the loop knows of its peers, and senders of what waits for them, for a cut of the
-    /// ledger. Fails if somebody holds a slot all the while.
-    ///
-    /// Costs a lock for each peer, and a look at the header of each message that waits, up to a
-    /// bound; a peer beyond it is left out.
-    pub(crate) fn cut(&self) -> Result<PeersCut, Contended> {
-        let mut cut = PeersCut {
-            gone: self.gone,
-            ..PeersCut::default()
-        };
-        let mut walks_left = CUT_MESSAGES_MAX;
-        for (id, seat) in self.seats.ids() {
-            let Tally {
-                inbound,
-                outbound,
-                accepted,
-                answered,
-            } = self.seats.tally(id);
-            cut.live.inbound.add(inbound);
-            cut.live.written.add(outbound);
-            cut.live.accepted.add(accepted);
-            cut.live.accepted.add(answered);
-            let queued = self.slots.queued(id).messages;
-            if queued > walks_left {
-                cut.left_out += 1;
-                continue;
-            }
-            walks_left -= queued;
-            let (sums, unseen) = self.slots.look(id)?;
-            let mut accepted = sums.accepted;
-            accepted.add(answered);
-            let outbox = seat.map(|seat| seat.peer.outbox.count_unwritten());
-            cut.peers.push(PeerCut {
-                id,
-                accepted,
-                written: outbound,
-                overflowed: sums.overflowed,
-                unseen,
-                outbox: outbox.unwrap_or_default(),
-            });
-        }
-        Ok(cut)
     }
 
     pub(crate) fn handler_rows(&self) -> Vec<HandlerRow> {

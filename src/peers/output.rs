@@ -24,6 +24,7 @@ pub(super) fn close_slot(slots: &Slots, now: Tick, peer: &mut Peer) -> Result<Tr
     peer.sums.add(late);
     // The slot takes nothing any more, so this is all of it.
     let lost = peer.outbox.count_unwritten();
+    debug_assert_eq!(lost, peer.outbox.waiting());
     let ledger = &slots.ledger;
     ledger.note_accepted(late.accepted);
     ledger.note_overflowed(late.overflowed);

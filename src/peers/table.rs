@@ -205,12 +205,17 @@ impl Table {
         let places = self.chunks.iter().flat_map(|chunk| &chunk.places);
         places
             .flat_map(|places| places.iter())
-            .filter_map(|place| match place {
-                Place::Free | Place::Barred => None,
-                Place::Seated(seat) => Some((seat.id(), Some(&**seat))),
-                Place::Fresh(fresh) => Some((fresh.id, None)),
-                Place::Resting(rest) => Some((rest.peer.id, None)),
-            })
+            .filter_map(Place::owner)
+    }
+
+    /// Who has the place at an index, likewise.
+    pub(super) fn id_at(&self, index: usize) -> Option<(PeerId, Option<&Seat>)> {
+        self.place(index)?.owner()
+    }
+
+    /// No index of a place is as large.
+    pub(super) fn index_end(&self) -> usize {
+        self.chunks.len() * CHUNK_PLACES
     }
 
     /// What a connection has counted.
@@ -257,6 +262,15 @@ impl Table {
 }
 
 impl Place {
+    fn owner(&self) -> Option<(PeerId, Option<&Seat>)> {
+        match self {
+            Self::Free | Self::Barred => None,
+            Self::Seated(seat) => Some((seat.id(), Some(seat))),
+            Self::Fresh(fresh) => Some((fresh.id, None)),
+            Self::Resting(rest) => Some((rest.peer.id, None)),
+        }
+    }
+
     /// Gives a connection at rest its seat.
     #[cold]
     fn rouse(&mut self, slots: &Slots) {

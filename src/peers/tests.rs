@@ -2,11 +2,14 @@
 
 use super::{table::Look, *};
 use crate::{
+    balance::PeerCut,
     clock::Clock,
-    frame::Decoder,
+    frame::{Decoder, Frame},
+    id::MessageType,
     ledger::{DepartedRow, Ledger, RequestRow},
+    limits::{CUT_LOOKS_PER_TURN, CUT_SEGMENTS_MAX, CUT_TRIES_MAX},
     policy::OutboxFull,
-    slots::OutboxLimits,
+    slots::{Contended, OutFrame, OutboxLimits},
 };
 
 impl Peers {
@@ -236,6 +239,103 @@ fn a_connection_that_is_being_refused_is_in_the_sums() {
     peers.handle_failed(0, other.unwrap(), CloseReason::Io);
     assert!(balance(0).is_exact(), "{}", balance(0));
     peers.check(0);
+}
+
+/// A cut looks at so many peers in a turn, goes on behind them in the next, and finds all of them,
+/// each with what waits for it.
+#[test]
+fn a_cut_is_spread_over_turns() {
+    let peers_max = 2 * CUT_LOOKS_PER_TURN;
+    let (slots, mut peers) = many_peers(peers_max, 1 << 18);
+    let ids: Vec<PeerId> = (0..peers_max)
+        .map(|_| {
+            peers
+                .handle_accepted(0, "10.0.0.1:1".parse().unwrap())
+                .unwrap()
+        })
+        .collect();
+    send_apart(&slots, &mut peers, ids[0], 3);
+    send_apart(&slots, &mut peers, ids[peers_max - 1], CUT_LOOKS_PER_TURN);
+    let (mut walk, mut turns) = (CutWalk::default(), 1);
+    while !peers.continue_cut(&mut walk).unwrap() {
+        turns += 1;
+        // What comes meanwhile is in no row that is written, and all of it in the sums.
+        send_apart(&slots, &mut peers, ids[0], 1);
+    }
+    assert!((3..=5).contains(&turns), "{turns} turns");
+    let cut = peers.finish_cut(walk);
+    assert_eq!((cut.peers.len(), cut.left_out), (peers_max, 0));
+    let messages = |row: &PeerCut| (row.accepted.messages, row.outbox.messages);
+    assert_eq!(messages(&cut.peers[0]), (3, 3));
+    let last = CUT_LOOKS_PER_TURN as u64;
+    assert_eq!(messages(&cut.peers[peers_max - 1]), (last, last));
+    let sums = cut.sums.unwrap();
+    assert_eq!(sums.live.accepted.messages, last + 3 + turns - 1);
+    let (rows, departed) = (Vec::new(), DepartedRow::default());
+    let requests = RequestRow::default();
+    let shot = slots
+        .ledger
+        .snapshot(Duration::ZERO, rows, departed, requests);
+    assert_eq!(shot.outbound_accepted, sums.live.accepted);
+}
+
+/// Who has more waiting than one turn may look at is left out, and that is said.
+#[test]
+fn a_cut_leaves_out_who_has_too_many_segments() {
+    let (slots, mut peers) = many_peers(2, 1 << 20);
+    let addr = "10.0.0.1:1".parse().unwrap();
+    let [much, little] = [(); 2].map(|()| peers.handle_accepted(0, addr).unwrap());
+    send_apart(&slots, &mut peers, much, CUT_SEGMENTS_MAX + 1);
+    send_apart(&slots, &mut peers, little, 1);
+    let mut walk = CutWalk::default();
+    assert_eq!(peers.continue_cut(&mut walk), Ok(true));
+    let cut = peers.finish_cut(walk);
+    assert_eq!((cut.peers.len(), cut.left_out), (1, 1));
+    assert_eq!(cut.peers[0].id, little);
+    assert!(cut.sums.is_some());
+}
+
+/// A slot that somebody holds is tried again in the next turn, so many times.
+#[test]
+fn a_cut_waits_for_no_slot() {
+    let (slots, peers, id) = one_peer(Clock::start(), 1 << 20);
+    let mut walk = CutWalk::default();
+    slots.with_lock(id, || {
+        for _ in 1..CUT_TRIES_MAX {
+            assert_eq!(peers.continue_cut(&mut walk), Ok(false));
+        }
+        assert_eq!(peers.continue_cut(&mut walk), Err(Contended));
+    });
+    assert_eq!(peers.continue_cut(&mut walk), Ok(true));
+    assert_eq!(peers.finish_cut(walk).peers.len(), 1);
+}
+
+fn many_peers(peers_max: usize, messages_max: u64) -> (Arc<Slots>, Peers) {
+    let ledger = Arc::new(Ledger::new(1 << 30, Traffic::new(1, 1)));
+    let limits = OutboxLimits {
+        bytes: 1 << 30,
+        messages: messages_max,
+        payload_size: 100,
+    };
+    let slots = Slots::new(0, peers_max, limits, ledger, Clock::start());
+    let slots = Arc::new(slots);
+    let limits = PeerLimits {
+        peers: peers_max,
+        peers_per_origin: 0,
+        pending: 0,
+    };
+    let rules = Rules::lenient(Decoder::new(100));
+    let peers = Peers::new(Arc::clone(&slots), rules, limits, 0);
+    (slots, peers)
+}
+
+/// Sends messages that the loop sees one by one, so that each is a segment.
+fn send_apart(slots: &Slots, peers: &mut Peers, id: PeerId, count: usize) {
+    for _ in 0..count {
+        let frame = Frame::new(MessageType(1), b"");
+        slots.send(id, OutFrame { frame, owned: None }).unwrap();
+        peers.take_output(1, id, false).unwrap();
+    }
 }
 
 mod contended {

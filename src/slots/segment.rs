@@ -131,13 +131,12 @@ impl Segment {
         front
     }
 
-    /// As [`split_to`](Self::split_to) where nobody has counted: how many frames end in the two
-    /// parts is not known, so headers tell.
-    pub(crate) fn split_uncounted(&mut self, size: usize) -> Self {
+    /// As [`split_to`](Self::split_to) behind a frame that began in front of the segment, whose
+    /// type may be another than the segment's: headers tell.
+    pub(crate) fn split_behind(&mut self, size: usize, messages: u32) -> Self {
         self.message_type = None;
         self.mixed = true;
-        self.messages = 0;
-        self.split_to(size, 0)
+        self.split_to(size, messages)
     }
 
     /// Appends a frame, if this is an encoded segment of the application's with room for it.
@@ -317,7 +316,7 @@ impl Run {
         self.segments.back_mut()
     }
 
-    pub(crate) fn segments(&self) -> impl Iterator<Item = &Segment> {
+    pub(crate) fn segments(&self) -> impl ExactSizeIterator<Item = &Segment> {
         self.segments.iter()
     }
 
