@@ -452,8 +452,8 @@ impl Machine {
     }
 
     /// What was counted for the connections that ended. `excused` says of which it is known that a
-    /// fault may have ended it.
-    pub(super) fn check_closed(&mut self, excused: &dyn Fn(usize) -> bool) {
+    /// fault may have ended it; `settled` that everything has been taken since.
+    pub(super) fn check_closed(&mut self, excused: &dyn Fn(usize) -> bool, settled: bool) {
         let rows = self.node.peers().closed_rows();
         let fabric = self.fabric.borrow();
         for row in rows {
@@ -463,6 +463,11 @@ impl Machine {
             assert_eq!(own.accepted, row.outbound.messages + row.lost.messages);
             assert!(other.received <= row.outbound.messages, "{row:?} {other:?}");
             assert!(own.received <= row.inbound.messages);
+            // Whoever kept another connection of ours has taken what we had written before we knew.
+            let gave_way = row.bye_received == CloseReason::DuplicateNode.wire_code();
+            if settled && gave_way && row.reason == CloseReason::PeerBye && !excused(index) {
+                assert_eq!(other.received, row.outbound.messages, "{row:?} {other:?}");
+            }
             let silence = matches!(
                 row.reason,
                 CloseReason::HeartbeatTimeout | CloseReason::FrameTimeout | CloseReason::SlowPeer
