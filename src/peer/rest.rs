@@ -125,6 +125,7 @@ impl Peer {
             checksums: _,
             before_ok,
             eof,
+            reads_on,
             bye_received,
             carry,
             outbox,
@@ -139,7 +140,7 @@ impl Peer {
         *state == State::Open
             && marks.iter().all(|mark| mark.is_none())
             && pinged.is_none()
-            && !(*ping_waits || *eof)
+            && !(*ping_waits || *eof || *reads_on)
             && before_ok.is_none()
             && bye_received.is_none()
             && carry.capacity() == 0

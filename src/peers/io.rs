@@ -49,7 +49,7 @@ impl Peers {
         if !seat.ready.has(Ready::READ) {
             return None;
         }
-        if seat.peer.state().takes_input() {
+        if seat.peer.takes_messages() {
             if seat.pause == Some(Pause::Closing) {
                 return None;
             }
@@ -401,7 +401,7 @@ impl Peers {
         count: usize,
     ) -> Option<BlockRef> {
         let seat = self.seats.get_mut(id.index() as usize)?;
-        if buffer.kind == BufferKind::Discard || !seat.peer.state().takes_input() {
+        if buffer.kind == BufferKind::Discard || !seat.peer.takes_messages() {
             let enough = !seat.peer.handle_discarded(now.tick, count);
             let reason = super::closing_reason(&seat.peer);
             self.pool.put_buffer(buffer.bytes);
@@ -425,7 +425,7 @@ impl Peers {
         let peer = &mut seat.peer;
 
         let rest = buffer.bytes.get(parsed.consumed..).unwrap_or_default();
-        if !peer.state().takes_input() || parsed.fault.is_some() {
+        if !peer.takes_messages() || parsed.fault.is_some() {
             peer.carry = Vec::new();
         } else if parsed.consumed > 0 || buffer.kind == BufferKind::Block {
             keep_rest(&mut peer.carry, rest);
@@ -542,6 +542,8 @@ impl Peers {
             seat.peer
                 .begin_stop(now, reason, now + LINGER_MS, released.bytes);
             seat.pause = Some(Pause::Closing);
+        } else {
+            seat.peer.end_reading_on();
         }
         self.note_mute(id);
         if let Some(suppressed) = self.quietly(now, reason.name(), addr) {
@@ -686,7 +688,7 @@ impl Peers {
         let reason = io_reason(error);
         let Some(seat) = self.seat(id) else { return };
         seat.ready.clear(Ready::WRITE);
-        if seat.ready.has(Ready::READ) && seat.peer.state().takes_input() && seat.pause.is_none() {
+        if seat.ready.has(Ready::READ) && seat.peer.takes_messages() && seat.pause.is_none() {
             seat.broken = Some(reason);
             self.list_reading(id);
         } else {

@@ -178,7 +178,9 @@ impl TypedValueParser for Secret {
         arg: Option<&Arg>,
         value: &OsStr,
     ) -> Result<String, clap::Error> {
-        let text = value.to_str().ok_or("the token is not UTF-8".to_owned());
+        let text = value
+            .to_str()
+            .ok_or_else(|| "the token is not UTF-8".to_owned());
         text.and_then(units::token).map_err(|problem| {
             let arg = arg.map(ToString::to_string).unwrap_or_default();
             let message = format!("invalid value for '{arg}': {problem}");
