@@ -163,8 +163,10 @@ impl Idle {
 /// time, and so how long to look in the next wait.
 ///
 /// Looking costs the time that it takes. A sleep is held to cost as much as the longest time to
-/// look, which is what that setting means; what comes while the sleeper wakes up costs nothing more,
-/// so it pays to sleep through a burst. Whatever was chosen, all four are reckoned.
+/// look, which is what that setting means. What comes in a burst, in which several messages come in
+/// the time that a sleeper takes to wake up, costs that sleeper nothing more, so it pays to sleep
+/// through it; a single one may be an answer to what the thread did, which would not have come yet.
+/// Whatever was chosen, all four are reckoned.
 ///
 /// A sleep shows a wait only together with the time it took to wake up. Where that is long, or
 /// where two threads wait for each other and both sleep, all waits look long that would be short
@@ -215,7 +217,8 @@ impl Habit {
         }
         for choice in &mut self.choices {
             let limit = longest * choice.quarters / 4;
-            let cost = if choice.wakes.is_some_and(|wakes| end < wakes) {
+            let sleeps = choice.wakes.is_some_and(|wakes| end < wakes);
+            let cost = if sleeps && time < wake / 2 {
                 Duration::ZERO
             } else if time < limit {
                 time
@@ -390,8 +393,13 @@ mod tests {
     #[test]
     fn answers_that_come_very_soon_are_no_burst() {
         let mut thread = Thread::new();
-        for gap in [5, 10, 15, 20, 35] {
+        for gap in 5..45 {
             assert_eq!(thread.sleeps(100, gap), 0, "{gap} us");
+        }
+        // As the loop has them: the answer of another thread, and the next message.
+        for gap in 15..35 {
+            let slept = (0..100).map(|_| thread.sleeps(1, 4) + thread.sleeps(1, gap));
+            assert_eq!(slept.sum::<usize>(), 0, "{gap} us");
         }
     }
 
