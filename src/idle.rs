@@ -159,14 +159,14 @@ impl Idle {
     }
 }
 
-/// What it would have cost of late to look again for none, a quarter, a half or all of the longest
-/// time, and so how long to look in the next wait.
+/// What it would have cost of late to look again for none, an eighth, a quarter, a half or all of
+/// the longest time, and so how long to look in the next wait.
 ///
 /// Looking costs the time that it takes. A sleep is held to cost as much as the longest time to
 /// look, which is what that setting means. What comes in a burst, in which several messages come in
 /// the time that a sleeper takes to wake up, costs that sleeper nothing more, so it pays to sleep
 /// through it; a single one may be an answer to what the thread did, which would not have come yet.
-/// Whatever was chosen, all four are reckoned.
+/// Whatever was chosen, all are reckoned.
 ///
 /// A sleep shows a wait only together with the time it took to wake up. Where that is long, or
 /// where two threads wait for each other and both sleep, all waits look long that would be short
@@ -174,7 +174,7 @@ impl Idle {
 /// that finds something, so are those that follow.
 #[derive(Clone, Copy, Debug)]
 struct Habit {
-    choices: [Choice; 4],
+    choices: [Choice; 5],
     /// Waits slept through at once since one was not.
     sleeps: u32,
 }
@@ -182,8 +182,8 @@ struct Habit {
 /// One of the times to look again.
 #[derive(Clone, Copy, Debug)]
 struct Choice {
-    /// In quarters of the longest.
-    quarters: u32,
+    /// In eighths of the longest.
+    eighths: u32,
     /// Nanoseconds: a sum in which a wait counts for less the older it is.
     cost: u64,
     /// Until when its last sleeper would have been waking up.
@@ -193,16 +193,16 @@ struct Choice {
 impl Habit {
     /// As if waits had taken half of the longest time so far: at first it is worth looking.
     fn new(longest: Duration) -> Self {
-        let choice = |quarters| {
-            let cost = if quarters == 4 { longest / 2 } else { longest };
+        let choice = |eighths| {
+            let cost = if eighths == 8 { longest / 2 } else { longest };
             Choice {
-                quarters,
+                eighths,
                 cost: 8 * nanoseconds(cost),
                 wakes: None,
             }
         };
         Self {
-            choices: [4, 2, 1, 0].map(choice),
+            choices: [8, 4, 2, 1, 0].map(choice),
             sleeps: 0,
         }
     }
@@ -216,7 +216,7 @@ impl Habit {
             time = time.saturating_sub(wake).max(wait.limit);
         }
         for choice in &mut self.choices {
-            let limit = longest * choice.quarters / 4;
+            let limit = longest * choice.eighths / 8;
             let sleeps = choice.wakes.is_some_and(|wakes| end < wakes);
             let cost = if sleeps && time < wake / 2 {
                 Duration::ZERO
@@ -240,9 +240,9 @@ impl Habit {
     /// How long to look again, of at most `longest`.
     fn limit(&self, longest: Duration) -> Duration {
         let cheapest = self.choices.iter().min_by_key(|choice| choice.cost);
-        match cheapest.map_or(0, |choice| choice.quarters) {
+        match cheapest.map_or(0, |choice| choice.eighths) {
             0 if self.sleeps >= IDLE_PROBE_WAITS => longest,
-            quarters => longest * quarters / 4,
+            eighths => longest * eighths / 8,
         }
     }
 }
