@@ -8,8 +8,8 @@
 //! It does harm in two cases. In bulk a reader that comes back too early reads small pieces, and
 //! takes the core from the sender that would have made them larger: so [`Idle`] looks again only
 //! while little comes; the bytes of the last two milliseconds decide. And where the next message
-//! takes longer than a thread looks, it has looked in vain each time: so [`Habit`] remembers how
-//! long the waits of late were, and a thread looks again for as long as that has paid.
+//! takes longer than a thread looks, it has looked in vain each time: so [`Habit`] reckons what
+//! looking would have cost in the waits of late, and a thread looks again for as long as pays.
 
 use std::{
     thread,
@@ -69,8 +69,6 @@ struct Wait {
     start: Instant,
     /// How long to look again before sleeping.
     limit: Duration,
-    /// The last look so far.
-    looked: Instant,
     /// Whether the time for looking has passed.
     slept: bool,
 }
@@ -79,25 +77,25 @@ struct Wait {
 const WINDOW: Duration = Duration::from_millis(1);
 
 impl Idle {
-    pub(crate) const fn new(strategy: IdleStrategy) -> Self {
+    pub(crate) fn new(strategy: IdleStrategy) -> Self {
+        let longest = match strategy {
+            IdleStrategy::Poll { duration } => duration.min(WINDOW),
+            IdleStrategy::Block | IdleStrategy::Spin => Duration::ZERO,
+        };
         Self {
             strategy,
             window: None,
             bytes: [0; 2],
             bulk: true,
             wait: None,
-            habit: Habit::new(),
+            habit: Habit::new(longest),
         }
     }
 
     /// Work of `bytes` bytes was found at `now`.
     pub(crate) fn handle_work(&mut self, now: Instant, bytes: usize) {
         if let (Some(wait), IdleStrategy::Poll { duration }) = (self.wait.take(), self.strategy) {
-            // What came while it looked was there at the latest after the last vain look.
-            let end = if wait.slept { now } else { wait.looked };
-            let time = end.saturating_duration_since(wait.start);
-            self.habit
-                .handle_wait(time, wait.slept, wait.limit, duration.min(WINDOW));
+            self.habit.handle_wait(wait, now, duration.min(WINDOW));
         }
         let age = self
             .window
@@ -137,10 +135,8 @@ impl Idle {
         let wait = self.wait.get_or_insert_with(|| Wait {
             start: now,
             limit: self.habit.limit(duration),
-            looked: now,
             slept: false,
         });
-        wait.looked = now;
         wait.slept |= now.saturating_duration_since(wait.start) >= wait.limit;
         !wait.slept
     }
@@ -163,12 +159,14 @@ impl Idle {
     }
 }
 
-/// How long the waits of late were, and so how long to look again in the next one.
+/// What it would have cost of late to look again for none, an eighth, a quarter, a half or all of
+/// the longest time, and so how long to look in the next wait.
 ///
-/// A wait is of one of four classes: up to a quarter, a half, or all of the longest time to look,
-/// or longer. What looking costs is the time it takes; a sleep is held to cost as much as the
-/// longest time to look, which is what that setting means. Of looking for none, a quarter, a half
-/// and all of it, that is chosen which would have been the cheapest in the waits of late.
+/// Looking costs the time that it takes. A sleep is held to cost as much as the longest time to
+/// look, which is what that setting means. What comes in a burst, in which several messages come in
+/// the time that a sleeper takes to wake up, costs that sleeper nothing more, so it pays to sleep
+/// through it; a single one may be an answer to what the thread did, which would not have come yet.
+/// Whatever was chosen, all are reckoned.
 ///
 /// A sleep shows a wait only together with the time it took to wake up. Where that is long, or
 /// where two threads wait for each other and both sleep, all waits look long that would be short
@@ -176,42 +174,62 @@ impl Idle {
 /// that finds something, so are those that follow.
 #[derive(Clone, Copy, Debug)]
 struct Habit {
-    /// Of each class how many waits there were: the older, the less one counts.
-    waits: [u32; 4],
+    choices: [Choice; 5],
     /// Waits slept through at once since one was not.
     sleeps: u32,
 }
 
-/// What one wait counts for; all together count for at most 16 times as much.
-const WAIT_WEIGHT: u32 = 1 << 12;
+/// One of the times to look again.
+#[derive(Clone, Copy, Debug)]
+struct Choice {
+    /// In eighths of the longest.
+    eighths: u32,
+    /// Nanoseconds: a sum in which a wait counts for less the older it is.
+    cost: u64,
+    /// Until when its last sleeper would have been waking up.
+    wakes: Option<Instant>,
+}
 
 impl Habit {
-    /// At first it is worth looking.
-    const fn new() -> Self {
+    /// As if waits had taken half of the longest time so far: at first it is worth looking.
+    fn new(longest: Duration) -> Self {
+        let choice = |eighths| {
+            let cost = if eighths == 8 { longest / 2 } else { longest };
+            Choice {
+                eighths,
+                cost: 8 * nanoseconds(cost),
+                wakes: None,
+            }
+        };
         Self {
-            waits: [0, 0, 15 * WAIT_WEIGHT, 0],
+            choices: [8, 4, 2, 1, 0].map(choice),
             sleeps: 0,
         }
     }
 
-    /// A wait took `time`, or, if it ended in a sleep, that and the time to wake up; looking
-    /// was done for `limit` of at most `longest`.
-    fn handle_wait(&mut self, time: Duration, slept: bool, limit: Duration, longest: Duration) {
-        let wake = Duration::from_micros(if slept { IDLE_WAKE_US } else { 0 });
-        // It was longer than what was looked for in vain.
-        let least = if slept { limit } else { Duration::ZERO };
-        let time = time.saturating_sub(wake).max(least);
-        let class = match time {
-            time if time < longest / 4 => 0,
-            time if time < longest / 2 => 1,
-            time if time < longest => 2,
-            _ => 3,
-        };
-        for (index, count) in self.waits.iter_mut().enumerate() {
-            *count -= *count / 16;
-            *count += if index == class { WAIT_WEIGHT } else { 0 };
+    /// A wait ended at `end`, of which at most `longest` could have been spent looking.
+    fn handle_wait(&mut self, wait: Wait, end: Instant, longest: Duration) {
+        let wake = Duration::from_micros(IDLE_WAKE_US);
+        let mut time = end.saturating_duration_since(wait.start);
+        if wait.slept {
+            // It was longer than what was looked for in vain.
+            time = time.saturating_sub(wake).max(wait.limit);
         }
-        self.sleeps = match (slept, limit.is_zero()) {
+        for choice in &mut self.choices {
+            let limit = longest * choice.eighths / 8;
+            let sleeps = choice.wakes.is_some_and(|wakes| end < wakes);
+            let cost = if sleeps && time < wake / 2 {
+                Duration::ZERO
+            } else if time < limit {
+                time
+            } else {
+                choice.wakes = Some(end + wake);
+                limit + longest
+            };
+            choice.cost -= choice.cost / 16;
+            choice.cost += nanoseconds(cost);
+        }
+        self.sleeps = match (wait.slept, wait.limit.is_zero()) {
             // A probe that found something is followed by another.
             (false, _) => self.sleeps,
             (true, true) => self.sleeps + 1,
@@ -221,22 +239,17 @@ impl Habit {
 
     /// How long to look again, of at most `longest`.
     fn limit(&self, longest: Duration) -> Duration {
-        let [quarter, half, all, more] = self.waits;
-        // In eighths of the longest time; a wait that looking saw the end of took about the middle
-        // of its class.
-        let costs = [
-            (0, 8 * (quarter + half + all + more)),
-            (1, quarter + 10 * (half + all + more)),
-            (2, quarter + 3 * half + 12 * (all + more)),
-            (4, quarter + 3 * half + 6 * all + 16 * more),
-        ];
-        let cheapest = costs.iter().min_by_key(|(_, cost)| *cost);
-        match cheapest {
-            Some((0, _)) | None if self.sleeps >= IDLE_PROBE_WAITS => longest,
-            Some((quarters, _)) => longest * *quarters / 4,
-            None => Duration::ZERO,
+        let cheapest = self.choices.iter().min_by_key(|choice| choice.cost);
+        match cheapest.map_or(0, |choice| choice.eighths) {
+            0 if self.sleeps >= IDLE_PROBE_WAITS => longest,
+            eighths => longest * eighths / 8,
         }
     }
+}
+
+/// Of a time of which a few millions would fit.
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX >> 16)
 }
 
 #[cfg(test)]
@@ -289,6 +302,18 @@ mod tests {
             self.now += micros(gap) + late;
             self.idle.handle_work(self.now, 72);
             slept
+        }
+
+        /// Takes bursts of five, 5 us apart, one in each `period`, and all that came while it slept.
+        fn take_bursts(&mut self, count: u64, period: u64) {
+            let start = self.now;
+            for number in 0..count * 5 {
+                let time = start + micros(number / 5 * period + number % 5 * 5);
+                if time > self.now {
+                    let gap = time.duration_since(self.now).as_micros();
+                    self.wait(u64::try_from(gap).unwrap());
+                }
+            }
         }
 
         /// How many of `count` waits of `gap` it slept.
@@ -352,18 +377,30 @@ mod tests {
     }
 
     #[test]
-    fn bursts_far_apart_are_looked_for_no_longer_than_they_take() {
+    fn bursts_far_apart_are_slept_through() {
         let mut thread = Thread::new();
-        let mut slept = 0;
-        for round in 0..200 {
-            if round == 100 {
-                (thread.looked, slept) = (Duration::ZERO, 0);
-            }
-            slept += thread.sleeps(4, 5) + thread.sleeps(1, 150);
+        thread.take_bursts(100, 100);
+        thread.looked = Duration::ZERO;
+        thread.take_bursts(1_000, 100);
+        // Probes take up to 70 us, and there is nothing else.
+        assert!(
+            thread.looked < micros(70) * 1_000 / 50,
+            "{:?}",
+            thread.looked
+        );
+    }
+
+    #[test]
+    fn answers_that_come_very_soon_are_no_burst() {
+        let mut thread = Thread::new();
+        for gap in 5..45 {
+            assert_eq!(thread.sleeps(100, gap), 0, "{gap} us");
         }
-        assert_eq!(slept, 100, "of each burst the last");
-        // 20 us in finding, and a quarter of the longest time in vain.
-        assert!(thread.looked <= micros(33) * 100, "{:?}", thread.looked);
+        // As the loop has them: the answer of another thread, and the next message.
+        for gap in 15..35 {
+            let slept = (0..100).map(|_| thread.sleeps(1, 4) + thread.sleeps(1, gap));
+            assert_eq!(slept.sum::<usize>(), 0, "{gap} us");
+        }
     }
 
     #[test]
