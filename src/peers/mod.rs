@@ -43,6 +43,7 @@ use slab::Slab;
 use crate::{
     balance::{PeerCut, PeerSums, PeersCut},
     block::BlockPool,
+    budget::{Held, Request},
     clock::Tick,
     dispatch::Notice,
     error::{CloseReason, DialError},
@@ -505,6 +506,9 @@ impl Peers {
         if self.nodes.get(&row.node_id) == Some(&row.peer) {
             self.nodes.remove(&row.node_id);
             self.uncover_links(now, row.node_id);
+            if let Some(directory) = &self.directory {
+                directory.tell_gone(row.node_id, self.slots.shard());
+            }
         }
         match standing {
             Standing::Refused => {}
@@ -561,6 +565,7 @@ impl Peers {
         self.handle_attention(now);
         self.retry(now);
         self.learn_nodes(now);
+        self.answer_budget(now);
         if self.has_budget_again() {
             self.resume_budget(now);
         }
@@ -982,9 +987,26 @@ impl Peers {
     }
 
     /// The budget is used up and nobody may read: the peer that holds most of what is not with
-    /// subscribers makes room. Where subscribers hold so much that no peer's end would let anybody
-    /// read again, nobody is closed.
+    /// subscribers makes room, whichever loop it is with. Where subscribers hold so much that no
+    /// peer's end would let anybody read again, nobody is closed.
     fn evict_largest(&mut self, now: Tick) {
+        let (own, largest) = self.held();
+        let budget = &self.slots.ledger.budget;
+        let Some((all, elsewhere)) = budget.compare_held(now, own) else {
+            return;
+        };
+        if budget.is_tight_without(all.all) {
+            return;
+        }
+        match (elsewhere, largest) {
+            (Some(shard), _) => budget.ask_to_evict(shard),
+            (None, Some(id)) => self.close_for_budget(now, id, own.largest),
+            (None, None) => {}
+        }
+    }
+
+    /// What the peers of this loop hold that is not with subscribers, and who holds most.
+    fn held(&self) -> (Held, Option<PeerId>) {
         let seats = self.seats.iter().filter_map(|(_, seat)| seat.as_ref());
         let open = seats.filter(|seat| seat.leaving.is_none() && !seat.peer.is_closing());
         let held = open.map(|seat| {
@@ -997,11 +1019,12 @@ impl Peers {
             all = all.saturating_add(one.0);
             largest = largest.max(Some(one));
         }
-        let Some((bytes, id)) = largest else { return };
-        let budget = &self.slots.ledger.budget;
-        if budget.is_tight_without(all) {
-            return;
-        }
+        let (bytes, id) = largest.unzip();
+        let largest = bytes.unwrap_or(0);
+        (Held { all, largest }, id)
+    }
+
+    fn close_for_budget(&mut self, now: Tick, id: PeerId, bytes: usize) {
         let addr = self.seat(id).map(|seat| seat.peer.addr);
         let said = addr.and_then(|addr| self.quietly(now, CloseReason::Budget.name(), addr));
         if let Some(suppressed) = said {
@@ -1010,6 +1033,26 @@ impl Peers {
             );
         }
         self.begin_close(now, id, CloseReason::Budget, LINGER_MS);
+    }
+
+    /// Does what another loop asks for, which finds the budget used up.
+    #[inline]
+    fn answer_budget(&mut self, now: Tick) {
+        if self.slots.ledger.budget.is_asked() {
+            self.answer_budget_request(now);
+        }
+    }
+
+    fn answer_budget_request(&mut self, now: Tick) {
+        let request = self.slots.ledger.budget.take_request();
+        if request == Some(Request::Evict) {
+            let (held, largest) = self.held();
+            if let Some(id) = largest {
+                self.close_for_budget(now, id, held.largest);
+            }
+        }
+        let (held, _) = self.held();
+        self.slots.ledger.budget.tell_held(now, held);
     }
 
     // ----- stop, rows ------------------------------------------------------------------------
