@@ -429,9 +429,8 @@ impl Handle {
     /// the same holds. The call takes the lock of one peer at a time.
     ///
     /// The report's lists are allocated once each, for as many peers as there are to choose from;
-    /// with several [`shards`](crate::Config::shards), once for each of them, and they name the
-    /// peers of one loop after the other. A type that cannot be sent, or a payload above the
-    /// service's own limit, is refused for each peer.
+    /// with several [`shards`](crate::Config::shards), once more for each of them. A type that
+    /// cannot be sent, or a payload above the service's own limit, is refused for each peer.
     ///
     /// # Examples
     ///
@@ -849,31 +848,32 @@ impl Handle {
     }
 }
 
-/// Sends a frame to peers of all loops, one loop after the other.
+/// Sends a frame to peers of all loops: of one after the other, or as a list has them.
 fn broadcast_to_all(
     shards: &[Shard],
     frame: Result<&SharedFrame, SendError>,
     to: Recipients<'_>,
 ) -> BroadcastReport {
     let mut sum = BroadcastReport::default();
-    for (number, shard) in shards.iter().enumerate() {
-        let own: Vec<PeerId>;
-        let to = match to {
-            Recipients::List(peers) => {
-                // Who is of no loop is told so by the first.
-                let loop_of = |peer: &PeerId| {
-                    let loop_of = usize::from(peer.shard());
-                    if loop_of < shards.len() { loop_of } else { 0 }
-                };
-                let all = peers.iter().copied();
-                own = all.filter(|peer| loop_of(peer) == number).collect();
-                Recipients::List(&own)
-            }
-            to @ (Recipients::All | Recipients::AllBut(_) | Recipients::Matching(_)) => to,
-        };
-        let report = shard.slots.broadcast(frame, to);
+    let mut send = |slots: &Slots, to| {
+        let report = slots.broadcast(frame, to);
         sum.sent.extend(report.sent);
         sum.skipped.extend(report.skipped);
+    };
+    match to {
+        Recipients::List(peers) => {
+            for run in peers.chunk_by(|one, next| one.shard() == next.shard()) {
+                let shard = run.first().map_or(0, |peer| usize::from(peer.shard()));
+                // Who is of no loop of ours is told so by the first.
+                let shard = shards.get(shard).unwrap_or(&shards[0]);
+                send(&shard.slots, Recipients::List(run));
+            }
+        }
+        Recipients::All | Recipients::AllBut(_) | Recipients::Matching(_) => {
+            for shard in shards {
+                send(&shard.slots, to);
+            }
+        }
     }
     sum
 }

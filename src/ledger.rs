@@ -178,6 +178,7 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     /// That of a service with one shard.
+    #[cfg(any(test, feature = "workbench"))]
     pub(crate) fn new(budget: usize, dispatch_capacity: Traffic) -> Self {
         Self::of_shard(Budget::new(budget), Arc::default(), dispatch_capacity)
     }

@@ -275,7 +275,8 @@ fn answers_right_before_the_end_all_arrive() {
 #[test]
 fn the_end_waits_for_what_was_read_and_time_does_not() {
     both(|config| {
-        let mut service = NetService::new(config.dispatch_messages(2)).unwrap();
+        // The bound is that of each loop.
+        let mut service = NetService::new(config.shards(1).dispatch_messages(2)).unwrap();
         let options = SubscribeOptions::new(Types::all())
             .messages(1)
             .overflow(Overflow::Pause);

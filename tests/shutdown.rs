@@ -425,6 +425,7 @@ fn no_thread_is_left_after_a_stop() {
         client.send_message(7, b"x");
         client.expect(7, b"x");
         let count = if dispatch == Dispatch::Thread { 2 } else { 1 };
+        let count = count * util::shards();
         wait_until("threads have their names", || {
             service_threads().len() == count
         });

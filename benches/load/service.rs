@@ -26,8 +26,18 @@ impl Service {
         queue_messages: usize,
         queue_bytes: usize,
     ) -> Self {
-        let config = Config::default().listen(loopback()).dispatch(dispatch);
-        let mut service = NetService::new(config).unwrap();
+        let config = Config::default().dispatch(dispatch);
+        Self::start_with(config, subscribers, queue_messages, queue_bytes)
+    }
+
+    /// The same with more settings.
+    pub(crate) fn start_with(
+        config: Config,
+        subscribers: usize,
+        queue_messages: usize,
+        queue_bytes: usize,
+    ) -> Self {
+        let mut service = NetService::new(config.listen(loopback())).unwrap();
         let (tallies, threads) = (0..subscribers)
             .map(|index| {
                 let options = SubscribeOptions::new(MessageType(MESSAGE_TYPE))

@@ -18,10 +18,10 @@ use std::sync::{Arc, OnceLock};
 
 use crate::{
     limits::{BUDGET_LEASE_BYTES, BUDGET_STEPS_PER_SHARD},
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence},
+    sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
-/// Wakes a shard that waits for the budget.
+/// Wakes a shard.
 type Bell = Box<dyn Fn() + Send + Sync>;
 
 /// A shard's part of the budget.
@@ -44,6 +44,41 @@ struct Share {
     shard: u8,
 }
 
+/// What the peers of a shard hold that is not with subscribers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Bytes of all together.
+    pub(crate) all: usize,
+    /// Bytes of the one that holds most.
+    pub(crate) largest: usize,
+    /// Bytes beside these of those who are closing, and give them back soon.
+    pub(crate) coming: usize,
+}
+
+/// What a shard is asked for by another one, which finds the budget used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// To tell what its peers hold.
+    Tell,
+    /// To close the peer that holds most, too.
+    Evict,
+}
+
+/// What a shard told last, and what it is asked for.
+#[derive(Debug, Default)]
+struct Cell {
+    all: AtomicUsize,
+    largest: AtomicUsize,
+    coming: AtomicUsize,
+    /// The millisecond after which it was told; zero is never.
+    told_at: AtomicU64,
+    /// A [`Request`] plus one.
+    asked: AtomicU8,
+}
+
+/// How old may be what a shard told, in milliseconds.
+const TOLD_FOR_MS: u64 = 250;
+
 /// What the shards of a service lease from.
 struct Pool {
     taken: AtomicUsize,
@@ -53,6 +88,7 @@ struct Pool {
     waiting: AtomicU64,
     /// By shard.
     bells: OnceLock<Vec<Bell>>,
+    cells: Vec<Cell>,
 }
 
 /// Whether a number of free bytes has wrapped.
@@ -84,6 +120,7 @@ impl Budget {
             step,
             waiting: AtomicU64::new(0),
             bells: OnceLock::new(),
+            cells: (0..shards).map(|_| Cell::default()).collect(),
         });
         let share = |shard| Self {
             free: AtomicUsize::new(0),
@@ -98,7 +135,7 @@ impl Budget {
         (0..shards).map(share).collect()
     }
 
-    /// Sets what wakes each shard when another one gives a step back. Only the first call counts.
+    /// Sets what wakes each shard when another one has something for it. Only the first call counts.
     pub(crate) fn set_bells(&self, bells: Vec<Bell>) {
         if let Some(share) = &self.share {
             let _ = share.pool.bells.set(bells);
@@ -164,6 +201,11 @@ impl Budget {
         }
     }
 
+    /// Bytes that had to be taken beyond the limit.
+    pub(crate) fn excess(&self) -> usize {
+        self.taken().saturating_sub(self.limit)
+    }
+
     /// Whether the heaviest readers have to pause: above 75 percent.
     pub(crate) fn is_tight(&self) -> bool {
         self.is_tight_without(0)
@@ -184,6 +226,71 @@ impl Budget {
         if let Some(Share { pool, shard }) = &self.share {
             pool.waiting.fetch_or(1 << shard, Ordering::Relaxed);
         }
+    }
+
+    // ----- whoever has to make room ----------------------------------------------------------
+
+    /// What all shards hold, and the shard whose peer holds most. The others are asked to tell
+    /// anew; `None` if one of them has not done so for a while. To be asked again later.
+    pub(crate) fn compare_held(&self, now: u64, own: Held) -> Option<(Held, Option<u8>)> {
+        let Some(Share { pool, shard }) = &self.share else {
+            return Some((own, None));
+        };
+        self.tell_held(now, own);
+        let (mut sum, mut elsewhere, mut is_known) = (own, None, true);
+        let cells = (0..).zip(&pool.cells);
+        for (other, cell) in cells.filter(|(other, _)| other != shard) {
+            cell.asked.fetch_max(1, Ordering::AcqRel);
+            pool.ring(other);
+            is_known &= cell.told_at.load(Ordering::Acquire) + TOLD_FOR_MS > now;
+            sum.all = sum.all.saturating_add(cell.all.load(Ordering::Relaxed));
+            let coming = cell.coming.load(Ordering::Relaxed);
+            sum.coming = sum.coming.saturating_add(coming);
+            let largest = cell.largest.load(Ordering::Relaxed);
+            if largest > sum.largest {
+                (sum.largest, elsewhere) = (largest, Some(other));
+            }
+        }
+        is_known.then_some((sum, elsewhere))
+    }
+
+    /// Has another shard close the peer that holds most there.
+    pub(crate) fn ask_to_evict(&self, shard: u8) {
+        if let Some(Share { pool, .. }) = &self.share {
+            if let Some(cell) = pool.cells.get(usize::from(shard)) {
+                cell.asked.store(2, Ordering::Release);
+                pool.ring(shard);
+            }
+        }
+    }
+
+    /// Whether another shard asks for something.
+    pub(crate) fn is_asked(&self) -> bool {
+        let cell = self.cell();
+        cell.is_some_and(|cell| cell.asked.load(Ordering::Relaxed) != 0)
+    }
+
+    pub(crate) fn take_request(&self) -> Option<Request> {
+        match self.cell()?.asked.swap(0, Ordering::AcqRel) {
+            0 => None,
+            1 => Some(Request::Tell),
+            _ => Some(Request::Evict),
+        }
+    }
+
+    /// Tells the other shards what the peers of this one hold.
+    pub(crate) fn tell_held(&self, now: u64, held: Held) {
+        if let Some(cell) = self.cell() {
+            cell.all.store(held.all, Ordering::Relaxed);
+            cell.coming.store(held.coming, Ordering::Relaxed);
+            cell.largest.store(held.largest, Ordering::Relaxed);
+            cell.told_at.store(now + 1, Ordering::Release);
+        }
+    }
+
+    fn cell(&self) -> Option<&Cell> {
+        let Share { pool, shard } = self.share.as_ref()?;
+        pool.cells.get(usize::from(*shard))
     }
 
     // ----- steps -----------------------------------------------------------------------------
@@ -284,10 +391,17 @@ impl Pool {
             return;
         }
         let waiting = self.waiting.swap(0, Ordering::Relaxed);
-        for (shard, bell) in self.bells.get().into_iter().flatten().enumerate() {
+        for (shard, _) in (0..).zip(&self.cells) {
             if waiting >> shard & 1 != 0 {
-                bell();
+                self.ring(shard);
             }
+        }
+    }
+
+    fn ring(&self, shard: u8) {
+        let bells = self.bells.get();
+        if let Some(bell) = bells.and_then(|bells| bells.get(usize::from(shard))) {
+            bell();
         }
     }
 }

@@ -290,7 +290,8 @@ impl EventSubscription {
 
     /// How many events were dropped between the one that was taken last and the one before it,
     /// because the queue was full. Those that were dropped at the very end only show in
-    /// [`row`](Self::row).
+    /// [`row`](Self::row). With several [`shards`](crate::Config::shards) this counts among the
+    /// events of one loop.
     #[must_use]
     pub fn missed(&self) -> u64 {
         self.missed.load(Ordering::Relaxed)

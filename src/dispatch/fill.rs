@@ -9,7 +9,8 @@ use crate::{
 
 /// Bits of the word that count bytes; messages have the rest.
 const BYTES_BITS: u32 = 41;
-const BYTES_MAX: u64 = (1 << BYTES_BITS) - 1;
+/// More than any machine has, so a bound above it is none.
+pub(super) const BYTES_MAX: u64 = (1 << BYTES_BITS) - 1;
 
 /// A queue's fill, which fan-outs raise and the subscriber lowers.
 #[derive(Debug, Default)]
@@ -27,13 +28,15 @@ impl QueueFill {
     }
 
     /// Takes room for as many of `wanted.messages` as there is, and none if that is less than
-    /// `least`; their bytes are counted whole. An empty queue has room for any bytes.
+    /// `least`; their bytes are counted whole. An empty queue has room for any bytes. The capacity
+    /// is at most [`BYTES_MAX`].
     #[inline]
     pub(super) fn reserve(&self, wanted: Traffic, least: u64, capacity: Traffic) -> u64 {
         let mut word = self.0.load(Ordering::Relaxed);
         loop {
             let (messages, bytes) = (word >> BYTES_BITS, word & BYTES_MAX);
-            if messages > 0 && bytes + wanted.bytes > capacity.bytes.min(BYTES_MAX) {
+            // Two numbers below 2^41 do not overflow.
+            if messages > 0 && bytes.wrapping_add(wanted.bytes) > capacity.bytes {
                 return 0;
             }
             let room = capacity.messages.saturating_sub(messages);
@@ -41,7 +44,7 @@ impl QueueFill {
             if room < least {
                 return 0;
             }
-            let raised = word + pack(Traffic::new(room, wanted.bytes));
+            let raised = word.wrapping_add(pack(Traffic::new(room, wanted.bytes)));
             let (success, failure) = (Ordering::Relaxed, Ordering::Relaxed);
             match self.0.compare_exchange(word, raised, success, failure) {
                 Ok(_) => return room,

@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::{
     Delivery, Ended, EventDelivery, EventOptions, Overflow, Poke, Requests, SubscribeOptions,
     Types,
-    fill::QueueFill,
+    fill::{BYTES_MAX, QueueFill},
     lane::{Lane, Moves},
 };
 use crate::{
@@ -65,7 +65,7 @@ impl List {
             if settled {
                 // Pairs with the release of those who let go of it: what they counted is seen.
                 fence(Ordering::Acquire);
-                for (sum, lane) in departed.iter_mut().zip(&account.lanes) {
+                for (sum, lane) in departed.iter_mut().zip(account.lanes()) {
                     sum.add(&account.row_of_lane(lane));
                 }
             }
@@ -114,12 +114,16 @@ pub(crate) struct Account {
     pub(crate) is_events: bool,
     pub(crate) overflow: Overflow,
     pub(crate) capacity: Traffic,
-    /// By shard. The fill of the only one is the queue's.
-    lanes: Box<[Lane]>,
+    /// That of the first shard. If it is the only one, its fill is the queue's.
+    first: Lane,
+    /// Those of the other shards.
+    others: Box<[Lane]>,
     /// The queue's fill, where several shards raise it.
     total: QueueFill,
     /// A bit for each shard whose deliveries are parked: whoever makes room pokes its dispatcher.
     waited: AtomicU64,
+    /// Of several that wait, the one that may take what room there is.
+    turn: AtomicU64,
     /// Why nothing more will come: set before the queue is disconnected.
     stopped: AtomicBool,
     overflowed: AtomicBool,
@@ -129,24 +133,45 @@ pub(crate) struct Account {
 impl Account {
     #[inline]
     pub(super) fn lane(&self, shard: u8) -> &Lane {
-        &self.lanes[usize::from(shard)]
+        match usize::from(shard) {
+            0 => &self.first,
+            shard => &self.others[shard - 1],
+        }
+    }
+
+    fn lanes(&self) -> impl Iterator<Item = &Lane> {
+        std::iter::once(&self.first).chain(&self.others)
     }
 
     /// What the bounds are held against.
     #[inline]
     pub(super) fn fill(&self) -> Traffic {
-        match &*self.lanes {
-            [only] => only.fill.get(),
-            _ => self.total.get(),
+        if self.has_several_lanes() {
+            self.total.get()
+        } else {
+            self.first.fill.get()
         }
     }
 
-    /// Takes room in the queue for what comes through a lane; see [`QueueFill::reserve`].
+    /// Takes room in the queue for what comes through a lane; see [`QueueFill::reserve`]. While
+    /// other lanes wait for room there is none: whoever found it would leave them none.
     #[inline]
     pub(super) fn reserve(&self, shard: u8, wanted: Traffic, least: u64) -> u64 {
-        match &*self.lanes {
-            [only] => only.fill.reserve(wanted, least, self.capacity),
-            _ => self.reserve_beside_others(shard, wanted, least),
+        if !self.has_several_lanes() {
+            self.first.fill.reserve(wanted, least, self.capacity)
+        } else if self.is_waited_elsewhere(shard) {
+            0
+        } else {
+            self.reserve_beside_others(shard, wanted, least)
+        }
+    }
+
+    /// Does so for what was parked and has its turn.
+    pub(super) fn reserve_in_turn(&self, shard: u8, wanted: Traffic) -> u64 {
+        if self.has_several_lanes() {
+            self.reserve_beside_others(shard, wanted, 1)
+        } else {
+            self.first.fill.reserve(wanted, 1, self.capacity)
         }
     }
 
@@ -179,13 +204,12 @@ impl Account {
 
     #[inline]
     pub(super) fn has_several_lanes(&self) -> bool {
-        self.lanes.len() > 1
+        !self.others.is_empty()
     }
 
     /// Messages dropped so far, whichever shard they came through.
     pub(super) fn dropped(&self) -> u64 {
-        let lanes = self.lanes.iter();
-        lanes
+        self.lanes()
             .map(|lane| lane.dropped.get() + lane.moves().displaced)
             .sum()
     }
@@ -221,8 +245,37 @@ impl Account {
     }
 
     /// Whether deliveries of other shards wait for room.
+    #[inline]
     pub(super) fn is_waited_elsewhere(&self, shard: u8) -> bool {
         self.waited.load(Ordering::Relaxed) & !(1 << shard) != 0
+    }
+
+    /// Whether a shard may deliver what it has parked: those that wait take turns, so that none is
+    /// always too late. Nobody's turn is waited for when the queue has run empty.
+    pub(super) fn may_unpark(&self, shard: u8) -> bool {
+        !self.has_several_lanes()
+            || !self.is_waited_elsewhere(shard)
+            || self.turn.load(Ordering::Relaxed) == u64::from(shard)
+            || self.fill().messages == 0
+    }
+
+    /// A shard had its turn.
+    pub(super) fn end_turn(&self, shard: u8) {
+        if self.has_several_lanes() {
+            self.give_turn(shard);
+        }
+    }
+
+    /// Gives the turn to the next shard that waits, if one does, and says which.
+    fn give_turn(&self, after: u8) -> Option<u8> {
+        let waited = self.waited.load(Ordering::Relaxed);
+        // Those behind it come first, then those from the beginning.
+        let behind = waited & !(u64::MAX >> (63 - after));
+        let next = if behind != 0 { behind } else { waited };
+        let next = u8::try_from(next.trailing_zeros()).ok();
+        let next = next.filter(|_| waited != 0)?;
+        self.turn.store(u64::from(next), Ordering::Relaxed);
+        Some(next)
     }
 
     /// Whether the queue is empty enough for those that wait to be poked.
@@ -238,16 +291,29 @@ impl Account {
         fence(Ordering::SeqCst);
         let waited = self.waited.load(Ordering::Relaxed);
         if waited != 0 && self.is_half_free() {
-            let pokes = self.pokes.iter().enumerate();
-            for (_, poke) in pokes.filter(|(shard, _)| waited >> shard & 1 != 0) {
-                poke.poke();
-            }
+            self.poke_waiting(waited);
+        }
+    }
+
+    /// Pokes the dispatcher whose turn it is; all that wait, when the queue is empty.
+    fn poke_waiting(&self, waited: u64) {
+        let turn = u8::try_from(self.turn.load(Ordering::Relaxed)).unwrap_or(0);
+        let chosen = if self.fill().messages == 0 {
+            waited
+        } else if waited >> turn & 1 != 0 {
+            1 << turn
+        } else {
+            self.give_turn(turn).map_or(0, |next| 1 << next)
+        };
+        let pokes = self.pokes.iter().enumerate();
+        for (_, poke) in pokes.filter(|(shard, _)| chosen >> shard & 1 != 0) {
+            poke.poke();
         }
     }
 
     pub(crate) fn row(&self) -> SubscriberRow {
         let mut sum = self.empty_row();
-        for lane in &self.lanes {
+        for lane in self.lanes() {
             self.add_lane(&mut sum, lane, lane.moves());
         }
         sum
@@ -291,6 +357,7 @@ impl Account {
 
 impl Registry {
     /// For one fan-out.
+    #[cfg(any(test, feature = "workbench"))]
     pub(crate) fn new(requests_max: usize) -> Self {
         Self::for_shards(requests_max, 1)
     }
@@ -375,10 +442,15 @@ impl Registry {
             types: options.types,
             is_events,
             overflow: options.overflow,
-            capacity: Traffic::new(options.messages as u64, options.bytes as u64),
-            lanes: self.pokes.iter().map(|_| Lane::default()).collect(),
+            capacity: Traffic::new(
+                options.messages as u64,
+                (options.bytes as u64).min(BYTES_MAX),
+            ),
+            first: Lane::default(),
+            others: self.pokes[1..].iter().map(|_| Lane::default()).collect(),
             total: QueueFill::default(),
             waited: AtomicU64::new(0),
+            turn: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             overflowed: AtomicBool::new(false),
             pokes: Arc::clone(&self.pokes),

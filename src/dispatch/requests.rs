@@ -107,6 +107,7 @@ pub(crate) struct Answer {
 
 impl Requests {
     /// Those of a service with one shard.
+    #[cfg(any(test, feature = "workbench"))]
     pub(crate) fn new(limit: usize) -> Self {
         Self::for_shards(limit, 1)
     }

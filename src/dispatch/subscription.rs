@@ -141,8 +141,18 @@ impl Delivery {
         self.block.head().peer.shard()
     }
 
-    /// Moves the delivery on; the place it leaves gives up its count, the new one takes it. Its
-    /// room in the queue is [reserved](Account::reserve) before.
+    /// Makes the delivery one of the queue, where its room was [reserved](Account::reserve).
+    #[inline]
+    pub(crate) fn enter_queue(&mut self) {
+        if self.place == Place::Parked {
+            let lane = self.account.lane(self.shard());
+            lane.parked
+                .fetch_sub(u64::from(self.count), Ordering::Relaxed);
+        }
+        self.place = Place::Queued;
+    }
+
+    /// Moves the delivery on; the place it leaves gives up its count, the new one takes it.
     #[inline]
     pub(crate) fn set_place(&mut self, place: Place) {
         let (count, shard) = (u64::from(self.count), self.shard());
@@ -236,6 +246,8 @@ impl Batch {
     }
 
     /// How many messages of this subscriber were dropped between the batch before and this one.
+    /// With several [`shards`](crate::Config::shards) this counts among the messages of one loop,
+    /// that of [`peer`](Self::peer).
     #[must_use]
     pub fn missed(&self) -> u64 {
         self.missed

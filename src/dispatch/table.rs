@@ -385,14 +385,12 @@ impl FanOut {
         let number = entry.number;
         entry.number += u64::from(count);
         let mut delivery = Delivery::new(block.clone(), share, number, Arc::clone(account));
-        // Whoever found room that others wait for would leave them none.
-        let is_behind = entry.waits_for_others(self.shard);
-        let room = if entry.parked.is_empty() && !is_behind {
+        let room = if entry.parked.is_empty() {
             entry.reserve(self.shard, &delivery, 1)
         } else {
             0
         };
-        if room >= count {
+        if room >= u64::from(count) {
             let was_dropping = entry.dropping;
             entry.deliver(delivery);
             if was_dropping {
@@ -409,13 +407,13 @@ impl FanOut {
         let rest = if room == 0 {
             delivery
         } else {
-            let rest = delivery.split_off(room);
+            let rest = delivery.split_off(u32::try_from(room).unwrap_or(u32::MAX));
             entry.deliver(delivery);
             rest
         };
         let overflow = entry.subscriber.account.overflow;
         if overflow == Overflow::Pause {
-            self.park(position, rest, is_behind);
+            self.park(position, rest);
             return;
         }
         let (peer, count) = (rest.block().head().peer, rest.count());
@@ -569,9 +567,8 @@ impl FanOut {
         }
     }
 
-    /// Lets a delivery wait for room, and holds back the peer that it came from. Who waits behind
-    /// other shards has no room before half of the queue is free.
-    fn park(&mut self, position: usize, mut delivery: Delivery, is_behind: bool) {
+    /// Lets a delivery wait for room, and holds back the peer that it came from.
+    fn park(&mut self, position: usize, mut delivery: Delivery) {
         let messages = queue_charge(delivery.block()).messages;
         let charge = Traffic::new(messages, delivery.charge().bytes);
         self.slots.ledger.dispatch_queue.raise(charge);
@@ -598,20 +595,33 @@ impl FanOut {
             }
         }
         // Room that was made before we said that we wait: nobody will tell of it.
-        if !is_behind || account.is_half_free() {
-            self.unpark(position);
+        self.unpark(position);
+    }
+
+    /// Delivers what waits for a subscriber, as far as there is room and it is our turn.
+    fn unpark(&mut self, position: usize) {
+        let entry = &self.entries[position];
+        if entry.parked.is_empty() {
+            entry.subscriber.account.end_wait(self.shard);
+        } else if entry.subscriber.account.may_unpark(self.shard) {
+            self.deliver_parked(position);
+            let entry = &self.entries[position];
+            if entry.parked.is_empty() {
+                entry.subscriber.account.end_wait(self.shard);
+            }
+            entry.subscriber.account.end_turn(self.shard);
         }
     }
 
-    /// Delivers what waits for a subscriber, as far as there is room.
-    fn unpark(&mut self, position: usize) {
+    fn deliver_parked(&mut self, position: usize) {
         loop {
             let entry = &mut self.entries[position];
             let Some(first) = entry.parked.front() else {
-                entry.subscriber.account.end_wait(self.shard);
                 return;
             };
-            let room = entry.reserve(self.shard, &first.delivery, 1);
+            let account = &entry.subscriber.account;
+            let room = account.reserve_in_turn(self.shard, first.delivery.charge());
+            let room = u32::try_from(room).unwrap_or(u32::MAX);
             if room == 0 {
                 return;
             }
@@ -750,16 +760,15 @@ impl Entry {
     /// Takes room in the subscriber's queue for as many messages of a delivery as it can take, and
     /// none if that is less than `least`. An empty queue takes something of every delivery.
     #[inline]
-    fn reserve(&self, shard: u8, delivery: &Delivery, least: u64) -> u32 {
+    fn reserve(&self, shard: u8, delivery: &Delivery, least: u64) -> u64 {
         let account = &self.subscriber.account;
-        let room = account.reserve(shard, delivery.charge(), least);
-        u32::try_from(room).unwrap_or(u32::MAX)
+        account.reserve(shard, delivery.charge(), least)
     }
 
     /// Gives room back that was reserved for a part of a delivery.
-    fn give_back(&self, shard: u8, room: u32, delivery: &Delivery) {
+    fn give_back(&self, shard: u8, room: u64, delivery: &Delivery) {
         if room > 0 {
-            let taken = Traffic::new(u64::from(room), delivery.charge().bytes);
+            let taken = Traffic::new(room, delivery.charge().bytes);
             self.subscriber.account.lower(shard, taken);
         }
     }
@@ -767,13 +776,6 @@ impl Entry {
     /// Takes room that is about to be there.
     fn reserve_anyway(&self, shard: u8, delivery: &Delivery) {
         self.subscriber.account.raise(shard, delivery.charge());
-    }
-
-    /// Whether messages that were parked by other shards wait for room here.
-    #[inline]
-    fn waits_for_others(&self, shard: u8) -> bool {
-        let account = &self.subscriber.account;
-        account.has_several_lanes() && account.is_waited_elsewhere(shard)
     }
 
     /// Whether the bound in bytes has no room for a delivery.
@@ -798,7 +800,7 @@ impl Entry {
     /// message that it may hold.
     #[inline]
     fn deliver(&mut self, mut delivery: Delivery) {
-        delivery.set_place(Place::Queued);
+        delivery.enter_queue();
         let Outlet::Deliveries(sender, _) = &self.subscriber.outlet else {
             // The service has failed meanwhile. The delivery counts itself, as below.
             return;

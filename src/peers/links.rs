@@ -586,10 +586,11 @@ impl Peers {
         }
     }
 
-    /// Whether there is news of nodes of other loops.
+    /// Whether there is news of nodes of other loops, or they ask for something.
     pub(crate) fn has_news(&self) -> bool {
-        let directory = self.directory.as_ref();
-        directory.is_some_and(|directory| directory.has_news(self.slots.shard()))
+        let (directory, shard) = (self.directory.as_ref(), self.slots.shard());
+        self.slots.ledger.budget.is_asked()
+            || directory.is_some_and(|directory| directory.has_news(shard))
     }
 
     /// Connections of nodes to other loops have ended, which links may have waited for.

@@ -49,6 +49,7 @@ use table::Table;
 use crate::{
     balance::PeerSums,
     block::BlockPool,
+    budget::{Held, Request},
     clock::Tick,
     dispatch::Notice,
     error::{CloseReason, DialError},
@@ -547,6 +548,9 @@ impl Peers {
         if self.nodes.get(&row.node_id) == Some(&row.peer) {
             self.nodes.remove(&row.node_id);
             self.uncover_links(now, row.node_id);
+            if let Some(directory) = &self.directory {
+                directory.tell_gone(row.node_id, self.slots.shard());
+            }
         }
         match standing {
             Standing::Refused => {
@@ -606,6 +610,7 @@ impl Peers {
         self.handle_attention(now);
         self.retry(now);
         self.learn_nodes(now);
+        self.answer_budget(now);
         if self.has_budget_again() {
             self.resume_budget(now);
         }
@@ -1037,28 +1042,48 @@ impl Peers {
     }
 
     /// The budget is used up and nobody may read: the peer that holds most of what is not with
-    /// subscribers makes room. Where subscribers hold so much that no peer's end would let anybody
-    /// read again, nobody is closed; and neither where those make room who are closing already.
+    /// subscribers makes room, whichever loop it is with. Where subscribers hold so much that no
+    /// peer's end would let anybody read again, nobody is closed; and neither where those make room
+    /// who are closing already.
     fn evict_largest(&mut self, now: Tick) {
-        let (mut all, mut coming, mut largest) = (0_usize, 0_usize, None);
+        let (own, largest) = self.held(now);
+        let budget = &self.slots.ledger.budget;
+        let Some((sum, elsewhere)) = budget.compare_held(now, own) else {
+            return;
+        };
+        let room = sum.coming.saturating_sub(budget.excess());
+        let all = sum.all.saturating_add(sum.coming);
+        if room > budget.limit() / BUDGET_ROOM_PART || budget.is_tight_without(all) {
+            return;
+        }
+        match (elsewhere, largest) {
+            (Some(shard), _) => budget.ask_to_evict(shard),
+            (None, Some(id)) => self.close_for_budget(now, id, own.largest),
+            (None, None) => {}
+        }
+    }
+
+    /// What the peers of this loop hold that is not with subscribers, and who holds most.
+    fn held(&self, now: Tick) -> (Held, Option<PeerId>) {
+        let (mut held, mut largest) = (Held::default(), None);
         for (id, seat) in self.seats.ids() {
             let carried = seat.map_or(0, |seat| seat.carry_charge);
             let bytes = self.slots.leased(id).saturating_add(carried);
             let ends =
                 |seat: &Seat| seat.leaving.is_some() || seat.peer.ends_until(now + LINGER_MS);
             if seat.is_some_and(ends) {
-                coming += bytes;
+                held.coming = held.coming.saturating_add(bytes);
             } else if seat.is_none_or(|seat| !seat.peer.is_closing()) {
-                all += bytes;
+                held.all = held.all.saturating_add(bytes);
                 largest = largest.max(Some((bytes, id)));
             }
         }
-        let Some((bytes, id)) = largest else { return };
-        let budget = &self.slots.ledger.budget;
-        let room = coming.saturating_sub(budget.used().saturating_sub(budget.limit()));
-        if room > budget.limit() / BUDGET_ROOM_PART || budget.is_tight_without(all + coming) {
-            return;
-        }
+        let (bytes, id) = largest.unzip();
+        held.largest = bytes.unwrap_or(0);
+        (held, id)
+    }
+
+    fn close_for_budget(&mut self, now: Tick, id: PeerId, bytes: usize) {
         let addr = self.seat(id).map(|seat| seat.peer.addr);
         let said = addr.and_then(|addr| self.quietly(now, CloseReason::Budget.name(), addr));
         if let Some(suppressed) = said {
@@ -1067,6 +1092,26 @@ impl Peers {
             );
         }
         self.begin_close(now, id, CloseReason::Budget, LINGER_MS);
+    }
+
+    /// Does what another loop asks for, which finds the budget used up.
+    #[inline]
+    fn answer_budget(&mut self, now: Tick) {
+        if self.slots.ledger.budget.is_asked() {
+            self.answer_budget_request(now);
+        }
+    }
+
+    fn answer_budget_request(&mut self, now: Tick) {
+        let request = self.slots.ledger.budget.take_request();
+        if request == Some(Request::Evict) {
+            let (held, largest) = self.held(now);
+            if let Some(id) = largest {
+                self.close_for_budget(now, id, held.largest);
+            }
+        }
+        let (held, _) = self.held(now);
+        self.slots.ledger.budget.tell_held(now, held);
     }
 
     // ----- stop, rows ------------------------------------------------------------------------

@@ -114,17 +114,19 @@ impl Directory {
         claim.is_some_and(|claim| claim.peer.shard() != shard)
     }
 
-    /// A connection counts no more. The other shards learn of it if there are links, which may wait
-    /// for that.
+    /// A connection counts no more.
     pub(super) fn give_up(&self, node_id: NodeId, peer: PeerId) {
         let mut nodes = lock(&self.nodes);
-        if nodes.get(&node_id).is_none_or(|claim| claim.peer != peer) {
-            return;
+        if nodes.get(&node_id).is_some_and(|claim| claim.peer == peer) {
+            nodes.remove(&node_id);
         }
-        nodes.remove(&node_id);
-        drop(nodes);
+    }
+
+    /// The connection of a node to this shard has ended. The others learn of it if there are links,
+    /// which may wait for that.
+    pub(super) fn tell_gone(&self, node_id: NodeId, shard: u8) {
         let others = self.slots.iter().zip(&self.gone);
-        for (slots, gone) in others.filter(|(slots, _)| slots.shard() != peer.shard()) {
+        for (slots, gone) in others.filter(|(slots, _)| slots.shard() != shard) {
             if slots.links.load(Ordering::Relaxed) > 0 {
                 gone.push(node_id);
                 slots.doorbell.ring();

@@ -52,6 +52,25 @@ fn echo_works_with_inline_dispatch_and_small_bounds() {
     service.stop();
 }
 
+#[test]
+fn several_loops_share_a_port() {
+    let service = Service::start(&["--echo", "--print", "--shards", "2"]);
+    let mut peers: Vec<Peer> = (0..40).map(|_| service.connect()).collect();
+    peers.iter_mut().for_each(assert_echoes);
+    let lines = service.stop();
+    let count = |loop_of| {
+        lines
+            .lines()
+            .filter(|line| line.starts_with(loop_of))
+            .count()
+    };
+    assert_eq!(count("0.") + count("1."), 40 * VECTORS.len());
+    assert!(count("0.") > 0 && count("1.") > 0, "{lines}");
+    let (code, text) = failure(&run(&["serve", "--shards", "65"], b""));
+    assert_eq!(code, 2);
+    assert!(text.contains("shards is 65"), "{text}");
+}
+
 /// An unfinished message of more than half the credit must not keep its peer from being read.
 #[test]
 fn echo_returns_messages_as_large_as_the_credit() {
