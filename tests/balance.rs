@@ -156,7 +156,7 @@ fn storm(config: Config, cuts: usize) {
     });
     let closed = service.snapshot();
     assert!(closed.inbound.messages > 0 && closed.outbound.messages > 0);
-    let report = service.stop(Duration::from_secs(10));
+    let report = util::stop_within(&mut service, Duration::from_secs(10));
     assert!(report.joined, "{report}");
     assert_balanced(&report.snapshot);
     assert_balanced(&service.snapshot());

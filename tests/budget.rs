@@ -166,7 +166,7 @@ fn a_mix_stays_within_the_budget() {
         peak <= BUDGET + SLACK,
         "{peak} bytes with a budget of {BUDGET} and a slack of {SLACK}"
     );
-    let report = service.stop(Duration::from_secs(5));
+    let report = util::stop_within(&mut service, Duration::from_secs(5));
     assert!(report.snapshot.inbound.bytes > 1 << 20, "{report}");
     assert_balanced(&report.snapshot);
     assert_eq!(service.snapshot().memory_used, 0);

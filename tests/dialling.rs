@@ -101,6 +101,15 @@ impl Node {
     }
 }
 
+/// Every node holds its sums against each other at its end.
+impl Drop for Node {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            util::stop_within(&mut self.service, PATIENCE);
+        }
+    }
+}
+
 /// A port that nobody listens on.
 fn free_addr() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

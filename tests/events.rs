@@ -208,7 +208,7 @@ fn a_stop_tells_the_end_of_every_peer() {
             let addr = service.local_addrs()[0];
             let clients: Vec<Client> = (0..200).map(|_| Client::connect(addr)).collect();
             wait_until("all peers", || service.snapshot().peers == 200);
-            let report = service.stop(deadline);
+            let report = util::stop_within(&mut service, deadline);
             assert!(report.joined);
             drop(clients);
             let row = &report.snapshot.event_subscribers[0];
@@ -308,7 +308,7 @@ fn a_peer_that_is_held_back_is_told_as_paused() {
         // Whoever closes while it is paused is not told as resumed.
         send_until_paused(&mut client, &events, peer);
         client.reset();
-        let report = service.stop(Duration::ZERO);
+        let report = util::stop_within(&mut service, Duration::ZERO);
         assert!(report.joined);
         let rest: Vec<Event> = events.iter().collect();
         let ends = rest.iter().rev().take(2);
@@ -405,5 +405,9 @@ fn a_failure_tells_the_end_of_every_peer() {
         Err(RecvTimeoutError::Disconnected)
     );
     drop(client);
-    assert!(service.stop(Duration::ZERO).failure.is_some());
+    assert!(
+        util::stop_within(&mut service, Duration::ZERO)
+            .failure
+            .is_some()
+    );
 }

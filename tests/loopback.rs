@@ -44,7 +44,7 @@ fn frames_come_back_whole_in_order_and_with_their_options() {
             assert_eq!(answer.checksum, frame.checksum);
         }
         drop(client);
-        let report = service.stop(Duration::from_secs(5));
+        let report = util::stop_within(&mut service, Duration::from_secs(5));
         assert!(report.drained, "{report}");
         assert_balanced(&report.snapshot);
         assert_eq!(echo.join().unwrap(), frames.len() as u64);
@@ -63,7 +63,7 @@ fn frames_cut_at_every_byte_come_back() {
         client.expect(7, &payload);
     }
     drop(client);
-    let report = service.stop(Duration::from_secs(5));
+    let report = util::stop_within(&mut service, Duration::from_secs(5));
     assert_balanced(&report.snapshot);
     echo.join().unwrap();
 }
@@ -86,7 +86,7 @@ fn a_pipeline_of_100_000_frames_comes_back_after_the_last_was_sent() {
             client.expect(7, &number.to_be_bytes());
         }
         assert_eq!(client.receive(), None);
-        let report = service.stop(Duration::from_secs(5));
+        let report = util::stop_within(&mut service, Duration::from_secs(5));
         assert!(report.drained, "{report}");
         assert_balanced(&report.snapshot);
         assert_eq!(echo.join().unwrap(), 100_000);
@@ -103,7 +103,7 @@ fn large_frames_come_back() {
         client.expect(3, &payload);
     }
     drop(client);
-    assert_balanced(&service.stop(Duration::from_secs(5)).snapshot);
+    assert_balanced(&util::stop_within(&mut service, Duration::from_secs(5)).snapshot);
     echo.join().unwrap();
 }
 

@@ -101,7 +101,7 @@ fn a_stop_does_not_wait_for_a_half_closed_peer_whose_messages_nobody_releases() 
     client.send_message(7, b"kept");
     client.stream.shutdown(Shutdown::Write).unwrap();
     wait_until("it is in the queue", || tap.row().queued == 1);
-    let report = service.stop(PATIENCE);
+    let report = util::stop_within(&mut service, PATIENCE);
     assert!(report.elapsed < PATIENCE / 3, "{report}");
     assert_eq!((report.closed_orderly, report.closed_abortive), (1, 0));
     client.expect_end(End::Fin);
@@ -122,7 +122,7 @@ fn connections_that_a_callback_ends_are_counted() {
             .recv_timeout(PATIENCE)
             .is_err_and(|end| end.is_disconnected())
     );
-    let report = service.stop(PATIENCE);
+    let report = util::stop_within(&mut service, PATIENCE);
     assert_eq!(closed_for(&report.snapshot, CloseReason::Internal), 1);
     assert_balanced(&report.snapshot);
 }
@@ -139,7 +139,7 @@ fn a_service_that_does_not_run_answers_at_once() {
     client.ping(b"");
     assert_eq!(handle.peers().len(), 1);
     drop(client);
-    let report = service.stop(PATIENCE);
+    let report = util::stop_within(&mut service, PATIENCE);
     assert_balanced(&report.snapshot);
     assert!(handle.peers().is_empty() && handle.closed().is_empty());
     assert!(
@@ -182,7 +182,7 @@ fn who_has_subscribed_misses_nothing_while_others_look_at_the_list() {
     done.store(true, Ordering::Relaxed);
     looking.join().unwrap();
     drop(client);
-    let report = service.stop(PATIENCE);
+    let report = util::stop_within(&mut service, PATIENCE);
     assert_balanced(&report.snapshot);
     assert_eq!(report.snapshot.unclaimed, 0);
 }
@@ -194,7 +194,7 @@ fn a_stop_may_have_all_the_time_there_is() {
     let client = Client::connect(service.local_addrs()[0]);
     wait_until("the client is there", || service.snapshot().peers == 1);
     drop(client);
-    let report = service.stop(Duration::MAX);
+    let report = util::stop_within(&mut service, Duration::MAX);
     assert!(report.joined && report.drained, "{report}");
     drop(tap);
 }
@@ -213,7 +213,7 @@ fn a_callback_on_the_loop_is_answered_at_once() {
     service.start().unwrap();
     let (empty, waited) = receiver.recv_timeout(PATIENCE).unwrap();
     assert!(empty && waited < Duration::from_secs(4), "{waited:?}");
-    service.stop(PATIENCE);
+    util::stop_within(&mut service, PATIENCE);
 }
 
 /// What a peer sent before it broke the protocol is delivered; its answers were refused all the
@@ -236,7 +236,7 @@ fn answers_to_the_frames_before_a_bad_one_are_written() {
         }
         client.expect_bye(5);
     }
-    let report = service.stop(Duration::from_secs(5));
+    let report = util::stop_within(&mut service, Duration::from_secs(5));
     assert_balanced(&report.snapshot);
     echo.join().unwrap();
 }

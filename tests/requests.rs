@@ -620,7 +620,7 @@ fn a_failed_service_resolves_everything() {
         assert!(ends.contains(&error), "{error}");
         assert!(replies.recv().is_err());
         drop(client);
-        let row = service.stop(PATIENCE).snapshot.requests;
+        let row = util::stop_within(&mut service, PATIENCE).snapshot.requests;
         assert_eq!((row.sent, row.closed), (1, 1));
     });
 }

@@ -139,7 +139,7 @@ fn a_peer_that_never_reads_is_cut_off_at_the_deadline_and_named() {
         let good = thread::spawn(move || good.expect_bye(1));
         let deadline = Duration::from_millis(400);
         let started = Instant::now();
-        let report = service.stop(deadline);
+        let report = util::stop_within(&mut service, deadline);
         let elapsed = started.elapsed();
         assert!(elapsed >= deadline && elapsed < PATIENCE / 2, "{elapsed:?}");
         assert!(report.joined && !report.drained, "{report}");
@@ -182,7 +182,7 @@ fn a_second_stop_returns_the_same_report() {
     let peer = only_peer(&service);
     let first = stop(&mut service);
     let started = Instant::now();
-    assert_eq!(service.stop(PATIENCE), first);
+    assert_eq!(util::stop_within(&mut service, PATIENCE), first);
     let handle = service.handle();
     assert_eq!(service.subscribe(T).unwrap_err(), SubscribeError::Stopped);
     assert_eq!(handle.send(peer, T, b"x"), Err(SendError::NotConnected));
@@ -200,12 +200,12 @@ fn a_stop_before_the_start_is_a_stop() {
     let _threads = THREADS.read();
     let mut service = NetService::new(config()).unwrap();
     let mut tap = service.subscribe(Types::all()).unwrap();
-    let report = service.stop(Duration::ZERO);
+    let report = util::stop_within(&mut service, Duration::ZERO);
     assert!(report.drained && report.joined, "{report}");
     assert_balanced(&report.snapshot);
     assert!(tap.recv().is_err());
     assert!(service.start().is_err());
-    assert_eq!(service.stop(PATIENCE), report);
+    assert_eq!(util::stop_within(&mut service, PATIENCE), report);
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn what_nobody_takes_is_discarded_at_the_deadline_and_counted() {
         wait_until("the rest is parked", || stuck.row().parked == 97);
         let deadline = Duration::from_millis(200);
         let started = Instant::now();
-        let report = service.stop(deadline);
+        let report = util::stop_within(&mut service, deadline);
         let elapsed = started.elapsed();
         assert!(elapsed >= deadline && elapsed < PATIENCE / 2, "{elapsed:?}");
         assert!(report.joined && !report.drained, "{report}");

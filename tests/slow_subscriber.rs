@@ -618,7 +618,7 @@ fn a_panic_in_a_callback_fails_the_service_loudly() {
         while client.receive().is_some() {}
         assert!(tap.recv().is_err());
         assert_eq!(service.subscribe(A).unwrap_err(), SubscribeError::Stopped);
-        let report = service.stop(Duration::from_secs(5));
+        let report = util::stop_within(&mut service, Duration::from_secs(5));
         assert!(report.joined && !report.drained, "{report}");
         assert_eq!(report.failure, Some(failure));
         assert_eq!(report.snapshot.state, ServiceState::Failed);

@@ -571,3 +571,23 @@ fn items_for_tests_are_left_out() {
         code.matches('\n').count()
     );
 }
+
+/// A program is stopped without an argument, a service with one: its deadline.
+#[test]
+fn tests_stop_services_where_the_sums_are_held_against_each_other() {
+    let mut found = Vec::new();
+    for source in sources(&[".rs"]) {
+        if !source.path.starts_with("tests/") || source.path.starts_with("tests/util/") {
+            continue;
+        }
+        for (line, text) in source.code().lines().enumerate() {
+            if text.contains(".stop(") && !text.contains(".stop()") {
+                found.push(format!("{}:{}", source.path, line + 1));
+            }
+        }
+    }
+    expect_none(
+        &found,
+        "stop a service by util::stop_within, or by what is built on it",
+    );
+}

@@ -146,6 +146,9 @@ pub(crate) struct Peer {
     before_ok: Option<Box<Parsed>>,
     /// The peer's FIN came.
     pub(crate) eof: bool,
+    /// It gives way to another connection of its node: until the peer's BYE or FIN, or the end of
+    /// the linger, what the peer had sent before it knew is taken in.
+    reads_on: bool,
     /// The code of its BYE.
     pub(crate) bye_received: Option<u16>,
     /// The beginning of an unfinished frame.
@@ -303,6 +306,7 @@ impl Peer {
             checksums: false,
             before_ok: None,
             eof: false,
+            reads_on: false,
             bye_received: None,
             carry: Vec::new(),
             outbox: Outbox::default(),
@@ -386,11 +390,11 @@ impl Peer {
         bytes: &[u8],
         parsed: &mut Parsed,
     ) {
-        debug_assert!(self.state.takes_input(), "bytes in state {:?}", self.state);
+        debug_assert!(self.takes_messages(), "bytes in state {:?}", self.state);
         if let Some(before) = self.before_ok.take() {
             *parsed = *before;
         }
-        while self.state.takes_input() && parsed.fault.is_none() {
+        while self.takes_messages() && parsed.fault.is_none() {
             let rest = &bytes[parsed.consumed..];
             let end = if self.hello == HelloState::Required {
                 first_frame(rules, rest)
@@ -487,13 +491,16 @@ impl Peer {
             (MessageType::BYE, _) => match frame::Bye::parse(frame.payload) {
                 Ok(bye) => {
                     self.bye_received = Some(bye.code);
-                    self.handle_end(now, CloseReason::PeerBye);
+                    if !std::mem::take(&mut self.reads_on) {
+                        self.handle_end(now, CloseReason::PeerBye);
+                    }
                 }
                 Err(_) => return wrong("malformed BYE"),
             },
             (MessageType::PING, _) if frame.payload.len() > PING_SIZE_MAX => {
                 return wrong("PING is longer than 64 bytes");
             }
+            (MessageType::PING, _) if self.reads_on => {}
             (MessageType::PING, _) => self.pong = Some(frame.payload.into()),
             (MessageType::PONG, _) => {}
             _ => return wrong("unknown protocol message"),
@@ -590,7 +597,7 @@ impl Peer {
             self.handle_end(now, reason);
             return partial;
         }
-        false
+        std::mem::take(&mut self.reads_on) && partial
     }
 
     /// The peer sends nothing more.
@@ -673,6 +680,21 @@ impl Peer {
                 bye,
             },
         );
+    }
+
+    /// Begins to close likewise, for another connection of the same node. The peer does not know
+    /// yet, and has written what is to be lost no more than what it writes there.
+    pub(crate) fn begin_giving_way(&mut self, now: Tick, reason: CloseReason, drain_ms: u64) {
+        let carry = std::mem::take(&mut self.carry);
+        self.begin_drain(now, reason, drain_ms);
+        self.carry = carry;
+        self.reads_on = !self.eof;
+    }
+
+    /// Nothing that still comes is wanted.
+    pub(crate) fn end_reading_on(&mut self) {
+        self.reads_on = false;
+        self.carry = Vec::new();
     }
 
     /// Reads nothing more, and waits until everything delivered is answered. What had half-closed
@@ -973,6 +995,16 @@ impl Peer {
 
     pub(crate) fn state(&self) -> State {
         self.state
+    }
+
+    /// Whether frames of the peer are taken in.
+    pub(crate) fn takes_messages(&self) -> bool {
+        self.state.takes_input() || self.reads_on
+    }
+
+    /// Whether they are although the connection is being closed.
+    pub(crate) fn reads_on(&self) -> bool {
+        self.reads_on
     }
 
     /// Whether the connection is on its way to be closed.

@@ -48,7 +48,7 @@ impl Peers {
         if !seat.ready.has(Ready::READ) {
             return None;
         }
-        if seat.peer.state().takes_input() {
+        if seat.peer.takes_messages() {
             if seat.pause == Some(Pause::Closing) {
                 return None;
             }
@@ -403,7 +403,7 @@ impl Peers {
         count: usize,
     ) -> Option<BlockRef> {
         let seat = self.seats.get_mut(id.index() as usize)?.as_deref_mut()?;
-        if buffer.kind == BufferKind::Discard || !seat.peer.state().takes_input() {
+        if buffer.kind == BufferKind::Discard || !seat.peer.takes_messages() {
             let enough = !seat.peer.handle_discarded(now.tick, count);
             let reason = super::closing_reason(&seat.peer);
             self.pool.put_buffer(buffer.bytes);
@@ -427,7 +427,7 @@ impl Peers {
         let peer = &mut seat.peer;
 
         let rest = buffer.bytes.get(parsed.consumed..).unwrap_or_default();
-        if !peer.state().takes_input() || parsed.fault.is_some() {
+        if !peer.takes_messages() || parsed.fault.is_some() {
             peer.carry = Vec::new();
         } else if parsed.consumed > 0 || buffer.kind == BufferKind::Block {
             keep_rest(&mut peer.carry, rest);
@@ -542,6 +542,8 @@ impl Peers {
             seat.peer
                 .begin_stop(now, reason, now + LINGER_MS, released.bytes);
             seat.pause = Some(Pause::Closing);
+        } else {
+            seat.peer.end_reading_on();
         }
         if let Some(suppressed) = self.quietly(now, reason.name(), addr) {
             // Of two services that connect to each other one is refused each time.
@@ -623,6 +625,7 @@ impl Peers {
         if taken > 0 {
             seat.peer.handle_moved(now, receiving);
             seat.peer.handle_write_progress();
+            seat.write_tried = false;
             seat.peer.handle_taken(receiving);
         }
         if taken < offered {
@@ -679,7 +682,7 @@ impl Peers {
         let reason = io_reason(error);
         let Some(seat) = self.seat(id) else { return };
         seat.ready.clear(Ready::WRITE);
-        if seat.ready.has(Ready::READ) && seat.peer.state().takes_input() && seat.pause.is_none() {
+        if seat.ready.has(Ready::READ) && seat.peer.takes_messages() && seat.pause.is_none() {
             seat.broken = Some(reason);
             self.list_reading(id);
         } else {

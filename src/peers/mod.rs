@@ -411,12 +411,18 @@ impl Peers {
             .as_mut()
             .expect("looked up above");
         let peer = &mut seat.peer;
-        if !peer.carry.is_empty() {
-            self.slots.ledger.partial_frames.add(1);
+        if reason == CloseReason::DuplicateNode && peer.state().takes_input() {
+            peer.begin_giving_way(now, reason, drain_ms);
+            seat.pause = seat.pause.filter(|pause| *pause != Pause::Closing);
+        } else {
+            if !peer.carry.is_empty() {
+                self.slots.ledger.partial_frames.add(1);
+            }
+            peer.begin_drain(now, reason, drain_ms);
+            seat.pause = Some(Pause::Closing);
         }
-        peer.begin_drain(now, reason, drain_ms);
-        seat.pause = Some(Pause::Closing);
         recharge_carry(&self.slots, seat);
+        self.list_reading(id);
         self.after_output(now, id);
         self.arm(now, id);
     }
@@ -1159,6 +1165,7 @@ impl Peers {
     fn list_reading(&mut self, id: PeerId) {
         let Some(seat) = self.seat(id) else { return };
         let lingering = matches!(seat.peer.state(), State::Lingering { .. });
+        let lingering = lingering && !seat.peer.reads_on();
         let may = seat.pause.is_none() || lingering || seat.ready.has(Ready::ERROR);
         if may && seat.ready.has(Ready::READ) && !seat.in_read_list {
             seat.in_read_list = true;

@@ -30,7 +30,8 @@ impl Peers {
             assert!(!(seat.pending && spoke && open), "{id} has spoken");
             assert!(seat.leaving.is_none(), "{id} leaves without end");
             let lingering = matches!(peer.state(), State::Lingering { .. });
-            let open = peer.state().takes_input() && seat.pause.is_none();
+            let lingering = lingering && !peer.reads_on();
+            let open = peer.takes_messages() && seat.pause.is_none();
             if seat.ready.has(Ready::READ) && (open || lingering) {
                 assert!(
                     seat.in_read_list,

@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
-use super::world::{Conn, Sent, World};
+use super::{
+    askers::{self, Asked, QUESTION},
+    world::{Conn, Sent, World},
+};
 use crate::{
     clock::Tick,
     frame::{Bye, Decoder, Frame, Hello, encode_whole},
@@ -121,6 +124,13 @@ impl Client {
             self.conn = None;
             world.work += 1;
             return;
+        }
+        if self.out.is_empty() && !self.ended {
+            for _ in 0..std::mem::take(&mut world.conns[index].pings) {
+                encode_whole(&Frame::new(MessageType::PONG, b""), &mut self.out);
+            }
+            let questions = &mut world.conns[index].questions;
+            askers::answer(&mut world.random, questions, &mut self.out);
         }
         if self.out_at < self.out.len() {
             self.push(world, index);
@@ -287,7 +297,7 @@ impl Client {
                 _ => world.finish(index),
             },
             Kind::Healthy | Kind::SlowReader | Kind::NeverReads => {
-                if world.healed || world.random.chance(700) {
+                if world.healed || world.punctual || world.random.chance(700) {
                     world.finish(index);
                 }
             }
@@ -305,6 +315,11 @@ pub(super) fn check_received(conn: &mut Conn, index: usize, handled: Option<Mess
         match frame.message_type {
             MessageType::BYE => conn.bye = Some(Bye::parse(frame.payload).unwrap().code),
             UNASKED => {}
+            MessageType::PING => conn.pings += 1,
+            QUESTION => conn.questions.push(Asked {
+                correlation: frame.correlation.expect("a question has a number"),
+                payload: frame.payload.to_vec(),
+            }),
             one if one.is_protocol() => {}
             _ => {
                 let echo = Sent {

@@ -18,7 +18,9 @@ use crate::{
     frame::{Bye, Decoder, Frame, Hello, encode_whole},
     id::{LinkId, MessageType, NodeId, PeerId},
     ledger::{Ledger, Traffic},
-    limits::{AUTH_DELAY_MS, BEFORE_OK_BYTES_MAX, LINK_HEALTHY_MS, LINKS_MAX, TIMERS_PER_TURN},
+    limits::{
+        AUTH_DELAY_MS, BEFORE_OK_BYTES_MAX, LINGER_MS, LINK_HEALTHY_MS, LINKS_MAX, TIMERS_PER_TURN,
+    },
     peer::Rules,
     peers::{Action, PeerLimits, Peers},
     slots::{OutFrame, OutboxLimits, Slots},
@@ -836,6 +838,68 @@ fn of_two_that_dial_each_other_the_smaller_ones_connection_stays() {
         };
         assert_eq!(desk.bye_code(goes), CloseReason::DuplicateNode, "{number}");
         assert_eq!(desk.peers.introduced(), [(stays, node(number))]);
+    }
+}
+
+/// A link of ours is up to node 3, whose own connection stays.
+fn giving_way() -> (Desk, PeerId, PeerId) {
+    let mut desk = Desk::new(rules());
+    let goes = desk.link_up(link_to(&[addr(1)]), 3);
+    // The beginning of a frame was there before.
+    assert!(desk.read(goes, &app(9)[..5]).is_empty());
+    let stays = desk.accept();
+    desk.read(stays, &hello(3));
+    assert_eq!(desk.peers.introduced(), [(stays, node(3))]);
+    (desk, goes, stays)
+}
+
+/// The node has written messages before it knew that another connection stays, and counts them as
+/// written: they are delivered, until its own BYE or FIN.
+#[test]
+fn whoever_gives_way_takes_what_was_on_its_way() {
+    let ping = encoded(MessageType::PING, b"?");
+    for (fin_is_out, says_bye) in [(false, false), (false, true), (true, false), (true, true)] {
+        let (mut desk, goes, stays) = giving_way();
+        if fin_is_out {
+            assert_eq!(desk.bye_code(goes), CloseReason::DuplicateNode);
+        }
+        assert_eq!(desk.send(goes, b"x"), Err(SendError::Closing));
+        let came = [&app(9)[5..], &app(1), &ping, &app(2)].concat();
+        assert_eq!(desk.read(goes, &came), [9, 1, 2]);
+        if says_bye {
+            let last = [app(3), bye(CloseReason::Shutdown), app(4)].concat();
+            assert_eq!(desk.read(goes, &last), [3]);
+            assert!(desk.read(goes, &app(5)).is_empty());
+        }
+        // Nothing is written behind the BYE: no PONG either.
+        let rest = desk.written_types(goes);
+        assert_eq!(rest.is_empty(), fin_is_out, "{rest:?}");
+        assert!(rest.iter().all(|kind| *kind == MessageType::BYE));
+        desk.finish(goes);
+        assert_eq!(desk.closes, [(goes.index(), false)]);
+        let row = desk.peers.closed_rows().remove(0);
+        assert_eq!(row.reason, CloseReason::DuplicateNode);
+        assert_eq!(row.inbound.messages, 3 + u64::from(says_bye));
+        assert_eq!(desk.peers.introduced(), [(stays, node(3))]);
+    }
+}
+
+#[test]
+fn whoever_gives_way_does_not_wait_for_ever() {
+    for bad in [&b""[..], b"\0\0\0\x01", &hello(3), &ok(3)] {
+        let (mut desk, goes, _) = giving_way();
+        assert_eq!(desk.bye_code(goes), CloseReason::DuplicateNode);
+        let came = [&app(9)[5..], bad, &app(8)[..7]].concat();
+        assert_eq!(desk.read(goes, &came), [9]);
+        if !bad.is_empty() {
+            assert!(desk.read(goes, &app(1)).is_empty(), "behind {bad:?}");
+        }
+        desk.advance(LINGER_MS - 1);
+        assert!(desk.closes.is_empty());
+        desk.advance(2);
+        assert_eq!(desk.closes, [(goes.index(), false)]);
+        let ledger = &desk.slots.ledger;
+        assert_eq!(ledger.partial_frames.get(), u64::from(bad.is_empty()));
     }
 }
 

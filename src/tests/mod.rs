@@ -4,6 +4,7 @@
 //! more seeds than the suite does; `NEBNET_SEED=n cargo test sim_one_seed` runs one of them again.
 
 mod alarms;
+mod askers;
 mod clients;
 mod corpus;
 mod links;
@@ -48,10 +49,23 @@ fn sim_many_seeds() {
     }
 }
 
+/// The process stands still for up to half a minute, while every timeout is a few seconds. No
+/// peer whose bytes were there in time is closed for that.
+#[test]
+fn sim_healthy_peers_stay_over_jumps_of_time() {
+    let first = seed_from("NEBNET_SEED_FIRST").unwrap_or(1);
+    for seed in first..first + seed_from("NEBNET_SEEDS").unwrap_or(40) {
+        let say = Say(seed);
+        Run::with_stops(seed).run();
+        drop(say);
+    }
+}
+
 #[test]
 fn sim_one_seed() {
     if let Some(seed) = seed_from("NEBNET_SEED") {
         run_seed(seed);
+        Run::with_stops(seed).run();
     }
 }
 

@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
 use super::{
     alarms::Alarms,
+    askers::Asker,
     clients::{Client, Kind},
     random::Random,
     subscribers::{Subscriber, note_refused},
@@ -55,12 +56,24 @@ pub(super) struct Run {
     cuts_seen: usize,
     /// No limit of the service can end a well-behaved connection.
     calm: bool,
+    /// All timeouts are set, everybody is healthy and in time, and the process stands still now
+    /// and then.
+    stops: bool,
 }
 
 impl Run {
     pub(super) fn new(seed: u64) -> Self {
+        Self::with(seed, false)
+    }
+
+    /// A run of healthy peers, in which nothing goes wrong but that the process stands still.
+    pub(super) fn with_stops(seed: u64) -> Self {
+        Self::with(seed, true)
+    }
+
+    fn with(seed: u64, stops: bool) -> Self {
         let mut random = Random::new(seed);
-        let calm = random.chance(400);
+        let calm = stops || random.chance(400);
         let payload_max = random.pick(&[100, 3_000, 70_000, 200_000]);
         let budget = if calm {
             256 << 20
@@ -93,13 +106,20 @@ impl Run {
         let slots = Arc::new(slots.outbox_full(random.pick(&full)));
         let registry = Arc::new(Registry::new(1_000));
         let hub = Arc::new(TimerHub::default());
-        let rules = rules(&mut random, calm, outbox.payload_size);
+        let mut rules = rules(&mut random, calm, outbox.payload_size);
+        if stops {
+            set_timeouts(&mut rules, &mut random);
+        }
 
         let mut world = World::new(random, Arc::clone(&slots), Arc::clone(&registry));
         world.hello_required = rules.hello_required;
         world.payload_max = payload_max;
         draw_rates(&mut world, calm);
-        draw_people(&mut world, payload_max, calm);
+        if stops {
+            draw_healthy_people(&mut world);
+        } else {
+            draw_people(&mut world, payload_max, calm);
+        }
         let bell = Arc::clone(&world.bell);
         slots
             .doorbell
@@ -142,7 +162,8 @@ impl Run {
         let refused = Refused::default();
         let handled = world.borrow().handled;
         if let Some(message_type) = handled {
-            peers.set_handlers(echo_handler(message_type, &ledger, &refused));
+            let requests = &world.borrow().registry.requests;
+            peers.set_handlers(echo_handler(message_type, &ledger, requests, &refused));
         }
         let (commands, receiver) = bounded(8);
         let failed = Arc::new(OnceLock::new());
@@ -176,6 +197,7 @@ impl Run {
             cuts: Vec::new(),
             cuts_seen: 0,
             calm,
+            stops,
         }
     }
 
@@ -186,8 +208,11 @@ impl Run {
             self.step();
         }
         let stop_early = self.world.borrow_mut().random.chance(250);
-        if !stop_early {
+        if !stop_early || self.stops {
             self.heal();
+        }
+        if self.stops {
+            self.check_only_goodbyes();
         }
         self.stop(stop_early)
     }
@@ -205,10 +230,12 @@ impl Run {
                 world.now += world.random.between(1, 20_000) as u64;
             }
         }
+        self.stand_still();
         let now = self.now();
         if let Err(error) = self.node.poll(now) {
             panic!("{error}: {:?}", self.node);
         }
+        self.stand_still();
         {
             let world = &mut *self.world.borrow_mut();
             if world.random.chance(200) {
@@ -216,6 +243,10 @@ impl Run {
             }
             if let Some(alarms) = &mut self.alarms {
                 alarms.act(world.now, &mut world.random);
+            }
+            if let Some(mut asker) = world.asker.take() {
+                asker.act(world);
+                world.asker = Some(asker);
             }
         }
         let now = self.now();
@@ -225,6 +256,27 @@ impl Run {
             note_refused(&mut self.world.borrow_mut(), peer, error);
         }
         self.check();
+    }
+
+    /// The process is stopped, once in a while, before a poll or behind it; its peers go on.
+    fn stand_still(&mut self) {
+        let world = &mut *self.world.borrow_mut();
+        if self.stops && !world.healed && world.random.chance(15) {
+            let until = world.now + world.random.between(1, 30_000) as u64;
+            world.say(|| format!("the process stands still until {until}"));
+            world.act_outside(until);
+        }
+    }
+
+    /// Nobody was closed but by its own FIN. To be called when everybody has finished.
+    fn check_only_goodbyes(&self) {
+        for (counter, reason) in self.ledger.closed.iter().zip(CloseReason::ALL) {
+            let counted = counter.get();
+            assert!(
+                counted == 0 || *reason == CloseReason::PeerClosed,
+                "{counted} {reason}"
+            );
+        }
     }
 
     /// Has the loop cut the ledger, once in a while.
@@ -274,6 +326,9 @@ impl Run {
         self.node.peers().check(world.now);
         for subscriber in &world.subscribers {
             subscriber.check();
+        }
+        if let Some(asker) = &world.asker {
+            asker.check(world.registry.requests.row());
         }
         let ledger = &self.ledger;
         let dispatched = ledger.dispatched.get();
@@ -385,7 +440,7 @@ impl Run {
                 );
             }
             let floods = world.subscribers.iter().any(|one| one.closes);
-            let gentle = world.unasked == 0 && !floods;
+            let gentle = !world.sends_more() && !floods;
             if self.calm && gentle && !conn.hostile && !conn.refused {
                 assert!(
                     !conn.aborted && conn.bye.is_none(),
@@ -454,6 +509,9 @@ impl Run {
             worker.run().unwrap();
         }
         Watchers::check_end(world);
+        if let Some(mut asker) = world.asker.take() {
+            asker.check_end(world, world.registry.requests.row());
+        }
         for index in 0..world.subscribers.len() {
             while !Subscriber::drain(world, index, 1000, 0) {}
             world.subscribers[index].check_end();
@@ -503,8 +561,13 @@ impl Run {
 /// Echoes that a handler could not send: to whom, and why.
 type Refused = Arc<Mutex<Vec<(PeerId, SendError)>>>;
 
-fn echo_handler(message_type: MessageType, ledger: &Arc<Ledger>, refused: &Refused) -> Handlers {
-    let mut handlers = Handlers::new(Arc::clone(ledger), Arc::new(Requests::new(1)));
+fn echo_handler(
+    message_type: MessageType,
+    ledger: &Arc<Ledger>,
+    requests: &Arc<Requests>,
+    refused: &Refused,
+) -> Handlers {
+    let mut handlers = Handlers::new(Arc::clone(ledger), Arc::clone(requests));
     let refused = Arc::clone(refused);
     let echo = Box::new(
         move |message: InlineMessage<'_>, replier: &mut Replier<'_>| {
@@ -537,6 +600,39 @@ fn rules(random: &mut Random, calm: bool, payload_size: u32) -> Rules {
         ok_payload: hello.to_payload(),
         ..Rules::lenient(Decoder::new(payload_size))
     }
+}
+
+/// All timeouts, as long as no healthy peer needs for anything.
+fn set_timeouts(rules: &mut Rules, random: &mut Random) {
+    rules.first_frame_ms = 2_000;
+    rules.frame_ms = 5_000;
+    rules.idle_ms = random.pick(&[0, 2_000]);
+    rules.write_stall_ms = 2_000;
+    rules.heartbeat_ms = random.pick(&[0, 500]);
+    rules.heartbeat_timeout_ms = 1_500;
+}
+
+fn draw_healthy_people(world: &mut World) {
+    world.unasked = 0;
+    // A poll leaves events behind only where there are more connections than it has places.
+    world.rates.few_events = 0;
+    // And a socket with room takes something.
+    world.rates.short_write = 0;
+    world.punctual = true;
+    for number in 0..world.random.between(1, 8) {
+        let random = &mut world.random;
+        let mut client = Client::new(Kind::Healthy, u8::try_from(number).unwrap());
+        client.connects_left = random.between(1, 3);
+        client.frames_left = random.pick(&[20, 300]);
+        client.types = 6;
+        client.size_max = random.pick(&[30, 3_000]);
+        client.patience = random.pick(&[3, 100, 300]);
+        client.next_at = random.below(5_000) as u64;
+        world.clients.push(client);
+    }
+    let registry = Arc::clone(&world.registry);
+    let echo = Subscriber::echo(&registry, &mut world.random);
+    world.subscribers.push(echo);
 }
 
 fn draw_rates(world: &mut World, calm: bool) {
@@ -593,6 +689,10 @@ fn draw_people(world: &mut World, payload_max: usize, calm: bool) {
     for _ in 0..world.random.below(4) {
         let one = Subscriber::new(&registry, &mut world.random, true);
         world.subscribers.push(one);
+    }
+    if world.random.chance(300) {
+        let capacity = world.random.pick(&[1, 5, 200]);
+        world.asker = Some(Asker::new(&registry, capacity));
     }
     if world.random.chance(700) {
         let capacity = world.random.pick(&[1, 3, 50]);

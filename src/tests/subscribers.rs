@@ -327,7 +327,7 @@ pub(super) fn note_refused(world: &mut World, peer: PeerId, error: SendError) {
             let budget = &world.slots.ledger.budget;
             let short = budget.used() * 4 >= budget.limit() * 2;
             assert!(
-                short || world.unasked > 0,
+                short || world.sends_more(),
                 "an echo found no room: {:?}",
                 world.slots.queued(peer)
             );
@@ -344,7 +344,7 @@ fn echo(world: &mut World, batch: &Batch) {
             note_refused(world, message.peer(), error);
         }
         // It may be dropped for what nobody asked for.
-        if world.slots.may_overflow() && world.unasked > 0 {
+        if world.slots.may_overflow() && world.sends_more() {
             let conn = conn_of(world)[&message.peer()];
             world.conns[conn].echo_lossy = true;
         }

@@ -18,6 +18,7 @@ use std::{
 };
 
 use super::{
+    askers::{Asked, Asker},
     clients::{Client, ECHO_BELOW},
     random::Random,
     subscribers::Subscriber,
@@ -99,6 +100,10 @@ pub(super) struct Conn {
     pub(super) echo_at: [usize; 2],
     pub(super) echoes: usize,
     pub(super) bye: Option<u16>,
+    /// PINGs that the client has not answered.
+    pub(super) pings: usize,
+    /// Questions that the client has not answered.
+    pub(super) questions: Vec<Asked>,
     pub(super) hostile: bool,
 }
 
@@ -121,12 +126,15 @@ pub(super) struct World {
     pub(super) clients: Vec<Client>,
     pub(super) subscribers: Vec<Subscriber>,
     pub(super) watchers: Option<Watchers>,
+    pub(super) asker: Option<Asker>,
     pub(super) worker: Option<Worker>,
     pub(super) worker_at: Tick,
     pub(super) worker_slow: usize,
     pub(super) slots: Arc<Slots>,
     pub(super) registry: Arc<Registry>,
     pub(super) healed: bool,
+    /// Clients never stay when they have nothing more to say.
+    pub(super) punctual: bool,
     /// The application sends of its own accord, per thousand acts of a subscriber.
     pub(super) unasked: usize,
     pub(super) hello_required: bool,
@@ -156,12 +164,14 @@ impl World {
             clients: Vec::new(),
             subscribers: Vec::new(),
             watchers: None,
+            asker: None,
             worker: None,
             worker_at: 0,
             worker_slow: 0,
             slots,
             registry,
             healed: false,
+            punctual: false,
             unasked: 0,
             hello_required: false,
             handled: None,
@@ -174,6 +184,11 @@ impl World {
         if self.trace {
             eprintln!("{:>8} {}", self.now, text());
         }
+    }
+
+    /// Whether the application sends what is no echo.
+    pub(super) fn sends_more(&self) -> bool {
+        self.unasked > 0 || self.asker.is_some()
     }
 
     /// Messages of the type that an echo is still to come of, behind those that it came of.
@@ -213,10 +228,17 @@ impl World {
             echo_at: [0; 2],
             echoes: 0,
             bye: None,
+            pings: 0,
+            questions: Vec::new(),
             hostile: false,
         };
         self.conns.push(conn);
         let index = self.conns.len() - 1;
+        if self.punctual {
+            // A frame fits, so that it can be there while nobody reads.
+            let conn = &mut self.conns[index];
+            conn.arrived_max = conn.arrived_max.max(5_000);
+        }
         if self.listening {
             self.backlog.push_back(index);
             self.listener_pending |= std::mem::take(&mut self.listener_armed);
@@ -304,6 +326,24 @@ impl World {
             }
         }
         false
+    }
+
+    /// What peers do until then, while nothing happens in our own process.
+    pub(super) fn act_outside(&mut self, until: Tick) {
+        loop {
+            for index in 0..self.clients.len() {
+                if self.clients[index].next_at <= self.now {
+                    Client::act(self, index);
+                }
+            }
+            let next = self.clients.iter().map(|one| one.next_at).min();
+            let next = next.unwrap_or(until).max(self.now + 1);
+            if next >= until {
+                break;
+            }
+            self.now = next;
+        }
+        self.now = until.max(self.now);
     }
 
     fn worker_is_due(&self) -> bool {

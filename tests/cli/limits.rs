@@ -1,8 +1,14 @@
 //! Each limit of `serve`, as a peer meets it: the reason of the BYE.
 
-use std::{io::Write as _, time::Duration};
+use std::{
+    io::{Read as _, Write as _},
+    time::Duration,
+};
 
-use crate::harness::{Service, frame, now};
+use crate::{
+    harness::{Service, frame, now, wait_until},
+    metrics::get,
+};
 
 #[test]
 fn max_payload() {
@@ -33,6 +39,86 @@ fn max_peers_per_addr() {
     assert!(first.recv().is_some());
     assert_eq!(service.connect().recv_bye(), 18);
     service.stop();
+}
+
+#[test]
+fn max_pending() {
+    let service = Service::start(&["--echo", "--max-pending", "1"]);
+    let mut silent = service.connect();
+    assert_eq!(service.connect().recv_bye(), 17);
+    // Whoever has spoken is not pending any more.
+    silent.send(1, b"x");
+    assert!(silent.recv().is_some());
+    let mut second = service.connect();
+    second.send(1, b"y");
+    assert_eq!(second.recv(), Some((1, 0, b"y".to_vec())));
+    service.stop();
+}
+
+#[test]
+fn checksums() {
+    let service = Service::start(&["--echo", "--checksums"]);
+    let mut peer = service.connect();
+    peer.send(7, b"hi");
+    // The vector of docs/wire.md.
+    let mut came = [0; 14];
+    peer.stream.read_exact(&mut came).unwrap();
+    assert_eq!(&came, b"\x00\x00\x00\x0a\x00\x07\x01\x01hi\x83\xa4\xe4\x18");
+    service.stop();
+}
+
+/// A peer that reads nothing is in the way of what a relay passes on to it.
+#[test]
+fn outbox_full() {
+    for policy in ["refuse", "close", "drop-oldest"] {
+        let mut service = Service::start(&[
+            "--relay",
+            "--outbox-full",
+            policy,
+            "--outbox-messages",
+            "16",
+            "--write-stall-timeout",
+            "0",
+            "--metrics",
+            "127.0.0.1:0",
+        ]);
+        let metrics = service.announced("metrics on ");
+        let count = |line: &str| {
+            let page = get(metrics, "/metrics");
+            let value = page.lines().find_map(|found| found.strip_prefix(line));
+            value
+                .unwrap_or_else(|| panic!("no {line}: {page}"))
+                .trim()
+                .to_owned()
+        };
+        let mut deaf = service.connect();
+        deaf.send(1, b"I am here");
+        let mut speaker = service.connect();
+        wait_until("both are there", || count("nebnet_peers ") == "2");
+        let end = match policy {
+            "close" => "nebnet_peers_closed_total{reason=\"slow_peer\"} ",
+            "drop-oldest" => "nebnet_outbound_overflowed_messages_total ",
+            _ => "nebnet_inbound_messages_total ",
+        };
+        // More than both kernel buffers hold.
+        let message = frame(1, 0, &[b'x'; 60_000]);
+        let mut sent = 1;
+        let done = |sent: u64| match policy {
+            "refuse" => sent > 400 && count(end) == sent.to_string(),
+            _ => count(end) != "0",
+        };
+        while !done(sent) {
+            assert!(sent < 3_000, "{policy}: nothing comes of a full outbox");
+            speaker.stream.write_all(&message).unwrap();
+            sent += 1;
+        }
+        let lost = count("nebnet_outbound_overflowed_messages_total ");
+        assert_eq!(lost != "0", policy == "drop-oldest");
+        let here = count("nebnet_peers ");
+        assert_eq!(here, if policy == "close" { "1" } else { "2" }, "{policy}");
+        drop((deaf, speaker));
+        service.stop();
+    }
 }
 
 #[test]

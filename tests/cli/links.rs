@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use crate::{
     harness::{Peer, Service, TempFile, failure, run, wait_until},
     mesh::own_addr,
+    metrics::get,
 };
 
 /// Waits until standard error says it so many times.
@@ -49,6 +50,23 @@ fn a_link_is_kept_and_its_log_says_so() {
     assert_eq!(code, Some(0), "{stderr}");
     let summary = "links: 2 connections made, 0 messages lost with them";
     assert!(stderr.contains(summary), "{stderr}");
+}
+
+#[test]
+fn metrics_count_what_was_dialled() {
+    let addr = own_addr().to_string();
+    let mut service = Service::start(&["--connect", &addr, "--metrics", "127.0.0.1:0"]);
+    let metrics = service.announced("metrics on ");
+    let has = |line: &str| get(metrics, "/metrics").lines().any(|one| one == line);
+    wait_until("an attempt has failed", || {
+        !has("nebnet_dials_failed_total 0")
+    });
+    assert!(has("nebnet_peers_dialled_total 0"));
+    let other = Service::start_with(&["--echo", "--listen", &addr]);
+    wait_until("one was made", || has("nebnet_peers_dialled_total 1"));
+    assert!(has("nebnet_peers_accepted_total 0"));
+    other.stop();
+    service.stop();
 }
 
 #[test]

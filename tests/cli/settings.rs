@@ -11,6 +11,7 @@ fn wrong_usage_exits_with_2() {
         &["serve", "--idle-timeout", "5"],
         &["serve", "--max-peers", "-1"],
         &["serve", "--dispatch", "elsewhere"],
+        &["serve", "--outbox-full", "wait"],
         &["serve", "--log-level", "loud"],
         &["serve", "--echo", "yes"],
         &["serve", "--network-id", "4294967296"],
@@ -140,4 +141,52 @@ fn a_file_that_cannot_be_read_is_named() {
     }
     let file = TempFile::new(b"echo = \xff");
     assert_eq!(failure(&run(&["check", file.name()], b"")).0, 1);
+}
+
+/// A terminal is logged, or looked at by others.
+#[test]
+fn a_wrong_token_is_not_repeated() {
+    let secret = "hunter2".repeat(40);
+    let file = TempFile::new(format!(
+        "token = \"{secret}\"\naccept_token = [\"{secret}\"]\n"
+    ));
+    for (args, code) in [
+        (&["serve", "--token", &*secret][..], 2),
+        (&["serve", "--accept-token", &*secret], 2),
+        (&["serve", &*format!("--token={secret}")], 2),
+        (
+            &[
+                "send",
+                "127.0.0.1:1",
+                "--type",
+                "1",
+                "--hello",
+                "--token",
+                &*secret,
+            ],
+            2,
+        ),
+        (&["serve", "--config", file.name()], 1),
+        (&["check", file.name()], 1),
+    ] {
+        let output = run(args, b"");
+        assert_eq!(output.status.code(), Some(code), "{args:?}");
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(text.contains("the token has 280 bytes"), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+    let text = String::from_utf8(run(&["serve", "--token", ""], b"").stderr).unwrap();
+    let said = "error: invalid value for '--token <TOKEN>': the token has 0 bytes";
+    assert!(text.starts_with(said), "{text}");
+}
+
+#[test]
+fn check_judges_the_policy_of_a_full_outbox() {
+    let file = TempFile::new("outbox_full = \"drop-oldest\"\n");
+    assert_eq!(run(&["check", file.name()], b"").status.code(), Some(0));
+    let file = TempFile::new("outbox_full = \"wait\"\n");
+    let output = run(&["check", file.name()], b"");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let said = "outbox_full: `wait` is not one of refuse, close, drop-oldest";
+    assert!(text.contains(said), "{text}");
 }

@@ -307,10 +307,21 @@ pub fn only_peer(service: &NetService) -> PeerId {
     handle.peers()[0].peer
 }
 
-/// Stops, and holds the sums against each other.
+/// Stops, however that may end, and holds the sums against each other. Tests stop services by this,
+/// or by what is built on it.
+#[track_caller]
+pub fn stop_within(service: &mut NetService, deadline: Duration) -> StopReport {
+    let report = service.stop(deadline);
+    for balance in [report.snapshot.balance(), service.balance()] {
+        assert!(balance.is_exact(), "{balance}\n{report}");
+    }
+    report
+}
+
+/// Stops in peace: everything came to its end.
 #[track_caller]
 pub fn stop(service: &mut NetService) -> StopReport {
-    let report = service.stop(Duration::from_secs(10));
+    let report = stop_within(service, Duration::from_secs(10));
     assert!(report.joined, "{report}");
     assert_balanced(&report.snapshot);
     report

@@ -3,9 +3,9 @@
 //! [`ServeOptions`] is also what a configuration file is read into: every setting is an `Option`,
 //! so that flags can be laid over the file.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsStr, net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Arg, Parser, Subcommand, ValueEnum, builder::TypedValueParser, error::ErrorKind};
 use log::LevelFilter;
 use nebnet::{MessageType, NodeId};
 
@@ -102,6 +102,9 @@ pub(crate) struct ServeOptions {
     /// Most messages that wait for one peer [default: 65536]
     #[arg(long, value_name = "N", value_parser = units::count)]
     pub(crate) outbox_messages: Option<usize>,
+    /// What happens when neither takes a message more [default: refuse]
+    #[arg(long, value_enum, value_name = "POLICY")]
+    pub(crate) outbox_full: Option<WhenFull>,
     /// Bytes that all queues together may hold [default: 256M]
     #[arg(long, value_name = "SIZE", value_parser = units::size_usize)]
     pub(crate) memory_budget: Option<usize>,
@@ -121,10 +124,10 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "HEX", value_parser = units::node_id)]
     pub(crate) node_id: Option<NodeId>,
     /// Token that is shown to the services that are connected to, in clear
-    #[arg(long, value_name = "TOKEN", value_parser = units::token)]
+    #[arg(long, value_name = "TOKEN", value_parser = Secret)]
     pub(crate) token: Option<String>,
     /// Token that a peer has to show; may be given more than once; implies --require-hello
-    #[arg(long, value_name = "TOKEN", value_parser = units::token)]
+    #[arg(long, value_name = "TOKEN", value_parser = Secret)]
     pub(crate) accept_token: Option<Vec<String>>,
     /// Time in which a connection has to be made, and then answered [default: 5s]
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
@@ -146,12 +149,47 @@ pub(crate) struct ServeOptions {
     pub(crate) log_level: Option<LogLevel>,
 }
 
+/// Reads a token. What was given is not repeated where it is wrong: a terminal is logged, or looked
+/// at by others.
+#[derive(Clone, Copy, Debug)]
+struct Secret;
+
+impl TypedValueParser for Secret {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<String, clap::Error> {
+        let text = value
+            .to_str()
+            .ok_or_else(|| "the token is not UTF-8".to_owned());
+        text.and_then(units::token).map_err(|problem| {
+            let arg = arg.map(ToString::to_string).unwrap_or_default();
+            let message = format!("invalid value for '{arg}': {problem}");
+            clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command)
+        })
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum DispatchOn {
     /// On a thread of their own
     Thread,
     /// On the loop thread: one hand-off less
     Inline,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum WhenFull {
+    /// The message is not sent
+    Refuse,
+    /// The peer is closed
+    Close,
+    /// The oldest messages that wait make room
+    DropOldest,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -220,7 +258,7 @@ pub(crate) struct SendArgs {
           value_parser = units::id_u32)]
     pub(crate) network_id: u32,
     /// Token that the HELLO shows, in clear
-    #[arg(long, value_name = "TOKEN", requires = "hello", value_parser = units::token)]
+    #[arg(long, value_name = "TOKEN", requires = "hello", value_parser = Secret)]
     pub(crate) token: Option<String>,
     /// Longest time without progress: connecting, sending, and waiting for the answers; 0 = off
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = units::duration)]

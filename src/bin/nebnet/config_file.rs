@@ -147,6 +147,7 @@ fn set(options: &mut ServeOptions, key: &str, value: &DeValue<'_>) -> Result<(),
         "outbox_messages" => {
             scalar(value, units::count).map(|read| options.outbox_messages = Some(read))
         }
+        "outbox_full" => scalar(value, choice).map(|read| options.outbox_full = Some(read)),
         "memory_budget" => {
             scalar(value, units::size_usize).map(|read| options.memory_budget = Some(read))
         }
@@ -336,6 +337,7 @@ mod tests {
             write_stall_timeout = "1m"
             outbox_bytes = 0x10_0000
             outbox_messages = 10
+            outbox_full = "drop-oldest"
             memory_budget = "1G"
             require_hello = true
             network_id = 7
@@ -351,7 +353,7 @@ mod tests {
         assert_eq!(file.options.idle_timeout, Some(Duration::ZERO));
         assert_eq!(file.options.frame_timeout, Some(Duration::from_millis(500)));
         assert_eq!(file.options.outbox_bytes, Some(1 << 20));
-        assert_eq!(file.lines.len(), 22);
+        assert_eq!(file.lines.len(), 23);
         assert_eq!(file.lines["listen"], 2);
     }
 

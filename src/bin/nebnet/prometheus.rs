@@ -24,6 +24,13 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
     );
     out.gauge("peers", "peers connected now", snapshot.peers);
     out.counter("peers_accepted_total", "peers accepted", snapshot.accepted);
+    let (dialled, failed) = (snapshot.dialled, snapshot.dials_failed);
+    out.counter("peers_dialled_total", "connections that were made", dialled);
+    out.counter(
+        "dials_failed_total",
+        "attempts to make one that failed",
+        failed,
+    );
     out.family("peers_closed_total", "counter", "peers closed, by reason");
     for (reason, count) in &snapshot.closed {
         out.sample("peers_closed_total", &[("reason", &reason.name())], *count);

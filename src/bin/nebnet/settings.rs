@@ -10,10 +10,10 @@ use std::{
 };
 
 use log::LevelFilter;
-use nebnet::{Config, ConfigError, Dispatch, NodeId};
+use nebnet::{Config, ConfigError, Dispatch, NodeId, OutboxFull};
 
 use crate::{
-    args::{DispatchOn, LogLevel, ServeOptions},
+    args::{DispatchOn, LogLevel, ServeOptions, WhenFull},
     config_file::{self, ConfigFile},
     failure::Failure,
     relay,
@@ -186,6 +186,7 @@ settings!(
     write_stall_timeout,
     outbox_bytes,
     outbox_messages,
+    outbox_full,
     memory_budget,
     require_hello,
     network_id,
@@ -248,6 +249,13 @@ fn config_of(options: &ServeOptions) -> Config {
     }
     if let Some(budget) = options.memory_budget {
         config = within_budget(config, budget, options);
+    }
+    if let Some(policy) = options.outbox_full {
+        config = config.outbox_full(match policy {
+            WhenFull::Refuse => OutboxFull::Refuse,
+            WhenFull::Close => OutboxFull::Close,
+            WhenFull::DropOldest => OutboxFull::DropOldest,
+        });
     }
     match options.dispatch {
         Some(DispatchOn::Thread) => config.dispatch(Dispatch::Thread),

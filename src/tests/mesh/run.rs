@@ -343,7 +343,7 @@ impl Run {
         self.excuse(|one, other| one == place || other == place);
         let seat = &mut self.seats[place];
         if let Some(mut machine) = seat.machine.take() {
-            machine.check_closed(&|index| self.excused.contains(&index));
+            machine.check_closed(&|index| self.excused.contains(&index), false);
         }
         self.fabric.borrow_mut().kill(place);
         let seat = &mut self.seats[place];
@@ -447,7 +447,7 @@ impl Run {
     fn check_closed(&mut self) {
         for seat in &mut self.seats {
             if let Some(machine) = &mut seat.machine {
-                machine.check_closed(&|index| self.excused.contains(&index));
+                machine.check_closed(&|index| self.excused.contains(&index), true);
             }
         }
     }
