@@ -27,9 +27,8 @@ impl Drop for Say {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let Self(seed) = self;
-            match seed_from("NEBNET_PEERS") {
-                Some(peers) => eprint!("NEBNET_PEERS={peers} "),
-                None => {}
+            if let Some(peers) = seed_from("NEBNET_PEERS") {
+                eprint!("NEBNET_PEERS={peers} ");
             }
             eprintln!("NEBNET_SEED={seed} cargo test sim_one_seed");
         }
