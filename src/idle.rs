@@ -304,7 +304,8 @@ mod tests {
             slept
         }
 
-        /// Takes bursts of five, 5 us apart, one in each `period`, and all that came while it slept.
+        /// Takes bursts of five, 5 us apart, one in each `period`, with all that came while it
+        /// slept.
         fn take_bursts(&mut self, count: u64, period: u64) {
             let start = self.now;
             for number in 0..count * 5 {
