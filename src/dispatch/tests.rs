@@ -5,6 +5,7 @@ mod cuts;
 #[cfg(nebnet_loom)]
 mod models;
 mod overflow;
+mod shards;
 
 use std::sync::Arc;
 

@@ -20,7 +20,7 @@ use crate::{
 use std::sync::Arc;
 
 fn outlet() -> Outlet {
-    Outlet::Deliveries(crossbeam_channel::bounded(1).0)
+    Outlet::Deliveries(crossbeam_channel::bounded(1).0, None)
 }
 
 fn options() -> SubscribeOptions {
@@ -132,7 +132,6 @@ type Told = crossbeam_channel::Receiver<Result<Message, RequestError>>;
 fn ask(requests: &Requests) -> Option<(crate::id::RequestId, Told)> {
     let (waiter, told) = PendingReply::channel();
     let id = requests.add(PEER(), MessageType(1), 5, waiter).ok()?;
-    requests.note_sent();
     Some((id, told))
 }
 
