@@ -1191,7 +1191,7 @@ pub struct StopReport {
     pub closed_abortive: u64,
     /// The connections that lost messages in the stop, at most 1,024 of them.
     pub lost: Vec<ClosedRow>,
-    /// Whether both threads ended. Only a callback of the embedder that does not return prevents
+    /// Whether all threads ended. Only a callback of the embedder that does not return prevents
     /// it.
     pub joined: bool,
     /// The counters at the end.

@@ -10,7 +10,8 @@
 //! | yours | your subscriptions | your queues |
 //!
 //! There is no async runtime, no global state and no signal handler. [`Dispatch::Inline`] does
-//! without the second thread.
+//! without the second thread. With [`Config::shards`] there are several of the first two, on one
+//! port and behind one service.
 //!
 //! # Path of a message
 //!

@@ -210,7 +210,9 @@ impl NetService {
     ///
     /// # Errors
     ///
-    /// See [`HandlerError`]. There are at most 64 handlers.
+    /// See [`HandlerError`]. There are at most 64 handlers. With several
+    /// [`shards`](Config::shards) one handler would have to run on several threads at once, so each
+    /// needs one of its own: [`handle_inline_each`](Self::handle_inline_each).
     ///
     /// # Examples
     ///
@@ -339,7 +341,7 @@ impl NetService {
 
     /// Stops the service: accepts and reads nothing more, delivers what was parsed, lets
     /// subscribers answer it, writes what was accepted for sending, says BYE to every peer, and
-    /// ends both threads. Takes no longer than `deadline` and a little; ends early when nothing is
+    /// ends its threads. Takes no longer than `deadline` and a little; ends early when nothing is
     /// left.
     ///
     /// Subscriptions then yield what is left in their queues. A subscriber that lets nothing go for

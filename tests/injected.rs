@@ -299,7 +299,7 @@ fn links_come_back_through_errors_of_dialling() {
 fn check_dialling(inject: &str, said: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let target = listener.local_addr().unwrap().to_string();
-    let service = Service::start(&["--echo", "--connect", &target]);
+    let service = Service::start(&["--echo", "--connect", &target, "--shards", "1"]);
     let first = accept_link(&listener);
     let Some(trace) = Trace::attach(&service, inject) else {
         return;
@@ -370,7 +370,7 @@ fn check(row: &Row) {
 
 /// A service that echoes, and where its metrics are.
 fn start() -> (Service, SocketAddr) {
-    let mut service = Service::start(&["--echo", "--metrics", "127.0.0.1:0"]);
+    let mut service = Service::start(&["--echo", "--metrics", "127.0.0.1:0", "--shards", "1"]);
     let metrics = service.announced("metrics on ");
     (service, metrics)
 }

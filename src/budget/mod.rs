@@ -135,7 +135,8 @@ impl Budget {
         (0..shards).map(share).collect()
     }
 
-    /// Sets what wakes each shard when another one has something for it. Only the first call counts.
+    /// Sets what wakes each shard when another one has something for it. Only the first call
+    /// counts.
     pub(crate) fn set_bells(&self, bells: Vec<Bell>) {
         if let Some(share) = &self.share {
             let _ = share.pool.bells.set(bells);

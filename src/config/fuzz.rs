@@ -57,6 +57,7 @@ fn is_legal(config: &Config) -> bool {
     let is_off = config.heartbeat_timeout.is_zero();
     let tokens = &config.accept_tokens;
     config.listen.len() <= 64
+        && (1..=64).contains(&config.shards)
         && (1..=256 << 20).contains(&config.max_payload)
         && config.max_payload as usize <= budget
         && (1..=(1 << 24) - 8192).contains(&config.max_peers)

@@ -7,6 +7,7 @@ mod mixed;
 #[cfg(nebnet_loom)]
 mod models;
 mod overflow;
+mod shards;
 
 use std::sync::Arc;
 

@@ -136,9 +136,15 @@ impl Service {
     /// Starts a service with exactly these arguments.
     #[track_caller]
     pub(crate) fn start_with(args: &[&str]) -> Self {
+        let shards = std::env::var("NEBNET_SHARDS").unwrap_or_default();
+        let more = ["--shards", &shards].into_iter().filter(|_| {
+            // As the library's tests have it, unless a test says otherwise.
+            !shards.is_empty() && !args.contains(&"--shards")
+        });
         let mut child = nebnet()
             .arg("serve")
             .args(args)
+            .args(more)
             .spawn()
             .expect("nebnet runs");
         let watchdog = Some(watchdog(&child));
