@@ -71,7 +71,8 @@ use crate::{
 /// How often the budget is looked at while it is short.
 const BUDGET_CHECK_MS: u64 = 100;
 
-/// The part of the budget that is to come back from those who are closing, if nobody else is closed.
+/// The part of the budget that has to come back from those who are closing, if nobody else is to
+/// be closed.
 const BUDGET_ROOM_PART: usize = 16;
 
 /// How often a peer that is not quiet is looked at, after its deadline said so.
