@@ -562,6 +562,10 @@ impl<N: Net> Node<N> {
         match fault {
             AcceptFault::WouldBlock => self.listeners[index] = Accepting::Idle,
             AcceptFault::Skip(_) => ledger.accept_errors.add(1),
+            AcceptFault::TurnedAway(error) => {
+                self.peers.note_turned_away();
+                self.handle_accept_fault(now, index, AcceptFault::Exhausted(error));
+            }
             AcceptFault::Exhausted(error) => {
                 ledger.accept_errors.add(1);
                 let pause = self.backoffs[index];

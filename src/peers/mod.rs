@@ -296,6 +296,12 @@ impl Peers {
         Some(id)
     }
 
+    /// A connection was accepted and closed, because there was no descriptor to keep it by.
+    pub(crate) fn note_turned_away(&self) {
+        self.slots.ledger.accepted.add(1);
+        self.count_closed(CloseReason::TooManyPeers);
+    }
+
     /// Gives a connection its place in the table, which is the one of its slot.
     fn seat_peer(&mut self, id: PeerId, peer: Peer, standing: Standing) {
         let index = self.seats.insert(Some(Seat::new(peer, standing)));

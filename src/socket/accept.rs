@@ -15,6 +15,8 @@ pub(crate) enum AcceptFault {
     /// The process or the system ran out of something. Waiting helps, trying again does not, and
     /// no new edge will come for the connections that wait.
     Exhausted(io::Error),
+    /// Likewise; the connection that waited was accepted all the same, and closed at once.
+    TurnedAway(io::Error),
     /// The listener will never work again.
     Dead(io::Error),
 }

@@ -104,13 +104,21 @@ impl Net for Sockets {
             Ok(accepted) => return Ok(accepted),
             Err(error) => AcceptFault::of(error),
         };
-        if let AcceptFault::Exhausted(error) = &fault {
-            if Errno::from_io_error(error) == Some(Errno::MFILE) && self.spare.take().is_some() {
-                drop(listener.socket.accept());
+        match fault {
+            AcceptFault::Exhausted(error)
+                if Errno::from_io_error(&error) == Some(Errno::MFILE)
+                    && self.spare.take().is_some() =>
+            {
+                let turned_away = listener.socket.accept().map(drop).is_ok();
                 self.spare = open_spare();
+                Err(if turned_away {
+                    AcceptFault::TurnedAway(error)
+                } else {
+                    AcceptFault::Exhausted(error)
+                })
             }
+            fault => Err(fault),
         }
-        Err(fault)
     }
 
     fn register(&mut self, stream: &mut TcpStream, peer: PeerId) -> io::Result<()> {

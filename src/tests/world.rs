@@ -527,7 +527,14 @@ impl Net for SimNet {
         world.work += 1;
         if world.random.chance(world.rates.exhausted) {
             world.exhausted_until = world.now + world.random.between(1, 3_000) as u64;
-            return Err(AcceptFault::Exhausted(io::Error::other("no descriptors")));
+            let error = io::Error::other("no descriptors");
+            if world.random.chance(500) {
+                return Err(AcceptFault::Exhausted(error));
+            }
+            if let Some(index) = world.backlog.pop_front() {
+                world.conns[index].refused = true;
+            }
+            return Err(AcceptFault::TurnedAway(error));
         }
         if world.random.chance(world.rates.skip) {
             if let Some(index) = world.backlog.pop_front() {
