@@ -104,21 +104,18 @@ impl Net for Sockets {
             Ok(accepted) => return Ok(accepted),
             Err(error) => AcceptFault::of(error),
         };
-        match fault {
-            AcceptFault::Exhausted(error)
-                if Errno::from_io_error(&error) == Some(Errno::MFILE)
-                    && self.spare.take().is_some() =>
-            {
-                let turned_away = listener.socket.accept().map(drop).is_ok();
-                self.spare = open_spare();
-                Err(if turned_away {
-                    AcceptFault::TurnedAway(error)
-                } else {
-                    AcceptFault::Exhausted(error)
-                })
+        let AcceptFault::Exhausted(error) = fault else {
+            return Err(fault);
+        };
+        let ran_out = Errno::from_io_error(&error) == Some(Errno::MFILE);
+        if ran_out && self.spare.take().is_some() {
+            let turned_away = listener.socket.accept().map(drop).is_ok();
+            self.spare = open_spare();
+            if turned_away {
+                return Err(AcceptFault::TurnedAway(error));
             }
-            fault => Err(fault),
         }
+        Err(AcceptFault::Exhausted(error))
     }
 
     fn register(&mut self, stream: &mut TcpStream, peer: PeerId) -> io::Result<()> {
