@@ -727,13 +727,18 @@ impl Handle {
     /// not arrived (in a socket, in a send that has not returned) is in none of them.
     ///
     /// What it costs while nobody asks: one atomic addition for each batch that a subscriber takes,
-    /// and nothing for a message. A call costs the loop and the dispatcher some microseconds, and a
-    /// lock and 200 bytes for each peer; the loop looks at the headers of up to 2^18 messages that
-    /// wait in outboxes, and leaves out peers that have more ([`Balance::peers_left_out`]). The
-    /// marker waits its turn behind what is queued for dispatch.
+    /// and nothing for a message. A call costs the loop a lock and 200 bytes for each connection,
+    /// and a look at each piece of output that waits for it: of up to 1,024 of these in one turn,
+    /// whatever waits; a connection of many small pieces may pass that, up to 2^17. Then, in one
+    /// turn, four additions for each connection, of up to 65,536
+    /// ([`Balance::peers_left_out`] says who was not looked at). One cut ends in a turn, so others
+    /// that ask wait for theirs. The marker waits its turn behind what is queued for dispatch.
+    ///
+    /// On a machine of two shared cores a call took 12 to 40 us with eight connections, whether
+    /// nothing waited for them or 196,608 messages did, and 1.4 to 12 ms with 9,000.
     ///
     /// Waits up to 5 s for the answers, and tries again while somebody is in the middle of
-    /// something. If there is no answer, or this is a thread of a service, which would wait for
+    /// something, after pauses that grow from 50 us to 20 ms. If there is no answer, or this is a thread of a service, which would wait for
     /// itself (the loop's in an inline handler, the dispatcher's in a metrics callback), the
     /// counters are read one after the other: [`Balance::is_cut`] is then false, and so is
     /// [`Balance::is_exact`]. That is also so after a failure, until the threads have ended

@@ -476,7 +476,8 @@ impl FanOut {
         };
         let account = &entry.subscriber.account;
         let lane = account.lane(self.shard);
-        // Whoever cannot live with a gap gets nothing behind it.
+        // Whoever cannot live with a gap gets nothing behind it in this block, as of a block in a
+        // queue of our own. What was read of a peer before its close comes all the same.
         let stops = matches!(account.overflow, Overflow::Close | Overflow::Unsubscribe);
         let mut dropped = 0;
         let mut gone = false;

@@ -91,7 +91,8 @@ impl Peers {
 
     /// What an outbox allocates is leased, but for a little of each segment.
     fn check_leases(&self) {
-        for seat in self.seats.iter().filter_map(|(_, seat)| seat.as_deref()) {
+        for (_, seat) in self.seats.ids() {
+            let Some(seat) = seat else { continue };
             let (id, outbox) = (seat.id(), &seat.peer.outbox);
             let (held, leased) = (outbox.storage(), self.slots.leased(id));
             assert!(

@@ -261,7 +261,7 @@ impl Run {
     }
 
     /// Returns what tells one run from another.
-    pub(super) fn run(mut self) -> (u64, u64, Traffic, Traffic) {
+    pub(super) fn run(mut self) -> (u64, u64, Traffic, Traffic, usize) {
         let steps = self.size.steps(&mut self.world.borrow_mut().random);
         for _ in 0..steps {
             self.step();
@@ -523,7 +523,7 @@ impl Run {
             && world.subscribers.iter().all(Subscriber::is_drained)
     }
 
-    fn stop(mut self, early: bool) -> (u64, u64, Traffic, Traffic) {
+    fn stop(mut self, early: bool) -> (u64, u64, Traffic, Traffic, usize) {
         self.world.borrow().say(|| "stop".to_owned());
         let timeout = if early {
             self.world.borrow_mut().random.pick(&[0, 300, 5_000])
@@ -620,6 +620,7 @@ impl Run {
             snapshot.accepted,
             snapshot.inbound,
             snapshot.outbound,
+            self.cuts_seen,
         )
     }
 }
