@@ -8,8 +8,8 @@ use crate::{
     id::MessageType,
     ledger::{DepartedRow, Ledger, RequestRow},
     limits::{CUT_LOOKS_PER_TURN, CUT_SEGMENTS_MAX, CUT_TRIES_MAX},
-    policy::OutboxFull,
-    slots::{Contended, OutFrame, OutboxLimits},
+    policy::{OutboxFull, Priority},
+    slots::{Contended, OutFrame, OutboxLimits, Recipients, SharedFrame},
 };
 
 impl Peers {
@@ -294,7 +294,13 @@ fn a_cut_leaves_out_who_has_too_many_segments() {
     let (slots, mut peers) = many_peers(2, 1 << 20);
     let addr = "10.0.0.1:1".parse().unwrap();
     let [much, little] = [(); 2].map(|()| peers.handle_accepted(0, addr).unwrap());
-    send_apart(&slots, &mut peers, much, CUT_SEGMENTS_MAX + 1);
+    // Long ones are not copied behind each other, and all peers share the bytes.
+    let frame = Frame::new(MessageType(1), &[0; 5_000]);
+    let frame = SharedFrame::new(&frame, Priority::Normal);
+    for _ in 0..=CUT_SEGMENTS_MAX {
+        slots.broadcast(Ok(&frame), Recipients::List(&[much]));
+    }
+    peers.take_output(1, much, false).unwrap();
     send_apart(&slots, &mut peers, little, 1);
     let mut walk = CutWalk::default();
     assert_eq!(peers.continue_cut(&mut walk), Ok(true));
@@ -324,7 +330,7 @@ fn many_peers(peers_max: usize, messages_max: u64) -> (Arc<Slots>, Peers) {
     let limits = OutboxLimits {
         bytes: 1 << 30,
         messages: messages_max,
-        payload_size: 100,
+        payload_size: 10_000,
     };
     let slots = Slots::new(0, peers_max, limits, ledger, Clock::start());
     let slots = Arc::new(slots);
