@@ -738,12 +738,12 @@ impl Handle {
     /// nothing waited for them or 196,608 messages did, and 1.4 to 12 ms with 9,000.
     ///
     /// Waits up to 5 s for the answers, and tries again while somebody is in the middle of
-    /// something, after pauses that grow from 50 us to 20 ms. If there is no answer, or this is a thread of a service, which would wait for
-    /// itself (the loop's in an inline handler, the dispatcher's in a metrics callback), the
-    /// counters are read one after the other: [`Balance::is_cut`] is then false, and so is
-    /// [`Balance::is_exact`]. That is also so after a failure, until the threads have ended
-    /// ([`NetService::ended`](crate::NetService::ended)). Before the start and after the stop, the
-    /// counters stand still.
+    /// something, after pauses that grow from 50 us to 20 ms. If there is no answer, or this is a
+    /// thread of a service, which would wait for itself (the loop's in an inline handler, the
+    /// dispatcher's in a metrics callback), the counters are read one after the other:
+    /// [`Balance::is_cut`] is then false, and so is [`Balance::is_exact`]. That is also so after a
+    /// failure, until the threads have ended ([`NetService::ended`](crate::NetService::ended)).
+    /// Before the start and after the stop, the counters stand still.
     #[must_use]
     pub fn balance(&self) -> Balance {
         let started = self.shared.clock.elapsed();

@@ -360,7 +360,7 @@ fn a_snapshot_of_a_quiet_service_is_exact_while_messages_are_parked() {
         assert!(balance.is_exact(), "{balance}");
     }
     drop(client);
-    service.stop(Duration::ZERO);
+    util::stop_within(&mut service, Duration::ZERO);
 }
 
 /// What the protocol says for itself is none of the application's traffic, in either direction.
