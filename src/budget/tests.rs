@@ -89,7 +89,7 @@ fn shards_find_out_who_holds_most() {
     let found = shares[1].compare_held(1_200, held(300, 300));
     assert_eq!(found, Some((held(410, 300), None)));
     assert_eq!(
-        shares[0].compare_held(1_400, own),
+        shares[0].compare_held(1_500, own),
         None,
         "that was long ago"
     );
