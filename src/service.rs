@@ -175,8 +175,8 @@ impl NetService {
 
     /// Sets a callback that gets a snapshot once a second, on the dispatcher's thread (with
     /// [`Dispatch::Inline`] on the loop's; of several, the first one's). To be set before the
-    /// start; the last one set counts. While it runs, nothing is dispatched there, so it should be
-    /// short. [`Handle::balance`] cannot take a moment from there.
+    /// start; the last one set counts. While it runs, nothing but small reads is dispatched there,
+    /// so it should be short. [`Handle::balance`] cannot take a moment from there.
     pub fn on_metrics(&self, callback: impl FnMut(&Snapshot) + Send + 'static) {
         let mut place = self
             .on_metrics
