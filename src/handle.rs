@@ -734,7 +734,7 @@ impl Handle {
     /// ([`Balance::peers_left_out`] says who was not looked at). One cut ends in a turn, so others
     /// that ask wait for theirs. The marker waits its turn behind what is queued for dispatch.
     ///
-    /// On a machine of two shared cores a call took 12 to 40 us (the first one up to 150) with eight
+    /// On a machine of two shared cores a call took 12 to 40 us (the first up to 150) with eight
     /// connections, whether nothing waited for them or 196,608 messages did, and 1.4 to 12 ms with
     /// 9,000.
     ///

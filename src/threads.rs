@@ -32,7 +32,8 @@ impl Crew<'_> {
         let (prefix, role) = (self.prefix, self.role);
         match index {
             0 => format!("{prefix}-{role}"),
-            _ => format!("{prefix}-{role}-{index}"),
+            // The system shows 15 bytes of a name.
+            _ => format!("{prefix}-{}-{index}", role.get(..4).unwrap_or(role)),
         }
     }
 

@@ -29,7 +29,8 @@ use nebnet::{
     frame::{Frame, Hello},
 };
 use util::{
-    BYE, Client, HELLO, PATIENCE, Random, assert_balanced, closed_for, encoded, stop, wait_until,
+    BYE, Client, HELLO, PATIENCE, Random, assert_balanced, closed_for, encoded, stop, stop_within,
+    wait_until,
 };
 
 const T: MessageType = MessageType(7);
@@ -658,7 +659,7 @@ fn a_port_is_shared_with_nobody_else() {
             assert_eq!(threads(), 2 * SHARDS, "none is left");
             assert_eq!(service.snapshot().state, ServiceState::Stopped);
             assert!(service.subscribe(T).is_err() && service.local_addrs().is_empty());
-            assert!(service.stop(Duration::ZERO).joined);
+            assert!(stop_within(&mut service, Duration::ZERO).joined);
         }
     }
     Client::connect(other.local_addrs()[0]).ping(b"it is still there");
@@ -729,7 +730,7 @@ fn a_stop_drains_all_loops() {
         readers.into_iter().for_each(|one| one.join().unwrap());
         assert!(report.drained, "{report}");
         assert_eq!(report.closed_orderly, count);
-        assert_eq!(report, service.stop(Duration::ZERO));
+        assert_eq!(report, stop_within(&mut service, Duration::ZERO));
         assert_eq!(echo.join().unwrap(), 500 * count);
         assert_eq!(service.snapshot().memory_used, 0);
     }
@@ -746,7 +747,7 @@ fn a_loop_that_has_ended_keeps_nobody_waiting() {
     drop(clients);
     let handle = service.handle();
     thread::scope(|scope| {
-        let stopping = scope.spawn(|| service.stop(Duration::from_secs(2)));
+        let stopping = scope.spawn(|| stop_within(&mut service, Duration::from_secs(2)));
         wait_until("it stops", || {
             handle.snapshot().state == ServiceState::Stopping
         });
@@ -784,8 +785,8 @@ fn a_defect_of_one_thread_ends_all() {
         assert!(ended.is_err_and(|end| end.is_disconnected()));
         let name = hears.recv().unwrap().unwrap();
         let expected = match dispatch {
-            Dispatch::Thread => "nebnet-disp-0",
-            Dispatch::Inline => "nebnet-loop-0",
+            Dispatch::Thread => "nebnet-dispatch",
+            Dispatch::Inline => "nebnet-loop",
         };
         assert_eq!(name, expected);
         assert_eq!(hears.iter().count(), 0, "nobody else calls it");
@@ -796,7 +797,7 @@ fn a_defect_of_one_thread_ends_all() {
             }
         }
         assert_eq!(tap.iter().count(), clients.len());
-        let report = service.stop(Duration::from_secs(5));
+        let report = stop_within(&mut service, Duration::from_secs(5));
         assert!(report.joined && !report.drained, "{report}");
         let internal = closed_for(&report.snapshot, CloseReason::Internal);
         assert_eq!(internal, clients.len() as u64);

@@ -59,21 +59,7 @@ impl Peers {
             let writing: usize = listed([&self.writing, &self.write_list]);
             assert_eq!(reading, usize::from(seat.in_read_list), "{id}");
             assert_eq!(writing, usize::from(seat.in_write_list), "{id}");
-            if let Some(deadline) = self
-                .own_deadline_of(now, id)
-                .into_iter()
-                .chain(self.request_deadline_of(now, id))
-                .min()
-            {
-                let armed = seat.timer.and_then(|timer| self.wheel.deadline_at(timer));
-                // What a deadline that passed asked for may have to wait, but is looked at soon.
-                let latest = deadline.max(now + QUIET_CHECK_MS);
-                assert!(
-                    armed.is_some_and(|armed| armed <= latest),
-                    "{id} has deadline {deadline} and a timer at {armed:?}, now {now}: {:?}",
-                    &*seat
-                );
-            }
+            self.check_timer(now, &seat);
             assert_eq!(seat.carry_charge, peer.carry.capacity(), "{id}");
             if peer.outbox.is_empty() && peer.state().takes_input() {
                 let untaken = self.untaken(&seat);
@@ -87,6 +73,26 @@ impl Peers {
         self.check_leases();
         self.check_nodes();
         self.check_links();
+    }
+
+    /// A peer's timer is never later than its deadline.
+    fn check_timer(&self, now: Tick, seat: &Seat) {
+        let id = seat.id();
+        if let Some(deadline) = self
+            .own_deadline_of(now, id)
+            .into_iter()
+            .chain(self.request_deadline_of(now, id))
+            .min()
+        {
+            let armed = seat.timer.and_then(|timer| self.wheel.deadline_at(timer));
+            // What a deadline that passed asked for may have to wait, but is looked at soon.
+            let latest = deadline.max(now + QUIET_CHECK_MS);
+            assert!(
+                armed.is_some_and(|armed| armed <= latest),
+                "{id} has deadline {deadline} and a timer at {armed:?}, now {now}: {:?}",
+                seat
+            );
+        }
     }
 
     /// What an outbox allocates is leased, but for a little of each segment.
