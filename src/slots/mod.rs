@@ -1067,6 +1067,23 @@ impl Slots {
         slot.beside.store(bytes, Ordering::Relaxed);
         let change = before.wrapping_add(missing).wrapping_sub(bytes);
         add(&slot.leased_inline, change);
+        self.trim_excess(slot);
+    }
+
+    /// Gives back what was leased for more than there is now, unless somebody holds the lock.
+    fn trim_excess(&self, slot: &Slot) {
+        let Ok(mut inner) = slot.try_lock() else {
+            return;
+        };
+        inner.tails.measure();
+        let queued = usize::try_from(slot.queued().bytes).unwrap_or(usize::MAX);
+        let needed = queued.saturating_add(inner.tails.beside);
+        let excess = slot.leased().saturating_sub(needed);
+        if excess > 0 {
+            add(&slot.leased_inline, excess.wrapping_neg());
+            drop(inner);
+            self.ledger.budget.release(excess);
+        }
     }
 
     /// Bytes of the budget that are leased for a connection.
