@@ -26,6 +26,8 @@ const FEED: MessageType = MessageType(8);
 const OUTBOX: usize = 64 << 10;
 /// Blocks that the loop reads into, and what the canary has under way.
 const OTHER_MEMORY: usize = 512 << 10;
+/// What an outbox may take ahead of what is queued, at the sender's side and at the loop's.
+const AHEAD: usize = 2 * (16 << 10);
 
 /// The kernel keeps little for a peer, so that what it does not take soon waits here.
 fn tight() -> Config {
@@ -121,8 +123,7 @@ fn assert_those_that_never_read_are_cut_off(count: usize) {
     let peers: Vec<_> = deaf.iter().map(|(_, peer)| *peer).collect();
     let feeder = feed_until_gone(service.handle(), peers);
     let memory_max = canary_until(&service, || feeder.is_finished());
-    // Storage is taken ahead, up to a block.
-    let bound = count * (OUTBOX + (64 << 10)) + OTHER_MEMORY;
+    let bound = count * (OUTBOX + AHEAD) + OTHER_MEMORY;
     assert!(memory_max <= bound as u64, "{memory_max} of {bound}");
     for (peer, accepted) in feeder.join().unwrap() {
         let row = wait_for_row(&service, peer);

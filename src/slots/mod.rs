@@ -1142,6 +1142,27 @@ impl Slots {
         used.beside.store(bytes, Ordering::Relaxed);
         let change = before.wrapping_add(missing).wrapping_sub(bytes);
         add(&used.leased_inline, change);
+        self.trim_excess(peer);
+    }
+
+    /// Gives back what was leased for more than there is now, unless somebody holds the lock.
+    fn trim_excess(&self, peer: PeerId) {
+        let slot = self.own(peer);
+        let Ok(mut inner) = slot.try_lock() else {
+            return;
+        };
+        let used = slot.used();
+        let beside = inner.tails.as_mut().map_or(0, |tails| {
+            tails.measure();
+            tails.beside
+        });
+        let queued = usize::try_from(used.queued().bytes).unwrap_or(usize::MAX);
+        let excess = used.leased().saturating_sub(queued.saturating_add(beside));
+        if excess > 0 {
+            add(&used.leased_inline, excess.wrapping_neg());
+            drop(inner);
+            self.ledger.budget.release(excess);
+        }
     }
 
     /// Bytes of the budget that are leased for a connection.

@@ -9,7 +9,7 @@ use crate::{
     frame::{Frame, Header, encode_whole},
     id::MessageType,
     ledger::Traffic,
-    limits::{BLOCK_SIZE, FRAME_OVERHEAD_MAX, PAYLOAD_COPIED_MAX},
+    limits::{BLOCK_SIZE, BUDGET_LEASE_BYTES, FRAME_OVERHEAD_MAX, PAYLOAD_COPIED_MAX},
 };
 
 /// A frame up to this size is rather copied than given a segment of its own.
@@ -242,16 +242,17 @@ fn shrink(bytes: &mut Vec<u8>) {
     bytes.shrink_to_fit();
 }
 
-/// Makes room for so many bytes more: twice of what there was, but within a block if they fit
-/// there. Returns whether that was more than what was asked for.
+/// Makes room for so many bytes more: twice of what there was, or 16 KiB more than that, but within
+/// a block if they fit there. Returns whether that was more than what was asked for.
 pub(super) fn grow(bytes: &mut Vec<u8>, more: usize) -> bool {
     let needed = bytes.len() + more;
     if needed <= bytes.capacity() {
         return false;
     }
-    let doubled = (2 * bytes.capacity()).min(BLOCK_SIZE);
-    bytes.reserve_exact(needed.max(doubled) - bytes.len());
-    doubled > needed
+    let ahead = bytes.capacity().min(BUDGET_LEASE_BYTES);
+    let target = (bytes.capacity() + ahead).min(BLOCK_SIZE);
+    bytes.reserve_exact(needed.max(target) - bytes.len());
+    target > needed
 }
 
 /// Puts a segment behind others. Where they have become many, a short one is copied: a segment

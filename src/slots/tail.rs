@@ -267,7 +267,7 @@ impl Tail {
         let sealed = std::mem::take(&mut self.sealed).into_segments();
         sealed.into_iter().for_each(&mut out);
         if !self.open.is_empty() {
-            self.open.trim();
+            // Most is written at once: what it took ahead is given back where it has to wait.
             out(std::mem::take(&mut self.open));
         }
         self.held = Traffic::default();
