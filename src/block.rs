@@ -10,7 +10,7 @@
 //! larger read gives the block away as it is. There is no index of all frames: a walk over headers
 //! that were judged once is as fast as reading an index, and nothing has to be written for it.
 
-use std::{collections::VecDeque, fmt, sync::Arc, time::Instant};
+use std::{collections::VecDeque, fmt, hint::black_box, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 
@@ -519,6 +519,23 @@ impl<'a> BlockFrames<'a> {
     pub(crate) fn seek(&mut self, offset: usize) {
         let bytes = self.block.bytes().get(offset..).unwrap_or_default();
         self.frames = WholeFrames::new(bytes);
+    }
+
+    /// Has the beginning of a later frame brought near, if those before it are as long as the next.
+    /// Whoever needs it looks again; nobody waits for this look.
+    #[inline]
+    pub(crate) fn fetch_ahead(&self, frames: usize) {
+        if let Some(byte) = self.frames.ahead(frames) {
+            black_box(byte);
+        }
+    }
+
+    /// Has the beginning of a frame brought near, likewise.
+    #[inline]
+    pub(crate) fn fetch(&self, offset: usize) {
+        if let Some(byte) = self.block.bytes().get(offset) {
+            black_box(*byte);
+        }
     }
 
     /// Bytes that are not walked yet.

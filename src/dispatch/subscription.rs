@@ -277,6 +277,10 @@ impl<'a> IntoIterator for &'a Batch {
     }
 }
 
+/// So many frames ahead the memory is asked for the beginning of one, so that it comes while those
+/// before it are looked at: another core has written it, and only the frame before says where it is.
+const FRAMES_AHEAD: usize = 8;
+
 /// Iterator over the messages of a [`Batch`].
 #[derive(Clone, Debug)]
 pub struct Messages<'a> {
@@ -316,9 +320,16 @@ impl<'a> Iterator for Messages<'a> {
     #[inline]
     fn next(&mut self) -> Option<MessageRef<'a>> {
         self.left = self.left.checked_sub(1)?;
-        if !self.delivery.is_all {
+        if self.delivery.is_all {
+            self.frames.fetch_ahead(FRAMES_AHEAD);
+        } else {
             match self.offsets.next() {
-                Some(offset) => self.frames.seek(usize::from(*offset)),
+                Some(offset) => {
+                    if let Some(ahead) = self.offsets.as_slice().get(FRAMES_AHEAD) {
+                        self.frames.fetch(usize::from(*ahead));
+                    }
+                    self.frames.seek(usize::from(*offset));
+                }
                 None => {
                     let (message, frames) = next_tested(self.delivery, self.frames.clone());
                     self.frames = frames;

@@ -270,6 +270,13 @@ impl<'a> WholeFrames<'a> {
         Self { bytes }
     }
 
+    /// The first byte of a later frame, if those before it are as long as the next one.
+    #[inline]
+    pub(crate) fn ahead(&self, frames: usize) -> Option<u8> {
+        let header = Header::read(self.bytes)?;
+        self.bytes.get(frames * header.frame_size()).copied()
+    }
+
     /// Bytes that are not walked yet.
     pub(crate) const fn rest_size(&self) -> usize {
         self.bytes.len()
