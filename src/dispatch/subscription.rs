@@ -278,7 +278,7 @@ impl<'a> IntoIterator for &'a Batch {
 }
 
 /// So many frames ahead the memory is asked for the beginning of one, so that it comes while those
-/// before it are looked at: another core has written it, and only the frame before says where it is.
+/// before it are looked at: another core has written it, and only the one before says where it is.
 const FRAMES_AHEAD: usize = 8;
 
 /// Iterator over the messages of a [`Batch`].
