@@ -270,7 +270,11 @@ pub(crate) fn push_behind(segments: &mut VecDeque<Segment>, segment: Segment) {
 
 /// Storage that is held for segments behind each other, beside what is in them.
 pub(crate) fn beside(segments: &VecDeque<Segment>) -> usize {
-    let front = segments.front().map_or(0, |front| front.cut as usize);
+    // A frame of the protocol that went first may have put one back that took bytes ahead.
+    let is_back = segments.len() == 1;
+    let front = segments.front().map_or(0, |front| {
+        front.cut as usize + if is_back { 0 } else { front.slack() }
+    });
     let back = segments.back().map_or(0, Segment::slack);
     segments.capacity() * size_of::<Segment>() + front + back
 }

@@ -339,7 +339,12 @@ impl Run {
 
     /// Has the loop cut the ledger, once in a while.
     fn begin_cut(&mut self) {
-        if self.world.borrow_mut().random.chance(200) && self.cuts.len() < 4 {
+        // Of many peers a cut takes many turns, in which nobody does anything else.
+        let most = match self.size {
+            Size::Drawn => 4,
+            Size::Peers(_) => 1,
+        };
+        if self.world.borrow_mut().random.chance(200) && self.cuts.len() < most {
             let (sender, receiver) = bounded(1);
             if self.commands.try_send(Command::Cut(sender)).is_ok() {
                 self.cuts.push(receiver);
@@ -349,9 +354,10 @@ impl Run {
 
     /// Every cut that came through balances, whatever happened since.
     fn check_cuts(&mut self) {
-        let seen = &mut self.cuts_seen;
+        let (seen, mut work) = (&mut self.cuts_seen, 0);
         self.cuts.retain(|cut| match cut.try_recv() {
             Ok(cut) => {
+                work += 1;
                 if let Some(cut) = cut {
                     let balance = Balance::of(vec![cut]);
                     assert!(balance.is_exact(), "{balance}");
@@ -361,6 +367,7 @@ impl Run {
             }
             Err(error) => error == TryRecvError::Empty,
         });
+        self.world.borrow_mut().work += work;
     }
 
     fn now(&self) -> Now {

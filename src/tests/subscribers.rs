@@ -348,8 +348,9 @@ fn echo(world: &mut World, batch: &Batch) {
         if let Err(error) = send(world, &message) {
             note_refused(world, message.peer(), error);
         }
-        // It may be dropped for what nobody asked for.
-        if world.slots.may_overflow() && world.sends_more() {
+        // It may be dropped for what nobody asked for, or because echoes are longer than questions.
+        let dressed = world.slots.dress(Frame::new(UNASKED, b"")).checksum;
+        if world.slots.may_overflow() && (world.sends_more() || dressed) {
             let conn = conn_of(world)[&message.peer()];
             world.conns[conn].echo_lossy = true;
         }
