@@ -45,6 +45,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
 
+    println!("{}", service.stop(Duration::from_secs(5)));
+    // What was handed over is counted a moment later, and all of it once the service has stopped.
     println!(
         "jobs: {} taken, {} dropped",
         jobs.row().taken,
@@ -52,7 +54,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
     println!("cancels: {} taken", cancels.row().taken);
     assert_eq!((jobs.row().taken, cancels.row().taken), (2, 1));
-    println!("{}", service.stop(Duration::from_secs(5)));
     // The service held the only senders, so the channel has come to its end.
     assert!(messages.recv().is_err());
     Ok(())
