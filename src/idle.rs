@@ -6,10 +6,12 @@
 //! a machine with few cores whoever has work gets on with it.
 //!
 //! It does harm in two cases. In bulk a reader that comes back too early reads small pieces, and
-//! takes the core from the sender that would have made them larger: so [`Idle`] looks again only
-//! while little comes; the bytes of the last two milliseconds decide. And where the next message
-//! takes longer than a thread looks, it has looked in vain each time: so [`Habit`] reckons what
-//! looking would have cost in the waits of late, and a thread looks again for as long as pays.
+//! takes the core from the sender that would have made them larger: so the loop looks again only
+//! while little comes; the bytes of the last two milliseconds decide. A thread that takes from a
+//! queue looks a few times in bulk too, as long as that finds something ([`Linger`]). And where
+//! the next message takes longer than a thread looks, it has looked in vain each time: so
+//! [`Habit`] reckons what looking would have cost in the waits of late, and a thread looks again
+//! for as long as pays.
 
 use std::{
     thread,
@@ -18,7 +20,10 @@ use std::{
 
 use crate::{
     clock::Clock,
-    limits::{IDLE_BULK_BYTES_PER_MS, IDLE_POLL_US, IDLE_PROBE_WAITS, IDLE_WAKE_US},
+    limits::{
+        IDLE_BULK_BYTES_PER_MS, IDLE_BULK_LOOKS, IDLE_BULK_WAITS_MAX, IDLE_POLL_US,
+        IDLE_PROBE_WAITS, IDLE_WAKE_US,
+    },
 };
 
 /// What a thread of the service, or a subscriber, does when it has nothing to do.
@@ -30,7 +35,8 @@ pub enum IdleStrategy {
     /// After small, sparse work looks again for up to this long, giving its core away between two
     /// looks, and then sleeps. Where messages come so far apart that this was in vain of late, it
     /// looks for a shorter time or not at all, but for one wait in 64, in which it finds out
-    /// whether they come faster. After bulk it sleeps at once; without traffic it sleeps.
+    /// whether they come faster. In bulk the loop sleeps at once, and others after a few looks, if
+    /// those found something of late; without traffic it sleeps.
     Poll {
         /// How long at most; 0 is the same as `Block`, more than a millisecond is taken as one.
         duration: Duration,
@@ -61,6 +67,8 @@ pub(crate) struct Idle {
     /// The wait that began with a look that found nothing, until there is work again. None in bulk.
     wait: Option<Wait>,
     habit: Habit,
+    /// Of a thread that takes from a queue; the loop does not linger.
+    linger: Linger,
 }
 
 /// A wait for work.
@@ -89,6 +97,7 @@ impl Idle {
             bulk: true,
             wait: None,
             habit: Habit::new(longest),
+            linger: Linger::default(),
         }
     }
 
@@ -113,13 +122,9 @@ impl Idle {
     /// look at the clock only where the strategy depends on it.
     pub(crate) fn note_work(&mut self, clock: Clock, bytes: usize) {
         if let IdleStrategy::Poll { .. } = self.strategy {
+            self.linger.handle_work();
             self.handle_work(clock.now().instant, bytes);
         }
-    }
-
-    /// Whether work comes in bulk, or none has come yet.
-    pub(crate) fn is_bulk(&self) -> bool {
-        self.bulk
     }
 
     /// Whether to look again rather than to sleep, at `now`.
@@ -147,7 +152,10 @@ impl Idle {
             IdleStrategy::Block => false,
             IdleStrategy::Spin => true,
             IdleStrategy::Poll { .. } => {
-                let known = self.bulk || self.wait.is_some_and(|wait| wait.slept);
+                if self.bulk {
+                    return self.linger.polls();
+                }
+                let known = self.wait.is_some_and(|wait| wait.slept);
                 !known && self.polls(clock.now().instant)
             }
         }
@@ -156,6 +164,37 @@ impl Idle {
     /// Gives the core away between two looks.
     pub(crate) fn rest() {
         thread::yield_now();
+    }
+}
+
+/// In bulk, a few looks before a sleep, with the core given away in between: where others run on it
+/// who will bring work, that is cheaper for both sides than to sleep and to be woken.
+#[derive(Clone, Copy, Debug, Default)]
+struct Linger {
+    /// Looks made in this wait.
+    looks: u32,
+    /// Waits to sleep through at once, and how many there were last time.
+    waits_left: u32,
+    waits: u32,
+}
+
+impl Linger {
+    fn polls(&mut self) -> bool {
+        let looks = self.waits_left == 0 && self.looks < IDLE_BULK_LOOKS;
+        self.looks += u32::from(looks);
+        looks
+    }
+
+    fn handle_work(&mut self) {
+        if self.waits_left > 0 {
+            self.waits_left -= 1;
+        } else if self.looks == IDLE_BULK_LOOKS {
+            self.waits = (2 * self.waits).clamp(1, IDLE_BULK_WAITS_MAX);
+            self.waits_left = self.waits;
+        } else if self.looks > 0 {
+            self.waits = 0;
+        }
+        self.looks = 0;
     }
 }
 
@@ -429,6 +468,32 @@ mod tests {
         assert!(idle.polls(at(2_201)));
         idle.handle_work(at(9_000), 100);
         assert!(idle.polls(at(9_001)));
+    }
+
+    #[test]
+    fn a_thread_in_bulk_looks_a_few_times_as_long_as_that_finds_something() {
+        let clock = Clock::start();
+        let mut idle = Idle::new(POLL);
+        let mut looks = |found_after: u32| {
+            let mut looks = 0;
+            while looks < found_after && idle.polls_by(clock) {
+                looks += 1;
+            }
+            idle.note_work(clock, 1 << 30);
+            looks
+        };
+        assert_eq!(looks(100), IDLE_BULK_LOOKS);
+        // In vain: one wait is slept through, then two, and so on.
+        let in_vain: Vec<u32> = (0..11).map(|_| looks(100)).collect();
+        assert_eq!(in_vain, [0, 8, 0, 0, 8, 0, 0, 0, 0, 8, 0]);
+        for _ in 0..7 {
+            looks(100);
+        }
+        assert_eq!(looks(3), 3);
+        assert_eq!([looks(100), looks(100), looks(100)], [8, 0, 8]);
+        let mut block = Idle::new(IdleStrategy::Block);
+        block.note_work(clock, 1 << 30);
+        assert!(!block.polls_by(clock));
     }
 
     #[test]

@@ -91,12 +91,23 @@ pub(crate) const IDLE_POLL_US: u64 = 50;
 pub(crate) const IDLE_WAKE_US: u64 = 25;
 /// Waits slept through at once, after which one is looked through, to find out whether that pays.
 pub(crate) const IDLE_PROBE_WAITS: u32 = 63;
-/// Bytes of a block that the loop may dispatch itself while the dispatcher has nothing to do.
-pub(crate) const DIRECT_BLOCK_BYTES_MAX: usize = 4096;
-/// Subscribers that such a block may have: waking one that sleeps takes the loop five microseconds.
+/// Subscribers of a block that the loop may dispatch itself while the dispatcher has nothing to do:
+/// waking one that sleeps takes the loop five microseconds.
 pub(crate) const DIRECT_SUBSCRIBERS_MAX: usize = 2;
+/// Bytes of such a block, if it may be more work than one step for each of them.
+pub(crate) const DIRECT_BLOCK_BYTES_MAX: usize = 4096;
+/// Bytes that large reads bring before the loop wakes those who sleep to take them.
+pub(crate) const LOOP_UNANNOUNCED_BYTES_MAX: usize = 1 << 20;
+/// And the dispatcher, while it has more to do.
+pub(crate) const UNANNOUNCED_BYTES_MAX: usize = 256 << 10;
+/// And the part of a queue's bounds that is filled before.
+pub(crate) const UNANNOUNCED_PART: u64 = 4;
 /// Above this many bytes in a millisecond work comes in bulk, and an idle thread sleeps at once.
 pub(crate) const IDLE_BULK_BYTES_PER_MS: usize = 64 << 10;
+/// Looks in bulk before a sleep, with the core given away in between.
+pub(crate) const IDLE_BULK_LOOKS: u32 = 8;
+/// Waits slept through at once after looks that found nothing, twice as many each time.
+pub(crate) const IDLE_BULK_WAITS_MAX: u32 = 64;
 /// Readiness events taken from the kernel in one call.
 pub(crate) const EVENTS_PER_POLL: usize = 1024;
 /// Slices given to one vectored write; the kernel takes 1,024 at the most.
@@ -115,9 +126,9 @@ pub(crate) const BLOCK_CLASSES: [usize; 4] = [512, 4096, 16 << 10, BLOCK_SIZE];
 pub(crate) const BLOCK_COPIED_MAX: usize = BLOCK_CLASSES[BLOCK_CLASSES.len() - 2];
 /// Blocks of each class kept for the next read when nobody holds them.
 pub(crate) const BLOCKS_KEPT: [usize; 4] = [1024, 256, 64, 64];
-/// Blocks of a class that are used in turn while no more are out: 1 MiB of the largest, which the
-/// cache of a core holds.
-pub(crate) const BLOCKS_WARM: usize = 16;
+/// Blocks of a class that are used in turn while no more are out: twice what is out of the largest
+/// before those who sleep are woken.
+pub(crate) const BLOCKS_WARM: usize = 32;
 /// Times that the loop gives its core away behind a large read while more of the largest are out.
 pub(crate) const LEAD_YIELDS_MAX: u32 = 4;
 /// Large reads without that, once it was of no use; doubled each time it is of no use again.

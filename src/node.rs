@@ -35,8 +35,9 @@ use crate::{
     ledger::{ServiceState, Traffic},
     limits::{
         ACCEPT_BACKOFF_MAX_MS, ACCEPT_BACKOFF_MIN_MS, ACCEPTS_PER_TURN, BLOCK_COPIED_MAX,
-        COMMANDS_PER_TURN, CUTS_WAITING_MAX, EVENTS_PER_POLL, METRICS_TICK_MS, READ_PER_TURN_BYTES,
-        SLICES_FEW, SLICES_PER_WRITE, TIMERS_LATE_MS, TIMERS_PER_TURN, WRITE_PER_TURN_BYTES,
+        COMMANDS_PER_TURN, CUTS_WAITING_MAX, EVENTS_PER_POLL, LOOP_UNANNOUNCED_BYTES_MAX,
+        METRICS_TICK_MS, READ_PER_TURN_BYTES, SLICES_FEW, SLICES_PER_WRITE, TIMERS_LATE_MS,
+        TIMERS_PER_TURN, WRITE_PER_TURN_BYTES,
     },
     peers::{Action, CutWalk, Peers, Stop, Timer},
     quiet::{Quiet, Subject},
@@ -99,6 +100,8 @@ pub(crate) struct Node<N: Net> {
     quiet: Quiet,
     idle: Idle,
     lead: Lead,
+    /// Bytes of large reads since those who sleep were last woken to take them.
+    unannounced: usize,
     /// Bytes moved in this turn, if any were.
     moved: usize,
 }
@@ -185,6 +188,7 @@ impl<N: Net> Node<N> {
             quiet: Quiet::default(),
             idle: Idle::new(idle),
             lead: Lead::default(),
+            unannounced: 0,
             moved: 0,
         }
     }
@@ -221,6 +225,9 @@ impl<N: Net> Node<N> {
     /// Waits for events, or until the next timer.
     pub(crate) fn poll(&mut self, now: Now) -> io::Result<()> {
         let mut timeout = self.timeout(now.tick);
+        if timeout != Some(Duration::ZERO) {
+            self.announce();
+        }
         let rests = timeout != Some(Duration::ZERO) && self.idle.polls(now.instant);
         if rests {
             timeout = Some(Duration::ZERO);
@@ -243,6 +250,7 @@ impl<N: Net> Node<N> {
 
     /// Does what there is to do, within the budgets of a turn.
     pub(crate) fn turn(&mut self, now: Now) {
+        let unannounced = self.unannounced;
         if self.failed.get().is_some() {
             self.fail(now, "another thread failed".to_owned());
         }
@@ -270,6 +278,10 @@ impl<N: Net> Node<N> {
         }
         self.write_peers(now);
         self.run_actions(now);
+        if self.unannounced == unannounced {
+            // Nothing comes to share the wake with.
+            self.announce();
+        }
         if self.moved > 0 {
             self.idle
                 .handle_work(now.instant, std::mem::take(&mut self.moved));
@@ -395,6 +407,14 @@ impl<N: Net> Node<N> {
         }
     }
 
+    /// Wakes those who sleep and have something to take. To wake a thread costs the loop five
+    /// microseconds and more, as much as to read half a block: so large reads share it.
+    fn announce(&mut self) {
+        if std::mem::take(&mut self.unannounced) > 0 && !self.sink.announce() {
+            self.poke.poke();
+        }
+    }
+
     fn read_peer(&mut self, now: Now, id: PeerId) {
         let mut left = READ_PER_TURN_BYTES;
         while left > 0 && !self.is_held_up() {
@@ -415,6 +435,9 @@ impl<N: Net> Node<N> {
             self.waiting = block;
             self.peers.note_handed_over();
             self.push_waiting(now);
+            if self.unannounced >= LOOP_UNANNOUNCED_BYTES_MAX {
+                self.announce();
+            }
             if count > BLOCK_COPIED_MAX {
                 self.lead.limit(|| self.peers.is_ahead());
             }
@@ -448,7 +471,12 @@ impl<N: Net> Node<N> {
     fn push_in_order(&mut self, now: Now) -> bool {
         while let Some(item) = self.next_item() {
             let is_block = matches!(item, Item::Block(_));
-            match self.sink.push(item, self.idle.is_bulk()) {
+            let late = match &item {
+                Item::Block(block) if block.bytes().len() > BLOCK_COPIED_MAX => block.bytes().len(),
+                Item::Block(_) | Item::Event(_) | Item::Notice(_) | Item::Cut(_) | Item::Poke => 0,
+            };
+            self.unannounced += late;
+            match self.sink.push(item, late == 0) {
                 Ok(()) if is_block => self.note_queue(),
                 Ok(()) => {}
                 Err(PushError::Full(item)) => {
@@ -932,19 +960,26 @@ impl Sink {
         }
     }
 
-    fn push(&mut self, item: Item, is_bulk: bool) -> Result<(), PushError> {
+    /// As [`DispatchQueue::announce`].
+    fn announce(&mut self) -> bool {
+        match self {
+            Self::Queue(queue) => queue.announce(),
+            Self::Inline { fan_out, .. } => {
+                fan_out.announce();
+                true
+            }
+        }
+    }
+
+    fn push(&mut self, item: Item, announces: bool) -> Result<(), PushError> {
         match self {
             Self::Queue(queue) => {
                 let item = match item {
-                    Item::Block(block) if !is_bulk => match queue.dispatch(block) {
+                    Item::Block(block) => match queue.dispatch(block, announces) {
                         Ok(()) => return Ok(()),
                         Err(block) => Item::Block(block),
                     },
-                    Item::Block(_)
-                    | Item::Event(_)
-                    | Item::Notice(_)
-                    | Item::Cut(_)
-                    | Item::Poke => item,
+                    Item::Event(_) | Item::Notice(_) | Item::Cut(_) | Item::Poke => item,
                 };
                 queue.push(item)
             }
@@ -957,6 +992,9 @@ impl Sink {
                     return Err(PushError::Full(item));
                 }
                 dispatch_inline(fan_out, bounds, item);
+                if announces {
+                    fan_out.announce();
+                }
                 Ok(())
             }
         }
@@ -966,7 +1004,7 @@ impl Sink {
 fn dispatch_inline(fan_out: &mut FanOut, bounds: &QueueBounds, item: Item) {
     bounds.raise(&item);
     match item {
-        Item::Block(block) => fan_out.dispatch(block),
+        Item::Block(block) => fan_out.dispatch_unannounced(block),
         Item::Event(event) => fan_out.dispatch_event(event),
         Item::Notice(notice) => fan_out.handle_notice(*notice),
         Item::Cut(marker) => fan_out.handle_cut(*marker),

@@ -1,17 +1,16 @@
 //! The fan-out of a service with a dispatcher thread, and who works at it.
 //!
 //! It is the dispatcher's. But a hand-off to a thread that sleeps costs more than the fan-out of a
-//! small read to one or two subscribers: so the loop does that itself, while the dispatcher has
-//! nothing to do. It does so only when everything that it ever handed over was handled, and so
-//! nothing can overtake; it never waits, for the dispatcher may be looking around; and it does not
-//! in bulk, where two threads get more done than one.
+//! read to one or two subscribers, which is one step for each of them, however many messages it
+//! brought: so the loop does that itself, while the dispatcher has nothing to do. It does so only
+//! when everything that it ever handed over was handled, and so nothing can overtake; and it never
+//! waits, for the dispatcher may be looking around.
 
 use std::sync::PoisonError;
 
 use super::FanOut;
 use crate::{
     block::BlockRef,
-    limits::{DIRECT_BLOCK_BYTES_MAX, DIRECT_SUBSCRIBERS_MAX},
     sync::{
         Mutex,
         atomic::{AtomicU64, Ordering},
@@ -85,26 +84,39 @@ impl Desk {
         });
     }
 
+    /// The loop wakes those who sleep and have something in their queues. False if the dispatcher
+    /// has to be asked for that.
+    pub(crate) fn announce(&self) -> bool {
+        match self.fan_out.try_lock() {
+            Ok(mut fan_out) => fan_out.announce(),
+            Err(_) => return false,
+        }
+        true
+    }
+
     /// The loop has a block with room for it in the dispatch queue's bounds, and dispatches it
     /// here if it may; `raise` takes its place in the bounds. Otherwise the block comes back.
+    /// Unless it `announces`, [`announce`](Self::announce) has to follow.
     pub(crate) fn dispatch(
         &self,
         block: BlockRef,
+        announces: bool,
         raise: impl FnOnce(&BlockRef),
     ) -> Result<(), BlockRef> {
-        if block.bytes().len() > DIRECT_BLOCK_BYTES_MAX || !self.turns.is_done() {
+        if !self.turns.is_done() {
             return Err(block);
         }
         let Ok(mut fan_out) = self.fan_out.try_lock() else {
             return Err(block);
         };
-        match fan_out.count_subscribers(&block) {
-            Some(..=DIRECT_SUBSCRIBERS_MAX) => {
-                raise(&block);
-                fan_out.dispatch(block);
-                Ok(())
-            }
-            Some(_) | None => Err(block),
+        if !fan_out.is_light(&block) {
+            return Err(block);
         }
+        raise(&block);
+        fan_out.dispatch_unannounced(block);
+        if announces {
+            fan_out.announce();
+        }
+        Ok(())
     }
 }

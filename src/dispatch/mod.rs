@@ -8,6 +8,7 @@
 //! The same code runs on a thread of its own ([`worker`]) or on the loop.
 
 mod answers;
+pub(crate) mod channel;
 mod desk;
 mod events;
 mod fill;

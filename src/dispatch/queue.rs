@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use super::{Desk, FanOut, Notice};
+use super::{
+    Desk, FanOut, Notice,
+    channel::{Receiver, Sender, bounded},
+};
 use crate::{
     balance::CutMarker,
     block::BlockRef,
@@ -16,7 +19,7 @@ use crate::{
     limits::EVENTS_QUEUED_MAX,
     sync::{
         atomic::{AtomicBool, AtomicUsize, Ordering, fence},
-        channel::{Receiver, SendTimeoutError, Sender, TrySendError, bounded},
+        channel::{SendTimeoutError, TrySendError},
     },
 };
 
@@ -153,6 +156,12 @@ impl DispatchQueue {
         }
     }
 
+    /// Wakes those who sleep and for whom this thread dispatched something. False if it is the
+    /// dispatcher that has to do so.
+    pub(crate) fn announce(&self) -> bool {
+        self.desk.as_ref().is_none_or(|desk| desk.announce())
+    }
+
     fn note_handed(&self) {
         if let Some(desk) = &self.desk {
             desk.note_handed();
@@ -160,11 +169,12 @@ impl DispatchQueue {
     }
 
     /// Dispatches a block on this thread, if there is room for it, it is small, and the dispatcher
-    /// has nothing to do; otherwise it comes back.
-    pub(crate) fn dispatch(&self, block: BlockRef) -> Result<(), BlockRef> {
+    /// has nothing to do; otherwise it comes back. Unless it
+    /// `announces`, [`announce`](Self::announce) has to follow.
+    pub(crate) fn dispatch(&self, block: BlockRef, announces: bool) -> Result<(), BlockRef> {
         match &self.desk {
             Some(desk) if self.bounds.has_room_for_block(&block) => {
-                desk.dispatch(block, |block| self.bounds.raise_block(block))
+                desk.dispatch(block, announces, |block| self.bounds.raise_block(block))
             }
             Some(_) | None => Err(block),
         }

@@ -9,11 +9,10 @@ use std::{
     sync::{Arc, PoisonError, TryLockError},
 };
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-
 use super::{
     Delivery, Ended, EventDelivery, EventOptions, Overflow, Poke, Requests, SubscribeOptions,
     Types,
+    channel::{Receiver, Sender, bounded},
     fill::{BYTES_MAX, QueueFill},
     lane::{Lane, Moves},
 };
@@ -23,11 +22,12 @@ use crate::{
     error::SubscribeError,
     id::{MessageType, SubscriberId},
     ledger::{DepartedRow, EventSubscriberRow, SubscriberRow, Traffic},
-    limits::SUBSCRIBERS_MAX,
+    limits::{SUBSCRIBERS_MAX, UNANNOUNCED_PART},
     slots::never_waits,
     sync::{
         Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering, fence},
+        channel,
     },
 };
 
@@ -85,11 +85,11 @@ pub(crate) struct Subscriber {
 #[derive(Clone)]
 pub(crate) enum Outlet {
     /// Its [`Subscription`](super::Subscription); the other end too if the oldest may be dropped.
-    Deliveries(Sender<Delivery>, Option<Receiver<Delivery>>),
+    Deliveries(Sender<Delivery>, Option<channel::Receiver<Delivery>>),
     /// A channel of its own, one message at a time.
-    Messages(Sender<Message>),
+    Messages(crossbeam_channel::Sender<Message>),
     /// Its [`EventSubscription`](super::EventSubscription).
-    Events(Sender<EventDelivery>),
+    Events(crossbeam_channel::Sender<EventDelivery>),
     /// Nowhere: the service has stopped.
     Closed,
 }
@@ -99,7 +99,7 @@ impl Outlet {
     pub(crate) fn queue(options: &SubscribeOptions) -> (Self, Receiver<Delivery>) {
         let (sender, receiver) = bounded(options.messages);
         let gives_up = options.overflow == Overflow::DropOldest;
-        let oldest = gives_up.then(|| receiver.clone());
+        let oldest = gives_up.then(|| receiver.items().clone());
         (Self::Deliveries(sender, oldest), receiver)
     }
 }
@@ -141,6 +141,14 @@ impl Account {
 
     fn lanes(&self) -> impl Iterator<Item = &Lane> {
         std::iter::once(&self.first).chain(&self.others)
+    }
+
+    /// Whether more than a part of the queue's bounds is taken.
+    #[inline]
+    pub(super) fn is_part_full(&self) -> bool {
+        let fill = self.fill();
+        fill.messages > self.capacity.messages / UNANNOUNCED_PART
+            || fill.bytes > self.capacity.bytes / UNANNOUNCED_PART
     }
 
     /// What the bounds are held against.
@@ -408,7 +416,7 @@ impl Registry {
     pub(crate) fn add_events(
         &self,
         options: EventOptions,
-        sender: Sender<EventDelivery>,
+        sender: crossbeam_channel::Sender<EventDelivery>,
     ) -> Result<Arc<Account>, SubscribeError> {
         options.validate()?;
         let options = SubscribeOptions {
@@ -638,7 +646,7 @@ mod tests {
             panic!("as the test wants it");
         });
         assert!(holder.unwrap().join().is_err());
-        let (sender, found) = bounded(1);
+        let (sender, found) = crossbeam_channel::bounded(1);
         let look = Builder::new().spawn(move || {
             let _ = sender.send(registry.subscribers().map(|(_, list)| list.len()));
         });

@@ -6,10 +6,9 @@ use std::{
     time::Duration,
 };
 
-use crossbeam_channel::Receiver;
-
 use super::{
     Ended, Overflow,
+    channel::Receiver,
     index::{Index, Share},
     registry::{Account, Registry},
     requests::is_answer,
@@ -523,8 +522,8 @@ impl Subscription {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
-    pub fn receiver(&self) -> &Receiver<Delivery> {
-        &self.receiver
+    pub fn receiver(&self) -> &crossbeam_channel::Receiver<Delivery> {
+        self.receiver.items()
     }
 
     /// Opens a delivery that came out of [`receiver`](Self::receiver).
@@ -611,7 +610,10 @@ impl Subscription {
             return result.map_err(|_| RecvTimeoutError::Disconnected);
         }
         let waited = self.clock.now().instant.saturating_duration_since(started);
-        match self.receiver.recv_timeout(timeout.saturating_sub(waited)) {
+        match self
+            .receiver
+            .recv_timeout(self.clock, timeout.saturating_sub(waited))
+        {
             Ok(delivery) => Ok(self.take_noted(delivery)),
             Err(crossbeam_channel::RecvTimeoutError::Timeout) => Err(RecvTimeoutError::Timeout),
             Err(crossbeam_channel::RecvTimeoutError::Disconnected) => {

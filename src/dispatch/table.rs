@@ -29,6 +29,7 @@ use crate::{
     event::Event,
     id::{MessageType, PeerId},
     ledger::{Traffic, TypeMap},
+    limits::{DIRECT_BLOCK_BYTES_MAX, DIRECT_SUBSCRIBERS_MAX},
     quiet::{Quiet, Subject},
     slots::{Slots, never_waits},
 };
@@ -65,6 +66,10 @@ pub(crate) struct FanOut {
     any_ended: bool,
     /// For mixed blocks.
     sorter: Sorter,
+    /// Entries whose receivers were not told yet of what is in their queues.
+    unannounced: Vec<u16>,
+    /// Bytes of the blocks that brought it.
+    unannounced_bytes: usize,
 }
 
 /// A block that is being dispatched, and not yet counted.
@@ -89,6 +94,8 @@ struct Entry {
     dropping: bool,
     /// It gets nothing more, and is about to be removed.
     end: Option<End>,
+    /// It is listed as one whose receiver was not told yet.
+    is_unannounced: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,13 +136,24 @@ impl FanOut {
             in_hand: InHand::default(),
             any_ended: false,
             sorter: Sorter::default(),
+            unannounced: Vec::new(),
+            unannounced_bytes: 0,
         }
     }
 
-    /// Offers a block to everybody who subscribes to its messages, and gives back what it held of
-    /// the dispatch queue.
+    /// As [`dispatch_unannounced`](Self::dispatch_unannounced), and wakes those who sleep.
+    #[cfg(any(test, feature = "workbench"))]
     pub(crate) fn dispatch(&mut self, block: BlockRef) {
+        self.dispatch_unannounced(block);
+        self.announce();
+    }
+
+    /// Offers a block to everybody who subscribes to its messages, and gives back what it held of
+    /// the dispatch queue. Wakes nobody whose queue has much room left: to be followed by
+    /// [`announce`](Self::announce), before the thread waits for anything.
+    pub(crate) fn dispatch_unannounced(&mut self, block: BlockRef) {
         self.refresh();
+        self.unannounced_bytes += block.bytes().len();
         self.in_hand.charge = queue_charge(&block);
         // Answers are claimed or unclaimed already, or will be.
         let (answers, tag) = self.answers.take(&block).unzip();
@@ -154,6 +172,24 @@ impl FanOut {
         self.settle();
     }
 
+    /// Bytes of the blocks whose receivers sleep on, perhaps.
+    pub(crate) fn unannounced_bytes(&self) -> usize {
+        self.unannounced_bytes
+    }
+
+    /// Wakes those who sleep and have something in their queues.
+    #[inline]
+    pub(crate) fn announce(&mut self) {
+        self.unannounced_bytes = 0;
+        for position in self.unannounced.drain(..) {
+            let entry = &mut self.entries[usize::from(position)];
+            entry.is_unannounced = false;
+            if let Outlet::Deliveries(sender, _) = &entry.subscriber.outlet {
+                sender.wake();
+            }
+        }
+    }
+
     /// Counts the block in hand, and gives back what it held of the dispatch queue.
     fn settle(&mut self) {
         let InHand {
@@ -168,14 +204,23 @@ impl FanOut {
         self.bounds.lower(charge, &self.slots.doorbell);
     }
 
-    /// How many subscribers a block of one type has; `None` if it is mixed, or that cannot be had
-    /// now.
-    pub(crate) fn count_subscribers(&mut self, block: &BlockRef) -> Option<usize> {
-        let message_type = block.head().message_type?;
-        let list = self
-            .refresh()
-            .then(|| self.routes[usize::from(message_type.0)])?;
-        Some(self.lists[usize::from(list)].len())
+    /// Whether a block is little work: it is of one type, which few subscribe to, and it is small
+    /// or takes one step for each of them. False too if that cannot be had now.
+    pub(crate) fn is_light(&mut self, block: &BlockRef) -> bool {
+        let Some(message_type) = block.head().message_type else {
+            return false;
+        };
+        if !self.refresh() {
+            return false;
+        }
+        let list = &self.lists[usize::from(self.routes[usize::from(message_type.0)])];
+        let is_large = block.bytes().len() > DIRECT_BLOCK_BYTES_MAX;
+        let has_queue = |position: &u16| {
+            let entry = &self.entries[usize::from(*position)];
+            matches!(entry.subscriber.outlet, Outlet::Deliveries(..))
+        };
+        list.len() <= DIRECT_SUBSCRIBERS_MAX
+            && !(is_large && (block.head().has_correlation || !list.iter().all(has_queue)))
     }
 
     /// Offers an event to everybody who subscribes to them, and gives back its place in the
@@ -245,6 +290,7 @@ impl FanOut {
         if self.any_ended {
             self.remove_ended();
         }
+        self.announce();
         self.answers.finish_put_off(!never_waits());
     }
 
@@ -264,6 +310,7 @@ impl FanOut {
         for entry in &mut self.entries {
             discard_parked(entry, &self.slots, &self.bounds);
         }
+        self.announce();
         self.entries.clear();
         self.event_subscribers.clear();
         self.routes.fill(NOBODY);
@@ -392,7 +439,7 @@ impl FanOut {
         };
         if room >= u64::from(count) {
             let was_dropping = entry.dropping;
-            entry.deliver(delivery);
+            self.deliver(position, delivery);
             if was_dropping {
                 self.end_of_dropping(position);
             }
@@ -408,10 +455,10 @@ impl FanOut {
             delivery
         } else {
             let rest = delivery.split_off(u32::try_from(room).unwrap_or(u32::MAX));
-            entry.deliver(delivery);
+            self.deliver(position, delivery);
             rest
         };
-        let overflow = entry.subscriber.account.overflow;
+        let overflow = self.entries[position].subscriber.account.overflow;
         if overflow == Overflow::Pause {
             self.park(position, rest);
             return;
@@ -462,7 +509,7 @@ impl FanOut {
             }
             std::hint::spin_loop();
         }
-        entry.deliver(delivery);
+        self.deliver(position, delivery);
         if dropped + displaced > 0 {
             self.note_dropped(position, dropped, displaced, for_bytes);
         }
@@ -639,14 +686,28 @@ impl FanOut {
                     delivery: rest,
                     charge,
                 });
-                entry.deliver(delivery);
+                self.deliver(position, delivery);
                 return;
             }
             let peer = delivery.block().head().peer;
-            entry.deliver(delivery);
+            self.deliver(position, delivery);
             self.slots.unhold(peer);
             self.slots.ledger.dispatch_parked.lower(charge);
             self.bounds.lower(charge, &self.slots.doorbell);
+        }
+    }
+
+    /// Puts a delivery into the queue of an entry, where its room was reserved, and wakes the
+    /// receiver, or lists it as one to wake.
+    #[inline]
+    fn deliver(&mut self, position: usize, delivery: Delivery) {
+        let entry = &mut self.entries[position];
+        entry.deliver(delivery);
+        if !entry.is_unannounced {
+            entry.is_unannounced = true;
+            // Lists hold positions of this size too.
+            self.unannounced
+                .push(u16::try_from(position).unwrap_or(u16::MAX));
         }
     }
 
@@ -685,6 +746,8 @@ impl FanOut {
         let Some((version, subscribers)) = self.registry.subscribers() else {
             return false;
         };
+        // While the positions are those of the list.
+        self.announce();
         self.version = Some(version);
         let (event_subscribers, subscribers): (Vec<_>, Vec<_>) = subscribers
             .into_iter()
@@ -755,6 +818,7 @@ impl Entry {
             parked: VecDeque::new(),
             dropping: false,
             end: None,
+            is_unannounced: false,
         }
     }
 
@@ -806,7 +870,9 @@ impl Entry {
             // The service has failed meanwhile. The delivery counts itself, as below.
             return;
         };
-        match sender.try_send(delivery) {
+        match sender.put(delivery) {
+            // What is woken late must not be full by then.
+            Ok(()) if self.subscriber.account.is_part_full() => sender.wake(),
             Ok(()) => {}
             // The subscription was dropped; its removal is on the way. The delivery counts itself.
             Err(TrySendError::Disconnected(delivery)) => drop(delivery),

@@ -371,7 +371,7 @@ fn messages_can_be_taken_one_by_one_and_kept() {
 fn the_queue_is_bounded_and_rings_when_it_is_half_empty() {
     let mut bench = Bench::new();
     let ledger = Arc::clone(&bench.slots.ledger);
-    let (queue, items) = DispatchQueue::new(ledger);
+    let (queue, mut items) = DispatchQueue::new(ledger);
     let large = bench.block(&[1; 500]);
     assert!(queue.push(Item::Block(large.clone())).is_ok());
     let small = bench.block(&[1]);
@@ -539,6 +539,7 @@ mod events {
         assert!(matches!(queue.push(small), Err(PushError::Full(_))));
         assert_eq!(bench.fill().messages, 500);
         let kinds: Vec<bool> = items
+            .items()
             .try_iter()
             .map(|item| matches!(item, Item::Block(_)))
             .collect();

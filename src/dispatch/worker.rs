@@ -8,11 +8,12 @@ use std::{
     sync::Arc,
 };
 
-use super::{Desk, FanOut, queue::Item, queue::Poke};
+use super::{Desk, FanOut, channel::Receiver, queue::Item, queue::Poke};
 use crate::{
     clock::Clock,
     idle::{Idle, IdleStrategy},
-    sync::channel::{Receiver, TryRecvError},
+    limits::UNANNOUNCED_BYTES_MAX,
+    sync::channel::TryRecvError,
 };
 
 thread_local! {
@@ -33,6 +34,8 @@ pub(crate) struct Worker {
     on_tick: OnTick,
     idle: Idle,
     clock: Clock,
+    /// Whether receivers are to be woken when there is nothing more to do.
+    is_unannounced: bool,
 }
 
 /// The embedder's metrics callback, closed over what it reports.
@@ -54,6 +57,7 @@ impl Worker {
             on_tick,
             idle: Idle::new(idle),
             clock,
+            is_unannounced: false,
         }
     }
 
@@ -92,12 +96,26 @@ impl Worker {
     }
 
     fn handle(&mut self, item: Item) {
+        let is_last = self.items.items().is_empty();
         match item {
-            Item::Block(block) => self.desk.handle(|fan_out| fan_out.dispatch(block)),
+            Item::Block(block) => {
+                let is_unannounced = &mut self.is_unannounced;
+                self.desk.handle(|fan_out| {
+                    fan_out.dispatch_unannounced(block);
+                    let bytes = fan_out.unannounced_bytes();
+                    *is_unannounced = !is_last && bytes < UNANNOUNCED_BYTES_MAX;
+                    if !*is_unannounced {
+                        fan_out.announce();
+                    }
+                });
+            }
             Item::Event(event) => self.desk.handle(|fan_out| fan_out.dispatch_event(event)),
             Item::Notice(notice) => self.desk.handle(|fan_out| fan_out.handle_notice(*notice)),
             Item::Cut(marker) => self.desk.handle(|fan_out| fan_out.handle_cut(*marker)),
             Item::Poke => {}
+        }
+        if is_last && std::mem::take(&mut self.is_unannounced) {
+            self.desk.visit(FanOut::announce);
         }
         if self.poke.take() {
             self.look_around();
@@ -124,7 +142,7 @@ impl Worker {
 
     /// Messages in the queue.
     pub(crate) fn has_items(&self) -> bool {
-        !self.items.is_empty()
+        !self.items.items().is_empty()
     }
 }
 

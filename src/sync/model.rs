@@ -157,7 +157,7 @@ pub(crate) mod atomic {
 pub(crate) mod thread {
     use std::time::Duration;
 
-    pub(crate) use loom::thread::{Thread, current};
+    pub(crate) use loom::thread::{Thread, ThreadId, current, park};
 
     pub(crate) fn park_timeout(_timeout: Duration) {
         loom::thread::park();
@@ -174,17 +174,16 @@ pub(crate) mod channel {
         time::Duration,
     };
 
-    pub(crate) use crossbeam_channel::{RecvError, SendTimeoutError, TryRecvError, TrySendError};
+    pub(crate) use crossbeam_channel::{
+        RecvError, RecvTimeoutError, SendTimeoutError, TryRecvError, TrySendError,
+    };
     use loom::sync::atomic::{AtomicUsize, Ordering};
-
-    use super::Bell;
 
     struct Shared<T> {
         /// No model looks in here: what is in it is what `len` says.
         items: sync::Mutex<VecDeque<T>>,
         len: AtomicUsize,
         capacity: usize,
-        arrived: Bell,
     }
 
     pub(crate) struct Sender<T>(Arc<Shared<T>>);
@@ -196,7 +195,6 @@ pub(crate) mod channel {
             items: sync::Mutex::default(),
             len: AtomicUsize::new(0),
             capacity,
-            arrived: Bell::default(),
         });
         (Sender(Arc::clone(&shared)), Receiver(shared))
     }
@@ -215,7 +213,6 @@ pub(crate) mod channel {
                 Ok(_) => self.0.items().push_back(item),
                 Err(_) => return Err(TrySendError::Full(item)),
             }
-            self.0.arrived.ring();
             Ok(())
         }
 
@@ -247,15 +244,6 @@ pub(crate) mod channel {
             }
         }
 
-        pub(crate) fn recv(&self) -> Result<T, RecvError> {
-            loop {
-                match self.try_recv() {
-                    Ok(item) => return Ok(item),
-                    Err(_) => self.0.arrived.wait(),
-                }
-            }
-        }
-
         pub(crate) fn try_iter(&self) -> impl Iterator<Item = T> + '_ {
             std::iter::from_fn(|| self.try_recv().ok())
         }
@@ -266,6 +254,18 @@ pub(crate) mod channel {
 
         pub(crate) fn len(&self) -> usize {
             self.0.len.load(Ordering::Acquire)
+        }
+    }
+
+    impl<T> Clone for Sender<T> {
+        fn clone(&self) -> Self {
+            Self(Arc::clone(&self.0))
+        }
+    }
+
+    impl<T> Clone for Receiver<T> {
+        fn clone(&self) -> Self {
+            Self(Arc::clone(&self.0))
         }
     }
 

@@ -14,7 +14,7 @@ use loom::{
 use crate::{
     block::{BlockHead, BlockPool},
     clock::Clock,
-    dispatch::{DispatchQueue, Item, Poke, PushError},
+    dispatch::{DispatchQueue, Item, Poke, PushError, channel::Receiver},
     doorbell::Doorbell,
     event::Event,
     frame::{Frame, encode_whole},
@@ -279,7 +279,7 @@ fn reading_goes_on_when_the_budget_has_room() {
     });
 }
 
-fn queue(events_max: usize) -> (DispatchQueue, crate::sync::channel::Receiver<Item>) {
+fn queue(events_max: usize) -> (DispatchQueue, Receiver<Item>) {
     let ledger = Arc::new(Ledger::new(1 << 20, Traffic::new(1, 1)));
     let (queue, items) = DispatchQueue::new(ledger);
     (queue.with_events_max(events_max), items)

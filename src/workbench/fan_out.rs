@@ -2,8 +2,6 @@
 
 use std::{fmt, hint::black_box, sync::Arc};
 
-use crossbeam_channel::bounded;
-
 use super::{MESSAGE_TYPE, Scene, block_of, frames_of, open_slot, slots_for};
 use crate::{
     block::{BlockPool, BlockRef},
@@ -121,9 +119,9 @@ pub(super) fn subscribe(
     slots: &Slots,
     options: SubscribeOptions,
 ) -> Subscription {
-    let (sender, receiver) = bounded(options.messages);
+    let (outlet, receiver) = Outlet::queue(&options);
     let account = registry
-        .add(options, Outlet::Deliveries(sender, None))
+        .add(options, outlet)
         .expect("there are few subscribers");
     let registry = Arc::clone(registry);
     Subscription::new(

@@ -29,7 +29,7 @@ impl Place {
         let block = self.bench.block(types);
         let bounds = &self.bench.bounds;
         let raise = |block: &BlockRef| bounds.raise_block(block);
-        self.desk.dispatch(block, raise).is_ok()
+        self.desk.dispatch(block, true, raise).is_ok()
     }
 
     fn has_message(&mut self, subscription: usize) -> bool {
@@ -66,18 +66,41 @@ fn what_was_handed_over_is_not_overtaken() {
 fn the_loop_does_not_wait_for_a_dispatcher_that_looks_around() {
     let mut place = Place::new(1);
     let block = place.bench.block(&[7]);
-    let refused = place.desk.visit(|_| place.desk.dispatch(block, |_| {}));
+    let refused = place
+        .desk
+        .visit(|_| place.desk.dispatch(block, true, |_| {}));
     assert!(refused.is_err());
 }
 
 #[test]
-fn what_is_large_mixed_or_for_many_is_the_dispatchers() {
+fn what_is_mixed_or_for_many_is_the_dispatchers() {
     let mut place = Place::new(2);
-    assert!(!place.try_dispatch(&[7; 300]), "{} bytes", 300 * 16);
     assert!(!place.try_dispatch(&[7, 8]));
     assert!(place.try_dispatch(&[8]), "nobody is few");
     let mut place = Place::new(3);
     assert!(!place.try_dispatch(&[7]));
+}
+
+#[test]
+fn a_large_block_is_dispatched_at_once_if_that_is_one_step_for_each() {
+    let mut place = Place::new(2);
+    assert!(place.try_dispatch(&[7; 300]), "{} bytes", 300 * 16);
+    let block = place.bench.block_of(&[(7, Some(1)); 300]);
+    assert!(place.desk.dispatch(block, true, |_| {}).is_err());
+    let (sender, _receiver) = bounded(1_000);
+    let options = SubscribeOptions::new(MessageType(9));
+    let registry = &place.bench.registry;
+    registry.add(options, Outlet::Messages(sender)).unwrap();
+    assert!(place.try_dispatch(&[9]));
+    assert!(!place.try_dispatch(&[9; 300]), "a message at a time");
+}
+
+/// The dispatcher is asked to wake the receivers if it is at the desk.
+#[test]
+fn the_loop_does_not_wait_to_wake_anybody() {
+    let place = Place::new(1);
+    assert!(place.desk.announce());
+    assert!(!place.desk.visit(|_| place.desk.announce()));
 }
 
 #[test]

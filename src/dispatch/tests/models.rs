@@ -20,11 +20,28 @@ use crate::{
 use std::sync::Arc;
 
 fn outlet() -> Outlet {
-    Outlet::Deliveries(crossbeam_channel::bounded(1).0, None)
+    Outlet::Deliveries(channel::bounded(1).0, None)
 }
 
 fn options() -> SubscribeOptions {
     SubscribeOptions::new(MessageType(1))
+}
+
+/// Whoever sleeps is woken by what comes after its last look.
+#[test]
+fn a_receiver_that_parks_is_woken() {
+    explore(Some(3), || {
+        let (sender, mut receiver) = channel::bounded(2);
+        let sender = thread::spawn(move || {
+            sender.put(1).unwrap();
+            sender.wake();
+            sender.try_send(2).unwrap();
+            sender
+        });
+        assert_eq!(receiver.recv(), Ok(1));
+        assert_eq!(receiver.recv(), Ok(2));
+        drop(sender.join().unwrap());
+    });
 }
 
 /// A list and its version belong together, and whoever has subscribed is in the list that the next

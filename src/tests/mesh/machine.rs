@@ -578,10 +578,8 @@ fn subscribe(registry: &Arc<Registry>, random: &mut Random) -> Subscription {
     let options = SubscribeOptions::new(Types::all())
         .messages(messages)
         .overflow(Overflow::Pause);
-    let (sender, receiver) = bounded(messages);
-    let account = registry
-        .add(options, Outlet::Deliveries(sender, None))
-        .unwrap();
+    let (outlet, receiver) = Outlet::queue(&options);
+    let account = registry.add(options, outlet).unwrap();
     let idle = IdleStrategy::Block;
     Subscription::new(
         receiver,
