@@ -74,6 +74,7 @@ const fn accept_errors(count: u64) -> (&'static str, u64) {
 
 const NO_ERROR: (&str, u64) = accept_errors(0);
 const ONE_RESET: (&str, u64) = ("nebnet_peers_closed_total{reason=\"reset\"}", 1);
+const ONE_STALE: (&str, u64) = ("nebnet_peers_closed_total{reason=\"stale\"}", 1);
 const ONE_TURNED_AWAY: (&str, u64) = ("nebnet_peers_closed_total{reason=\"too_many_peers\"}", 1);
 const ONE_IO: (&str, u64) = ("nebnet_peers_closed_total{reason=\"io\"}", 1);
 
@@ -102,8 +103,9 @@ const REGISTERING: &[Row] = &[
 const READING: &[Row] = &[
     row("recvfrom:error=EINTR:when=1..40", 4, NO_ERROR),
     row("recvfrom:error=ECONNRESET:when=2", 3, ONE_RESET),
-    row("recvfrom:error=ETIMEDOUT:when=2", 3, ONE_IO),
-    row("recvfrom:error=EHOSTUNREACH:when=2", 3, ONE_IO),
+    row("recvfrom:error=ETIMEDOUT:when=2", 3, ONE_STALE),
+    row("recvfrom:error=EHOSTUNREACH:when=2", 3, ONE_STALE),
+    row("recvfrom:error=EHOSTDOWN:when=2", 3, ONE_STALE),
     row("recvfrom:error=ENOMEM:when=2", 3, ONE_IO),
     row("recvfrom:error=EAGAIN:when=2..3", 4, NO_ERROR),
 ];
@@ -115,7 +117,9 @@ const WRITING: &[Row] = &[
     row("sendto:error=EPIPE:when=2", 3, ONE_RESET),
     row("sendto:error=ECONNRESET:when=2", 3, ONE_RESET),
     row("sendto:error=ENOBUFS:when=2", 3, ONE_IO),
-    row("sendto:error=EHOSTUNREACH:when=2", 3, ONE_IO),
+    row("sendto:error=ETIMEDOUT:when=2", 3, ONE_STALE),
+    row("sendto:error=EHOSTUNREACH:when=2", 3, ONE_STALE),
+    row("sendto:error=ENETDOWN:when=2", 3, ONE_STALE),
 ];
 
 const WAITING: &[Row] = &[

@@ -598,6 +598,7 @@ impl Run {
         }
         let made = world.conns.iter().filter(|conn| !conn.refused).count() as u64;
         let made = made + world.turned_away;
+        let given_up = world.conns.iter().filter(|conn| conn.given_up).count() as u64;
         let registry = &world.registry;
         let snapshot = ledger.snapshot(
             Duration::ZERO,
@@ -624,6 +625,8 @@ impl Run {
             .iter()
             .find(|one| one.0 == CloseReason::Internal);
         assert_eq!(internal.map(|one| one.1), Some(0));
+        let stale = CloseReason::Stale.ordinal();
+        assert!(ledger.closed[stale].get() <= given_up);
         (
             world.now,
             snapshot.accepted,
