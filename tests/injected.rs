@@ -196,6 +196,39 @@ fn a_rule_that_lets_nobody_in_costs_no_processor() {
     }
 }
 
+/// One that will never work again is said to be so once, and not asked again.
+#[test]
+fn a_dead_listener_is_told_and_everything_else_goes_on() {
+    for (error, said) in [
+        ("EBADF", "Bad file descriptor"),
+        ("EINVAL", "Invalid argument"),
+        ("ENOTSOCK", "Socket operation on non-socket"),
+    ] {
+        let args = ["--echo", "--metrics", "127.0.0.1:0", "--shards", "1"];
+        let mut service = Service::start(&[&["--listen", "127.0.0.1:0"], &args[..]].concat());
+        let (dead, alive) = (service.addr, service.announced("listening on "));
+        let metrics = service.announced("metrics on ");
+        let mut early = Client::connect(dead);
+        early.ping(b"here");
+        let inject = format!("accept4:error={error}:when=1");
+        let Some(trace) = Trace::attach(&service, &inject) else {
+            return;
+        };
+        let _unheard = [(); 3].map(|()| Client::connect(dead));
+        let line = format!("listener 0 is dead: {said}");
+        wait_until("it to be said", || service.stderr().contains(&line));
+        assert_eq!(counter(metrics, "nebnet_accept_errors_total"), 1, "{error}");
+        early.ping(b"still served");
+        assert!(is_served(connect(alive)), "{error}");
+        drop(early);
+        trace.expect_rest(&inject);
+        trace.end();
+        let text = service.stderr();
+        assert_eq!(text.matches("is dead").count(), 1, "{text}");
+        finish(service, &inject);
+    }
+}
+
 /// Without its poll, a service can do nothing but say so and end.
 #[test]
 fn a_poll_that_fails_ends_the_service_with_a_line() {
