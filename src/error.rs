@@ -160,8 +160,11 @@ close_reasons! {
     EofInFrame = 0x102, "eof_in_frame";
     /// The connection was reset.
     Reset = 0x103, "reset";
-    /// Another error of the operating system; also its TCP timeouts.
+    /// Another error of the operating system.
     Io = 0x104, "io";
+    /// The operating system gave the connection up, because the peer's host no longer answers,
+    /// takes nothing for `TCP_USER_TIMEOUT`, or cannot be reached.
+    Stale = 0x105, "stale";
 }
 
 impl CloseReason {
@@ -804,6 +807,8 @@ mod tests {
         }
         assert_eq!(CloseReason::Internal.wire_code(), Some(23));
         assert_eq!(CloseReason::Reset.wire_code(), None);
+        assert_eq!(CloseReason::Stale as u16, 0x105);
+        assert_eq!(CloseReason::Stale.wire_code(), None);
         assert_eq!(CloseReason::from_wire_code(0), None);
         assert_eq!(CloseReason::from_wire_code(24), None);
     }

@@ -29,7 +29,7 @@ use crate::{
     budget::Budget,
     error::{CloseReason, ServiceFailure},
     id::{LinkId, MessageType, NodeId, PeerId, PeerIdentity, SubscriberId},
-    limits::TYPE_COUNTERS_MAX,
+    limits::{STOP_ROWS_SHOWN_MAX, TYPE_COUNTERS_MAX},
     sync::atomic::AtomicU64 as SharedSum,
 };
 
@@ -1175,6 +1175,65 @@ pub struct ClosedRow {
     pub overflowed: Traffic,
 }
 
+/// What a stop did for a connection that was there when it began.
+///
+/// Of the messages that ever came from it, `closed.inbound`, all but `held` were delivered: every
+/// subscriber to them has let go of them or has counted them as dropped. Of those accepted for
+/// sending to it, `closed.outbound` were written, `closed.lost` and `closed.overflowed` were not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StopRow {
+    /// The connection, all it did, and why it ended. Most end for
+    /// [`Shutdown`](CloseReason::Shutdown); one that was on its way out, or that the peer or the
+    /// system ended first, has that reason.
+    pub closed: ClosedRow,
+    /// Messages received before the stop that were delivered in the stop.
+    pub delivered: u64,
+    /// Messages received before the stop that were not delivered when the connection ended. They
+    /// are not lost with it: a subscriber still has them or finds them in its queue, and those that
+    /// it never takes are among its [`discarded`](SubscriberRow::discarded).
+    pub held: u64,
+    /// Application messages written in the stop.
+    pub flushed: Traffic,
+}
+
+const _: () = assert!(size_of::<StopRow>() <= 256, "as StopReport::peers says");
+
+impl StopRow {
+    /// Who lost something comes first in a report, and last who had nothing to do.
+    pub(crate) fn rank(&self) -> u8 {
+        if self.closed.lost.messages > 0 {
+            0
+        } else if self.held > 0 {
+            1
+        } else if self.delivered > 0 || self.flushed.messages > 0 {
+            2
+        } else {
+            3
+        }
+    }
+}
+
+impl std::fmt::Display for StopRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let closed = &self.closed;
+        write!(
+            f,
+            "peer {} at {}: {} messages delivered, {} flushed, {} lost ({} bytes)",
+            closed.peer,
+            closed.addr,
+            self.delivered,
+            self.flushed.messages,
+            closed.lost.messages,
+            closed.lost.bytes
+        )?;
+        if self.held > 0 {
+            write!(f, ", {} still with subscribers", self.held)?;
+        }
+        write!(f, ": {}", closed.reason)
+    }
+}
+
 /// What a stop did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -1189,13 +1248,49 @@ pub struct StopReport {
     pub closed_orderly: u64,
     /// Connections that the stop cut off.
     pub closed_abortive: u64,
-    /// The connections that lost messages in the stop, at most 1,024 of them.
-    pub lost: Vec<ClosedRow>,
+    /// What became of each connection that was there when the stop began; none if the service had
+    /// failed before. At most 1,024, in 256 KiB: first those that lost messages, then those
+    /// whose messages subscribers still had, then those for which the stop delivered or wrote
+    /// anything, then the others. While it lasts, a stop needs twice as much for each loop, and 80
+    /// bytes for each connection to which a message was ever written or of which one is not
+    /// delivered.
+    pub peers: Vec<StopRow>,
+    /// How many more there were.
+    pub peers_unlisted: u64,
     /// Whether all threads ended. Only a callback of the embedder that does not return prevents
     /// it.
     pub joined: bool,
     /// The counters at the end.
     pub snapshot: Snapshot,
+}
+
+impl StopReport {
+    /// The connections that lost messages that were accepted for sending, as far as they are
+    /// listed.
+    pub fn lost(&self) -> impl Iterator<Item = &StopRow> {
+        self.peers.iter().filter(|row| row.closed.lost.messages > 0)
+    }
+
+    /// Names all that lost something, some of those that had anything to do, and nobody else.
+    fn write_peers(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [mut moved, mut unnamed] = [0_usize, 0];
+        for row in &self.peers {
+            let rank = row.rank();
+            moved += usize::from(rank == 2);
+            if rank < 2 || (rank == 2 && moved <= STOP_ROWS_SHOWN_MAX) {
+                write!(f, "\n  {row}")?;
+            } else {
+                unnamed += usize::from(rank == 2);
+            }
+        }
+        if unnamed > 0 {
+            write!(
+                f,
+                "\n  {unnamed} more peers were delivered from or flushed to, and lost nothing"
+            )?;
+        }
+        Ok(())
+    }
 }
 
 impl std::fmt::Display for StopReport {
@@ -1258,14 +1353,7 @@ impl std::fmt::Display for StopReport {
             let overflowed = snapshot.outbound_overflowed.messages;
             write!(f, ", {overflowed} dropped for later ones")?;
         }
-        for row in &self.lost {
-            write!(
-                f,
-                "\n  peer {} at {}: {} messages of {} bytes lost ({})",
-                row.peer, row.addr, row.lost.messages, row.lost.bytes, row.reason
-            )?;
-        }
-        Ok(())
+        self.write_peers(f)
     }
 }
 

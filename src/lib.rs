@@ -223,7 +223,7 @@ pub use idle::IdleStrategy;
 pub use inline::{InlineMessage, Replier};
 pub use ledger::{
     ClosedRow, DepartedRow, EventSubscriberRow, HandlerRow, PeerRow, QueueGauge, RequestRow,
-    ServiceState, ShardRow, Snapshot, StopReport, SubscriberRow, Traffic, TypeTraffic,
+    ServiceState, ShardRow, Snapshot, StopReport, StopRow, SubscriberRow, Traffic, TypeTraffic,
 };
 pub use peers::HandlerOptions;
 pub use policy::{OutboxFull, Priority};

@@ -66,6 +66,8 @@ pub(crate) const LISTEN_BACKLOG: i32 = 4096;
 pub(crate) const LISTENERS_MAX: usize = 64;
 /// Rows kept about peers that closed.
 pub(crate) const CLOSED_ROWS_MAX: usize = 1024;
+/// Peers for which a stop had something to do and that lost nothing, by name in its printed report.
+pub(crate) const STOP_ROWS_SHOWN_MAX: usize = 16;
 
 // ----- work per turn -------------------------------------------------------------------------
 

@@ -48,8 +48,11 @@ use crate::{
 
 /// How long the end of the loop waits for the dispatcher to take an item.
 const LAST_ITEM_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often the end of the loop tries a lock that somebody else holds.
+/// How often the end of the loop tries a lock that somebody else holds: at first it gives way, then
+/// it sleeps in between. Whoever holds the lock may have to wait for a processor itself.
 const LAST_TRIES_MAX: usize = 1000;
+const LAST_YIELDS_MAX: usize = 100;
+const LAST_SLEEP: Duration = Duration::from_millis(1);
 
 /// Where blocks and events go.
 pub(crate) enum Sink {
@@ -845,12 +848,11 @@ impl<N: Net> Node<N> {
     /// Nothing that was parsed or told is lost here, even at the deadline of a stop.
     fn push_last(&mut self) {
         if let Sink::Inline { fan_out, .. } = &mut self.sink {
-            // The loop is over, so that somebody else may have the processor.
-            for _ in 0..LAST_TRIES_MAX {
+            for tries in 0..LAST_TRIES_MAX {
                 if fan_out.refresh() {
                     break;
                 }
-                std::thread::yield_now();
+                give_way(tries);
             }
         }
         while let Some(item) = self.next_item() {
@@ -873,11 +875,11 @@ impl<N: Net> Node<N> {
 
     fn end(mut self, now: Now) -> LoopEnd {
         // Whoever holds a slot that a connection has to give back does so for a moment.
-        for _ in 0..LAST_TRIES_MAX {
+        for tries in 0..LAST_TRIES_MAX {
             if self.peers.is_empty() {
                 break;
             }
-            std::thread::yield_now();
+            give_way(tries);
             self.peers.begin_turn(now.tick);
         }
         self.run_actions(now);
@@ -890,6 +892,15 @@ impl<N: Net> Node<N> {
             stop: self.peers.take_stop().unwrap_or_default(),
             failure: self.failure,
         }
+    }
+}
+
+/// The loop is over, and somebody else may have the processor.
+fn give_way(tries: usize) {
+    if tries < LAST_YIELDS_MAX {
+        std::thread::yield_now();
+    } else {
+        std::thread::park_timeout(LAST_SLEEP);
     }
 }
 

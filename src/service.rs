@@ -860,18 +860,21 @@ impl NetService {
         let failure = self.failure();
         // A subscriber that left before has thrown its messages away itself.
         let discarded = snapshot.subscribers.iter().any(|row| row.discarded > 0);
+        let (closed_orderly, closed_abortive) = (end.stop.closed_orderly, end.stop.closed_abortive);
+        let (peers, peers_unlisted) = end.stop.into_rows();
         let drained = joined
             && failure.is_none()
-            && end.stop.closed_abortive == 0
-            && end.stop.lost.is_empty()
+            && closed_abortive == 0
+            && peers.iter().all(|row| row.closed.lost.messages == 0)
             && !discarded;
         StopReport {
             drained,
             elapsed: self.shared.clock.elapsed().saturating_sub(started),
             failure,
-            closed_orderly: end.stop.closed_orderly,
-            closed_abortive: end.stop.closed_abortive,
-            lost: end.stop.lost,
+            closed_orderly,
+            closed_abortive,
+            peers,
+            peers_unlisted,
             joined,
             snapshot,
         }

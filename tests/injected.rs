@@ -74,6 +74,7 @@ const fn accept_errors(count: u64) -> (&'static str, u64) {
 
 const NO_ERROR: (&str, u64) = accept_errors(0);
 const ONE_RESET: (&str, u64) = ("nebnet_peers_closed_total{reason=\"reset\"}", 1);
+const ONE_STALE: (&str, u64) = ("nebnet_peers_closed_total{reason=\"stale\"}", 1);
 const ONE_TURNED_AWAY: (&str, u64) = ("nebnet_peers_closed_total{reason=\"too_many_peers\"}", 1);
 const ONE_IO: (&str, u64) = ("nebnet_peers_closed_total{reason=\"io\"}", 1);
 
@@ -102,8 +103,9 @@ const REGISTERING: &[Row] = &[
 const READING: &[Row] = &[
     row("recvfrom:error=EINTR:when=1..40", 4, NO_ERROR),
     row("recvfrom:error=ECONNRESET:when=2", 3, ONE_RESET),
-    row("recvfrom:error=ETIMEDOUT:when=2", 3, ONE_IO),
-    row("recvfrom:error=EHOSTUNREACH:when=2", 3, ONE_IO),
+    row("recvfrom:error=ETIMEDOUT:when=2", 3, ONE_STALE),
+    row("recvfrom:error=EHOSTUNREACH:when=2", 3, ONE_STALE),
+    row("recvfrom:error=EHOSTDOWN:when=2", 3, ONE_STALE),
     row("recvfrom:error=ENOMEM:when=2", 3, ONE_IO),
     row("recvfrom:error=EAGAIN:when=2..3", 4, NO_ERROR),
 ];
@@ -115,7 +117,9 @@ const WRITING: &[Row] = &[
     row("sendto:error=EPIPE:when=2", 3, ONE_RESET),
     row("sendto:error=ECONNRESET:when=2", 3, ONE_RESET),
     row("sendto:error=ENOBUFS:when=2", 3, ONE_IO),
-    row("sendto:error=EHOSTUNREACH:when=2", 3, ONE_IO),
+    row("sendto:error=ETIMEDOUT:when=2", 3, ONE_STALE),
+    row("sendto:error=EHOSTUNREACH:when=2", 3, ONE_STALE),
+    row("sendto:error=ENETDOWN:when=2", 3, ONE_STALE),
 ];
 
 const WAITING: &[Row] = &[
@@ -189,6 +193,39 @@ fn a_rule_that_lets_nobody_in_costs_no_processor() {
         // Those that wait are served without another that comes.
         outside.ping(b"at last");
         finish(service, inject);
+    }
+}
+
+/// One that will never work again is said to be so once, and not asked again.
+#[test]
+fn a_dead_listener_is_told_and_everything_else_goes_on() {
+    for (error, said) in [
+        ("EBADF", "Bad file descriptor"),
+        ("EINVAL", "Invalid argument"),
+        ("ENOTSOCK", "Socket operation on non-socket"),
+    ] {
+        let args = ["--echo", "--metrics", "127.0.0.1:0", "--shards", "1"];
+        let mut service = Service::start(&[&["--listen", "127.0.0.1:0"], &args[..]].concat());
+        let (dead, alive) = (service.addr, service.announced("listening on "));
+        let metrics = service.announced("metrics on ");
+        let mut early = Client::connect(dead);
+        early.ping(b"here");
+        let inject = format!("accept4:error={error}:when=1");
+        let Some(trace) = Trace::attach(&service, &inject) else {
+            return;
+        };
+        let _unheard = [(); 3].map(|()| Client::connect(dead));
+        let line = format!("listener 0 is dead: {said}");
+        wait_until("it to be said", || service.stderr().contains(&line));
+        assert_eq!(counter(metrics, "nebnet_accept_errors_total"), 1, "{error}");
+        early.ping(b"still served");
+        assert!(is_served(connect(alive)), "{error}");
+        drop(early);
+        trace.expect_rest(&inject);
+        trace.end();
+        let text = service.stderr();
+        assert_eq!(text.matches("is dead").count(), 1, "{text}");
+        finish(service, &inject);
     }
 }
 

@@ -758,8 +758,8 @@ fn a_loop_that_has_ended_keeps_nobody_waiting() {
         let report = stopping.join().unwrap();
         assert!(report.joined && !report.drained, "{report}");
         assert!(report.elapsed < Duration::from_secs(4), "{report}");
-        assert_eq!((report.closed_abortive, report.lost.len()), (1, 1));
-        assert_eq!(report.lost[0].peer, peer);
+        assert_eq!((report.closed_abortive, report.lost().count()), (1, 1));
+        assert_eq!(report.peers[0].closed.peer, peer);
         assert_balanced(&report.snapshot);
     });
     drop(deaf);

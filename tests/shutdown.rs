@@ -16,7 +16,7 @@ use std::{
 };
 
 use nebnet::{
-    CloseReason, Dispatch, MessageType, NetService, Overflow, SendError, ServiceState,
+    CloseReason, Dispatch, MessageType, NetService, Overflow, SendError, ServiceState, StopRow,
     SubscribeError, SubscribeOptions, TryRecvError, Types, frame::Frame,
 };
 use util::{
@@ -71,7 +71,16 @@ fn a_stop_flushes_every_answer_and_says_bye() {
         assert_eq!((report.closed_orderly, report.closed_abortive), (6, 0));
         assert_eq!(report.snapshot.outbound.messages, 2500);
         assert_eq!(report.snapshot.state, ServiceState::Stopped);
-        assert!(report.lost.is_empty());
+        assert_eq!((report.peers.len(), report.lost().count()), (6, 0));
+        // What was not flushed in the stop was written before.
+        let echoing = report
+            .peers
+            .iter()
+            .filter(|row| row.closed.inbound.messages > 0);
+        for row in echoing {
+            assert_eq!((row.held, row.closed.outbound.messages), (0, 500), "{row}");
+            assert!(row.delivered <= 500 && row.flushed.messages <= 500, "{row}");
+        }
         readers
             .into_iter()
             .for_each(|reader| reader.join().unwrap());
@@ -121,6 +130,65 @@ fn input_that_a_stop_leaves_unread_destroys_no_answer() {
     }
 }
 
+/// What was delivered, flushed and lost, of each peer, whatever it was in the middle of.
+#[test]
+fn a_stop_says_of_each_peer_what_became_of_its_messages() {
+    let _threads = THREADS.read();
+    for dispatch in MODES {
+        let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
+        let mut tap = service.subscribe(T).unwrap();
+        let mut never = service.subscribe(MessageType(8)).unwrap();
+        service.start().unwrap();
+        let (addr, handle) = (service.local_addrs()[0], service.handle());
+        let mut clients = [(); 4].map(|()| Client::connect_small(addr));
+        let mut peers = Vec::new();
+        for client in &mut clients {
+            client.send_message(7, b"who");
+            peers.push(tap.recv_timeout(PATIENCE).unwrap().peer());
+        }
+        let [asking, keeping, deaf, idle] = peers[..] else {
+            panic!("{peers:?}");
+        };
+        let [mut asker, mut keeper, ..] = clients;
+        handle.send(asking, T, b"before").unwrap();
+        asker.expect(7, b"before");
+        keeper.send(&Frame::new(MessageType(8), b"one"));
+        keeper.send(&Frame::new(MessageType(8), b"two"));
+        wait_until("two wait", || never.row().queued == 2);
+        while handle.send(deaf, T, vec![b'd'; 100_000]).is_ok() {}
+        asker.send_message(7, b"question");
+        let question = tap.recv_batch().unwrap();
+        let stopping = thread::spawn(move || {
+            let report = util::stop_within(&mut service, Duration::from_millis(900));
+            (service, report)
+        });
+        wait_until("it stops", || {
+            handle.snapshot().state == ServiceState::Stopping
+        });
+        handle.send(asking, T, b"answer").unwrap();
+        drop(question);
+        asker.expect(7, b"answer");
+        let (service, report) = stopping.join().unwrap();
+        assert!(report.joined && !report.drained, "{report}");
+        let order: Vec<_> = report.peers.iter().map(|row| row.closed.peer).collect();
+        assert_eq!(order, [deaf, keeping, asking, idle], "{report}");
+        let did = |row: &StopRow| (row.delivered, row.held, row.flushed.messages);
+        let rows: Vec<_> = report.peers.iter().map(did).collect();
+        assert_eq!(rows[1..], [(0, 2, 0), (1, 0, 1), (0, 0, 0)], "{report}");
+        assert_eq!((rows[0].0, rows[0].1), (0, 0), "{report}");
+        assert_eq!(report.lost().count(), 1);
+        let text = report.to_string();
+        for (peer, named) in [(deaf, true), (keeping, true), (asking, true), (idle, false)] {
+            assert_eq!(text.contains(&format!("peer {peer} at ")), named, "{text}");
+        }
+        // What is held is not lost with the peer.
+        assert_eq!(never.recv().unwrap().payload(), b"one");
+        assert_eq!(never.recv().unwrap().payload(), b"two");
+        drop(never);
+        stop_tap(service, tap);
+    }
+}
+
 #[test]
 fn a_peer_that_never_reads_is_cut_off_at_the_deadline_and_named() {
     let _threads = THREADS.read();
@@ -150,9 +218,11 @@ fn a_peer_that_never_reads_is_cut_off_at_the_deadline_and_named() {
             "{report}"
         );
         assert_balanced(&report.snapshot);
-        let [lost] = &report.lost[..] else {
+        let [deaf_row, good_row] = &report.peers[..] else {
             panic!("{report}");
         };
+        let lost = &deaf_row.closed;
+        assert_eq!(good_row.closed.lost.messages, 0, "{report}");
         assert_eq!((lost.peer, lost.reason), (peer, CloseReason::Shutdown));
         assert!(lost.lost.messages > 0);
         // What is not lost was written, and a message is one or the other.

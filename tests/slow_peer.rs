@@ -222,6 +222,23 @@ fn a_reset_with_answers_queued_is_counted() {
     stop_echo(service, echo);
 }
 
+/// A window that stays shut is the one way to TCP_USER_TIMEOUT that needs no network of its own.
+#[test]
+fn who_takes_nothing_until_the_system_gives_up_is_stale() {
+    let config = config().write_stall_timeout(Duration::ZERO);
+    let (service, tap) = start_tap(config.tcp_user_timeout(Duration::from_millis(300)));
+    let handle = service.handle();
+    let client = Client::connect_small(service.local_addrs()[0]);
+    let peer = only_peer(&service);
+    while handle.send(peer, T, vec![0; 100_000]).is_ok() {}
+    let row = wait_for_row(&service, peer);
+    assert_eq!(row.reason, CloseReason::Stale);
+    assert!(row.lost.messages > 0, "{row:?}");
+    wait_for_closed(&service, CloseReason::Stale, 1);
+    drop(client);
+    stop_tap(service, tap);
+}
+
 #[test]
 fn a_frame_cut_off_by_a_reset_is_not_delivered() {
     let (service, mut tap) = start_tap(config());

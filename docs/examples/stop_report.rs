@@ -39,8 +39,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let report = service.stop(Duration::from_millis(500));
     println!("{report}");
     assert_eq!((report.closed_orderly, report.closed_abortive), (1, 1));
-    let lost = report.lost.first().ok_or("one peer lost messages")?;
+    let stuck_row = report.lost().next().ok_or("one peer lost messages")?;
+    let lost = &stuck_row.closed;
     assert_eq!((lost.peer, lost.reason), (stuck, CloseReason::Shutdown));
+    let reader_row = report.peers.iter().find(|row| row.closed.peer == reading);
+    let flushed = reader_row.ok_or("all peers are listed")?.flushed;
+    assert!(flushed.messages <= 1, "or its page was written before");
     let (accepted, dropped) = (
         report.snapshot.outbound_accepted,
         report.snapshot.outbound_dropped,

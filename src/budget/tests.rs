@@ -1,3 +1,6 @@
+#[cfg(nebnet_loom)]
+mod models;
+
 use std::thread;
 
 use proptest::prelude::*;

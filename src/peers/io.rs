@@ -2,6 +2,8 @@
 
 use std::io::{self, IoSlice};
 
+use rustix::io::Errno;
+
 use super::{Again, Pause, Peers, Report, recharge_carry, seat::Standing};
 use crate::{
     block::{BlockHead, BlockRef},
@@ -712,14 +714,25 @@ fn keep_rest(carry: &mut Vec<u8>, rest: &[u8]) {
 }
 
 fn io_reason(error: &io::Error) -> CloseReason {
+    let kind = error.kind();
     let reset = matches!(
-        error.kind(),
+        kind,
         io::ErrorKind::ConnectionReset
             | io::ErrorKind::BrokenPipe
             | io::ErrorKind::ConnectionAborted
     );
+    // Keepalive and TCP_USER_TIMEOUT end in ETIMEDOUT, or in what a router said last.
+    let stale = matches!(
+        kind,
+        io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+    );
     if reset {
         CloseReason::Reset
+    } else if stale || Errno::from_io_error(error) == Some(Errno::HOSTDOWN) {
+        CloseReason::Stale
     } else {
         CloseReason::Io
     }

@@ -25,6 +25,7 @@ mod nodes;
 mod output;
 mod requests;
 mod seat;
+mod stop;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,7 @@ use links::Links;
 pub(crate) use nodes::Directory;
 use output::close_slot;
 use seat::{Credit, Leaving, Pause, Report, Seat, Standing};
+pub(crate) use stop::Stop;
 use table::Table;
 
 use crate::{
@@ -201,24 +203,6 @@ enum Again {
     Leave(PeerId),
     Identity(PeerId),
     FreePlace(u32),
-}
-
-/// A stop under way.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Stop {
-    pub(crate) closed_orderly: u64,
-    pub(crate) closed_abortive: u64,
-    pub(crate) lost: Vec<ClosedRow>,
-}
-
-impl Stop {
-    /// Adds what another loop did at the same stop.
-    pub(crate) fn add(&mut self, other: Self) {
-        self.closed_orderly += other.closed_orderly;
-        self.closed_abortive += other.closed_abortive;
-        self.lost.extend(other.lost);
-        self.lost.truncate(CLOSED_ROWS_MAX);
-    }
 }
 
 impl Peers {
@@ -485,6 +469,7 @@ impl Peers {
             return;
         };
         let peer = &mut seat.peer;
+        let held = peer.in_flight(self.slots.released(id)).messages;
         let Ok(lost) = close_slot(&self.slots, now, peer) else {
             self.again.push(Again::Leave(id));
             return;
@@ -529,7 +514,7 @@ impl Peers {
             if announced && self.is_watched() {
                 self.emit(Event::Closed(Box::new(row.clone())));
             }
-            self.keep_row(row, abort);
+            self.keep_row(row, held, abort);
         }
         // Senders that wait for room learn that there will never be any.
         if !self.slots.notify_room(id.index()) {
@@ -572,7 +557,7 @@ impl Peers {
         self.slots.ledger.peers.set(self.counted as u64);
     }
 
-    fn keep_row(&mut self, row: ClosedRow, abort: bool) {
+    fn keep_row(&mut self, row: ClosedRow, held: u64, abort: bool) {
         self.count_closed(row.reason);
         log::debug!(
             "peer {} at {} closed: {}, {} messages lost",
@@ -582,15 +567,7 @@ impl Peers {
             row.lost.messages
         );
         if let Some(stop) = &mut self.stop {
-            let count = if abort {
-                &mut stop.closed_abortive
-            } else {
-                &mut stop.closed_orderly
-            };
-            *count += 1;
-            if row.lost.messages > 0 && stop.lost.len() < CLOSED_ROWS_MAX {
-                stop.lost.push(row.clone());
-            }
+            stop.note_closed(&row, held, abort);
         }
         if self.closed.len() == CLOSED_ROWS_MAX {
             self.closed.pop_front();
@@ -1119,7 +1096,7 @@ impl Peers {
 
     /// Stops reading, and closes every peer once everything delivered is answered and written.
     pub(crate) fn begin_stop(&mut self, now: Tick, deadline: Tick) {
-        self.stop = Some(Stop::default());
+        self.stop = Some(self.start_stop());
         self.wheel.insert(deadline, Timer::StopDeadline);
         self.rules.drain_ms = deadline.saturating_sub(now);
         self.end_links(now);

@@ -1,5 +1,9 @@
 //! What holds between turns, and the simulator's look inside.
 
+use std::io;
+
+use rustix::io::Errno;
+
 use super::{table::Look, *};
 use crate::{
     balance::PeerCut,
@@ -254,6 +258,47 @@ fn a_connection_that_is_being_refused_is_in_the_sums() {
     peers.handle_failed(0, other.unwrap(), CloseReason::Io);
     assert!(balance(0).is_exact(), "{}", balance(0));
     peers.check(0);
+}
+
+/// Whether a read meets the error, or a write before a last read finds nothing or a FIN.
+#[test]
+fn what_the_system_says_of_a_broken_connection_is_its_reason() {
+    let blocked = || io::ErrorKind::WouldBlock.into();
+    for (errno, reason) in [
+        (Errno::CONNRESET, CloseReason::Reset),
+        (Errno::CONNABORTED, CloseReason::Reset),
+        (Errno::PIPE, CloseReason::Reset),
+        (Errno::TIMEDOUT, CloseReason::Stale),
+        (Errno::HOSTUNREACH, CloseReason::Stale),
+        (Errno::NETUNREACH, CloseReason::Stale),
+        (Errno::HOSTDOWN, CloseReason::Stale),
+        (Errno::NETDOWN, CloseReason::Stale),
+        (Errno::NOBUFS, CloseReason::Io),
+        (Errno::NOMEM, CloseReason::Io),
+        (Errno::PROTO, CloseReason::Io),
+    ] {
+        let meets: [(_, io::Result<usize>); 3] = [
+            (false, Err(errno.into())),
+            (true, Err(blocked())),
+            (true, Ok(0)),
+        ];
+        for (in_a_write, read) in meets {
+            let clock = Clock::start();
+            let (slots, mut peers, id) = one_peer(clock, 1 << 20);
+            let now = clock.now();
+            peers.begin_turn(now.tick);
+            if in_a_write {
+                peers.handle_written(now.tick, id, 100, Err(errno.into()));
+            }
+            let said = format!("{errno:?}, then {read:?}");
+            let buffer = peers.prepare_read(now.tick, id).unwrap();
+            assert!(peers.handle_read(now, id, buffer, read).is_none());
+            let rows: Vec<_> = peers.closed_rows().iter().map(|row| row.reason).collect();
+            assert_eq!(rows, [reason], "{said}");
+            let counted = slots.ledger.closed[reason.ordinal()].get();
+            assert_eq!(counted, 1, "{said}");
+        }
+    }
 }
 
 /// A cut looks at so many peers in a turn, goes on behind them in the next, and finds all of them,

@@ -56,7 +56,7 @@ fn seed_from(name: &str) -> Option<u64> {
 #[test]
 fn sim_many_seeds() {
     let first = seed_from("NEBNET_SEED_FIRST").unwrap_or(1);
-    let count = seed_from("NEBNET_SEEDS").unwrap_or(150);
+    let count = seed_from("NEBNET_SEEDS").unwrap_or(300);
     let cuts: usize = (first..first + count).map(run_seed).sum();
     println!("{cuts} cuts of the ledger");
     // Each run takes fifty steps at least, and begins a cut in every fifth or so.

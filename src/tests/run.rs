@@ -28,11 +28,11 @@ use crate::{
     id::{ListenerId, MessageType, PeerId},
     idle::IdleStrategy,
     inline::{InlineMessage, Replier},
-    ledger::{Counter, Ledger, Traffic},
+    ledger::{Counter, Ledger, Snapshot, StopRow, Traffic},
     limits::{BLOCK_SIZE, CLOSED_ROWS_MAX, DRAIN_MS, REFUSED_PEERS_MAX},
     node::{Node, Sink},
     peer::Rules,
-    peers::{HandlerOptions, Handlers, PeerLimits, Peers, Timer},
+    peers::{HandlerOptions, Handlers, PeerLimits, Peers, Stop, Timer},
     policy::OutboxFull,
     slots::{OutboxLimits, Slots},
     timers::TimerHub,
@@ -570,7 +570,7 @@ impl Run {
             ledger,
             ..
         } = self;
-        drop(node.finish(now));
+        let stop = node.finish(now).stop;
         hub.close();
         let world = &mut *world.borrow_mut();
         if let Some(alarms) = &mut alarms {
@@ -598,6 +598,7 @@ impl Run {
         }
         let made = world.conns.iter().filter(|conn| !conn.refused).count() as u64;
         let made = made + world.turned_away;
+        let given_up = world.conns.iter().filter(|conn| conn.given_up).count() as u64;
         let registry = &world.registry;
         let snapshot = ledger.snapshot(
             Duration::ZERO,
@@ -624,6 +625,9 @@ impl Run {
             .iter()
             .find(|one| one.0 == CloseReason::Internal);
         assert_eq!(internal.map(|one| one.1), Some(0));
+        check_stop(stop, &snapshot);
+        let stale = CloseReason::Stale.ordinal();
+        assert!(ledger.closed[stale].get() <= given_up);
         (
             world.now,
             snapshot.accepted,
@@ -632,6 +636,26 @@ impl Run {
             self.cuts_seen,
         )
     }
+}
+
+/// Everybody that a stop has closed is listed, or counted where there are too many.
+fn check_stop(stop: Stop, snapshot: &Snapshot) {
+    let closed = stop.closed_orderly + stop.closed_abortive;
+    let (rows, unlisted) = stop.into_rows();
+    assert!(rows.len() <= CLOSED_ROWS_MAX);
+    assert_eq!(rows.len() as u64 + unlisted, closed);
+    assert!(rows.is_sorted_by_key(StopRow::rank));
+    let (mut inbound, mut outbound, mut lost) = (0, 0, 0);
+    for row in &rows {
+        let closed = &row.closed;
+        assert!(row.delivered + row.held <= closed.inbound.messages, "{row}");
+        assert!(row.flushed.messages <= closed.outbound.messages, "{row}");
+        inbound += closed.inbound.messages;
+        outbound += closed.outbound.messages;
+        lost += closed.lost.messages;
+    }
+    assert!(inbound <= snapshot.inbound.messages && outbound <= snapshot.outbound.messages);
+    assert!(lost <= snapshot.outbound_dropped.messages);
 }
 
 /// Echoes that a handler could not send: to whom, and why.

@@ -91,7 +91,10 @@ pub(super) struct Conn {
     urgent_at: Option<u64>,
     pub(super) fin: bool,
     pub(super) rst: bool,
-    rst_told: bool,
+    /// The error that the next read or write gets, of a connection that is reset or given up.
+    rst_error: Option<io::ErrorKind>,
+    /// The system gave it up.
+    pub(super) given_up: bool,
     /// Written by the server and not taken by the client.
     pub(super) sent: VecDeque<u8>,
     pub(super) server_fin: bool,
@@ -228,7 +231,8 @@ impl World {
             urgent_at: None,
             fin: false,
             rst: false,
-            rst_told: false,
+            rst_error: None,
+            given_up: false,
             sent: VecDeque::new(),
             server_fin: false,
             closed: 0,
@@ -296,12 +300,21 @@ impl World {
         }
     }
 
+    /// The connection breaks: the client resets it, or the system gives it up, as it does with
+    /// a host that is gone.
     pub(super) fn reset(&mut self, index: usize) {
         self.work += 1;
-        let purge = self.random.chance(500);
+        let drawn = self.random.below(1000);
+        let (purge, given_up) = (drawn < 500, drawn % 4 == 0);
         let conn = &mut self.conns[index];
         if !conn.rst {
             conn.rst = true;
+            conn.given_up = given_up;
+            conn.rst_error = Some(match drawn % 12 {
+                0 => io::ErrorKind::HostUnreachable,
+                4 | 8 => io::ErrorKind::TimedOut,
+                _ => io::ErrorKind::ConnectionReset,
+            });
             conn.sent.clear();
             if purge {
                 conn.arrived.clear();
@@ -626,8 +639,8 @@ impl Net for SimNet {
         let space = (buffer.capacity() - buffer.len()).min(limit);
         assert!(space > 0, "a read without space");
         if conn.arrived.is_empty() {
-            if conn.rst && !std::mem::replace(&mut conn.rst_told, true) {
-                return Err(io::ErrorKind::ConnectionReset.into());
+            if let Some(error) = conn.rst_error.take() {
+                return Err(error.into());
             }
             if conn.fin || conn.rst {
                 return Ok(0);
@@ -659,8 +672,8 @@ impl Net for SimNet {
         let offered: usize = slices.iter().map(|slice| slice.len()).sum();
         assert!(offered > 0, "a write of nothing");
         if conn.rst {
-            conn.rst_told = true;
-            return Err(io::ErrorKind::BrokenPipe.into());
+            let error = conn.rst_error.take();
+            return Err(error.unwrap_or(io::ErrorKind::BrokenPipe).into());
         }
         let mut count = offered.min(conn.sent_max - conn.sent.len().min(conn.sent_max));
         if short {

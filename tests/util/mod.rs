@@ -19,7 +19,7 @@ use std::{
 
 use nebnet::{
     CloseReason, ClosedRow, Config, MessageType, NetService, OutgoingBatch, Overflow, PeerId,
-    SendError, Snapshot, StopReport, SubscribeOptions, Subscription, Types,
+    SendError, Snapshot, StopReport, StopRow, SubscribeOptions, Subscription, Types,
     frame::{Bye, Decoder, Frame},
 };
 
@@ -326,7 +326,23 @@ pub fn stop_within(service: &mut NetService, deadline: Duration) -> StopReport {
     for balance in [report.snapshot.balance(), service.balance()] {
         assert!(balance.is_exact(), "{balance}\n{report}");
     }
+    check_stop_rows(&report);
     report
+}
+
+/// Holds what a stop says of each peer against what it says of all.
+#[track_caller]
+fn check_stop_rows(report: &StopReport) {
+    let listed = report.peers.len() as u64;
+    let closed = report.closed_orderly + report.closed_abortive;
+    assert_eq!(listed + report.peers_unlisted, closed, "{report}");
+    let loses = |row: &StopRow| row.closed.lost.messages > 0;
+    assert!(report.peers.is_sorted_by_key(|row| !loses(row)), "{report}");
+    for row in &report.peers {
+        let closed = &row.closed;
+        assert!(row.flushed.messages <= closed.outbound.messages, "{row}");
+        assert!(row.delivered + row.held <= closed.inbound.messages, "{row}");
+    }
 }
 
 /// Stops in peace: everything came to its end.

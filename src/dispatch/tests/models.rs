@@ -6,8 +6,12 @@ use loom::{
 };
 
 use super::{
-    super::{requests::Answer, *},
-    Bench,
+    super::{
+        queue::{DispatchQueue, Item},
+        requests::Answer,
+        *,
+    },
+    Bench, take,
 };
 use crate::{
     block::Message,
@@ -15,6 +19,7 @@ use crate::{
     event::Event,
     frame::Frame,
     id::{MessageType, PeerId},
+    ledger::Traffic,
     sync::model::{Bell, explore},
 };
 use std::sync::Arc;
@@ -139,6 +144,49 @@ fn what_is_parked_is_delivered_when_there_is_room() {
         let mut subscription = subscriber.join().unwrap();
         assert!(subscription.try_recv_batch().is_ok());
     });
+}
+
+/// Whoever dispatches a block, the loop or the dispatcher: all come, in their order.
+#[test]
+fn what_the_loop_dispatches_itself_overtakes_nothing() {
+    const BLOCKS: u64 = 3;
+    // Counted over all runs, outside of the model.
+    let by_loop: Arc<[std::sync::atomic::AtomicU64; 3]> = Arc::default();
+    let runs = Arc::clone(&by_loop);
+    explore(Some(2), move || {
+        let mut bench = Bench::new();
+        let mut subscription = bench.subscribe(options());
+        let mut blocks: Vec<_> = (0..BLOCKS).map(|_| bench.block(&[1])).collect();
+        let (registry, slots) = (Arc::clone(&bench.registry), Arc::clone(&bench.slots));
+        let (mut queue, items) = DispatchQueue::new(Arc::clone(&slots.ledger));
+        let desk = queue.set_desk(FanOut::new(registry, slots, queue.bounds().clone()));
+        let dispatcher = thread::spawn(move || {
+            // As `Worker::run` does it; a poke is the end here.
+            desk.visit(FanOut::pump);
+            while let Item::Block(block) = items.recv().unwrap() {
+                desk.handle(|fan_out| fan_out.dispatch(block));
+            }
+        });
+        // As the loop does it: a block of bulk is the dispatcher's, others are if they have to be.
+        queue.push(Item::Block(blocks.remove(0))).unwrap();
+        let mut direct = 0;
+        for block in blocks {
+            match queue.dispatch(block) {
+                Ok(()) => direct += 1,
+                Err(block) => queue.push(Item::Block(block)).unwrap(),
+            }
+        }
+        queue.push_item(Item::Poke).unwrap();
+        dispatcher.join().unwrap();
+        runs[direct].fetch_add(1, Ordering::Relaxed);
+        let (numbers, missed) = take(&mut subscription);
+        assert_eq!((numbers, missed), ((0..BLOCKS).collect(), 0));
+        assert_eq!(bench.fill(), Traffic::default());
+        assert_eq!(bench.slots.ledger.dispatched.get(), BLOCKS);
+    });
+    let runs = [0, 1, 2].map(|direct| by_loop[direct].load(Ordering::Relaxed));
+    println!("blocks that the loop dispatched itself, by runs: {runs:?}");
+    assert!(runs.iter().all(|count| *count > 0), "{runs:?}");
 }
 
 const PEER: fn() -> PeerId = || PeerId::new(0, 0, 1);
