@@ -47,6 +47,6 @@ fn measure(kind: &Kind, cell: &Cell, times: Times) -> Result<Sample, String> {
     // Where the machine is too busy for the pace, what it would have cost.
     let pace = cell.rate as f64 / 1e3;
     let values = vec![spent.server_cores * 100.0 / kilorate * pace, kilorate];
-    let verified = verify(kind, cell, &server, &sent);
+    let verified = verify(kind, cell, &server, &mut load, &sent);
     Ok(spent.sample(values, sent.cores(), verified))
 }
