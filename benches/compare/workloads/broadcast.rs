@@ -1,10 +1,10 @@
 //! One message to all connections.
 
 use super::meter::Meter;
-use super::{Workload, less, wait_for_connections};
+use super::{Workload, less, start, wait_for_connections};
 use crate::cell::{Cell, PLAIN};
 use crate::load::{HEADER_SIZE, Load, Spec, clock, payload};
-use crate::sample::{Sample, Times};
+use crate::sample::{Absent, Sample, Times};
 use crate::servers::{Kind, Order, Role};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -35,12 +35,14 @@ fn order(cell: &Cell) -> Order {
     }
 }
 
-fn measure(kind: &Kind, cell: &Cell, _: Times) -> Result<Sample, String> {
-    let mut server = (kind.start)(&order(cell))?;
+fn measure(kind: &Kind, cell: &Cell, _: Times) -> Result<Sample, Absent> {
+    let mut server = start(kind, &order(cell))?;
     let spec = Spec::receive(server.addr, cell.connections, cell.payload);
     let mut load = Load::start(spec.framing(kind.framing));
     if !wait_for_connections(&server, cell.connections) {
-        return Err("it did not accept all connections".to_owned());
+        return Err(Absent::Failed(
+            "it did not accept all connections".to_owned(),
+        ));
     }
     let broadcast = server.broadcast.as_mut().unwrap();
     let mut verified = true;

@@ -1,10 +1,10 @@
 //! Messages as fast as they are taken, to subscribers that miss none.
 
 use super::meter::Meter;
-use super::{Column, Workload, less, more};
+use super::{Column, Workload, less, more, start};
 use crate::cell::{Cell, PLAIN};
 use crate::load::{HEADER_SIZE, Load, Report, Spec};
-use crate::sample::{Sample, Times};
+use crate::sample::{Absent, Sample, Times};
 use crate::servers::{Kind, Order, Role, Server};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -64,8 +64,8 @@ fn order(cell: &Cell) -> Order {
     }
 }
 
-fn measure(kind: &Kind, cell: &Cell, times: Times) -> Result<Sample, String> {
-    let server = (kind.start)(&order(cell))?;
+fn measure(kind: &Kind, cell: &Cell, times: Times) -> Result<Sample, Absent> {
+    let server = start(kind, &order(cell))?;
     let spec = Spec::flood(server.addr, cell.connections, cell.payload);
     let mut load = Load::start(spec.framing(kind.framing).types(cell.types));
     let taken = || -> u64 { server.tallies.iter().map(|tally| tally.messages()).sum() };
