@@ -17,7 +17,7 @@
 
 mod load;
 
-use load::{Load, Spec, clock};
+use load::{Load, Spec, clock, payload};
 use nebnet::{Config, Handle, MessageType, NetService, PeerId, Recipients};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
@@ -109,11 +109,16 @@ fn measure(connections: usize, rounds: usize, json: &mut String) {
     }
     let peers: Vec<PeerId> = handle.peers().iter().map(|row| row.peer).collect();
     assert_eq!(peers.len(), connections);
-    let payload = vec![b'b'; PAYLOAD_SIZE];
     let (mut broadcasts, mut loops) = (Vec::new(), Vec::new());
     for round in 0..WARM_UP_ROUNDS + rounds {
-        let broadcast = run(&mut load, || broadcast(&handle, &payload, connections));
-        let one_by_one = run(&mut load, || one_by_one(&handle, &payload, &peers));
+        // Every other number is of one sent one by one; the client compares what comes.
+        let payloads = [1, 2].map(|one| payload(2 * round as u64 + one, PAYLOAD_SIZE));
+        let broadcast = run(&mut load, connections, || {
+            broadcast(&handle, &payloads[0], connections);
+        });
+        let one_by_one = run(&mut load, connections, || {
+            one_by_one(&handle, &payloads[1], &peers);
+        });
         if round < WARM_UP_ROUNDS {
             continue;
         }
@@ -139,7 +144,7 @@ fn one_by_one(handle: &Handle, payload: &[u8], peers: &[PeerId]) {
     }
 }
 
-fn run(load: &mut Load, send: impl FnOnce()) -> Round {
+fn run(load: &mut Load, connections: usize, send: impl FnOnce()) -> Round {
     load.go(1);
     thread::sleep(PAUSE);
     let region = Region::new(ALLOCATOR);
@@ -148,6 +153,8 @@ fn run(load: &mut Load, send: impl FnOnce()) -> Round {
     let call = begin.elapsed();
     let in_call = region.change();
     let received = load.report();
+    let right = received.connections;
+    assert_eq!(right, connections as u64, "received once and in order");
     let all = region.change();
     Round {
         call,

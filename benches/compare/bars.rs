@@ -1,8 +1,9 @@
 //! What nebnet is to reach, beside what it did.
 
 use crate::servers::Class;
-use crate::table::{REFERENCE, Row, Table, figure};
+use crate::table::{Flaw, REFERENCE, Row, Table, figure};
 use std::fmt::Write;
+use std::iter;
 
 /// What a figure is divided by.
 #[derive(Clone, Copy, Debug)]
@@ -104,92 +105,113 @@ pub(crate) struct Judged {
     pub(crate) place: String,
     pub(crate) column: &'static str,
     pub(crate) ours: &'static str,
-    pub(crate) value: f64,
-    /// Who it was compared with, and their figure.
+    /// `None` where there is no figure to rely on.
+    pub(crate) value: Option<f64>,
+    /// The best of those it is compared with that have a figure.
     pub(crate) rival: Option<(&'static str, f64)>,
-    pub(crate) bar: Verdict,
-    pub(crate) stretch: Verdict,
+    /// The error says whose figures are missing.
+    pub(crate) bar: Result<Verdict, String>,
+    pub(crate) stretch: Result<Verdict, String>,
+    /// Who would count for the stretch, and cannot run here.
+    pub(crate) unavailable: Option<&'static str>,
+    /// What the bar and the stretch ask for.
+    pub(crate) wanted: (f64, f64),
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Verdict {
     pub(crate) ratio: f64,
-    pub(crate) wanted: f64,
     pub(crate) is_met: bool,
 }
 
 impl Verdict {
-    pub(crate) fn word(self) -> &'static str {
+    fn word(self) -> &'static str {
         if self.is_met { "ok" } else { "missed" }
     }
 }
 
-/// Every bar for which there are figures.
+/// Every bar for which something was measured.
 pub(crate) fn judge(tables: &[Table]) -> Vec<Judged> {
     let of_table = |table| BARS.iter().filter_map(move |bar| bar.judge(table));
     tables.iter().flat_map(of_table).collect()
 }
 
 impl Bar {
+    /// `None` where this cell has no such bar, or nobody was asked for that it compares.
     fn judge(&self, table: &Table) -> Option<Judged> {
         let workload = table.workload;
         if workload.name != self.workload || !self.cells.contains(&&*table.cell) {
             return None;
         }
         let column = workload.column(self.column)?;
-        let more = workload.columns[column].more_is_better;
-        let value = table.row(self.ours)?.column(column)?.median;
-        let rival = self.best(table, column, more, &[Class::Peer]);
-        let strongest = self.best(table, column, more, &[Class::Peer, Class::Beside]);
-        if rival.is_none() && !matches!(self.rival, Rival::Nobody) {
+        let ours = table.row(self.ours)?;
+        let peers = self.rivals(table, &[Class::Peer]);
+        let all = self.rivals(table, &[Class::Peer, Class::Beside]);
+        if peers.is_empty() && !matches!(self.rival, Rival::Nobody) {
             return None;
         }
-        let verdict = |rival: Option<(_, f64)>, wanted| {
-            let ratio = value / rival.map_or(1.0, |(_, rival)| rival);
-            let is_met = if more {
-                ratio >= wanted
-            } else {
-                ratio <= wanted
-            };
-            Verdict {
-                ratio,
-                wanted,
-                is_met,
-            }
-        };
+        let is_away = |row: &&&Row| row.flaw() == Some(Flaw::Unavailable);
         Some(Judged {
             place: format!("{} {}", workload.name, table.cell),
             column: self.column,
             ours: self.ours,
-            value,
-            rival,
-            bar: verdict(rival, self.bar),
-            stretch: verdict(strongest, self.stretch),
+            value: ours.judged(column).ok().map(|spread| spread.median),
+            rival: best(&peers, workload.columns[column].more_is_better, column),
+            bar: verdict(table, ours, &peers, column, self.bar),
+            stretch: verdict(table, ours, &all, column, self.stretch),
+            unavailable: all.iter().find(is_away).map(|row| row.kind.name),
+            wanted: (self.bar, self.stretch),
         })
     }
 
-    fn best(
-        &self,
-        table: &Table,
-        column: usize,
-        more: bool,
-        classes: &[Class],
-    ) -> Option<(&'static str, f64)> {
+    fn rivals<'a>(&self, table: &'a Table, classes: &[Class]) -> Vec<&'a Row> {
         let is_rival = |row: &&Row| match self.rival {
             Rival::Peers => classes.contains(&row.kind.class),
             Rival::Kind(name) => row.kind.name == name,
             Rival::Nobody => false,
         };
-        let figures = table.rows.iter().filter(is_rival);
-        let figures = figures.filter_map(|row| {
-            let median = row.column(column)?.median;
-            Some((row.kind.name, median))
-        });
-        if more {
-            figures.max_by(|one, other| one.1.total_cmp(&other.1))
-        } else {
-            figures.min_by(|one, other| one.1.total_cmp(&other.1))
-        }
+        table.rows.iter().filter(is_rival).collect()
+    }
+}
+
+/// Judged only if everybody has figures: who has none might have been the best.
+fn verdict(
+    table: &Table,
+    ours: &Row,
+    rivals: &[&Row],
+    column: usize,
+    wanted: f64,
+) -> Result<Verdict, String> {
+    let flaws = [Flaw::Failed, Flaw::Lost, Flaw::Busy].map(|flaw| {
+        let rows = iter::once(&ours).chain(rivals);
+        let rows = rows.filter(|row| row.flaw() == Some(flaw));
+        let names: Vec<_> = rows.map(|row| row.kind.name).collect();
+        (!names.is_empty()).then(|| format!("{} {}", names.join(", "), flaw.word()))
+    });
+    let flaws: Vec<_> = flaws.into_iter().flatten().collect();
+    if !flaws.is_empty() {
+        return Err(flaws.join("; "));
+    }
+    let more = table.workload.columns[column].more_is_better;
+    let value = ours.judged(column).map_err(|flaw| flaw.word().to_owned())?;
+    let ratio = value.median / best(rivals, more, column).map_or(1.0, |(_, rival)| rival);
+    let is_met = if more {
+        ratio >= wanted
+    } else {
+        ratio <= wanted
+    };
+    Ok(Verdict { ratio, is_met })
+}
+
+fn best(rivals: &[&Row], more: bool, column: usize) -> Option<(&'static str, f64)> {
+    let figures = rivals.iter().filter_map(|row| {
+        let median = row.judged(column).ok()?.median;
+        Some((row.kind.name, median))
+    });
+    if more {
+        figures.max_by(|one, other| one.1.total_cmp(&other.1))
+    } else {
+        figures.min_by(|one, other| one.1.total_cmp(&other.1))
     }
 }
 
@@ -202,22 +224,39 @@ pub(crate) fn to_text(judged: &[Judged]) -> String {
         let rival = row
             .rival
             .map(|(name, value)| format!("{name} {}", figure(value)));
-        let bar = format!("{} {}", row.bar.wanted, row.bar.word());
-        let mut stretch = format!("{} {}", row.stretch.wanted, row.stretch.word());
-        if row.stretch.ratio != row.bar.ratio {
-            write!(stretch, ", with io_uring {:.2}", row.stretch.ratio).unwrap();
-        }
         writeln!(
             text,
-            "{:<20} {:<16} {:>14} {:>9}   {:<22} {:>6.2}  {bar:<13} {stretch}",
+            "{:<20} {:<16} {:>14} {:>9}   {:<22} {}",
             row.place,
             row.column,
             row.ours,
-            figure(row.value),
+            row.value.map_or_else(|| "-".to_owned(), figure),
             rival.unwrap_or_default(),
-            row.bar.ratio,
+            row.verdicts(),
         )
         .unwrap();
     }
     text
+}
+
+impl Judged {
+    fn verdicts(&self) -> String {
+        let bar = match &self.bar {
+            Ok(bar) => bar,
+            Err(reason) => return format!("{:>6}  not judged: {reason}", "-"),
+        };
+        let ours = format!("{} {}", self.wanted.0, bar.word());
+        let mut stretch = match &self.stretch {
+            Ok(stretch) => format!("{} {}", self.wanted.1, stretch.word()),
+            Err(reason) => format!("{} not judged: {reason}", self.wanted.1),
+        };
+        match (&self.stretch, self.unavailable) {
+            (_, Some(name)) => write!(stretch, ", without {name}").unwrap(),
+            (Ok(verdict), None) if verdict.ratio != bar.ratio => {
+                write!(stretch, ", with io_uring {:.2}", verdict.ratio).unwrap();
+            }
+            _ => {}
+        }
+        format!("{:>6.2}  {ours:<13} {stretch}", bar.ratio)
+    }
 }

@@ -4,7 +4,7 @@
 //! those without a scheme are readable on white and on black.
 
 use crate::servers::Class;
-use crate::table::{Row, Spread, Table, figure};
+use crate::table::{Flaw, Row, Spread, Table, figure};
 use std::fmt::Write;
 
 /// What is shown: workload, cell, column, and the title above it.
@@ -93,7 +93,7 @@ const STYLE: &str = "\
 struct Panel<'a> {
     title: &'static str,
     more_is_better: bool,
-    bars: Vec<(&'a Row, Spread)>,
+    bars: Vec<(&'a Row, Result<Spread, Flaw>)>,
 }
 
 impl Panel<'_> {
@@ -111,13 +111,31 @@ impl Panel<'_> {
             self.title,
         )
         .unwrap();
-        let longest = self.bars.iter().map(|(_, spread)| spread.max);
+        let spreads = self.bars.iter().filter_map(|(_, spread)| spread.ok());
+        let longest = spreads.map(|spread| spread.max);
         let scale = BARS_WIDTH as f64 / longest.fold(f64::MIN_POSITIVE, f64::max);
         for (index, (row, spread)) in self.bars.iter().enumerate() {
             let top = top + TITLE_HEIGHT + index * ROW_HEIGHT;
-            draw_bar(svg, row, *spread, scale, (left, top));
+            match spread {
+                Ok(spread) => draw_bar(svg, row, *spread, scale, (left, top)),
+                Err(flaw) => draw_flaw(svg, row, *flaw, (left, top)),
+            }
         }
     }
+}
+
+/// A row without a figure says why, so that nobody is missing without a word.
+fn draw_flaw(svg: &mut String, row: &Row, flaw: Flaw, (left, top): (usize, usize)) {
+    let (start, base) = (left + NAMES_WIDTH, top + 12);
+    writeln!(
+        svg,
+        "<text x=\"{}\" y=\"{base}\" text-anchor=\"end\">{}</text>\
+         <text x=\"{start}\" y=\"{base}\">{}</text>",
+        start - 6,
+        row.kind.name,
+        flaw.word(),
+    )
+    .unwrap();
 }
 
 fn draw_bar(svg: &mut String, row: &Row, spread: Spread, scale: f64, (left, top): (usize, usize)) {
@@ -177,7 +195,8 @@ fn find<'a>(
     let table = tables.find(|table| table.workload.name == workload && table.cell == cell)?;
     let column = table.workload.column(column)?;
     let bars = table.rows.iter();
-    let bars = bars.filter_map(|row| Some((row, row.column(column)?)));
+    let bars = bars.filter(|row| row.flaw() != Some(Flaw::Unavailable));
+    let bars = bars.map(|row| (row, row.judged(column)));
     Some(Panel {
         title,
         more_is_better: table.workload.columns[column].more_is_better,

@@ -4,7 +4,7 @@ use crate::bars::{Judged, Verdict};
 use crate::options::Options;
 use crate::sample::Sample;
 use crate::table::{Row, Table};
-use std::{fs, iter, thread};
+use std::{fs, thread};
 
 pub(crate) fn of(tables: &[Table], judged: &[Judged], options: &Options) -> String {
     let cores = thread::available_parallelism().map_or(0, usize::from);
@@ -52,24 +52,32 @@ fn of_row(table: &Table, row: &Row) -> String {
     ];
     let cores = cores.map(|(name, values)| format!("{}: [{values}]", string(name)));
     let absent = row.absent.iter();
-    let absent = absent.map(|reason| format!("\"absent\": {}", string(reason)));
+    let absent = absent.map(|absent| format!("\"absent\": {}", string(absent.reason())));
+    let flaw = row.flaw().into_iter();
+    let flaw = flaw.map(|flaw| format!("\"flaw\": {}", string(flaw.word())));
+    let disturbed = row
+        .samples
+        .iter()
+        .map(|sample| sample.is_disturbed.to_string());
     let head = [
         format!("\"kind\": {}", string(row.kind.name)),
         format!("\"verified\": {}", row.is_verified()),
+        format!("\"disturbed\": [{}]", join(disturbed, ", ")),
     ];
-    let fields = head.into_iter().chain(absent).chain(columns).chain(cores);
+    let head = head.into_iter().chain(absent).chain(flaw);
+    let fields = head.chain(columns).chain(cores);
     format!("      {{{}}}", join(fields, ", "))
 }
 
 fn of_judged(judged: &Judged) -> String {
-    let verdict = |name: &str, verdict: Verdict| {
-        format!(
-            "{}: {{\"ratio\": {:.4}, \"wanted\": {}, \"is_met\": {}}}",
-            string(name),
-            verdict.ratio,
-            verdict.wanted,
-            verdict.is_met
-        )
+    let verdict = |name: &str, wanted: f64, verdict: &Result<Verdict, String>| {
+        let outcome = match verdict {
+            Ok(Verdict { ratio, is_met }) => {
+                format!("\"ratio\": {ratio:.4}, \"is_met\": {is_met}")
+            }
+            Err(reason) => format!("\"not judged\": {}", string(reason)),
+        };
+        format!("{}: {{\"wanted\": {wanted}, {outcome}}}", string(name))
     };
     let rival = judged.rival.iter().flat_map(|(name, value)| {
         let name = format!("\"rival\": {}", string(name));
@@ -79,14 +87,15 @@ fn of_judged(judged: &Judged) -> String {
         format!("\"place\": {}", string(&judged.place)),
         format!("\"figure\": {}", string(judged.column)),
         format!("\"of\": {}", string(judged.ours)),
-        format!("\"value\": {:.4}", judged.value),
     ];
-    let verdicts = iter::once(verdict("bar", judged.bar));
-    let verdicts = verdicts.chain(iter::once(verdict("stretch", judged.stretch)));
-    format!(
-        "    {{{}}}",
-        join(head.into_iter().chain(rival).chain(verdicts), ", ")
-    )
+    let value = judged.value.iter();
+    let value = value.map(|value| format!("\"value\": {value:.4}"));
+    let verdicts = [
+        verdict("bar", judged.wanted.0, &judged.bar),
+        verdict("stretch", judged.wanted.1, &judged.stretch),
+    ];
+    let fields = head.into_iter().chain(value).chain(rival).chain(verdicts);
+    format!("    {{{}}}", join(fields, ", "))
 }
 
 fn join(items: impl Iterator<Item = String>, between: &str) -> String {

@@ -20,14 +20,19 @@ mod load;
 mod options;
 mod sample;
 mod servers;
+mod summary;
 mod table;
 mod workloads;
 
 use options::Options;
 use std::fs;
 use std::process::ExitCode;
+use summary::Summary;
 use table::{Row, Table};
 use workloads::Workload;
+
+/// Rounds in which disturbed samples are taken again.
+const EXTRA_ROUNDS: usize = 2;
 
 fn main() -> ExitCode {
     load::raise_descriptor_limit();
@@ -56,32 +61,29 @@ fn main() -> ExitCode {
     if let Some(file) = &options.svg {
         fs::write(file, chart::of(&tables)).unwrap();
     }
-    if tables.iter().all(Table::is_verified) {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    let summary = Summary::of(&tables, &judged);
+    print!("{}", summary.to_text());
+    summary.exit_code()
 }
 
 /// Takes every kind in turn, round by round, each time with a fresh server and a fresh client.
 /// Odd rounds go backwards, so that a drift of the machine does not favour a place in the list.
+///
+/// Up to [`EXTRA_ROUNDS`] follow for those that other programs have disturbed. At once would often
+/// be too early: what disturbs lasts for seconds.
 fn measure(workload: &'static Workload, cell: &str, options: &Options) -> Table {
     let suited = options.kinds.iter();
     let suited = suited.filter(|kind| workload.suits(kind, cell));
     let mut rows: Vec<_> = suited.map(|kind| Row::new(kind)).collect();
-    for round in 0..options.rounds {
+    for round in 0..options.rounds + EXTRA_ROUNDS {
         let mut order: Vec<_> = (0..rows.len()).collect();
         if round % 2 == 1 {
             order.reverse();
         }
         for index in order {
             let row = &mut rows[index];
-            // A kind that is not here does not come.
-            if row.absent.is_none() {
-                match sample::take(workload, cell, row.kind, options.times) {
-                    Ok(sample) => row.samples.push(sample),
-                    Err(reason) => row.absent = Some(reason),
-                }
+            if row.wants(round, options.rounds) {
+                row.add(sample::take(workload, cell, row.kind, options.times));
             }
         }
     }

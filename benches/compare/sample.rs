@@ -13,11 +13,27 @@ use std::{env, thread};
 
 /// Set in the environment of the measuring process, and only there.
 const ORDER_VARIABLE: &str = "NEBNET_SAMPLE";
+/// What its line begins with where it has no sample.
+const UNAVAILABLE: &str = "unavailable: ";
+const FAILED: &str = "failed: ";
 /// A process that has not ended by then is ended.
 const TIMEOUT: Duration = Duration::from_secs(40);
-/// A sample is taken again if other programs had more of the processors than this.
-const OTHERS_MAX: f64 = 0.2;
-const OTHERS_RETRIES: usize = 1;
+
+/// Why there is no sample.
+#[derive(Clone, Debug)]
+pub(crate) enum Absent {
+    /// The kind cannot run on this machine.
+    Unavailable(String),
+    /// It can, and did not get through.
+    Failed(String),
+}
+
+impl Absent {
+    pub(crate) fn reason(&self) -> &str {
+        let (Self::Unavailable(reason) | Self::Failed(reason)) = self;
+        reason
+    }
+}
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sample {
@@ -29,21 +45,19 @@ pub(crate) struct Sample {
     /// What neither of the two spent: other programs on this machine, and other machines on its
     /// host.
     pub(crate) other_cores: f64,
+    /// Other programs took part of the machine.
+    pub(crate) is_disturbed: bool,
     /// Every message sent was taken, none twice.
     pub(crate) verified: bool,
 }
 
 impl Sample {
-    /// Whether other programs took part of the machine.
-    pub(crate) fn is_disturbed(&self) -> bool {
-        self.other_cores > OTHERS_MAX
-    }
-
     fn to_text(&self) -> String {
         let values = self.values.iter().map(f64::to_string);
         format!(
-            "{} {} {} {} {}",
+            "{} {} {} {} {} {}",
             self.verified,
+            self.is_disturbed,
             self.client_cores,
             self.server_cores,
             self.other_cores,
@@ -52,7 +66,8 @@ impl Sample {
     }
 
     fn from_text(text: &str) -> Option<Self> {
-        let (verified, numbers) = text.split_once(' ')?;
+        let (verified, rest) = text.split_once(' ')?;
+        let (is_disturbed, numbers) = rest.split_once(' ')?;
         let numbers = numbers.split_whitespace().map(|word| word.parse().ok());
         let numbers: Vec<f64> = numbers.collect::<Option<_>>()?;
         let (&[client_cores, server_cores, other_cores], values) = numbers.split_first_chunk()?;
@@ -61,7 +76,8 @@ impl Sample {
             client_cores,
             server_cores,
             other_cores,
-            verified: verified == "true",
+            is_disturbed: is_disturbed.parse().ok()?,
+            verified: verified.parse().ok()?,
         })
     }
 }
@@ -73,25 +89,13 @@ pub(crate) struct Times {
     pub(crate) time: Duration,
 }
 
-/// Measures until nothing else was running, at most `1 + OTHERS_RETRIES` times.
-///
-/// The error says why there is no sample.
+/// Measures once.
 pub(crate) fn take(
     workload: &Workload,
     cell: &str,
     kind: &Kind,
     times: Times,
-) -> Result<Sample, String> {
-    for _ in 0..OTHERS_RETRIES {
-        let sample = take_once(workload, cell, kind, times)?;
-        if !sample.is_disturbed() || !sample.verified {
-            return Ok(sample);
-        }
-    }
-    take_once(workload, cell, kind, times)
-}
-
-fn take_once(workload: &Workload, cell: &str, kind: &Kind, times: Times) -> Result<Sample, String> {
+) -> Result<Sample, Absent> {
     let order = [
         workload.name,
         cell,
@@ -113,16 +117,20 @@ fn take_once(workload: &Workload, cell: &str, kind: &Kind, times: Times) -> Resu
         if started.elapsed() > TIMEOUT {
             child.kill().unwrap();
             child.wait().unwrap();
-            return Err("it did not come to an end".to_owned());
+            return Err(Absent::Failed("it did not come to an end".to_owned()));
         }
         thread::sleep(Duration::from_millis(5));
     };
     let mut text = String::new();
     child.stdout.unwrap().read_to_string(&mut text).unwrap();
-    match text.trim_end().strip_prefix("absent ") {
-        Some(reason) => Err(reason.to_owned()),
-        None => Sample::from_text(&text).ok_or_else(|| format!("it failed: {status}")),
+    let text = text.trim_end();
+    if let Some(reason) = text.strip_prefix(UNAVAILABLE) {
+        return Err(Absent::Unavailable(reason.to_owned()));
     }
+    if let Some(reason) = text.strip_prefix(FAILED) {
+        return Err(Absent::Failed(reason.to_owned()));
+    }
+    Sample::from_text(text).ok_or_else(|| Absent::Failed(format!("it failed: {status}")))
 }
 
 /// Takes a sample and ends, if this process was started for that.
@@ -149,7 +157,8 @@ pub(crate) fn run_if_child() {
     }));
     match (workload.measure)(servers::find(kind).unwrap(), &cell, times) {
         Ok(sample) => println!("{}", sample.to_text()),
-        Err(reason) => println!("absent {reason}"),
+        Err(Absent::Unavailable(reason)) => println!("{UNAVAILABLE}{reason}"),
+        Err(Absent::Failed(reason)) => println!("{FAILED}{reason}"),
     }
     exit(0);
 }

@@ -1,6 +1,6 @@
 //! From samples to a table.
 
-use crate::sample::Sample;
+use crate::sample::{Absent, Sample};
 use crate::servers::Kind;
 use crate::workloads::Workload;
 use std::fmt::Write;
@@ -14,7 +14,29 @@ pub(crate) struct Row {
     pub(crate) kind: &'static Kind,
     pub(crate) samples: Vec<Sample>,
     /// Why there are none, or not all.
-    pub(crate) absent: Option<String>,
+    pub(crate) absent: Option<Absent>,
+}
+
+/// Why the figures of a row are not judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flaw {
+    /// There are none, which is nobody's fault.
+    Unavailable,
+    Failed,
+    Lost,
+    /// No sample was quiet.
+    Busy,
+}
+
+impl Flaw {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Unavailable => "not here",
+            Self::Failed => "failed",
+            Self::Lost => "lost messages",
+            Self::Busy => "busy",
+        }
+    }
 }
 
 /// The middle of some values, and how far they reach.
@@ -49,35 +71,72 @@ impl Row {
         }
     }
 
-    /// `None` if there is no sample that can be relied on.
+    pub(crate) fn add(&mut self, sample: Result<Sample, Absent>) {
+        match sample {
+            Ok(sample) => self.samples.push(sample),
+            Err(absent) => self.absent = Some(absent),
+        }
+    }
+
+    /// Whether a sample is to be taken in a round: after the rounds asked for, where some were
+    /// disturbed. Never again where one was missing or wrong, which spoils the row.
+    pub(crate) fn wants(&self, round: usize, rounds: usize) -> bool {
+        let is_spoiled = self.absent.is_some() || !self.is_verified();
+        !is_spoiled && (round < rounds || self.quiet_count() < rounds)
+    }
+
+    fn quiet_count(&self) -> usize {
+        let quiet = self.samples.iter().filter(|sample| !sample.is_disturbed);
+        quiet.count()
+    }
+
+    /// The samples that nothing disturbed, or all where there are none.
+    fn counted(&self) -> impl Iterator<Item = &Sample> {
+        let takes_all = self.quiet_count() == 0;
+        let samples = self.samples.iter();
+        samples.filter(move |sample| takes_all || !sample.is_disturbed)
+    }
+
+    /// To be shown, whatever it is worth; `None` if there is nothing.
     pub(crate) fn column(&self, column: usize) -> Option<Spread> {
-        let values = self.samples.iter().map(|sample| sample.values[column]);
+        let values = self.counted().map(|sample| sample.values[column]);
         Spread::of(values).filter(|_| self.absent.is_none())
     }
 
-    fn median(&self, value: impl Fn(&Sample) -> f64) -> f64 {
-        Spread::of(self.samples.iter().map(value)).map_or(0.0, |spread| spread.median)
+    /// What can be judged.
+    pub(crate) fn judged(&self, column: usize) -> Result<Spread, Flaw> {
+        match self.flaw() {
+            Some(flaw) => Err(flaw),
+            None => self.column(column).ok_or(Flaw::Failed),
+        }
     }
 
-    fn remark(&self) -> &'static str {
-        let disturbed = self.samples.iter().filter(|sample| sample.is_disturbed());
-        if !self.is_verified() {
-            "  MESSAGES LOST"
-        } else if disturbed.count() > self.samples.len() / 2 {
-            "  BUSY MACHINE"
-        } else {
-            ""
+    pub(crate) fn flaw(&self) -> Option<Flaw> {
+        match self.absent {
+            Some(Absent::Unavailable(_)) => Some(Flaw::Unavailable),
+            Some(Absent::Failed(_)) => Some(Flaw::Failed),
+            None if !self.is_verified() => Some(Flaw::Lost),
+            None if self.quiet_count() == 0 => Some(Flaw::Busy),
+            None => None,
+        }
+    }
+
+    fn median(&self, value: impl Fn(&Sample) -> f64) -> f64 {
+        Spread::of(self.counted().map(value)).map_or(0.0, |spread| spread.median)
+    }
+
+    fn remark(&self) -> String {
+        let disturbed = self.samples.len() - self.quiet_count();
+        match self.flaw() {
+            Some(Flaw::Lost) => "  MESSAGES LOST".to_owned(),
+            Some(Flaw::Busy) => "  BUSY MACHINE".to_owned(),
+            _ if disturbed > 0 => format!("  {disturbed} disturbed, left out"),
+            _ => String::new(),
         }
     }
 
     pub(crate) fn is_verified(&self) -> bool {
         self.samples.iter().all(|sample| sample.verified)
-    }
-
-    /// Whether a kind that was to be measured could not be, for a reason of its own.
-    fn has_failed(&self) -> bool {
-        let reason = self.absent.as_ref();
-        reason.is_some_and(|reason| !reason.contains("here"))
     }
 }
 
@@ -90,14 +149,6 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Whether no message was lost, and nothing of ours failed.
-    pub(crate) fn is_verified(&self) -> bool {
-        let ours = |row: &Row| row.kind.name.starts_with(REFERENCE);
-        self.rows
-            .iter()
-            .all(|row| row.is_verified() && !(ours(row) && row.has_failed()))
-    }
-
     pub(crate) fn row(&self, kind: &str) -> Option<&Row> {
         self.rows.iter().find(|row| row.kind.name == kind)
     }
@@ -125,8 +176,8 @@ impl Table {
 
     fn row_text(&self, row: &Row) -> String {
         let mut text = String::new();
-        if let Some(reason) = &row.absent {
-            return format!(" {reason}");
+        if let Some(absent) = &row.absent {
+            return format!(" {}", absent.reason());
         }
         for index in 0..self.workload.columns.len() {
             let Some(Spread { min, median, max }) = row.column(index) else {
@@ -151,7 +202,7 @@ impl Table {
         for cores in cores {
             write!(text, " {cores:>7.2}").unwrap();
         }
-        text + row.remark()
+        text + &row.remark()
     }
 }
 

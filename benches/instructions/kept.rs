@@ -44,7 +44,7 @@ impl Kept {
     }
 }
 
-/// The compiler, the C library, and valgrind, whose processor chooses between its variants.
+/// The compiler, the C library, valgrind, and what sort of processor there is.
 pub(crate) fn made_with(valgrind: &str) -> String {
     let compiler = output("rustc", "--version");
     let library = output("getconf", "GNU_LIBC_VERSION");

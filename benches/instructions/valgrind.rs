@@ -5,6 +5,13 @@ use nebnet::workbench::Entry;
 use std::env;
 use std::process::Command;
 
+/// Has the C library copy and compare in the one way that every x86-64 processor can. Which it
+/// takes by itself depends on the processor, and moves a scene by up to 5 %.
+const TUNABLES: (&str, &str) = (
+    "GLIBC_TUNABLES",
+    "glibc.cpu.hwcaps=-AVX_Fast_Unaligned_Load,-AVX512VL,-AVX2,-BMI2,-ERMS,-FSRM,-SSSE3",
+);
+
 /// Of the valgrind that is installed.
 pub(crate) fn version() -> Option<String> {
     let output = Command::new("valgrind").arg("--version").output().ok()?;
@@ -24,6 +31,7 @@ pub(crate) fn count(entry: &Entry) -> u64 {
         .arg(env::current_exe().unwrap())
         // What else the environment holds would move the stack.
         .env_clear()
+        .env(TUNABLES.0, TUNABLES.1)
         .env(SCENE_VARIABLE, entry.name)
         .output()
         .unwrap();

@@ -68,6 +68,13 @@ impl Load {
         self.report()
     }
 
+    /// Of a client that floods: how many messages of its last command had the type that many after
+    /// the first, and their sum.
+    pub(crate) fn sent_of(&mut self, offset: usize) -> Report {
+        self.command(&format!("of {offset}"));
+        self.report()
+    }
+
     /// Of an idle client: when it began to connect, on the machine's monotonic clock, and what its
     /// connections have cost it.
     pub(crate) fn since(&mut self) -> Report {
@@ -114,6 +121,7 @@ pub(crate) fn run_if_child() -> bool {
             serve(|command, count| match command {
                 "go" => flood.send(count),
                 "for" => flood.send_for(Duration::from_millis(count)),
+                "of" => flood.sent_of(count),
                 _ => Report::default(),
             });
         }

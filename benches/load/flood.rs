@@ -80,6 +80,18 @@ impl Flood {
         self.run(Some(Instant::now() + time))
     }
 
+    /// What of the last command had the type that many after the first.
+    pub(super) fn sent_of(&self, offset: u64) -> Report {
+        let mut report = Report::default();
+        for connection in &self.connections {
+            let sent = connection.written / self.ring.frame_size as u64;
+            let (messages, sum) = self.ring.part(sent, offset);
+            report.messages += messages;
+            report.sum += sum;
+        }
+        report
+    }
+
     fn run(&mut self, mut deadline: Option<Instant>) -> Report {
         let (wall, cpu) = (Instant::now(), cpu_time());
         for (index, connection) in self.connections.iter_mut().enumerate() {

@@ -8,8 +8,9 @@
 //! | command | what the client does | answer |
 //! |---|---|---|
 //! | `go N` | sends exactly N messages over all connections, or makes N round trips | `done ...` |
-//! | `go N` | of one that reads: receives N messages on every connection | `done ...` |
+//! | `go N` | of one that reads: receives and compares N on every connection | `done ...` |
 //! | `for MS` | sends whole messages for that many milliseconds | `done ...` |
+//! | `of T` | of one that floods: nothing | `done ...` with the messages sent of that type |
 //! | `since` | of one that is idle: nothing | `done ...` with when it began to connect |
 //! | `clear` | forgets the round trips measured so far | `done ...` |
 //! | `stats` | nothing | `done ...` with the percentiles since `clear` |
@@ -41,7 +42,7 @@ pub(crate) use report::Report;
 pub(crate) use service::Service;
 pub(crate) use spec::{Framing, Mode, Spec};
 pub(crate) use tally::Tally;
-pub(crate) use wire::{HEADER_SIZE, MESSAGE_TYPE, frame_size, number};
+pub(crate) use wire::{HEADER_SIZE, MESSAGE_TYPE, frame_size, number, payload};
 
 use std::fs;
 use std::time::Duration;

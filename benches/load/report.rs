@@ -9,8 +9,10 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Report {
     pub(crate) messages: u64,
-    /// The numbers of the messages sent, added up.
+    /// The numbers of the messages, added up.
     pub(crate) sum: u64,
+    /// Of a client that reads: those that have received exactly what they were due.
+    pub(crate) connections: u64,
     pub(crate) wall: Duration,
     pub(crate) cpu: Duration,
     pub(crate) p50: u64,
@@ -30,13 +32,17 @@ impl fmt::Display for Report {
         let Self {
             messages,
             sum,
+            connections,
             p50,
             p99,
             p999,
             ..
         } = self;
         let (wall, cpu) = (self.wall.as_nanos(), self.cpu.as_nanos());
-        write!(f, "done {messages} {sum} {wall} {cpu} {p50} {p99} {p999}")
+        write!(
+            f,
+            "done {messages} {sum} {connections} {wall} {cpu} {p50} {p99} {p999}"
+        )
     }
 }
 
@@ -58,6 +64,7 @@ impl FromStr for Report {
         Ok(Self {
             messages: next()?,
             sum: next()?,
+            connections: next()?,
             wall: Duration::from_nanos(next()?),
             cpu: Duration::from_nanos(next()?),
             p50: next()?,

@@ -62,8 +62,14 @@ pub(super) fn encode(out: &mut Vec<u8>, number: u64, spec: &Spec) {
     let message_type = MESSAGE_TYPE + (number % spec.types as u64) as u16;
     out.extend_from_slice(&message_type.to_be_bytes());
     out.extend_from_slice(&[0, 1]);
-    out.extend_from_slice(&number.to_be_bytes());
-    out.resize(out.len() + payload_size - size_of::<u64>(), b'.');
+    out.extend_from_slice(&payload(number, payload_size));
+}
+
+/// The number, then filling.
+pub(crate) fn payload(number: u64, size: usize) -> Vec<u8> {
+    let mut payload = number.to_be_bytes().to_vec();
+    payload.resize(size, b'.');
+    payload
 }
 
 /// Whole frames, encoded once and numbered from 1, that a client sends round and round.
@@ -76,6 +82,7 @@ pub(super) struct Ring {
     file: File,
     pub(super) size: usize,
     pub(super) frame_size: usize,
+    types: u64,
 }
 
 impl Ring {
@@ -88,6 +95,7 @@ impl Ring {
             file,
             size: bytes.len(),
             frame_size,
+            types: spec.types as u64,
         }
     }
 
@@ -100,6 +108,17 @@ impl Ring {
     /// The numbers of the first `messages` messages from the start of the ring on, added up.
     pub(super) fn sum(&self, messages: u64) -> u64 {
         sum_round((self.size / self.frame_size) as u64, messages)
+    }
+
+    /// How many of the first `messages` messages have one of the types, and their sum.
+    pub(super) fn part(&self, messages: u64, offset: u64) -> (u64, u64) {
+        let frames = (self.size / self.frame_size) as u64;
+        let (rounds, rest) = (messages / frames, messages % frames);
+        let numbers = (1..=frames).filter(|number| number % self.types == offset);
+        numbers.fold((0, 0), |(count, sum), number| {
+            let times = rounds + u64::from(number <= rest);
+            (count + times, sum + times * number)
+        })
     }
 }
 

@@ -1,10 +1,10 @@
 //! One message to all connections.
 
 use super::meter::Meter;
-use super::{Workload, less, wait_for_connections};
+use super::{Workload, less, start, wait_for_connections};
 use crate::cell::{Cell, PLAIN};
-use crate::load::{HEADER_SIZE, Load, Spec, clock};
-use crate::sample::{Sample, Times};
+use crate::load::{HEADER_SIZE, Load, Spec, clock, payload};
+use crate::sample::{Absent, Sample, Times};
 use crate::servers::{Kind, Order, Role};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -35,15 +35,17 @@ fn order(cell: &Cell) -> Order {
     }
 }
 
-fn measure(kind: &Kind, cell: &Cell, _: Times) -> Result<Sample, String> {
-    let mut server = (kind.start)(&order(cell))?;
+fn measure(kind: &Kind, cell: &Cell, _: Times) -> Result<Sample, Absent> {
+    let mut server = start(kind, &order(cell))?;
     let spec = Spec::receive(server.addr, cell.connections, cell.payload);
     let mut load = Load::start(spec.framing(kind.framing));
     if !wait_for_connections(&server, cell.connections) {
-        return Err("it did not accept all connections".to_owned());
+        return Err(Absent::Failed(
+            "it did not accept all connections".to_owned(),
+        ));
     }
     let broadcast = server.broadcast.as_mut().unwrap();
-    let payload = vec![b'.'; cell.payload];
+    let mut verified = true;
     let (mut lasts, mut calls) = (Vec::new(), Vec::new());
     let (mut meter, mut client) = (Meter::start(), Duration::ZERO);
     for round in 0..WARM_UP_ROUNDS + ROUNDS {
@@ -51,19 +53,32 @@ fn measure(kind: &Kind, cell: &Cell, _: Times) -> Result<Sample, String> {
             (lasts, calls) = Default::default();
             (meter, client) = (Meter::start(), Duration::ZERO);
         }
+        // The client compares what comes with the same, after it has looked at the clock.
+        let payload = payload(round as u64 + 1, cell.payload);
         load.go(1);
         thread::sleep(PAUSE);
         let (begin, called) = (clock(), Instant::now());
         broadcast(&payload);
         calls.push(called.elapsed().as_nanos() as f64 / cell.connections as f64);
-        // The client waits for exactly as many bytes as it is to get.
         let report = load.report();
         lasts.push((report.wall - begin).as_nanos() as f64 / 1e3);
         client += report.cpu;
+        verified &= report.connections == cell.connections as u64;
     }
     let spent = meter.stop();
+    thread::sleep(PAUSE);
+    load.go(0);
+    let right = load.report().connections;
+    verified &= right == cell.connections as u64;
+    if !verified {
+        let Kind { name, .. } = kind;
+        eprintln!(
+            "{name}: {right} of {} have received every message once and in order",
+            cell.connections
+        );
+    }
     let client_cores = client.as_secs_f64() / spent.seconds;
-    Ok(spent.sample(vec![median(lasts), median(calls)], client_cores, true))
+    Ok(spent.sample(vec![median(lasts), median(calls)], client_cores, verified))
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

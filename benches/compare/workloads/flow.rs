@@ -1,10 +1,10 @@
 //! Messages as fast as they are taken, to subscribers that miss none.
 
 use super::meter::Meter;
-use super::{Column, Workload, less, more};
+use super::{Column, Workload, less, more, start};
 use crate::cell::{Cell, PLAIN};
 use crate::load::{HEADER_SIZE, Load, Report, Spec};
-use crate::sample::{Sample, Times};
+use crate::sample::{Absent, Sample, Times};
 use crate::servers::{Kind, Order, Role, Server};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -64,8 +64,8 @@ fn order(cell: &Cell) -> Order {
     }
 }
 
-fn measure(kind: &Kind, cell: &Cell, times: Times) -> Result<Sample, String> {
-    let server = (kind.start)(&order(cell))?;
+fn measure(kind: &Kind, cell: &Cell, times: Times) -> Result<Sample, Absent> {
+    let server = start(kind, &order(cell))?;
     let spec = Spec::flood(server.addr, cell.connections, cell.payload);
     let mut load = Load::start(spec.framing(kind.framing).types(cell.types));
     let taken = || -> u64 { server.tallies.iter().map(|tally| tally.messages()).sum() };
@@ -81,40 +81,61 @@ fn measure(kind: &Kind, cell: &Cell, times: Times) -> Result<Sample, String> {
     let megarate = (after - before) as f64 / 1e6 / spent.seconds;
     let megabytes = megarate * (HEADER_SIZE + cell.payload) as f64;
     let values = vec![megarate, spent.server_cores / megarate.max(1e-6), megabytes];
-    let verified = verify(kind, cell, &server, &sent);
+    let verified = verify(kind, cell, &server, &mut load, &sent);
     Ok(spent.sample(values, sent.cores(), verified))
 }
 
-/// Waits for what is on the way, and compares counts and numbers with what was sent.
-pub(super) fn verify(kind: &Kind, cell: &Cell, server: &Server, sent: &Report) -> bool {
-    let copies = if cell.types == 1 { cell.subscribers } else { 1 } as u64;
+/// What each subscriber is to have taken: how many messages, and the sum of their numbers.
+fn due(cell: &Cell, load: &mut Load, sent: &Report) -> Vec<(u64, u64)> {
+    if cell.types == 1 {
+        return vec![(sent.messages, sent.sum); cell.subscribers];
+    }
+    let mut due = vec![(0, 0); cell.subscribers];
+    for offset in 0..cell.types {
+        let part = load.sent_of(offset);
+        let (messages, sum) = &mut due[offset % cell.subscribers];
+        *messages += part.messages;
+        *sum += part.sum;
+    }
+    let all = due.iter().map(|(messages, _)| messages).sum::<u64>();
+    assert_eq!(
+        all, sent.messages,
+        "the client knows of another number of messages"
+    );
+    due
+}
+
+/// Waits for what is on the way, and compares counts and numbers of every subscriber with what was
+/// sent to it.
+pub(super) fn verify(
+    kind: &Kind,
+    cell: &Cell,
+    server: &Server,
+    load: &mut Load,
+    sent: &Report,
+) -> bool {
+    let due = due(cell, load, sent);
+    let all: u64 = due.iter().map(|(messages, _)| messages).sum();
     let taken = || -> u64 { server.tallies.iter().map(|tally| tally.messages()).sum() };
     let (mut seen, mut since) = (taken(), Instant::now());
-    while seen < sent.messages * copies && since.elapsed() < Duration::from_secs(10) {
+    while seen < all && since.elapsed() < Duration::from_secs(10) {
         thread::sleep(Duration::from_millis(1));
         let now = taken();
         if now != seen {
             (seen, since) = (now, Instant::now());
         }
     }
-    let sums = server.tallies.iter().map(|tally| tally.sum());
-    let sum = sums.clone().fold(0, u64::wrapping_add);
-    let agrees = if cell.types == 1 {
-        let mut counts = server.tallies.iter().map(|tally| tally.messages());
-        counts.all(|count| count == sent.messages) && sums.clone().all(|sum| sum == sent.sum)
-    } else {
-        seen == sent.messages && sum == sent.sum
-    };
-    let verified = if kind.reads_numbers {
-        agrees
-    } else {
-        seen == sent.messages
-    };
-    if !verified {
-        eprintln!(
-            "{}: sent {} with sum {}, {copies} times; took {seen} with sum {sum}",
-            kind.name, sent.messages, sent.sum,
-        );
+    let mut verified = server.tallies.len() == due.len();
+    for (index, (tally, (messages, sum))) in server.tallies.iter().zip(due).enumerate() {
+        let (taken, sum_taken) = (tally.messages(), tally.sum());
+        if taken != messages || (kind.reads_numbers && sum_taken != sum) {
+            verified = false;
+            eprintln!(
+                "{}: subscriber {index} was due {messages} with sum {sum}; \
+                 took {taken} with sum {sum_taken}",
+                kind.name,
+            );
+        }
     }
     verified
 }

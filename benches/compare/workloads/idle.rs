@@ -1,10 +1,10 @@
 //! Connections that say nothing: what each costs, and how fast they come.
 
 use super::meter::Meter;
-use super::{Workload, less, more, wait_for_connections};
+use super::{Workload, less, more, start, wait_for_connections};
 use crate::cell::{Cell, PLAIN};
 use crate::load::{HEADER_SIZE, Load, Spec, clock};
-use crate::sample::{Sample, Times};
+use crate::sample::{Absent, Sample, Times};
 use crate::servers::{Kind, Order, Role};
 use std::time::Duration;
 use std::{fs, thread};
@@ -30,8 +30,8 @@ fn order(cell: &Cell) -> Order {
     }
 }
 
-fn measure(kind: &Kind, cell: &Cell, _: Times) -> Result<Sample, String> {
-    let server = (kind.start)(&order(cell))?;
+fn measure(kind: &Kind, cell: &Cell, _: Times) -> Result<Sample, Absent> {
+    let server = start(kind, &order(cell))?;
     thread::sleep(PAUSE);
     let memory = resident_size();
     let meter = Meter::start();

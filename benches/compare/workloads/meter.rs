@@ -4,6 +4,12 @@ use crate::load::{cpu_time, machine_time};
 use crate::sample::Sample;
 use std::time::{Duration, Instant};
 
+/// A sample is disturbed if other programs had more of the processors than this.
+const OTHERS_CORES_MAX: f64 = 0.2;
+/// But not for so little, in seconds, which is within the steps in which the machine's time is
+/// counted: of user and system, each at both ends of a sample.
+const OTHERS_MIN: f64 = 0.03;
+
 /// Begins to count when it is made.
 #[derive(Debug)]
 pub(super) struct Meter {
@@ -43,11 +49,15 @@ impl Meter {
 impl Spent {
     pub(super) fn sample(&self, values: Vec<f64>, client_cores: f64, verified: bool) -> Sample {
         let known = client_cores + self.server_cores;
+        let other_cores = (self.machine_cores - known).max(0.0);
+        let is_disturbed =
+            other_cores > OTHERS_CORES_MAX && other_cores * self.seconds > OTHERS_MIN;
         Sample {
             values,
             client_cores,
             server_cores: self.server_cores,
-            other_cores: (self.machine_cores - known).max(0.0),
+            other_cores,
+            is_disturbed,
             verified,
         }
     }

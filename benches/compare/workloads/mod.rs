@@ -8,7 +8,7 @@ mod paced;
 mod round_trip;
 
 use crate::cell::Cell;
-use crate::sample::{Sample, Times};
+use crate::sample::{Absent, Sample, Times};
 use crate::servers::{Kind, Order, Server};
 use std::time::{Duration, Instant};
 use std::{fmt, thread};
@@ -26,8 +26,7 @@ pub(crate) struct Workload {
     /// The first is what kinds are ordered by.
     pub(crate) columns: &'static [Column],
     order: fn(&Cell) -> Order,
-    /// The error says why the kind cannot run on this machine.
-    pub(crate) measure: fn(&Kind, &Cell, Times) -> Result<Sample, String>,
+    pub(crate) measure: fn(&Kind, &Cell, Times) -> Result<Sample, Absent>,
 }
 
 /// One figure.
@@ -87,6 +86,10 @@ impl fmt::Debug for Workload {
             .field("name", &self.name)
             .finish()
     }
+}
+
+fn start(kind: &Kind, order: &Order) -> Result<Server, Absent> {
+    (kind.start)(order).map_err(Absent::Unavailable)
 }
 
 /// Waits until a server has accepted so many connections; false if it does not in time.

@@ -2,10 +2,10 @@
 
 use super::flow::verify;
 use super::meter::Meter;
-use super::{Workload, less, more};
+use super::{Workload, less, more, start};
 use crate::cell::{Cell, PLAIN};
 use crate::load::{HEADER_SIZE, Load, Spec};
-use crate::sample::{Sample, Times};
+use crate::sample::{Absent, Sample, Times};
 use crate::servers::{Kind, Order, Role};
 use std::thread;
 use std::time::Duration;
@@ -28,8 +28,8 @@ fn order(cell: &Cell) -> Order {
     Order::new(Role::Count, HEADER_SIZE + cell.payload)
 }
 
-fn measure(kind: &Kind, cell: &Cell, times: Times) -> Result<Sample, String> {
-    let server = (kind.start)(&order(cell))?;
+fn measure(kind: &Kind, cell: &Cell, times: Times) -> Result<Sample, Absent> {
+    let server = start(kind, &order(cell))?;
     let rate = cell.rate as u64;
     let spec = Spec::paced(server.addr, cell.connections, cell.payload, rate);
     let mut load = Load::start(spec.framing(kind.framing));
@@ -47,6 +47,6 @@ fn measure(kind: &Kind, cell: &Cell, times: Times) -> Result<Sample, String> {
     // Where the machine is too busy for the pace, what it would have cost.
     let pace = cell.rate as f64 / 1e3;
     let values = vec![spent.server_cores * 100.0 / kilorate * pace, kilorate];
-    let verified = verify(kind, cell, &server, &sent);
+    let verified = verify(kind, cell, &server, &mut load, &sent);
     Ok(spent.sample(values, sent.cores(), verified))
 }

@@ -1,10 +1,10 @@
 //! A message and its answer, by a client that waits for it.
 
 use super::meter::Meter;
-use super::{Workload, less, wait_for_connections};
+use super::{Workload, less, start, wait_for_connections};
 use crate::cell::{Cell, PLAIN};
 use crate::load::{HEADER_SIZE, Load, Spec};
-use crate::sample::{Sample, Times};
+use crate::sample::{Absent, Sample, Times};
 use crate::servers::{Kind, Order, Role};
 use std::time::Duration;
 
@@ -38,11 +38,13 @@ fn order(cell: &Cell) -> Order {
     }
 }
 
-fn measure(kind: &Kind, cell: &Cell, times: Times) -> Result<Sample, String> {
-    let server = (kind.start)(&order(cell))?;
+fn measure(kind: &Kind, cell: &Cell, times: Times) -> Result<Sample, Absent> {
+    let server = start(kind, &order(cell))?;
     let _idle = (cell.idle > 0).then(|| Load::start(Spec::idle(server.addr, cell.idle)));
     if !wait_for_connections(&server, cell.idle) {
-        return Err("it did not accept all connections".to_owned());
+        return Err(Absent::Failed(
+            "it did not accept all connections".to_owned(),
+        ));
     }
     let spec = Spec::round_trip(server.addr, cell.payload).framing(kind.framing);
     let mut load = Load::start(spec);
