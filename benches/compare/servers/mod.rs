@@ -54,9 +54,10 @@ pub(crate) enum Class {
     Limit,
 }
 
-pub(crate) static KINDS: [Kind; 11] = [
+pub(crate) static KINDS: [Kind; 12] = [
     nebnet::THREAD,
     nebnet::INLINE,
+    nebnet::LOOPS,
     nebnet::HANDLER,
     tokio::BATCH,
     tokio::MESSAGE,

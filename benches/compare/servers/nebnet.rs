@@ -1,4 +1,5 @@
-//! nebnet with its default settings, with its dispatcher inline, and with a handler on the loop.
+//! nebnet with its default settings, with its dispatcher inline, with two loops, and with a handler
+//! on the loop.
 
 use super::{Accepted, Class, Kind, Order, Role, Server};
 use crate::load::{Framing, MESSAGE_TYPE, Tally};
@@ -32,6 +33,17 @@ pub(super) const INLINE: Kind = Kind {
     ..THREAD
 };
 
+/// As many loops as the runtimes beside it have workers.
+pub(super) const LOOPS: Kind = Kind {
+    name: "nebnet-loops",
+    does: |order| order.role != Role::Echo && order.idle_connections == 0,
+    start: |order| {
+        let config = config(order, Dispatch::Thread).shards(2);
+        Ok(start_with(order, config))
+    },
+    ..THREAD
+};
+
 /// No hand-off: the loop answers.
 pub(super) const HANDLER: Kind = Kind {
     name: "nebnet-handler",
@@ -57,7 +69,11 @@ fn config(order: &Order, dispatch: Dispatch) -> Config {
 }
 
 fn start(order: &Order, dispatch: Dispatch) -> Server {
-    let service = NetService::new(config(order, dispatch)).unwrap();
+    start_with(order, config(order, dispatch))
+}
+
+fn start_with(order: &Order, config: Config) -> Server {
+    let service = NetService::new(config).unwrap();
     let tallies = match order.role {
         Role::Count => (0..order.subscribers)
             .map(|index| count(&service, order, index))
