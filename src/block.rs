@@ -9,6 +9,7 @@
 //! class if it fits one, so that a message of ten bytes that somebody keeps does not pin 64 KiB; a
 //! larger read gives the block away as it is. There is no index of all frames: a walk over headers
 //! that were judged once is as fast as reading an index, and nothing has to be written for it.
+//! Where all headers are the same, a walk need not read them.
 
 use std::{collections::VecDeque, fmt, hint::black_box, sync::Arc, time::Instant};
 
@@ -47,6 +48,9 @@ pub(crate) struct BlockHead {
     pub(crate) has_protocol: bool,
     /// Whether any application frame has a correlation number.
     pub(crate) has_correlation: bool,
+    /// The size of all frames, if they are of one type, as long as each other, and plain: with
+    /// neither correlation number nor checksum. A walk then need not look at their headers.
+    pub(crate) frame_size: Option<usize>,
     /// What the peer's credit gets back.
     pub(crate) credit: Traffic,
 }
@@ -530,6 +534,25 @@ impl<'a> BlockFrames<'a> {
         }
     }
 
+    /// The next message of a block whose frames are all so long and of this type; see
+    /// [`BlockHead::frame_size`]. Has the beginning of a later one brought near.
+    #[inline]
+    pub(crate) fn next_alike(
+        &mut self,
+        size: usize,
+        frames_ahead: usize,
+    ) -> Option<MessageRef<'a>> {
+        if let Some(byte) = self.frames.byte_at(frames_ahead * size) {
+            black_box(byte);
+        }
+        let payload = self.frames.next_alike(size)?;
+        let frame = Frame::new(
+            self.block.head().message_type.unwrap_or(MessageType(0)),
+            payload,
+        );
+        Some(MessageRef::new(self.block, frame))
+    }
+
     /// Has the beginning of a frame brought near, likewise.
     #[inline]
     pub(crate) fn fetch(&self, offset: usize) {
@@ -583,6 +606,7 @@ mod tests {
                 message_type: Some(MessageType(1)),
                 has_protocol: false,
                 has_correlation: false,
+                frame_size: None,
                 credit: Traffic::default(),
             };
             let pool = BlockPool::new(slots);

@@ -122,9 +122,17 @@ impl Delivery {
         Messages {
             frames: BlockFrames::new(&self.block, start, size),
             offsets: offsets.iter(),
+            size: self.alike(),
             delivery: self,
             left: self.count as usize,
         }
+    }
+
+    /// The size of all messages, if it is the same; 0 otherwise.
+    #[inline]
+    fn alike(&self) -> usize {
+        let size = self.block.head().frame_size;
+        size.filter(|_| self.is_all).unwrap_or(0)
     }
 
     /// Whether a message of the block is the subscriber's.
@@ -287,6 +295,8 @@ pub struct Messages<'a> {
     frames: BlockFrames<'a>,
     /// What is left of the index, if there is one.
     offsets: slice::Iter<'a, u16>,
+    /// The size of every frame, if it need not be read in the headers; 0 otherwise.
+    size: usize,
     delivery: &'a Delivery,
     left: usize,
 }
@@ -316,9 +326,16 @@ fn next_tested<'a>(
 impl<'a> Iterator for Messages<'a> {
     type Item = MessageRef<'a>;
 
-    #[inline]
+    #[expect(
+        clippy::inline_always,
+        reason = "the call would cost three times what it does for messages that are alike"
+    )]
+    #[inline(always)]
     fn next(&mut self) -> Option<MessageRef<'a>> {
         self.left = self.left.checked_sub(1)?;
+        if self.size > 0 {
+            return self.frames.next_alike(self.size, FRAMES_AHEAD);
+        }
         if self.delivery.is_all {
             self.frames.fetch_ahead(FRAMES_AHEAD);
         } else {

@@ -21,7 +21,7 @@ use crate::{
     block::{BlockHead, BlockPool, BlockRef},
     clock::Clock,
     error::TryRecvError,
-    frame::{Frame, encode_whole},
+    frame::{Decoder, Frame, encode_whole},
     id::{MessageType, PeerId},
     idle::IdleStrategy,
     ledger::{Ledger, Traffic},
@@ -111,6 +111,8 @@ impl Bench {
         let uniform = application.windows(2).all(|pair| pair[0] == pair[1]);
         let count = u32::try_from(application.len()).unwrap();
         let size = bytes.len();
+        let scan = Decoder::new(1 << 20).scan(&bytes);
+        let frame_size = scan.frame_size.filter(|_| scan.bytes == size);
         let head = BlockHead {
             peer: self.peer,
             received: self.slots.clock.now().instant,
@@ -121,6 +123,7 @@ impl Bench {
                 .filter(|_| uniform && !has_protocol),
             has_protocol,
             has_correlation,
+            frame_size,
             credit: Traffic::new(u64::from(count), size as u64),
         };
         self.pool.make(&mut bytes, size, head)

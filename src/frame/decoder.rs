@@ -104,7 +104,13 @@ impl Decoder {
     pub(crate) fn scan(&self, bytes: &[u8]) -> Scan {
         let length_max = self.length_max.min(self.payload_size_max + LENGTH_MIN);
         let first = Header::read_word(bytes).unwrap_or(0);
+        let in_range = |length: u32| length.wrapping_sub(LENGTH_MIN) <= length_max - LENGTH_MIN;
         let (mut rest, mut frames, mut differing) = (bytes, 0_u32, 0);
+        if in_range(Header::of_word(first).length) && Header::is_plain(first) {
+            let size = Header::of_word(first).frame_size();
+            let (alike, behind) = count_alike(bytes, first, size);
+            (rest, frames) = (behind, alike);
+        }
         let end = loop {
             let Some(word) = Header::read_word(rest) else {
                 break match self.decode(rest) {
@@ -114,10 +120,9 @@ impl Decoder {
             };
             work::look_at(HEADER_SIZE);
             let header = Header::of_word(word);
-            let in_range = header.length.wrapping_sub(LENGTH_MIN) <= length_max - LENGTH_MIN;
             let behind = rest.get(header.frame_size()..);
             rest = match behind {
-                Some(behind) if in_range && Header::is_plain(word) => behind,
+                Some(behind) if in_range(header.length) && Header::is_plain(word) => behind,
                 Some(_) | None => match self.decode(rest) {
                     Err(error) => break ScanEnd::Error(error),
                     Ok(None) => break ScanEnd::Incomplete,
@@ -129,6 +134,7 @@ impl Decoder {
             // Cannot wrap: a frame has eight bytes, and no buffer has 32 GiB.
             frames = frames.wrapping_add(1);
         };
+        let alike = frames > 0 && differing == 0 && Header::is_plain(first);
         let (first, differing) = (Header::of_word(first), Header::of_word(differing));
         let same_type = differing.message_type == MessageType(0);
         Scan {
@@ -137,6 +143,7 @@ impl Decoder {
             message_type: Some(first.message_type).filter(|_| frames > 0 && same_type),
             // A flag of any frame is one of the first, or differs from it.
             has_correlation: frames > 0 && (first.has_correlation() || differing.has_correlation()),
+            frame_size: alike.then(|| first.frame_size()),
             end,
         }
     }
@@ -201,6 +208,9 @@ pub(crate) struct Scan {
     pub(crate) message_type: Option<MessageType>,
     /// Whether any of them has a correlation number.
     pub(crate) has_correlation: bool,
+    /// The size of all of them, if their headers are the same and they are nothing but payload
+    /// behind it.
+    pub(crate) frame_size: Option<usize>,
     pub(crate) end: ScanEnd,
 }
 
@@ -277,6 +287,21 @@ impl<'a> WholeFrames<'a> {
         self.bytes.get(frames * header.frame_size()).copied()
     }
 
+    /// The payload of the next frame, which is passed over: one of those that are so long each,
+    /// and have one behind their headers and nothing else.
+    #[inline]
+    pub(crate) fn next_alike(&mut self, size: usize) -> Option<&'a [u8]> {
+        let (frame, rest) = self.bytes.split_at_checked(size)?;
+        self.bytes = rest;
+        frame.get(HEADER_SIZE..)
+    }
+
+    /// The byte so far behind the next frame's beginning.
+    #[inline]
+    pub(crate) fn byte_at(&self, offset: usize) -> Option<u8> {
+        self.bytes.get(offset).copied()
+    }
+
     /// Bytes that are not walked yet.
     pub(crate) const fn rest_size(&self) -> usize {
         self.bytes.len()
@@ -320,6 +345,21 @@ impl<'a> Iterator for WholeFrames<'a> {
         }
         split(header, body)
     }
+}
+
+/// How many frames at the start of `bytes` have this header and size, and what is behind them.
+/// Where the next one begins does not depend on what is read in the one before, so this is several
+/// times as fast as a walk from length to length.
+fn count_alike(bytes: &[u8], word: u64, size: usize) -> (u32, &[u8]) {
+    let frames = bytes.chunks_exact(size);
+    let alike = frames.take_while(|frame| Header::read_word(frame) == Some(word));
+    let mut count = 0_u32;
+    for _ in alike {
+        work::look_at(HEADER_SIZE);
+        count = count.wrapping_add(1);
+    }
+    let behind = bytes.get(count as usize * size..).unwrap_or_default();
+    (count, behind)
 }
 
 fn judge_version(bytes: &[u8]) -> Result<(), FrameError> {

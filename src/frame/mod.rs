@@ -50,7 +50,7 @@ pub use protocol::{Bye, Hello, MalformedPayload};
 
 #[cfg(test)]
 pub(crate) use decoder::work;
-pub(crate) use decoder::{ScanEnd, WholeFrames};
+pub(crate) use decoder::{Scan, ScanEnd, WholeFrames};
 pub(crate) use encoder::{encode_around, encode_whole};
 pub(crate) use header::{Header, frame_size_at};
 pub(crate) use protocol::bye_frame;

@@ -361,9 +361,13 @@ proptest! {
     /// The scan, which takes short cuts, agrees with the decoder, which takes none.
     #[test]
     fn scan_agrees_with_decode(
-        good in prop::collection::vec(any_parts(), 0..8),
+        runs in prop::collection::vec((any_parts(), 1_usize..4), 0..6),
         junk in prop::collection::vec(prop_oneof![3 => 0_u8..8, 1 => any::<u8>()], 0..40),
     ) {
+        let good: Vec<_> = runs
+            .into_iter()
+            .flat_map(|(parts, count)| std::iter::repeat_n(parts, count))
+            .collect();
         let mut bytes = encode_all(&good);
         bytes.extend(junk);
         let (frames, consumed, error) = reference(&bytes, 64);
@@ -378,6 +382,14 @@ proptest! {
             prop_assert_eq!(scan.message_type, expected);
             let correlated = run.iter().any(|frame| frame.correlation.is_some());
             prop_assert_eq!(scan.has_correlation, correlated);
+            if let Some(size) = scan.frame_size {
+                let mut alike = WholeFrames::new(&bytes[at..at + scan.bytes]);
+                for frame in &run {
+                    let payload = alike.next_alike(size).unwrap();
+                    prop_assert_eq!(Frame::new(run[0].message_type, payload), *frame);
+                }
+                prop_assert_eq!(alike.rest_size(), 0);
+            }
             seen.extend(run);
             at += scan.bytes;
             if scan.end != ScanEnd::Protocol {

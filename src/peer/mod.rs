@@ -26,7 +26,7 @@ use subtle::{Choice, ConstantTimeEq};
 use crate::{
     clock::Tick,
     error::{CloseReason, FrameError},
-    frame::{self, Decoder, Frame, Hello, ScanEnd},
+    frame::{self, Decoder, Frame, Hello, Scan, ScanEnd},
     id::{LinkId, MessageType, NodeId, PeerId, PeerIdentity},
     ledger::Traffic,
     limits::{
@@ -195,6 +195,8 @@ pub(crate) struct Parsed {
     /// The type of all application frames, if they share one.
     pub(crate) message_type: Option<MessageType>,
     mixed: bool,
+    /// Their size, if they are alike; see [`Scan::frame_size`].
+    pub(crate) frame_size: Option<usize>,
     /// Whether any of them has a correlation number.
     pub(crate) has_correlation: bool,
     /// Whether frames of the protocol lie between them.
@@ -211,15 +213,18 @@ impl Parsed {
         Traffic::new(u64::from(self.frames), self.bytes as u64)
     }
 
-    fn add_run(&mut self, frames: u32, bytes: usize, message_type: Option<MessageType>) {
-        if frames == 0 {
+    fn add_run(&mut self, run: &Scan) {
+        if run.frames == 0 {
             return;
         }
-        self.bytes += bytes;
-        let same = self.frames == 0 || self.message_type == message_type;
-        self.mixed |= !same || message_type.is_none();
-        self.message_type = message_type.filter(|_| !self.mixed);
-        self.frames += frames;
+        self.bytes += run.bytes;
+        let is_first = self.frames == 0;
+        let same = is_first || self.message_type == run.message_type;
+        self.mixed |= !same || run.message_type.is_none();
+        self.message_type = run.message_type.filter(|_| !self.mixed);
+        let alike = !self.mixed && (is_first || self.frame_size == run.frame_size);
+        self.frame_size = run.frame_size.filter(|_| alike);
+        self.frames += run.frames;
     }
 }
 
@@ -404,7 +409,7 @@ impl Peer {
             } else {
                 let scan = rules.decoder.scan(rest);
                 parsed.consumed += scan.bytes;
-                parsed.add_run(scan.frames, scan.bytes, scan.message_type);
+                parsed.add_run(&scan);
                 parsed.has_correlation |= scan.has_correlation;
                 scan.end
             };

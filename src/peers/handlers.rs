@@ -282,6 +282,10 @@ impl Peers {
         }
         self.slots.ledger.note_accepted(accepted);
         self.answered |= accepted.messages > 0;
+        if walk.kept.frames < parsed.frames {
+            // What is kept may be alike; nobody has looked.
+            parsed.frame_size = None;
+        }
         parsed.frames = walk.kept.frames;
         parsed.bytes = walk.kept.size;
         parsed.message_type = walk.kept.message_type.filter(|_| !walk.kept.mixed);

@@ -445,6 +445,7 @@ impl Peers {
                 message_type: parsed.message_type.filter(|_| !parsed.has_protocol),
                 has_protocol: parsed.has_protocol,
                 has_correlation: parsed.has_correlation,
+                frame_size: parsed.frame_size.filter(|_| !parsed.has_protocol),
                 credit: traffic,
             };
             self.pool.make(&mut buffer.bytes, size, head)

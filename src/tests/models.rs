@@ -242,6 +242,7 @@ fn a_block_is_given_back_once_by_the_last() {
             message_type: None,
             has_protocol: false,
             has_correlation: false,
+            frame_size: None,
             credit,
         };
         let mut pool = BlockPool::new(Arc::clone(&slots));

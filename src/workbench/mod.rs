@@ -167,6 +167,7 @@ fn block_of(pool: &mut BlockPool, peer: PeerId, bytes: &[u8], clock: Clock) -> B
         message_type: scan.message_type,
         has_protocol: false,
         has_correlation: false,
+        frame_size: scan.frame_size,
         credit: Traffic::new(u64::from(scan.frames), scan.bytes as u64),
     };
     let mut buffer = pool.take_buffer();
