@@ -13,6 +13,8 @@ pub(crate) struct Cell {
     pub(crate) types: usize,
     /// `i`, beside others, or `n`: connections that send nothing.
     pub(crate) idle: usize,
+    /// Whether payloads are so long on average only.
+    pub(crate) varied: bool,
     /// `r`: messages a second.
     pub(crate) rate: usize,
 }
@@ -57,5 +59,6 @@ pub(crate) const PLAIN: Cell = Cell {
     subscribers: 1,
     types: 1,
     idle: 0,
+    varied: false,
     rate: 0,
 };

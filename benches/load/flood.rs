@@ -64,10 +64,10 @@ impl Flood {
 
     /// Sends that many messages, spread evenly.
     pub(super) fn send(&mut self, messages: u64) -> Report {
-        let (count, size) = (self.connections.len() as u64, self.ring.frame_size as u64);
+        let count = self.connections.len() as u64;
         for (index, connection) in (0..).zip(&mut self.connections) {
             let share = messages / count + u64::from(index < messages % count);
-            connection.end = share * size;
+            connection.end = self.ring.bytes(share);
         }
         self.run(None)
     }
@@ -84,7 +84,7 @@ impl Flood {
     pub(super) fn sent_of(&self, offset: u64) -> Report {
         let mut report = Report::default();
         for connection in &self.connections {
-            let sent = connection.written / self.ring.frame_size as u64;
+            let sent = self.ring.messages(connection.written);
             let (messages, sum) = self.ring.part(sent, offset);
             report.messages += messages;
             report.sum += sum;
@@ -124,7 +124,7 @@ impl Flood {
             ..Report::default()
         };
         for connection in &self.connections {
-            let messages = connection.written / self.ring.frame_size as u64;
+            let messages = self.ring.messages(connection.written);
             report.messages += messages;
             report.sum += self.ring.sum(messages);
         }
@@ -133,9 +133,14 @@ impl Flood {
 
     /// Lets every connection end with the message it is in.
     fn end_at_frames(&mut self) {
-        let size = self.ring.frame_size as u64;
         for (index, connection) in self.connections.iter_mut().enumerate() {
-            connection.end = connection.written.next_multiple_of(size);
+            let whole = self.ring.messages(connection.written);
+            let end = self.ring.bytes(whole);
+            connection.end = if end < connection.written {
+                self.ring.bytes(whole + 1)
+            } else {
+                end
+            };
             if !connection.active {
                 // Full, perhaps on a frame boundary: it must be looked at once more, or it would be
                 // waited for.

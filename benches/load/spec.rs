@@ -45,6 +45,8 @@ pub(crate) struct Spec {
     pub(crate) framing: Framing,
     /// How many types the messages have, one after the other.
     pub(crate) types: usize,
+    /// Whether payloads are as long as `payload` says on average only.
+    pub(crate) varied: bool,
     /// Messages a second, of one that is paced.
     pub(crate) rate: u64,
 }
@@ -58,6 +60,7 @@ impl Spec {
             payload,
             framing: Framing::Fixed,
             types: 1,
+            varied: false,
             rate: 0,
         }
     }
@@ -98,6 +101,10 @@ impl Spec {
         Self { types, ..self }
     }
 
+    pub(crate) fn varied(self, varied: bool) -> Self {
+        Self { varied, ..self }
+    }
+
     pub(crate) fn to_text(self) -> String {
         let mode = match self.mode {
             Mode::Flood => "flood",
@@ -118,12 +125,13 @@ impl Spec {
             connections,
             payload,
             types,
+            varied,
             rate,
             ..
         } = self;
         format!(
             "mode={mode},addr={addr},connections={connections},payload={payload},\
-             framing={framing},types={types},rate={rate}"
+             framing={framing},types={types},varied={varied},rate={rate}"
         )
     }
 
@@ -156,6 +164,7 @@ impl Spec {
                 _ => Framing::Fixed,
             },
             types: value("types").parse().unwrap(),
+            varied: value("varied").parse().unwrap(),
             rate: value("rate").parse().unwrap(),
         }
     }

@@ -39,10 +39,21 @@ fn varint_size(value: usize) -> usize {
     (value.max(1).ilog2() / 7) as usize + 1
 }
 
+/// Bytes of payload of a message: those of the order, or anything between 8 and as much above the
+/// order as 8 is below it, as the number's bits fall (Fibonacci hashing).
+fn payload_size(number: u64, spec: &Spec) -> usize {
+    if !spec.varied {
+        return spec.payload;
+    }
+    let bits = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    let sizes = 2 * (spec.payload as u64 - 8) + 1;
+    8 + ((bits * sizes) >> 32) as usize
+}
+
 /// Appends one frame whose payload is the number, then filling. The type goes round with the
 /// number.
 pub(super) fn encode(out: &mut Vec<u8>, number: u64, spec: &Spec) {
-    let payload_size = spec.payload;
+    let payload_size = payload_size(number, spec);
     assert!(
         payload_size >= size_of::<u64>(),
         "a payload carries its number"
@@ -81,20 +92,28 @@ pub(crate) fn payload(number: u64, size: usize) -> Vec<u8> {
 pub(super) struct Ring {
     file: File,
     pub(super) size: usize,
-    pub(super) frame_size: usize,
+    /// Where each frame ends.
+    ends: Vec<usize>,
     types: u64,
 }
 
 impl Ring {
     pub(super) fn new(spec: &Spec) -> Self {
-        let frame_size = frame_size(spec.framing, spec.payload);
-        let bytes = whole_frames(spec, RING_SIZE / frame_size);
+        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+        for number in 1.. {
+            encode(&mut bytes, number, spec);
+            if bytes.len() > RING_SIZE && !ends.is_empty() {
+                bytes.truncate(ends[ends.len() - 1]);
+                break;
+            }
+            ends.push(bytes.len());
+        }
         let mut file = File::from(memfd_create("frames", MemfdFlags::CLOEXEC).unwrap());
         file.write_all(&bytes).unwrap();
         Self {
             file,
             size: bytes.len(),
-            frame_size,
+            ends,
             types: spec.types as u64,
         }
     }
@@ -105,14 +124,29 @@ impl Ring {
         Ok(sendfile(socket, &self.file, Some(&mut at), size)?)
     }
 
+    /// The whole messages in the first `bytes` bytes, round and round.
+    pub(super) fn messages(&self, bytes: u64) -> u64 {
+        let (rounds, rest) = (bytes / self.size as u64, bytes % self.size as u64);
+        let whole = self.ends.partition_point(|end| *end as u64 <= rest);
+        rounds * self.ends.len() as u64 + whole as u64
+    }
+
+    /// The bytes of the first `messages` messages.
+    pub(super) fn bytes(&self, messages: u64) -> u64 {
+        let count = self.ends.len() as u64;
+        let (rounds, rest) = (messages / count, (messages % count) as usize);
+        let part = rest.checked_sub(1).map_or(0, |last| self.ends[last]);
+        rounds * self.size as u64 + part as u64
+    }
+
     /// The numbers of the first `messages` messages from the start of the ring on, added up.
     pub(super) fn sum(&self, messages: u64) -> u64 {
-        sum_round((self.size / self.frame_size) as u64, messages)
+        sum_round(self.ends.len() as u64, messages)
     }
 
     /// How many of the first `messages` messages have one of the types, and their sum.
     pub(super) fn part(&self, messages: u64, offset: u64) -> (u64, u64) {
-        let frames = (self.size / self.frame_size) as u64;
+        let frames = self.ends.len() as u64;
         let (rounds, rest) = (messages / frames, messages % frames);
         let numbers = (1..=frames).filter(|number| number % self.types == offset);
         numbers.fold((0, 0), |(count, sum), number| {

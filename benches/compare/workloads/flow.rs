@@ -31,6 +31,18 @@ pub(super) const INGEST: Workload = Workload {
     measure,
 };
 
+/// The same with payloads of all lengths.
+pub(super) const VARIED: Workload = Workload {
+    name: "varied",
+    about: "as ingest, with payloads of 8 bytes and more, p on average",
+    cells: &["c16p64", "c16p256"],
+    base: Cell {
+        varied: true,
+        ..PLAIN
+    },
+    ..INGEST
+};
+
 /// One connection, to subscribers that each get everything.
 pub(super) const FAN_OUT: Workload = Workload {
     name: "fan-out",
@@ -67,7 +79,8 @@ fn order(cell: &Cell) -> Order {
 fn measure(kind: &Kind, cell: &Cell, times: Times) -> Result<Sample, Absent> {
     let server = start(kind, &order(cell))?;
     let spec = Spec::flood(server.addr, cell.connections, cell.payload);
-    let mut load = Load::start(spec.framing(kind.framing).types(cell.types));
+    let spec = spec.framing(kind.framing).types(cell.types);
+    let mut load = Load::start(spec.varied(cell.varied));
     let taken = || -> u64 { server.tallies.iter().map(|tally| tally.messages()).sum() };
 
     let tail = Duration::from_millis(20);

@@ -50,8 +50,9 @@ const fn less(name: &'static str) -> Column {
     }
 }
 
-pub(crate) static WORKLOADS: [Workload; 7] = [
+pub(crate) static WORKLOADS: [Workload; 8] = [
     flow::INGEST,
+    flow::VARIED,
     flow::FAN_OUT,
     flow::MIXED,
     round_trip::ROUND_TRIP,
