@@ -181,7 +181,7 @@ impl FanOut {
     #[inline]
     pub(crate) fn announce(&mut self) {
         self.unannounced_bytes = 0;
-        for position in self.unannounced.drain(..) {
+        while let Some(position) = self.unannounced.pop() {
             let entry = &mut self.entries[usize::from(position)];
             entry.is_unannounced = false;
             if let Outlet::Deliveries(sender, _) = &entry.subscriber.outlet {
