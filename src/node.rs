@@ -25,7 +25,8 @@ use crate::{
     block::BlockRef,
     clock::{Clock, Now, Tick, ticks_of_timeout},
     dispatch::{
-        DispatchQueue, FanOut, Item, Notice, OnTick, Poke, PushError, QueueBounds, panic_message,
+        DispatchQueue, FanOut, Item, Notice, OnTick, Poke, PushError, QueueBounds, Unannounced,
+        panic_message,
     },
     error::{CloseReason, ServiceFailure},
     handle::Command,
@@ -35,9 +36,8 @@ use crate::{
     ledger::{ServiceState, Traffic},
     limits::{
         ACCEPT_BACKOFF_MAX_MS, ACCEPT_BACKOFF_MIN_MS, ACCEPTS_PER_TURN, BLOCK_COPIED_MAX,
-        COMMANDS_PER_TURN, CUTS_WAITING_MAX, EVENTS_PER_POLL, LOOP_UNANNOUNCED_BYTES_MAX,
-        METRICS_TICK_MS, READ_PER_TURN_BYTES, SLICES_FEW, SLICES_PER_WRITE, TIMERS_LATE_MS,
-        TIMERS_PER_TURN, WRITE_PER_TURN_BYTES,
+        COMMANDS_PER_TURN, CUTS_WAITING_MAX, EVENTS_PER_POLL, METRICS_TICK_MS, READ_PER_TURN_BYTES,
+        SLICES_FEW, SLICES_PER_WRITE, TIMERS_LATE_MS, TIMERS_PER_TURN, WRITE_PER_TURN_BYTES,
     },
     peers::{Action, CutWalk, Peers, Stop, Timer},
     quiet::{Quiet, Subject},
@@ -103,8 +103,7 @@ pub(crate) struct Node<N: Net> {
     quiet: Quiet,
     idle: Idle,
     lead: Lead,
-    /// Bytes of large reads since those who sleep were last woken to take them.
-    unannounced: usize,
+    unannounced: Unannounced,
     /// Bytes moved in this turn, if any were.
     moved: usize,
 }
@@ -191,7 +190,7 @@ impl<N: Net> Node<N> {
             quiet: Quiet::default(),
             idle: Idle::new(idle),
             lead: Lead::default(),
-            unannounced: 0,
+            unannounced: Unannounced::default(),
             moved: 0,
         }
     }
@@ -253,7 +252,7 @@ impl<N: Net> Node<N> {
 
     /// Does what there is to do, within the budgets of a turn.
     pub(crate) fn turn(&mut self, now: Now) {
-        let unannounced = self.unannounced;
+        self.unannounced.begin_turn();
         if self.failed.get().is_some() {
             self.fail(now, "another thread failed".to_owned());
         }
@@ -281,8 +280,7 @@ impl<N: Net> Node<N> {
         }
         self.write_peers(now);
         self.run_actions(now);
-        if self.unannounced == unannounced {
-            // Nothing comes to share the wake with.
+        if self.unannounced.is_due(now.tick) {
             self.announce();
         }
         if self.moved > 0 {
@@ -410,10 +408,9 @@ impl<N: Net> Node<N> {
         }
     }
 
-    /// Wakes those who sleep and have something to take. To wake a thread costs the loop five
-    /// microseconds and more, as much as to read half a block: so large reads share it.
+    /// Wakes those who sleep and for whom the loop dispatched something.
     fn announce(&mut self) {
-        if std::mem::take(&mut self.unannounced) > 0 && !self.sink.announce() {
+        if self.unannounced.take() && !self.sink.announce() {
             self.poke.poke();
         }
     }
@@ -438,7 +435,7 @@ impl<N: Net> Node<N> {
             self.waiting = block;
             self.peers.note_handed_over();
             self.push_waiting(now);
-            if self.unannounced >= LOOP_UNANNOUNCED_BYTES_MAX {
+            if self.unannounced.is_enough() {
                 self.announce();
             }
             if count > BLOCK_COPIED_MAX {
@@ -474,14 +471,17 @@ impl<N: Net> Node<N> {
     fn push_in_order(&mut self, now: Now) -> bool {
         while let Some(item) = self.next_item() {
             let is_block = matches!(item, Item::Block(_));
-            let late = match &item {
-                Item::Block(block) if block.bytes().len() > BLOCK_COPIED_MAX => block.bytes().len(),
-                Item::Block(_) | Item::Event(_) | Item::Notice(_) | Item::Cut(_) | Item::Poke => 0,
-            };
-            self.unannounced += late;
-            match self.sink.push(item, late == 0) {
-                Ok(()) if is_block => self.note_queue(),
-                Ok(()) => {}
+            let size = item.size();
+            match self.sink.push(item, size <= BLOCK_COPIED_MAX) {
+                Ok(announced) => {
+                    // What was refused, or is the dispatcher's, is not the loop's to announce.
+                    if !announced {
+                        self.unannounced.add(now.tick, size);
+                    }
+                    if is_block {
+                        self.note_queue();
+                    }
+                }
                 Err(PushError::Full(item)) => {
                     self.return_item(item);
                     return false;
@@ -868,12 +868,17 @@ impl<N: Net> Node<N> {
                 }
                 Sink::Inline {
                     fan_out, bounds, ..
-                } => dispatch_inline(fan_out, bounds, item),
+                } => {
+                    dispatch_inline(fan_out, bounds, item);
+                    fan_out.announce();
+                }
             }
         }
     }
 
     fn end(mut self, now: Now) -> LoopEnd {
+        // There may be something to wait for below.
+        self.announce();
         // Whoever holds a slot that a connection has to give back does so for a moment.
         for tries in 0..LAST_TRIES_MAX {
             if self.peers.is_empty() {
@@ -982,17 +987,19 @@ impl Sink {
         }
     }
 
-    fn push(&mut self, item: Item, announces: bool) -> Result<(), PushError> {
+    /// Hands an item over, or dispatches it here; says whether that is announced, which it is if it
+    /// `announces` or is the dispatcher's.
+    fn push(&mut self, item: Item, announces: bool) -> Result<bool, PushError> {
         match self {
             Self::Queue(queue) => {
                 let item = match item {
                     Item::Block(block) => match queue.dispatch(block, announces) {
-                        Ok(()) => return Ok(()),
+                        Ok(()) => return Ok(announces),
                         Err(block) => Item::Block(block),
                     },
                     Item::Event(_) | Item::Notice(_) | Item::Cut(_) | Item::Poke => item,
                 };
-                queue.push(item)
+                queue.push(item).map(|()| true)
             }
             Self::Inline {
                 fan_out, bounds, ..
@@ -1006,7 +1013,7 @@ impl Sink {
                 if announces {
                     fan_out.announce();
                 }
-                Ok(())
+                Ok(announces)
             }
         }
     }

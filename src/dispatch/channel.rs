@@ -18,8 +18,8 @@ use std::{
 use crate::{
     clock::Clock,
     sync::{
-        Mutex,
-        atomic::{AtomicBool, Ordering, fence},
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicUsize, Ordering, fence},
         channel::{
             self, RecvError, RecvTimeoutError, SendTimeoutError, TryRecvError, TrySendError,
         },
@@ -33,7 +33,7 @@ pub(crate) fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     let sleeper = Arc::new(Sleeper::default());
     let sender = Sender {
         items: sender,
-        waker: Waker(Arc::clone(&sleeper)),
+        waker: Waker::new(Arc::clone(&sleeper)),
     };
     let receiver = Receiver {
         items: receiver,
@@ -46,7 +46,7 @@ pub(crate) fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
 /// The end that items are put into. The receiver is woken when the last one is dropped.
 pub(crate) struct Sender<T> {
     items: channel::Sender<T>,
-    /// Behind the items, and so dropped after them: whoever it wakes finds the end.
+    /// Behind the items, and so dropped after them: whoever the last one wakes finds the end.
     waker: Waker,
 }
 
@@ -64,9 +64,11 @@ struct Sleeper {
     /// True from the moment it has announced its sleep until somebody woke it or it did itself.
     sleeping: AtomicBool,
     thread: Mutex<Option<Thread>>,
+    wakers: AtomicUsize,
 }
 
-/// Wakes the receiver, also when it is dropped.
+/// Wakes the receiver, also when the last one is dropped. The others are dropped in silence: the
+/// fan-out makes and drops one for each subscriber whenever the list of them changes.
 struct Waker(Arc<Sleeper>);
 
 impl Sleeper {
@@ -83,16 +85,22 @@ impl Sleeper {
     #[cold]
     fn unpark(&self) {
         if self.sleeping.swap(false, Ordering::AcqRel) {
-            let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(thread) = &*thread {
+            // Not under the lock: whoever is woken may take this core at once, sleep again, and
+            // leave the next one who wakes it waiting for the lock.
+            let thread = self.thread().clone();
+            if let Some(thread) = thread {
                 thread.unpark();
             }
         }
     }
 
     fn register(&self, new: Thread) {
-        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        *thread = Some(new);
+        let old = self.thread().replace(new);
+        drop(old);
+    }
+
+    fn thread(&self) -> MutexGuard<'_, Option<Thread>> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn announce(&self) {
@@ -105,9 +113,19 @@ impl Sleeper {
     }
 }
 
+impl Waker {
+    fn new(sleeper: Arc<Sleeper>) -> Self {
+        sleeper.wakers.fetch_add(1, Ordering::Relaxed);
+        Self(sleeper)
+    }
+}
+
 impl Drop for Waker {
     fn drop(&mut self) {
-        self.0.wake();
+        // The items of all others were dropped before this, and whoever is woken sees that.
+        if self.0.wakers.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.wake();
+        }
     }
 }
 
@@ -177,7 +195,12 @@ impl<T> Receiver<T> {
         let start = clock.now().instant;
         let mut left = timeout;
         loop {
-            match self.recv_or_park(|| thread::park_timeout(left)) {
+            let park = || {
+                if !left.is_zero() {
+                    thread::park_timeout(left);
+                }
+            };
+            match self.recv_or_park(park) {
                 Ok(item) => return Ok(item),
                 Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
                 Err(TryRecvError::Empty) if left.is_zero() => {
@@ -211,7 +234,7 @@ impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
         Self {
             items: self.items.clone(),
-            waker: Waker(Arc::clone(&self.waker.0)),
+            waker: Waker::new(Arc::clone(&self.waker.0)),
         }
     }
 }
@@ -225,6 +248,19 @@ impl<T> fmt::Debug for Sender<T> {
 impl<T> fmt::Debug for Receiver<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.items.fmt(f)
+    }
+}
+
+/// For tests of who is woken when.
+#[cfg(test)]
+impl<T> Receiver<T> {
+    /// Announces a sleep, as a thread that is about to park.
+    pub(crate) fn fall_asleep(&self) {
+        self.sleeper.announce();
+    }
+
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.sleeper.sleeping.load(Ordering::Relaxed)
     }
 }
 
@@ -275,6 +311,19 @@ mod tests {
         drop(other);
         drop(sender);
         assert_eq!(sleeper.join().unwrap(), (Ok(7), Err(RecvError)));
+    }
+
+    #[test]
+    fn a_sender_among_others_is_dropped_in_silence() {
+        let (sender, receiver) = bounded::<u8>(1);
+        let other = sender.clone();
+        receiver.fall_asleep();
+        drop(sender);
+        assert!(receiver.is_asleep());
+        drop(other.clone());
+        assert!(receiver.is_asleep());
+        drop(other);
+        assert!(!receiver.is_asleep());
     }
 
     #[test]

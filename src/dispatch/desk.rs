@@ -11,6 +11,8 @@ use std::sync::PoisonError;
 use super::FanOut;
 use crate::{
     block::BlockRef,
+    clock::Tick,
+    limits::{LOOP_UNANNOUNCED_BYTES_MAX, LOOP_UNANNOUNCED_MS},
     sync::{
         Mutex,
         atomic::{AtomicU64, Ordering},
@@ -22,6 +24,49 @@ use crate::{
 pub(crate) struct Desk {
     fan_out: Mutex<FanOut>,
     turns: Turns,
+}
+
+/// What the loop has dispatched itself since those who sleep were last woken to take it. To wake a
+/// thread costs the loop five microseconds and more, as much as to read half a block: so large reads
+/// share a wake, as long as more of them come.
+#[derive(Debug, Default)]
+pub(crate) struct Unannounced {
+    bytes: usize,
+    /// When the first of them was dispatched.
+    since: Tick,
+    /// Whether any was in this turn.
+    grows: bool,
+}
+
+impl Unannounced {
+    pub(crate) fn begin_turn(&mut self) {
+        self.grows = false;
+    }
+
+    /// A large block was dispatched.
+    pub(crate) fn add(&mut self, now: Tick, bytes: usize) {
+        if self.bytes == 0 {
+            self.since = now;
+        }
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.grows = true;
+    }
+
+    /// Whether those who sleep are to be woken whatever comes.
+    pub(crate) fn is_enough(&self) -> bool {
+        self.bytes >= LOOP_UNANNOUNCED_BYTES_MAX
+    }
+
+    /// Whether they are to be woken at the end of a turn: nothing came in it to share the wake with,
+    /// or they have slept long enough.
+    pub(crate) fn is_due(&self, now: Tick) -> bool {
+        !self.grows || now >= self.since.saturating_add(LOOP_UNANNOUNCED_MS)
+    }
+
+    /// Whether there is anything; nothing is afterwards.
+    pub(crate) fn take(&mut self) -> bool {
+        std::mem::take(&mut self.bytes) > 0
+    }
 }
 
 /// What the loop handed over, and what of it is done.

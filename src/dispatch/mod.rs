@@ -33,7 +33,7 @@ pub use subscription::{
     Batch, ChannelSubscription, Delivery, Iter, Messages, Subscription, TryIter,
 };
 
-pub(crate) use desk::Desk;
+pub(crate) use desk::{Desk, Unannounced};
 pub(crate) use queue::{DispatchQueue, Item, Poke, PushError, QueueBounds};
 pub(crate) use registry::{Outlet, Registry};
 pub(crate) use replies::Waiter;

@@ -168,9 +168,9 @@ impl DispatchQueue {
         }
     }
 
-    /// Dispatches a block on this thread, if there is room for it, it is small, and the dispatcher
-    /// has nothing to do; otherwise it comes back. Unless it
-    /// `announces`, [`announce`](Self::announce) has to follow.
+    /// Dispatches a block on this thread, if there is room for it, it is [little
+    /// work](FanOut::is_light), and the dispatcher has nothing to do; otherwise it comes back.
+    /// Unless it `announces`, [`announce`](Self::announce) has to follow.
     pub(crate) fn dispatch(&self, block: BlockRef, announces: bool) -> Result<(), BlockRef> {
         match &self.desk {
             Some(desk) if self.bounds.has_room_for_block(&block) => {

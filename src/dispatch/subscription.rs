@@ -20,6 +20,7 @@ use crate::{
     id::{PeerId, SubscriberId},
     idle::{Idle, IdleStrategy},
     ledger::{SubscriberRow, Traffic},
+    sync::channel,
 };
 
 /// Messages on their way to one subscriber: a part of a block.
@@ -539,7 +540,11 @@ impl Subscription {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[must_use]
-    pub fn receiver(&self) -> &crossbeam_channel::Receiver<Delivery> {
+    #[cfg_attr(
+        all(test, nebnet_loom),
+        expect(private_interfaces, reason = "a model has a channel of its own")
+    )]
+    pub fn receiver(&self) -> &channel::Receiver<Delivery> {
         self.receiver.items()
     }
 

@@ -12,7 +12,7 @@ use super::{Desk, FanOut, channel::Receiver, queue::Item, queue::Poke};
 use crate::{
     clock::Clock,
     idle::{Idle, IdleStrategy},
-    limits::UNANNOUNCED_BYTES_MAX,
+    limits::{UNANNOUNCED_BYTES_MAX, UNANNOUNCED_ITEMS_MAX},
     sync::channel::TryRecvError,
 };
 
@@ -34,8 +34,8 @@ pub(crate) struct Worker {
     on_tick: OnTick,
     idle: Idle,
     clock: Clock,
-    /// Whether receivers are to be woken when there is nothing more to do.
-    is_unannounced: bool,
+    /// Items handled since receivers were last woken, from a block on.
+    unannounced: u32,
 }
 
 /// The embedder's metrics callback, closed over what it reports.
@@ -57,7 +57,7 @@ impl Worker {
             on_tick,
             idle: Idle::new(idle),
             clock,
-            is_unannounced: false,
+            unannounced: 0,
         }
     }
 
@@ -97,15 +97,17 @@ impl Worker {
 
     fn handle(&mut self, item: Item) {
         let is_last = self.items.items().is_empty();
+        let counts = self.unannounced > 0 || matches!(item, Item::Block(_));
+        self.unannounced += u32::from(counts);
+        let announces = is_last || self.unannounced >= UNANNOUNCED_ITEMS_MAX;
         match item {
             Item::Block(block) => {
-                let is_unannounced = &mut self.is_unannounced;
+                let unannounced = &mut self.unannounced;
                 self.desk.handle(|fan_out| {
                     fan_out.dispatch_unannounced(block);
-                    let bytes = fan_out.unannounced_bytes();
-                    *is_unannounced = !is_last && bytes < UNANNOUNCED_BYTES_MAX;
-                    if !*is_unannounced {
+                    if announces || fan_out.unannounced_bytes() >= UNANNOUNCED_BYTES_MAX {
                         fan_out.announce();
+                        *unannounced = 0;
                     }
                 });
             }
@@ -114,7 +116,7 @@ impl Worker {
             Item::Cut(marker) => self.desk.handle(|fan_out| fan_out.handle_cut(*marker)),
             Item::Poke => {}
         }
-        if is_last && std::mem::take(&mut self.is_unannounced) {
+        if announces && std::mem::take(&mut self.unannounced) > 0 {
             self.desk.visit(FanOut::announce);
         }
         if self.poke.take() {

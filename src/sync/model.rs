@@ -160,7 +160,7 @@ pub(crate) mod thread {
     pub(crate) use loom::thread::{Thread, ThreadId, current, park};
 
     pub(crate) fn park_timeout(_timeout: Duration) {
-        loom::thread::park();
+        park();
     }
 }
 

@@ -294,7 +294,7 @@ fn event() -> Item {
 #[test]
 fn a_loop_that_found_the_queue_full_learns_of_room() {
     explore(Some(3), || {
-        let (queue, items) = queue(1);
+        let (queue, mut items) = queue(1);
         let doorbell = Arc::new(Doorbell::default());
         let bell = hang_bell(&doorbell);
         let dispatcher = thread::spawn({
@@ -329,7 +329,7 @@ fn a_loop_that_found_the_queue_full_learns_of_room() {
 #[test]
 fn a_poke_reaches_a_dispatcher_that_waits_or_works() {
     explore(None, || {
-        let (queue, items) = queue(4);
+        let (queue, mut items) = queue(4);
         let poke = Arc::new(Poke::default());
         poke.set_wake(queue.waker());
         queue.push(event()).unwrap();

@@ -1,7 +1,22 @@
 //! Whether the loop may dispatch a block itself.
 
 use super::*;
-use crate::dispatch::desk::Desk;
+use crate::{
+    dispatch::{channel::Receiver, desk::Desk},
+    limits::{
+        LOOP_UNANNOUNCED_BYTES_MAX, LOOP_UNANNOUNCED_MS, UNANNOUNCED_BYTES_MAX,
+        UNANNOUNCED_ITEMS_MAX,
+    },
+};
+
+/// A subscriber's end of its queue, and nothing that takes from it.
+fn queue(registry: &Registry, messages: usize) -> Receiver<Delivery> {
+    let options = SubscribeOptions::new(MessageType(7)).messages(messages);
+    let (outlet, receiver) = Outlet::queue(&options);
+    registry.add(options, outlet).unwrap();
+    receiver.fall_asleep();
+    receiver
+}
 
 /// A bench whose fan-out is on a desk, and a subscription to some types.
 struct Place {
@@ -111,4 +126,125 @@ fn nothing_is_dispatched_after_the_end() {
     place.desk.note_handed();
     assert!(!place.try_dispatch(&[7]));
     assert!(!place.has_message(0));
+}
+
+#[test]
+fn who_sleeps_is_woken_by_the_announcement_or_before_its_queue_is_full() {
+    let mut bench = Bench::new();
+    let receiver = queue(&bench.registry, 100);
+    let offer = |bench: &mut Bench, types: &[u16]| {
+        let block = bench.block(types);
+        bench.bounds.raise_block(&block);
+        bench.fan_out.dispatch_unannounced(block);
+    };
+    offer(&mut bench, &[7; 25]);
+    assert!(receiver.is_asleep());
+    offer(&mut bench, &[7]);
+    assert!(!receiver.is_asleep(), "more than a quarter");
+    while receiver.try_recv().is_ok() {}
+    receiver.fall_asleep();
+    offer(&mut bench, &[7]);
+    assert!(receiver.is_asleep());
+    bench.fan_out.announce();
+    assert!(!receiver.is_asleep());
+    receiver.fall_asleep();
+    bench.fan_out.announce();
+    assert!(receiver.is_asleep(), "it knows of that one");
+}
+
+/// Positions are those of a list that changes.
+#[test]
+fn a_change_of_the_list_wakes_who_has_something_and_nobody_else() {
+    let mut bench = Bench::new();
+    let idle = bench.subscribe(SubscribeOptions::new(MessageType(8)));
+    let asleep = queue(&bench.registry, 100);
+    let block = bench.block(&[7]);
+    bench.bounds.raise_block(&block);
+    bench.fan_out.dispatch_unannounced(block);
+    // It goes, and the last one takes its place.
+    drop(idle);
+    let other = queue(&bench.registry, 100);
+    assert!(bench.fan_out.refresh());
+    assert!(!asleep.is_asleep());
+    assert!(other.is_asleep());
+    asleep.fall_asleep();
+    let third = queue(&bench.registry, 100);
+    assert!(bench.fan_out.refresh());
+    assert!(asleep.is_asleep() && other.is_asleep() && third.is_asleep());
+    bench.fan_out.announce();
+    assert!(other.is_asleep() && third.is_asleep());
+}
+
+#[test]
+fn the_end_of_the_fan_out_wakes_everybody() {
+    let mut bench = Bench::new();
+    let (some, none) = (queue(&bench.registry, 100), queue(&bench.registry, 100));
+    let block = bench.block(&[7]);
+    bench.bounds.raise_block(&block);
+    bench.fan_out.dispatch_unannounced(block);
+    some.fall_asleep();
+    none.fall_asleep();
+    bench.fan_out.close();
+    assert!(!some.is_asleep() && !none.is_asleep());
+}
+
+fn worker(bench: &Bench) -> (DispatchQueue, Worker) {
+    let (registry, slots) = (Arc::clone(&bench.registry), Arc::clone(&bench.slots));
+    let (mut queue, items) = DispatchQueue::new(Arc::clone(&slots.ledger));
+    let fan_out = FanOut::new(registry, Arc::clone(&slots), queue.bounds().clone());
+    let desk = queue.set_desk(fan_out);
+    let poke = Arc::clone(bench.registry.poke(0));
+    let (idle, clock) = (IdleStrategy::Block, slots.clock);
+    let worker = Worker::new(items, desk, poke, Box::new(|| {}), idle, clock);
+    (queue, worker)
+}
+
+/// Also where what follows brings few bytes, or none.
+#[test]
+fn a_dispatcher_that_is_busy_wakes_who_sleeps_after_so_many_items() {
+    let mut bench = Bench::new();
+    let receiver = queue(&bench.registry, 1_000);
+    let (queue, mut worker) = worker(&bench);
+    queue.push(Item::Block(bench.block(&[7]))).unwrap();
+    for _ in 0..UNANNOUNCED_ITEMS_MAX + 1 {
+        let peer = bench.peer;
+        let event = Box::new(crate::event::Event::Resumed { peer });
+        assert!(queue.push(Item::Event(event)).is_ok());
+    }
+    assert!(worker.step());
+    assert!(receiver.is_asleep());
+    for _ in 1..UNANNOUNCED_ITEMS_MAX {
+        assert!(receiver.is_asleep() && worker.step());
+    }
+    assert!(!receiver.is_asleep() && worker.has_items());
+}
+
+#[test]
+fn the_last_item_of_the_dispatcher_wakes_who_sleeps() {
+    let mut bench = Bench::new();
+    let receiver = queue(&bench.registry, 1_000);
+    let (queue, mut worker) = worker(&bench);
+    queue.push(Item::Block(bench.block(&[7]))).unwrap();
+    assert!(queue.push_item(Item::Poke).is_ok());
+    assert!(worker.step() && receiver.is_asleep());
+    assert!(worker.step() && !receiver.is_asleep());
+    assert!(UNANNOUNCED_BYTES_MAX > bench.block(&[7]).bytes().len());
+}
+
+#[test]
+fn the_loop_announces_after_so_many_bytes_so_long_or_a_turn_without() {
+    let mut unannounced = Unannounced::default();
+    unannounced.begin_turn();
+    assert!(!unannounced.take());
+    unannounced.add(5, LOOP_UNANNOUNCED_BYTES_MAX - 1);
+    assert!(!unannounced.is_enough() && !unannounced.is_due(5));
+    unannounced.begin_turn();
+    assert!(unannounced.is_due(5));
+    unannounced.add(6, 1);
+    assert!(unannounced.is_enough() && !unannounced.is_due(6));
+    assert!(unannounced.is_due(5 + LOOP_UNANNOUNCED_MS));
+    assert!(unannounced.take() && !unannounced.take());
+    assert!(!unannounced.is_enough());
+    unannounced.add(20, 1);
+    assert!(!unannounced.is_due(21), "the time begins anew");
 }

@@ -158,7 +158,7 @@ fn what_the_loop_dispatches_itself_overtakes_nothing() {
         let mut subscription = bench.subscribe(options());
         let mut blocks: Vec<_> = (0..BLOCKS).map(|_| bench.block(&[1])).collect();
         let (registry, slots) = (Arc::clone(&bench.registry), Arc::clone(&bench.slots));
-        let (mut queue, items) = DispatchQueue::new(Arc::clone(&slots.ledger));
+        let (mut queue, mut items) = DispatchQueue::new(Arc::clone(&slots.ledger));
         let desk = queue.set_desk(FanOut::new(registry, slots, queue.bounds().clone()));
         let dispatcher = thread::spawn(move || {
             // As `Worker::run` does it; a poke is the end here.
@@ -171,7 +171,7 @@ fn what_the_loop_dispatches_itself_overtakes_nothing() {
         queue.push(Item::Block(blocks.remove(0))).unwrap();
         let mut direct = 0;
         for block in blocks {
-            match queue.dispatch(block) {
+            match queue.dispatch(block, true) {
                 Ok(()) => direct += 1,
                 Err(block) => queue.push(Item::Block(block)).unwrap(),
             }
@@ -186,6 +186,67 @@ fn what_the_loop_dispatches_itself_overtakes_nothing() {
     });
     let runs = [0, 1, 2].map(|direct| by_loop[direct].load(Ordering::Relaxed));
     println!("blocks that the loop dispatched itself, by runs: {runs:?}");
+    assert!(runs.iter().all(|count| *count > 0), "{runs:?}");
+}
+
+/// What the loop has dispatched is announced by it, or by the dispatcher that stands at the desk.
+#[test]
+fn whoever_dispatches_late_the_receiver_is_woken() {
+    let asked: Arc<[std::sync::atomic::AtomicU64; 2]> = Arc::default();
+    let runs = Arc::clone(&asked);
+    explore(Some(2), move || {
+        let mut bench = Bench::new();
+        let (outlet, mut receiver) = Outlet::queue(&options());
+        bench.registry.add(options(), outlet).unwrap();
+        let block = bench.block(&[1]);
+        let (registry, slots) = (Arc::clone(&bench.registry), Arc::clone(&bench.slots));
+        let poke = Arc::clone(registry.poke(0));
+        let (mut queue, mut items) = DispatchQueue::new(Arc::clone(&slots.ledger));
+        poke.set_wake(queue.waker());
+        let desk = queue.set_desk(FanOut::new(registry, slots, queue.bounds().clone()));
+        desk.visit(FanOut::refresh);
+        let dispatcher = thread::spawn({
+            let poke = Arc::clone(&poke);
+            move || {
+                // As `Worker::run` does it; an event is the end here. It looks around first.
+                desk.visit(FanOut::announce);
+                loop {
+                    match items.recv().unwrap() {
+                        Item::Block(block) => desk.handle(|fan_out| fan_out.dispatch(block)),
+                        Item::Poke => {}
+                        Item::Event(_) | Item::Notice(_) | Item::Cut(_) => break,
+                    }
+                    if poke.take() {
+                        desk.visit(FanOut::announce);
+                    }
+                }
+            }
+        });
+        let subscriber = thread::spawn(move || receiver.recv().unwrap().count());
+        // As the loop does it.
+        let direct = match queue.dispatch(block, false) {
+            Ok(()) => {
+                let alone = queue.announce();
+                if !alone {
+                    poke.poke();
+                }
+                Some(alone)
+            }
+            Err(block) => {
+                queue.push(Item::Block(block)).unwrap();
+                None
+            }
+        };
+        if let Some(alone) = direct {
+            runs[usize::from(alone)].fetch_add(1, Ordering::Relaxed);
+        }
+        assert_eq!(subscriber.join().unwrap(), 1);
+        let event = Box::new(Event::Resumed { peer: bench.peer });
+        queue.push_item(Item::Event(event)).unwrap();
+        dispatcher.join().unwrap();
+    });
+    let runs = [0, 1].map(|alone| asked[alone].load(Ordering::Relaxed));
+    println!("announced by the dispatcher, by the loop: {runs:?}");
     assert!(runs.iter().all(|count| *count > 0), "{runs:?}");
 }
 
