@@ -27,6 +27,21 @@ impl Outbox {
         });
         self.front.storage() + rest.unwrap_or_default() + runs
     }
+
+    /// How many of these need not be leased: what segments keep for nothing, frames of the
+    /// protocol, and the places of segments that are made for those or stay when it ran empty.
+    pub(crate) fn storage_free(&self) -> usize {
+        let waiting = self.lanes().into_iter().flat_map(|lanes| &lanes.lanes);
+        let waiting = waiting.flat_map(|lane| lane.run.segments());
+        let segments = self.offered().chain(waiting).map(Segment::storage_free);
+        let places = if self.is_empty() {
+            SEGMENTS_KEPT
+        } else {
+            let grown = self.rest.as_ref().filter(|_| self.has_control());
+            grown.map_or(0, |rest| rest.segments.capacity())
+        };
+        segments.sum::<usize>() + places * size_of::<Segment>()
+    }
 }
 
 /// What the types of a priority begin with in these tests.

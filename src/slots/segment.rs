@@ -17,7 +17,7 @@ pub(super) const FRAME_COPIED_MAX: usize = PAYLOAD_COPIED_MAX + FRAME_OVERHEAD_M
 /// Segments behind each other of which none is joined with the next, however short they are.
 const SEGMENTS_APART: usize = 16;
 /// Storage that a segment may keep for nothing, besides a sixteenth of it.
-const SLACK_MAX: usize = 64;
+pub(super) const SLACK_MAX: usize = 64;
 
 /// A run of outgoing bytes. Frames may continue from one segment into the next, but a header
 /// always lies in one segment as a whole.

@@ -3,7 +3,10 @@ use std::{collections::BTreeMap, sync::Mutex, thread};
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{segment::SegmentData, *};
+use super::{
+    segment::{SLACK_MAX, SegmentData},
+    *,
+};
 use crate::{
     frame::{Decoder, Frame},
     id::{MessageType, NodeId},
@@ -214,6 +217,16 @@ impl Segment {
         match &self.data {
             SegmentData::Encoded(bytes) => bytes.capacity(),
             SegmentData::Shared(bytes) => bytes.len(),
+        }
+    }
+
+    /// How many of these need not be leased: a frame of the protocol, or what is left when nothing
+    /// is appended any more.
+    pub(crate) fn storage_free(&self) -> usize {
+        if self.is_control {
+            self.storage()
+        } else {
+            SLACK_MAX + self.len() / 16
         }
     }
 }
