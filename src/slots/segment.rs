@@ -116,6 +116,8 @@ impl Segment {
     /// Cuts the segment between two frames and gives what is in front, in which `messages` frames
     /// end.
     fn split_to(&mut self, size: usize, messages: u32) -> Self {
+        // Of what is shared nobody can tell any more what was taken ahead.
+        self.trim();
         let front = Self {
             data: self.data.split_to(size),
             messages,

@@ -292,6 +292,22 @@ fn a_long_batch_keeps_no_more_than_its_length() {
 }
 
 #[test]
+fn a_segment_that_is_cut_keeps_no_more_than_its_length() {
+    let mut segment = Segment::default();
+    for payload in [&[0; 9_000][..], &[0; 3_000]] {
+        assert!(segment.try_append(&Frame::new(MessageType(1), payload)));
+    }
+    assert!(segment.storage() > segment.len() * 5 / 4, "it grew");
+    drop(segment.split_behind(9_008, 1));
+    let SegmentData::Shared(rest) = segment.data else {
+        panic!("it is cut by reference");
+    };
+    assert_eq!(rest.len(), 3_008);
+    let held = rest.try_into_mut().unwrap().capacity();
+    assert!(held <= 3_008 + SLACK_MAX + 12_016 / 16, "{held}");
+}
+
+#[test]
 fn little_is_leased_as_it_is() {
     let slots = slots(1 << 30);
     let budget = &slots.ledger.budget;
