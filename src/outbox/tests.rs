@@ -27,6 +27,21 @@ impl Outbox {
         });
         self.front.storage() + rest.unwrap_or_default() + runs
     }
+
+    /// How many of these need not be leased: what segments keep for nothing, frames of the
+    /// protocol, and the places of segments that are made for those or stay when it ran empty.
+    pub(crate) fn storage_free(&self) -> usize {
+        let waiting = self.lanes().into_iter().flat_map(|lanes| &lanes.lanes);
+        let waiting = waiting.flat_map(|lane| lane.run.segments());
+        let segments = self.offered().chain(waiting).map(Segment::storage_free);
+        let places = if self.is_empty() {
+            SEGMENTS_KEPT
+        } else {
+            let grown = self.rest.as_ref().filter(|_| self.has_control());
+            grown.map_or(0, |rest| rest.segments.capacity())
+        };
+        segments.sum::<usize>() + places * size_of::<Segment>()
+    }
 }
 
 /// What the types of a priority begin with in these tests.
@@ -547,6 +562,24 @@ fn a_control_frame_fits_where_a_write_ended() {
     pipe.take();
     pipe.write(11);
     pipe.insert_control(b"pong".to_vec());
+    pipe.finish();
+}
+
+/// Several frames of the protocol went before what was cut for them: its storage is held as a whole.
+#[test]
+fn what_was_cut_is_counted_behind_frames_of_the_protocol() {
+    let payload = vec![1; 10_000];
+    let mut pipe = Pipe::new();
+    let frames = [Frame::new(type_of(Priority::Normal, 1), &payload); 9];
+    pipe.send_batch(Priority::Normal, &frames);
+    pipe.take();
+    pipe.write(5);
+    pipe.insert_control(vec![1]);
+    pipe.insert_control(vec![2]);
+    assert!(pipe.outbox.beside() < 1_000, "nothing of it is gone yet");
+    pipe.write(10_003);
+    assert_eq!(pipe.outbox.count_segments(), 3);
+    assert!(pipe.outbox.beside() >= 10_008, "{}", pipe.outbox.beside());
     pipe.finish();
 }
 

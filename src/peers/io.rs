@@ -691,6 +691,10 @@ impl Peers {
         let reason = io_reason(error);
         let Some(seat) = self.seat(id) else { return };
         seat.ready.clear(Ready::WRITE);
+        // What waits was to be written now, and may have to wait for long instead.
+        let beside = seat.peer.outbox.beside();
+        self.slots.note_beside(id, beside);
+        let Some(seat) = self.seat(id) else { return };
         if seat.ready.has(Ready::READ) && seat.peer.takes_messages() && seat.pause.is_none() {
             seat.broken = Some(reason);
             self.list_reading(id);

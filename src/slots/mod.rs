@@ -20,8 +20,8 @@
 //!   that each has one writer
 //! - `queued <= limit`, or exactly one message is queued
 //! - bytes leased from the budget `>=` bytes of the storage of what is queued, after every send and
-//!   whenever the loop has [told](Slots::note_beside) what it holds; but a sixteenth of a segment,
-//!   and 64 bytes
+//!   whenever the loop has [told](Slots::note_beside) what it holds; but a sixteenth of a segment
+//!   and 64 bytes, and frames of the protocol with their places
 //! - the loop's own sends ([`accept_inline`](Slots::accept_inline)) take no lock: both of the above
 //!   may be passed by one send of another thread that is under way at the same moment
 //! - a slot index is in the attention queue at most once

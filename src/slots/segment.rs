@@ -17,7 +17,7 @@ pub(super) const FRAME_COPIED_MAX: usize = PAYLOAD_COPIED_MAX + FRAME_OVERHEAD_M
 /// Segments behind each other of which none is joined with the next, however short they are.
 const SEGMENTS_APART: usize = 16;
 /// Storage that a segment may keep for nothing, besides a sixteenth of it.
-const SLACK_MAX: usize = 64;
+pub(super) const SLACK_MAX: usize = 64;
 
 /// A run of outgoing bytes. Frames may continue from one segment into the next, but a header
 /// always lies in one segment as a whole.
@@ -116,6 +116,8 @@ impl Segment {
     /// Cuts the segment between two frames and gives what is in front, in which `messages` frames
     /// end.
     fn split_to(&mut self, size: usize, messages: u32) -> Self {
+        // Of what is shared nobody can tell any more what was taken ahead.
+        self.trim();
         let front = Self {
             data: self.data.split_to(size),
             messages,
@@ -268,11 +270,15 @@ pub(crate) fn push_behind(segments: &mut VecDeque<Segment>, segment: Segment) {
     segments.push_back(segment);
 }
 
-/// Storage that is held for segments behind each other, beside what is in them.
-pub(crate) fn beside(segments: &VecDeque<Segment>) -> usize {
-    // A frame of the protocol that went first may have put one back that took bytes ahead.
-    let is_back = segments.len() == 1;
-    let front = segments.front().map_or(0, |front| {
+/// Storage that is held for segments behind each other, beside what is in them. With
+/// `behind_control` a frame of the protocol goes before them.
+pub(crate) fn beside(segments: &VecDeque<Segment>, behind_control: bool) -> usize {
+    // Frames of the protocol may have put one back that took bytes ahead, or was cut for them.
+    let put_back = segments
+        .iter()
+        .position(|segment| !(behind_control && segment.is_control));
+    let front = put_back.map_or(0, |place| {
+        let (front, is_back) = (&segments[place], place + 1 == segments.len());
         front.cut as usize + if is_back { 0 } else { front.slack() }
     });
     let back = segments.back().map_or(0, Segment::slack);
@@ -301,7 +307,7 @@ impl Run {
 
     /// Storage that is held beside what is in it.
     pub(crate) fn beside(&self) -> usize {
-        beside(&self.segments)
+        beside(&self.segments, false)
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -3,7 +3,10 @@ use std::{collections::BTreeMap, sync::Mutex, thread};
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{segment::SegmentData, *};
+use super::{
+    segment::{SLACK_MAX, SegmentData},
+    *,
+};
 use crate::{
     frame::{Decoder, Frame},
     id::{MessageType, NodeId},
@@ -216,6 +219,16 @@ impl Segment {
             SegmentData::Shared(bytes) => bytes.len(),
         }
     }
+
+    /// How many of these need not be leased: a frame of the protocol, or what is left when nothing
+    /// is appended any more.
+    pub(crate) fn storage_free(&self) -> usize {
+        if self.is_control {
+            self.storage()
+        } else {
+            SLACK_MAX + self.len() / 16
+        }
+    }
 }
 
 #[test]
@@ -276,6 +289,22 @@ fn a_long_batch_keeps_no_more_than_its_length() {
     let out = |_, segment: Segment| held += segment.storage();
     slots.take_tail(1, peer, Sums::default(), ALL, out).unwrap();
     assert!(held < 9 * 7_008 * 17 / 16, "{held}");
+}
+
+#[test]
+fn a_segment_that_is_cut_keeps_no_more_than_its_length() {
+    let mut segment = Segment::default();
+    for payload in [&[0; 9_000][..], &[0; 3_000]] {
+        assert!(segment.try_append(&Frame::new(MessageType(1), payload)));
+    }
+    assert!(segment.storage() > segment.len() * 5 / 4, "it grew");
+    drop(segment.split_behind(9_008, 1));
+    let SegmentData::Shared(rest) = segment.data else {
+        panic!("it is cut by reference");
+    };
+    assert_eq!(rest.len(), 3_008);
+    let held = rest.try_into_mut().unwrap().capacity();
+    assert!(held <= 3_008 + SLACK_MAX + 12_016 / 16, "{held}");
 }
 
 #[test]

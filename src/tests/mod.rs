@@ -90,6 +90,14 @@ fn sim_is_deterministic() {
     assert_eq!(run(), run());
 }
 
+/// A write fails while its peer can still be read: what it was to write waits uncharged no longer.
+#[test]
+fn sim_of_a_write_that_fails_with_answers_left() {
+    let say = Say(236_464);
+    Run::new(236_464, Size::Drawn).run();
+    drop(say);
+}
+
 /// A run of many peers: a table that grows, turns that leave much over, limits that are met.
 #[test]
 fn sim_of_many_peers() {
