@@ -58,7 +58,15 @@ const PACES: &[&str] = &["r1000", "r10000", "r50000"];
 const IDLE: &[&str] = &["n1000", "n5000", "n10000"];
 const SMALL: &[&str] = &["c1p16", "c16p16", "c1p256", "c16p256"];
 
-static BARS: [Bar; 24] = [
+/// The same for two loops, which are as many as the runtimes beside them have workers.
+const fn of_loops(bar: Bar) -> Bar {
+    Bar {
+        ours: "nebnet-loops",
+        ..bar
+    }
+}
+
+static BARS: [Bar; 28] = [
     bar(
         "ingest",
         &["c1p16", "c16p16", "c256p16"],
@@ -73,6 +81,10 @@ static BARS: [Bar; 24] = [
     of_walk(&["c16p256"], 0.7, 0.9),
     of_walk(&["c16p4096"], 0.65, 0.85),
     bar("ingest", SMALL, "CPU s/M", 0.4, 0.25),
+    of_loops(bar("ingest", &["c16p256"], "M msg/s", 2.2, 3.0)),
+    of_loops(bar("ingest", &["c16p4096"], "M msg/s", 1.0, 1.3)),
+    of_loops(of_walk(&["c256p256", "c256p4096"], 0.9, 1.0)),
+    of_loops(bar("ingest", &["c16p256"], "CPU s/M", 0.4, 0.25)),
     bar("fan-out", &["s1"], "M msg/s", 3.5, 4.5),
     bar("fan-out", &["s8"], "M msg/s", 2.0, 3.5),
     bar("fan-out", &["s64"], "M msg/s", 1.2, 1.7),
