@@ -212,7 +212,8 @@ impl Outbox {
     /// Storage that is held beside the bytes that wait here.
     pub(crate) fn beside(&self) -> usize {
         let waiting = self.lanes().into_iter().flat_map(|lanes| &lanes.lanes);
-        let rest = self.rest.as_ref().map_or(0, |rest| beside(&rest.segments));
+        let rest = self.rest.as_ref();
+        let rest = rest.map_or(0, |rest| beside(&rest.segments, self.front.is_control));
         let lanes: usize = waiting.map(|lane| lane.run.beside()).sum();
         self.offset + self.front.beside() + rest + lanes
     }

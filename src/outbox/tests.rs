@@ -565,6 +565,24 @@ fn a_control_frame_fits_where_a_write_ended() {
     pipe.finish();
 }
 
+/// Several frames of the protocol went before what was cut for them: all its storage is held.
+#[test]
+fn what_was_cut_is_counted_behind_frames_of_the_protocol() {
+    let payload = vec![1; 10_000];
+    let mut pipe = Pipe::new();
+    let frames = [Frame::new(type_of(Priority::Normal, 1), &payload); 9];
+    pipe.send_batch(Priority::Normal, &frames);
+    pipe.take();
+    pipe.write(5);
+    pipe.insert_control(vec![1]);
+    pipe.insert_control(vec![2]);
+    assert!(pipe.outbox.beside() < 1_000, "nothing of it is gone yet");
+    pipe.write(10_003);
+    assert_eq!(pipe.outbox.count_segments(), 3);
+    assert!(pipe.outbox.beside() >= 10_008, "{}", pipe.outbox.beside());
+    pipe.finish();
+}
+
 /// OK and PONG that wait for the end of the same frame go out as they were caused.
 #[test]
 fn control_frames_keep_their_order() {

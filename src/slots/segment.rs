@@ -270,11 +270,15 @@ pub(crate) fn push_behind(segments: &mut VecDeque<Segment>, segment: Segment) {
     segments.push_back(segment);
 }
 
-/// Storage that is held for segments behind each other, beside what is in them.
-pub(crate) fn beside(segments: &VecDeque<Segment>) -> usize {
-    // A frame of the protocol that went first may have put one back that took bytes ahead.
-    let is_back = segments.len() == 1;
-    let front = segments.front().map_or(0, |front| {
+/// Storage that is held for segments behind each other, beside what is in them. With
+/// `behind_control` a frame of the protocol goes before them.
+pub(crate) fn beside(segments: &VecDeque<Segment>, behind_control: bool) -> usize {
+    // Frames of the protocol may have put one back that took bytes ahead, or was cut for them.
+    let put_back = segments
+        .iter()
+        .position(|segment| !(behind_control && segment.is_control));
+    let front = put_back.map_or(0, |place| {
+        let (front, is_back) = (&segments[place], place + 1 == segments.len());
         front.cut as usize + if is_back { 0 } else { front.slack() }
     });
     let back = segments.back().map_or(0, Segment::slack);
@@ -303,7 +307,7 @@ impl Run {
 
     /// Storage that is held beside what is in it.
     pub(crate) fn beside(&self) -> usize {
-        beside(&self.segments)
+        beside(&self.segments, false)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
