@@ -565,7 +565,7 @@ fn a_control_frame_fits_where_a_write_ended() {
     pipe.finish();
 }
 
-/// Several frames of the protocol went before what was cut for them: its storage is held as a whole.
+/// Several frames of the protocol went before what was cut for them: all its storage is held.
 #[test]
 fn what_was_cut_is_counted_behind_frames_of_the_protocol() {
     let payload = vec![1; 10_000];
