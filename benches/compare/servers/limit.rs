@@ -17,7 +17,8 @@ pub(super) const READ: Kind = Kind {
     class: Class::Limit,
     framing: Framing::Fixed,
     reads_numbers: false,
-    does: |order| counts_for_one(order) && order.idle_connections == 0,
+    // It knows of messages only how long they are.
+    does: |order| counts_for_one(order) && order.idle_connections == 0 && !order.varied,
     start: |order| Ok(start(order, Work::Read)),
 };
 

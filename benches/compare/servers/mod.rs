@@ -91,6 +91,8 @@ pub(crate) struct Order {
     /// Each gets everything if there is one type, and otherwise its share of the types.
     pub(crate) subscribers: usize,
     pub(crate) types: usize,
+    /// Whether frames are so long on average only.
+    pub(crate) varied: bool,
     /// With nebnet's framing.
     pub(crate) frame_size: usize,
     /// How many there will be that send nothing.
@@ -106,6 +108,7 @@ impl Order {
             role,
             subscribers: 1,
             types: 1,
+            varied: false,
             frame_size,
             idle_connections: 0,
             queue_messages: QUEUE_MESSAGES.min(QUEUE_BYTES / frame_size),

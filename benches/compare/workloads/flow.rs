@@ -72,6 +72,7 @@ fn order(cell: &Cell) -> Order {
     Order {
         subscribers: cell.subscribers,
         types: cell.types,
+        varied: cell.varied,
         ..Order::new(Role::Count, HEADER_SIZE + cell.payload)
     }
 }
