@@ -177,7 +177,7 @@ pub(crate) mod channel {
     pub(crate) use crossbeam_channel::{
         RecvError, RecvTimeoutError, SendTimeoutError, TryRecvError, TrySendError,
     };
-    use loom::sync::atomic::{AtomicUsize, Ordering};
+    use loom::sync::atomic::{AtomicUsize, Ordering, fence};
 
     struct Shared<T> {
         /// No model looks in here: what is in it is what `len` says.
@@ -209,7 +209,14 @@ pub(crate) mod channel {
         pub(crate) fn try_send(&self, item: T) -> Result<(), TrySendError<T>> {
             let one_more = |len: usize| (len < self.0.capacity).then_some(len + 1);
             let order = (Ordering::AcqRel, Ordering::Acquire);
-            match self.0.len.fetch_update(order.0, order.1, one_more) {
+            let len = &self.0.len;
+            let raised = len.fetch_update(order.0, order.1, one_more).or_else(|_| {
+                // As crossbeam's, which looks again behind a fence before it says that it is full:
+                // whoever has reserved room that a receiver gave back relies on it.
+                fence(Ordering::SeqCst);
+                len.fetch_update(order.0, order.1, one_more)
+            });
+            match raised {
                 Ok(_) => self.0.items().push_back(item),
                 Err(_) => return Err(TrySendError::Full(item)),
             }
