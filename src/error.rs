@@ -148,7 +148,7 @@ close_reasons! {
     Budget = 20, "budget";
     /// Another connection of the same node exists.
     DuplicateNode = 21, "duplicate_node";
-    /// Too many cheap messages.
+    /// A subscriber with [`Overflow::Close`](crate::Overflow::Close) had no room for its messages.
     Flood = 22, "flood";
     /// A defect on this side.
     Internal = 23, "internal";

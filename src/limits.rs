@@ -109,7 +109,7 @@ pub(crate) const UNANNOUNCED_BYTES_MAX: usize = 256 << 10;
 pub(crate) const UNANNOUNCED_ITEMS_MAX: u32 = 64;
 /// And the part of a queue's bounds that is filled before.
 pub(crate) const UNANNOUNCED_PART: u64 = 4;
-/// Above this many bytes in a millisecond work comes in bulk, and an idle thread sleeps at once.
+/// Above this many bytes in a millisecond work comes in bulk, and the loop sleeps at once.
 pub(crate) const IDLE_BULK_BYTES_PER_MS: usize = 64 << 10;
 /// Looks in bulk before a sleep, with the core given away in between.
 pub(crate) const IDLE_BULK_LOOKS: u32 = 8;

@@ -28,12 +28,15 @@ use crate::{
     clock::Tick,
     dispatch::{Registry, Worker},
     id::{MessageType, PeerId},
+    limits::{CUT_LOOKS_PER_TURN, CUT_SEGMENTS_MAX},
     slots::Slots,
     socket::{AcceptFault, Event, Listener, Net, Ready},
 };
 
-/// Polls without a wait and without progress that are taken for a busy loop.
-const IDLE_POLLS_MAX: u32 = 50;
+/// Polls without a wait and without progress that are taken for a busy loop: more than a cut of
+/// the ledger may take while everybody else waits.
+#[expect(clippy::cast_possible_truncation, reason = "a few hundred")]
+const IDLE_POLLS_MAX: u32 = 50 + (CUT_SEGMENTS_MAX / CUT_LOOKS_PER_TURN) as u32;
 
 /// Lets somebody who finds nothing to do look less and less often, so that time passes quickly
 /// while everybody waits.
