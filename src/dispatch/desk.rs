@@ -26,9 +26,10 @@ pub(crate) struct Desk {
     turns: Turns,
 }
 
-/// What the loop has dispatched itself since those who sleep were last woken to take it. To wake a
-/// thread costs the loop five microseconds and more, as much as to read half a block: so large reads
-/// share a wake, as long as more of them come.
+/// What the loop has dispatched itself since those who sleep were last woken to take it.
+///
+/// To wake a thread costs the loop five microseconds and more, as much as to read half a block: so
+/// large reads share a wake, as long as more of them come.
 #[derive(Debug, Default)]
 pub(crate) struct Unannounced {
     bytes: usize,
@@ -57,8 +58,8 @@ impl Unannounced {
         self.bytes >= LOOP_UNANNOUNCED_BYTES_MAX
     }
 
-    /// Whether they are to be woken at the end of a turn: nothing came in it to share the wake with,
-    /// or they have slept long enough.
+    /// Whether they are to be woken at the end of a turn: nothing came in it to share the wake
+    /// with, or they have slept long enough.
     pub(crate) fn is_due(&self, now: Tick) -> bool {
         !self.grows || now >= self.since.saturating_add(LOOP_UNANNOUNCED_MS)
     }
