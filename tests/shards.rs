@@ -617,7 +617,7 @@ fn links_are_spread_and_stand_in_for_each_other() {
     let second = service.connect(to()).unwrap();
     wait(&|event| matches!(event, Event::DialFailed { link, .. } if *link == second));
     // The other side sees the end of what was refused a moment later.
-    util::wait_until("one peer there", || there.snapshot().peers == 1);
+    wait_until("one peer there", || there.snapshot().peers == 1);
     service.disconnect(first).unwrap();
     let Event::Connected { peer, link, .. } = wait(&up) else {
         unreachable!()
