@@ -663,6 +663,7 @@ impl QueueGauge {
     fn add(&mut self, other: Self) {
         self.messages += other.messages;
         self.bytes += other.bytes;
+        self.messages_parked += other.messages_parked;
         self.messages_max += other.messages_max;
         self.bytes_max += other.bytes_max;
         self.messages_capacity += other.messages_capacity;

@@ -236,7 +236,7 @@ fn each_type_has_its_own_sum() {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
         let some = service.subscribe(MessageType(1)..=MessageType(2)).unwrap();
         let options = HandlerOptions::new(MessageType(3));
-        service.handle_inline(options, |_, _| {}).unwrap();
+        service.handle_inline_each(options, |_| |_, _| {}).unwrap();
         service.start().unwrap();
         let mut client = Client::connect(service.local_addrs()[0]);
         let peer = util::only_peer(&service);
@@ -370,7 +370,7 @@ fn bytes_received_are_the_applications_alone() {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
         let tap = service.subscribe(MessageType(7)).unwrap();
         let options = HandlerOptions::new(MessageType(8));
-        service.handle_inline(options, |_, _| {}).unwrap();
+        service.handle_inline_each(options, |_| |_, _| {}).unwrap();
         service.start().unwrap();
         let mut client = Client::connect(service.local_addrs()[0]);
         client.ping(b"12345678");
