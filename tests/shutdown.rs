@@ -149,7 +149,7 @@ fn a_stop_says_of_each_peer_what_became_of_its_messages() {
         let [asking, keeping, deaf, idle] = peers[..] else {
             panic!("{peers:?}");
         };
-        let [mut asker, mut keeper, ..] = clients;
+        let [mut asker, mut keeper, _deaf, mut idler] = clients;
         handle.send(asking, T, b"before").unwrap();
         asker.expect(7, b"before");
         keeper.send(&Frame::new(MessageType(8), b"one"));
@@ -165,6 +165,8 @@ fn a_stop_says_of_each_peer_what_became_of_its_messages() {
         wait_until("it stops", || {
             handle.snapshot().state == ServiceState::Stopping
         });
+        // The loop itself has begun to stop once it says so to whom it owes nothing.
+        idler.receive().expect("a BYE");
         handle.send(asking, T, b"answer").unwrap();
         drop(question);
         asker.expect(7, b"answer");
