@@ -155,7 +155,7 @@ impl<T> Sender<T> {
         timeout: Duration,
     ) -> Result<(), SendTimeoutError<T>> {
         self.items.send_timeout(item, timeout)?;
-        self.waker.0.wake();
+        self.wake();
         Ok(())
     }
 

@@ -108,6 +108,10 @@ fn a_large_block_is_dispatched_at_once_if_that_is_one_step_for_each() {
     registry.add(options, Outlet::Messages(sender)).unwrap();
     assert!(place.try_dispatch(&[9]));
     assert!(!place.try_dispatch(&[9; 300]), "a message at a time");
+    let options = SubscribeOptions::new(MessageType(10)).overflow(Overflow::DropOldest);
+    let _subscription = place.bench.subscribe(options);
+    assert!(place.try_dispatch(&[10]));
+    assert!(!place.try_dispatch(&[10; 300]), "a delivery at a time");
 }
 
 /// The dispatcher is asked to wake the receivers if it is at the desk.
