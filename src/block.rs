@@ -5,11 +5,12 @@
 //! last reference goes, the peer gets its credit back and the service's budget the bytes; the
 //! storage then waits in the loop's pool for the next read.
 //!
-//! Reads go into one block of 64 KiB. What they bring is copied into storage of the next smaller
-//! class if it fits one, so that a message of ten bytes that somebody keeps does not pin 64 KiB; a
-//! larger read gives the block away as it is. There is no index of all frames: a walk over headers
-//! that were judged once is as fast as reading an index, and nothing has to be written for it.
-//! Where all headers are the same, a walk need not read them.
+//! Reads go into a block of 64 KiB, or several of them where a peer sends in bulk. What they bring
+//! is copied into storage of the next smaller class if it fits one, so that a message of ten bytes
+//! that somebody keeps does not pin 64 KiB; a larger read gives the block away as it is. There is
+//! no index of all frames: a walk over headers that were judged once is as fast as reading an
+//! index, and nothing has to be written for it. Where all headers are the same, a walk need not
+//! read them.
 
 use std::{collections::VecDeque, fmt, hint::black_box, sync::Arc, time::Instant};
 
@@ -19,7 +20,9 @@ use crate::{
     frame::{Frame, WholeFrames},
     id::{MessageType, PeerId},
     ledger::Traffic,
-    limits::{BLOCK_CLASSES, BLOCK_SIZE, BLOCKS_KEPT, BLOCKS_WARM, MESSAGE_COPIED_MAX},
+    limits::{
+        BLOCK_CLASSES, BLOCK_SIZE, BLOCKS_KEPT, BLOCKS_WARM, MESSAGE_COPIED_MAX, SCATTER_BLOCKS,
+    },
     slots::Slots,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -31,9 +34,14 @@ pub(crate) struct Block {
     /// Bytes besides its own that are charged to the budget as long as it is held.
     charge_noted: AtomicU32,
     bytes: Vec<u8>,
+    /// Where in it the frames begin.
+    start: usize,
     head: BlockHead,
     slots: Arc<Slots>,
 }
+
+/// What a scattered read goes into: buffers of one block each, all of their bytes there.
+pub(crate) type ScatterBuffers = Box<[Vec<u8>; SCATTER_BLOCKS]>;
 
 /// What is known of a block's frames without looking at them.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +77,7 @@ impl BlockRef {
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.0.bytes
+        &self.0.bytes[self.0.start..]
     }
 
     /// Bytes of memory that the block keeps in use.
@@ -120,7 +128,7 @@ impl fmt::Debug for BlockRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BlockRef")
             .field("head", &self.0.head)
-            .field("bytes", &self.0.bytes.len())
+            .field("bytes", &self.bytes().len())
             .finish_non_exhaustive()
     }
 }
@@ -135,13 +143,18 @@ impl Block {
 ///
 /// The pool keeps a reference to the blocks that it gave away and finds out by looking whether they
 /// came back; so giving one back costs its last holder nothing. The worst memory that it keeps in
-/// use without need is the sum of `BLOCKS_KEPT * BLOCK_CLASSES`, about 6.5 MiB.
+/// use without need is the sum of `BLOCKS_KEPT * BLOCK_CLASSES`, about 6.5 MiB, and 1.1 MiB to read
+/// into next.
 pub(crate) struct BlockPool {
     slots: Arc<Slots>,
     /// Per class, the longest out first.
     classes: [VecDeque<Arc<Block>>; BLOCK_CLASSES.len()],
-    /// What the next read goes into.
+    /// What the next read goes into. Of those of the second kind all bytes are there.
     spare: Vec<Vec<u8>>,
+    cleared: Vec<Vec<u8>>,
+    /// What the next scattered read goes into, and whether one has since [`trim`](Self::trim).
+    scatter: Option<ScatterBuffers>,
+    scatters: bool,
 }
 
 impl BlockPool {
@@ -150,6 +163,9 @@ impl BlockPool {
             slots,
             classes: Default::default(),
             spare: Vec::new(),
+            cleared: Vec::new(),
+            scatter: None,
+            scatters: false,
         }
     }
 
@@ -158,17 +174,35 @@ impl BlockPool {
         if let Some(buffer) = self.spare.pop() {
             return buffer;
         }
-        match self.reclaim(BLOCK_CLASSES.len() - 1) {
-            Some(mut block) => match Arc::get_mut(&mut block) {
-                Some(block) => {
-                    let mut bytes = std::mem::take(&mut block.bytes);
-                    bytes.clear();
-                    bytes
-                }
-                None => Vec::with_capacity(BLOCK_SIZE),
-            },
-            None => Vec::with_capacity(BLOCK_SIZE),
+        let reclaimed = self.reclaim_buffer().or_else(|| self.cleared.pop());
+        let mut buffer = reclaimed.unwrap_or_else(|| Vec::with_capacity(BLOCK_SIZE));
+        buffer.clear();
+        buffer
+    }
+
+    /// Buffers for a scattered read. Those that it fills become blocks.
+    pub(crate) fn take_scatter(&mut self) -> ScatterBuffers {
+        let mut buffers = self.scatter.take().unwrap_or_default();
+        self.scatters = true;
+        for buffer in buffers.iter_mut() {
+            if buffer.capacity() == 0 {
+                let kept = self.cleared.pop().or_else(|| self.reclaim_buffer());
+                *buffer = kept.unwrap_or_else(|| vec![0; BLOCK_SIZE]);
+            }
+            // A block that comes back has its last bytes still, so little of it is cleared.
+            buffer.resize(BLOCK_SIZE, 0);
         }
+        buffers
+    }
+
+    /// Takes back what nothing was made of.
+    pub(crate) fn put_scatter(&mut self, buffers: ScatterBuffers) {
+        self.scatter = Some(buffers);
+    }
+
+    fn reclaim_buffer(&mut self) -> Option<Vec<u8>> {
+        let mut block = self.reclaim(BLOCK_CLASSES.len() - 1)?;
+        Some(std::mem::take(&mut Arc::get_mut(&mut block)?.bytes))
     }
 
     /// Whether so many blocks are out that the next large read goes into one that no cache holds.
@@ -180,24 +214,35 @@ impl BlockPool {
 
     /// Takes back a buffer that nothing was made of.
     pub(crate) fn put_buffer(&mut self, mut buffer: Vec<u8>) {
-        if self.spare.len() < 2 && buffer.capacity() == BLOCK_SIZE {
+        if buffer.capacity() != BLOCK_SIZE {
+            return;
+        }
+        if buffer.len() == BLOCK_SIZE && self.cleared.len() < SCATTER_BLOCKS {
+            self.cleared.push(buffer);
+        } else if self.spare.len() < 2 {
             buffer.clear();
             self.spare.push(buffer);
         }
     }
 
-    /// Makes a block of the first `size` bytes of `buffer`: a copy in right-sized storage, or of
-    /// the buffer itself, which is then left empty.
-    pub(crate) fn make(&mut self, buffer: &mut Vec<u8>, size: usize, head: BlockHead) -> BlockRef {
+    /// Makes a block of `size` bytes of `buffer`, from `start` on: a copy in right-sized storage,
+    /// or of the buffer itself, which is then left empty.
+    pub(crate) fn make(
+        &mut self,
+        buffer: &mut Vec<u8>,
+        start: usize,
+        size: usize,
+        head: BlockHead,
+    ) -> BlockRef {
         let class = BLOCK_CLASSES.iter().position(|class| size <= *class);
         let block = match class {
             Some(class) if class + 1 < BLOCK_CLASSES.len() => {
-                self.make_copy(class, &buffer[..size], head)
+                self.make_copy(class, &buffer[start..start + size], head)
             }
             Some(class) => {
-                buffer.truncate(size);
+                buffer.truncate(start + size);
                 let bytes = std::mem::take(buffer);
-                let block = self.wrap(bytes, head);
+                let block = self.wrap(bytes, start, head);
                 if block.bytes.capacity() == BLOCK_SIZE {
                     self.keep(class, &block);
                 }
@@ -205,8 +250,8 @@ impl BlockPool {
             }
             // Storage of a frame that is larger than a block is not used again.
             None => {
-                buffer.truncate(size);
-                self.wrap(std::mem::take(buffer), head)
+                buffer.truncate(start + size);
+                self.wrap(std::mem::take(buffer), start, head)
             }
         };
         self.slots.ledger.budget.charge(block.charge());
@@ -215,6 +260,10 @@ impl BlockPool {
 
     /// Lets go of the blocks of a class that are kept for nothing, half of them at a time.
     pub(crate) fn trim(&mut self) {
+        if !std::mem::take(&mut self.scatters) {
+            self.scatter = None;
+            self.cleared.clear();
+        }
         for class in &mut self.classes {
             let idle = class.iter().filter(|block| is_free(block)).count();
             let mut excess = idle / 2;
@@ -232,6 +281,7 @@ impl BlockPool {
                 block.charge_noted.store(0, Ordering::Relaxed);
                 block.bytes.clear();
                 block.bytes.extend_from_slice(bytes);
+                block.start = 0;
                 block.head = head;
                 self.keep(class, &shared);
                 return shared;
@@ -239,17 +289,18 @@ impl BlockPool {
         }
         let mut storage = Vec::with_capacity(BLOCK_CLASSES[class]);
         storage.extend_from_slice(bytes);
-        let block = self.wrap(storage, head);
+        let block = self.wrap(storage, 0, head);
         self.keep(class, &block);
         block
     }
 
-    fn wrap(&self, bytes: Vec<u8>, head: BlockHead) -> Arc<Block> {
+    fn wrap(&self, bytes: Vec<u8>, start: usize, head: BlockHead) -> Arc<Block> {
         let slots = Arc::clone(&self.slots);
         Arc::new(Block {
             holders: AtomicU32::new(0),
             charge_noted: AtomicU32::new(0),
             bytes,
+            start,
             head,
             slots,
         })
@@ -505,24 +556,26 @@ impl fmt::Debug for Message {
 #[derive(Clone, Debug)]
 pub(crate) struct BlockFrames<'a> {
     block: &'a BlockRef,
+    /// All of the block's.
+    bytes: &'a [u8],
     frames: WholeFrames<'a>,
 }
 
 impl<'a> BlockFrames<'a> {
     /// Frames between two frame boundaries.
     pub(crate) fn new(block: &'a BlockRef, start: usize, end: usize) -> Self {
-        let bytes = block.bytes().get(start..end).unwrap_or_default();
+        let bytes = block.bytes();
         Self {
             block,
-            frames: WholeFrames::new(bytes),
+            bytes,
+            frames: WholeFrames::new(bytes.get(start..end).unwrap_or_default()),
         }
     }
 
     /// Goes on with the frame that begins at an offset of the block.
     #[inline]
     pub(crate) fn seek(&mut self, offset: usize) {
-        let bytes = self.block.bytes().get(offset..).unwrap_or_default();
-        self.frames = WholeFrames::new(bytes);
+        self.frames = WholeFrames::new(self.bytes.get(offset..).unwrap_or_default());
     }
 
     /// Has the beginning of a later frame brought near, if those before it are as long as the next.
@@ -556,7 +609,7 @@ impl<'a> BlockFrames<'a> {
     /// Has the beginning of a frame brought near, likewise.
     #[inline]
     pub(crate) fn fetch(&self, offset: usize) {
-        if let Some(byte) = self.block.bytes().get(offset) {
+        if let Some(byte) = self.bytes.get(offset) {
             black_box(*byte);
         }
     }
@@ -618,7 +671,7 @@ mod tests {
             let mut buffer = self.pool.take_buffer();
             buffer.resize(BLOCK_SIZE, 0);
             let at = buffer.as_ptr().addr();
-            (self.pool.make(&mut buffer, BLOCK_SIZE, self.head), at)
+            (self.pool.make(&mut buffer, 0, BLOCK_SIZE, self.head), at)
         }
     }
 

@@ -72,7 +72,7 @@ pub(crate) const STOP_ROWS_SHOWN_MAX: usize = 16;
 // ----- work per turn -------------------------------------------------------------------------
 
 /// Bytes read from one peer before the others get their turn.
-pub(crate) const READ_PER_TURN_BYTES: usize = 256 << 10;
+pub(crate) const READ_PER_TURN_BYTES: usize = 480 << 10;
 /// Bytes written to one peer before the others get their turn.
 pub(crate) const WRITE_PER_TURN_BYTES: usize = 256 << 10;
 /// Connections accepted from one listener in a turn.
@@ -127,6 +127,9 @@ pub(crate) const SLICES_FEW: usize = 8;
 
 /// Size of the block that a read goes into.
 pub(crate) const BLOCK_SIZE: usize = 64 << 10;
+/// Blocks that one read goes into while a peer sends in bulk; with half as many the kernel has to
+/// be asked too often, twice as many leave the cache before somebody takes them.
+pub(crate) const SCATTER_BLOCKS: usize = 8;
 /// Storage classes for what a read brought; the last one is the block itself.
 pub(crate) const BLOCK_CLASSES: [usize; 4] = [512, 4096, 16 << 10, BLOCK_SIZE];
 /// What a read brought up to this size is copied; a larger one gives its block away.

@@ -396,10 +396,15 @@ impl<N: Net> Node<N> {
 
     fn read_peers(&mut self, now: Now) {
         while !self.is_held_up() {
-            let Some(id) = self.peers.poll_read() else {
+            let unparsed = self.peers.has_pieces_of();
+            let Some(id) = unparsed.or_else(|| self.peers.poll_read()) else {
                 break;
             };
-            self.read_peer(now, id);
+            if unparsed.is_some() {
+                self.parse_pieces(now);
+            } else {
+                self.read_peer(now, id);
+            }
             if self.peers.take_answered() {
                 // Answers of a handler need not wait for the other peers' turn.
                 self.write_peer(now, id);
@@ -426,18 +431,16 @@ impl<N: Net> Node<N> {
             };
             // The budget is looked at between reads: one that it cut short would be taken for the
             // end of the input.
-            let result = self.net.read(stream, &mut buffer.bytes, buffer.limit);
+            let result = match buffer.slices() {
+                Some(mut slices) => self.net.read_scattered(stream, &mut slices),
+                None => self.net.read(stream, &mut buffer.bytes, buffer.limit),
+            };
             let count = *result.as_ref().unwrap_or(&0);
             self.moved += count;
             left = left.saturating_sub(count);
             let block = self.peers.handle_read(now, id, buffer, result);
-            debug_assert!(self.waiting.is_none(), "nobody is read while a block waits");
-            self.waiting = block;
-            self.peers.note_handed_over();
-            self.push_waiting(now);
-            if self.unannounced.is_enough() {
-                self.announce();
-            }
+            self.hand_over(now, block);
+            self.parse_pieces(now);
             if count > BLOCK_COPIED_MAX {
                 self.lead.limit(|| self.peers.is_ahead());
             }
@@ -446,6 +449,24 @@ impl<N: Net> Node<N> {
             }
         }
         self.peers.continue_reading(id);
+    }
+
+    /// Parses what a scattered read brought, as far as it can be handed over.
+    fn parse_pieces(&mut self, now: Now) {
+        while self.peers.has_pieces_of().is_some() && !self.is_held_up() {
+            let block = self.peers.handle_piece(now);
+            self.hand_over(now, block);
+        }
+    }
+
+    fn hand_over(&mut self, now: Now, block: Option<BlockRef>) {
+        debug_assert!(self.waiting.is_none(), "nobody is read while a block waits");
+        self.waiting = block;
+        self.peers.note_handed_over();
+        self.push_waiting(now);
+        if self.unannounced.is_enough() {
+            self.announce();
+        }
     }
 
     /// Hands over what waits, in its order: the events that came before the block, the block, and

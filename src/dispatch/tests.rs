@@ -126,7 +126,7 @@ impl Bench {
             frame_size,
             credit: Traffic::new(u64::from(count), size as u64),
         };
-        self.pool.make(&mut bytes, size, head)
+        self.pool.make(&mut bytes, 0, size, head)
     }
 
     fn dispatch(&mut self, types: &[u16]) {

@@ -4,16 +4,20 @@ use std::io::{self, IoSlice};
 
 use rustix::io::Errno;
 
-use super::{Again, Pause, Peers, Report, recharge_carry, seat::Standing};
+use super::{
+    Again, Pause, Peers, Report, recharge_carry,
+    scatter::{SCATTER_BYTES, Scattered},
+    seat::Standing,
+};
 use crate::{
-    block::{BlockHead, BlockRef},
+    block::{BlockHead, BlockRef, ScatterBuffers},
     clock::{Now, Tick},
     error::CloseReason,
     event::Event,
     id::PeerId,
     ledger::Traffic,
     limits::{BLOCK_SIZE, LINGER_MS, PAUSE_REPORTED_MS, SLICES_FEW},
-    peer::{Fault, Parsed, State},
+    peer::{Fault, Parsed, Peer, State},
     slots::Flow,
     socket::Ready,
 };
@@ -21,23 +25,58 @@ use crate::{
 /// The beginning of a frame up to this size is copied in front of the next read; a longer one is
 /// read on to where it lies. So a byte is copied a bounded number of times however the peer cuts
 /// its frames.
-const CARRY_COPIED_MAX: usize = 4096;
+pub(super) const CARRY_COPIED_MAX: usize = 4096;
 
 /// Space to read into, and back.
 #[derive(Debug)]
 pub(crate) struct ReadBuffer {
     pub(crate) bytes: Vec<u8>,
+    /// Several blocks to read into, in place of `bytes`.
+    pub(super) scatter: Option<ScatterBuffers>,
+    /// Where the bytes begin that are meant; those before are of nobody.
+    pub(super) start: usize,
     /// Bytes that were there before the read.
-    carried: usize,
+    pub(super) carried: usize,
     /// Bytes to read at most.
     pub(crate) limit: usize,
-    kind: BufferKind,
+    pub(super) kind: BufferKind,
+}
+
+impl ReadBuffer {
+    pub(super) fn new(bytes: Vec<u8>, carried: usize, limit: usize, kind: BufferKind) -> Self {
+        Self {
+            bytes,
+            scatter: None,
+            start: 0,
+            carried,
+            limit,
+            kind,
+        }
+    }
+
+    /// How many bytes may be read into it.
+    pub(super) fn room(&self) -> usize {
+        match self.kind {
+            BufferKind::Scatter => self.limit,
+            BufferKind::Block | BufferKind::Carry | BufferKind::Discard => {
+                self.limit.min(self.bytes.capacity() - self.carried)
+            }
+        }
+    }
+
+    /// Whether a read of so many bytes is as good as one that fills a block.
+    fn is_filled_by(&self, count: usize) -> bool {
+        let is_of_blocks = matches!(self.kind, BufferKind::Block | BufferKind::Scatter);
+        is_of_blocks && self.carried + count + CARRY_COPIED_MAX >= BLOCK_SIZE
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum BufferKind {
+pub(super) enum BufferKind {
     /// A block of the pool, with the carried bytes copied in front.
     Block,
+    /// Several of them, to be parsed one by one.
+    Scatter,
     /// The storage of the unfinished frame itself.
     Carry,
     /// What is read is thrown away.
@@ -68,12 +107,7 @@ impl Peers {
             return None;
         }
         let bytes = self.pool.take_buffer();
-        Some(ReadBuffer {
-            bytes,
-            carried: 0,
-            limit: BLOCK_SIZE,
-            kind: BufferKind::Discard,
-        })
+        Some(ReadBuffer::new(bytes, 0, BLOCK_SIZE, BufferKind::Discard))
     }
 
     /// How many bytes may be read from a peer now; if none, it is paused.
@@ -272,37 +306,24 @@ impl Peers {
 
     fn space(&mut self, id: PeerId, limit: usize) -> Option<ReadBuffer> {
         let seat = self.seats.get_mut(id.index() as usize)?;
-        let carry = &mut seat.peer.carry;
+        let carry = &seat.peer.carry;
         let carried = carry.len();
+        let is_plenty = limit >= SCATTER_BYTES && !self.slots.ledger.budget.is_tight();
+        if carried <= CARRY_COPIED_MAX && seat.in_bulk && is_plenty {
+            let scatter = Some(self.pool.take_scatter());
+            return Some(ReadBuffer {
+                scatter,
+                ..ReadBuffer::new(Vec::new(), 0, SCATTER_BYTES, BufferKind::Scatter)
+            });
+        }
         if carried <= CARRY_COPIED_MAX {
             let mut bytes = self.pool.take_buffer();
             bytes.extend_from_slice(carry);
-            return Some(ReadBuffer {
-                bytes,
-                carried,
-                limit,
-                kind: BufferKind::Block,
-            });
+            return Some(ReadBuffer::new(bytes, carried, limit, BufferKind::Block));
         }
-        if carry.capacity() - carried < CARRY_COPIED_MAX {
-            // Grows with what came, not with what was announced.
-            let needed = seat.peer.carried_frame_size().unwrap_or(0);
-            let doubled = 2 * carried;
-            let target = if needed > doubled {
-                doubled
-            } else {
-                needed.max(doubled.min(BLOCK_SIZE))
-            };
-            let carry = &mut seat.peer.carry;
-            carry.reserve_exact((target - carried).max(CARRY_COPIED_MAX));
-        }
+        grow_carry(&mut seat.peer, CARRY_COPIED_MAX);
         let bytes = std::mem::take(&mut seat.peer.carry);
-        Some(ReadBuffer {
-            bytes,
-            carried,
-            limit,
-            kind: BufferKind::Carry,
-        })
+        Some(ReadBuffer::new(bytes, carried, limit, BufferKind::Carry))
     }
 
     /// Whether large reads are far ahead of whoever takes what they brought.
@@ -325,7 +346,7 @@ impl Peers {
     ) -> Option<BlockRef> {
         let receiving = self.receiving(now.tick);
         let Some(seat) = self.seat(id) else {
-            self.pool.put_buffer(buffer.bytes);
+            self.put_back(id, buffer);
             return None;
         };
         match result {
@@ -337,17 +358,24 @@ impl Peers {
             }
             Ok(count) => {
                 // A read that left space has emptied the socket: the next byte makes a new edge. A
-                // FIN or urgent bytes can be behind it all the same.
-                let limited = buffer.limit.min(buffer.bytes.capacity() - buffer.carried);
+                // FIN or urgent bytes can be behind it all the same. In bulk it is read once more,
+                // see `scatter`.
                 let certain = !seat
                     .ready
                     .has(Ready::READ_CLOSED | Ready::URGENT | Ready::ERROR);
-                if count < limited && certain {
+                if count < buffer.room() && certain && buffer.scatter.is_none() {
                     seat.ready.clear(Ready::READ);
                 }
                 seat.peer.handle_moved(now.tick, receiving);
                 seat.peer.handle_heard(receiving);
-                self.handle_input(now, id, buffer, count)
+                seat.in_bulk = buffer.is_filled_by(count);
+                match buffer.scatter {
+                    Some(buffers) => {
+                        self.scattered = Some(Scattered::new(id, buffers, count));
+                        None
+                    }
+                    None => self.handle_input(now, id, buffer, count),
+                }
             }
             Err(error) => {
                 self.put_back(id, buffer);
@@ -395,7 +423,7 @@ impl Peers {
         }
     }
 
-    fn handle_input(
+    pub(super) fn handle_input(
         &mut self,
         now: Now,
         id: PeerId,
@@ -412,13 +440,14 @@ impl Peers {
             }
             return None;
         }
-        let mut parsed = self.parse(now.tick, id, &buffer.bytes)?;
+        let (start, end) = (buffer.start, buffer.start + buffer.carried + count);
+        let mut parsed = self.parse(now.tick, id, &buffer.bytes[start..end])?;
         self.note_first(id);
         self.in_hand = parsed.traffic();
         self.slots.ledger.inbound.add(self.in_hand);
         // Bytes of whole frames that are left for the dispatcher.
         let size = if self.handlers.is_some() {
-            self.run_handlers(now, id, &mut buffer.bytes, &mut parsed)
+            self.run_handlers(now, id, &mut buffer.bytes[start..end], &mut parsed)
         } else {
             parsed.consumed
         };
@@ -426,7 +455,8 @@ impl Peers {
         let seat = self.seats.get_mut(id.index() as usize)?;
         let peer = &mut seat.peer;
 
-        let rest = buffer.bytes.get(parsed.consumed..).unwrap_or_default();
+        let rest = buffer.bytes.get(start + parsed.consumed..end);
+        let rest = rest.unwrap_or_default();
         if !peer.takes_messages() || parsed.fault.is_some() {
             peer.carry = Vec::new();
         } else if parsed.consumed > 0 || buffer.kind == BufferKind::Block {
@@ -448,7 +478,7 @@ impl Peers {
                 frame_size: parsed.frame_size.filter(|_| !parsed.has_protocol),
                 credit: traffic,
             };
-            self.pool.make(&mut buffer.bytes, size, head)
+            self.pool.make(&mut buffer.bytes, start, size, head)
         });
         if buffer.kind == BufferKind::Carry && !whole_frames && parsed.fault.is_none() {
             peer.carry = buffer.bytes;
@@ -571,6 +601,11 @@ impl Peers {
                 seat.peer.carry = buffer.bytes;
                 // It may have grown for bytes that did not come.
                 recharge_carry(&self.slots, seat);
+            }
+            (BufferKind::Scatter, _) => {
+                if let Some(buffers) = buffer.scatter {
+                    self.pool.put_scatter(buffers);
+                }
             }
             (BufferKind::Carry | BufferKind::Block | BufferKind::Discard, _) => {
                 self.pool.put_buffer(buffer.bytes);
@@ -716,6 +751,23 @@ fn keep_rest(carry: &mut Vec<u8>, rest: &[u8]) {
     carry.clear();
     carry.reserve_exact(rest.len());
     carry.extend_from_slice(rest);
+}
+
+/// Makes room for so many bytes more of an unfinished frame. It grows with what came, not with what
+/// was announced.
+pub(super) fn grow_carry(peer: &mut Peer, room: usize) {
+    let carried = peer.carry.len();
+    if peer.carry.capacity() - carried >= room {
+        return;
+    }
+    let needed = peer.carried_frame_size().unwrap_or(0);
+    let doubled = 2 * carried;
+    let target = if needed > doubled {
+        doubled
+    } else {
+        needed.max(doubled.min(BLOCK_SIZE))
+    };
+    peer.carry.reserve_exact((target - carried).max(room));
 }
 
 fn io_reason(error: &io::Error) -> CloseReason {

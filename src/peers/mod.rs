@@ -24,6 +24,7 @@ mod links;
 mod nodes;
 mod output;
 mod requests;
+mod scatter;
 mod seat;
 mod stop;
 mod table;
@@ -44,6 +45,7 @@ pub(crate) use handlers::Handlers;
 use links::Links;
 pub(crate) use nodes::Directory;
 use output::close_slot;
+use scatter::Scattered;
 use seat::{Credit, Leaving, Pause, Report, Seat, Standing};
 pub(crate) use stop::Stop;
 use table::Table;
@@ -137,6 +139,7 @@ pub(crate) struct Peers {
     limits: PeerLimits,
     credit: Credit,
     pool: BlockPool,
+    scattered: Option<Scattered>,
     /// `None` if nobody handles anything here.
     handlers: Option<Box<Handlers>>,
     /// What all of them count, those included that were removed.
@@ -210,6 +213,7 @@ impl Peers {
         let (outbox, seed) = (slots.limits(), rules.seed);
         Self {
             pool: BlockPool::new(Arc::clone(&slots)),
+            scattered: None,
             seats: Table::new(Arc::clone(&slots)),
             settled: 0,
             slots,

@@ -23,6 +23,8 @@ pub(super) struct Seat {
     /// True exactly when the peer is in the read list, or in the write list.
     pub(super) in_read_list: bool,
     pub(super) in_write_list: bool,
+    /// The last read brought about as much as it could.
+    pub(super) in_bulk: bool,
     /// Why the peer is not being read.
     pub(super) pause: Option<Pause>,
     /// What is told of the pause.
@@ -129,6 +131,7 @@ impl Seat {
             },
             in_read_list: false,
             in_write_list: false,
+            in_bulk: false,
             pause: None,
             report: Report::Nothing,
             timer: None,
@@ -162,6 +165,8 @@ impl Seat {
             ready,
             in_read_list,
             in_write_list,
+            // Found out again by the next read that fills a block.
+            in_bulk: _,
             pause,
             report,
             timer: _,

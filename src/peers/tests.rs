@@ -748,12 +748,12 @@ mod inline {
                 self.write();
                 return 0;
             };
-            let room = buffer.bytes.capacity() - buffer.bytes.len();
-            let count = bytes.len().min(buffer.limit).min(room);
-            buffer.bytes.extend_from_slice(&bytes[..count]);
-            let block = self.peers.handle_read(self.now, self.id, buffer, Ok(count));
-            if let Some(block) = block {
-                self.dispatch(&block);
+            let count = buffer.fill(bytes);
+            let mut block = self.peers.handle_read(self.now, self.id, buffer, Ok(count));
+            block.iter().for_each(|block| self.dispatch(block));
+            while self.peers.has_pieces_of().is_some() {
+                block = self.peers.handle_piece(self.now);
+                block.iter().for_each(|block| self.dispatch(block));
             }
             count
         }
@@ -1265,8 +1265,9 @@ mod reading {
 
     use super::*;
     use crate::{
+        block::BlockRef,
         clock::Now,
-        frame::{Frame, encode_whole, work},
+        frame::{Frame, WholeFrames, encode_whole, work},
         id::MessageType,
         limits::PAYLOAD_SIZE_MAX_CEILING,
     };
@@ -1276,8 +1277,9 @@ mod reading {
         peers: Peers,
         id: PeerId,
         now: Now,
-        /// Messages that were delivered.
+        /// Messages that were delivered, and their frames if somebody wants them.
         messages: u64,
+        frames: Option<Vec<u8>>,
     }
 
     impl Reader {
@@ -1290,6 +1292,16 @@ mod reading {
                 id,
                 now: clock.now(),
                 messages: 0,
+                frames: None,
+            }
+        }
+
+        fn dispatch(&mut self, block: Option<BlockRef>) {
+            let Some(block) = block else { return };
+            self.messages += u64::from(block.head().frames);
+            assert!(WholeFrames::new(block.bytes()).count() == block.head().frames as usize);
+            if let Some(frames) = &mut self.frames {
+                frames.extend_from_slice(block.bytes());
             }
         }
 
@@ -1299,16 +1311,14 @@ mod reading {
             while !bytes.is_empty() {
                 self.peers.handle_ready(self.id, Ready::READ);
                 let mut buffer = self.peers.prepare_read(self.now.tick, self.id).unwrap();
-                let room = buffer
-                    .limit
-                    .min(buffer.bytes.capacity() - buffer.bytes.len());
-                let (piece, rest) = bytes.split_at(room.min(bytes.len()));
-                buffer.bytes.extend_from_slice(piece);
-                let block = self
-                    .peers
-                    .handle_read(self.now, self.id, buffer, Ok(piece.len()));
-                self.messages += block.map_or(0, |block| u64::from(block.head().frames));
-                bytes = rest;
+                let count = buffer.fill(bytes);
+                let mut block = self.peers.handle_read(self.now, self.id, buffer, Ok(count));
+                self.dispatch(block);
+                while self.peers.has_pieces_of().is_some() {
+                    block = self.peers.handle_piece(self.now);
+                    self.dispatch(block);
+                }
+                bytes = &bytes[count..];
                 reads += 1;
             }
             reads
@@ -1348,6 +1358,43 @@ mod reading {
                 reader.read(&vec![0; left]);
                 prop_assert_eq!((reader.messages, reader.carry()), (1, (0, 0)));
             }
+        }
+
+        /// However a stream is cut and spread over blocks, all of it is delivered as it came.
+        #[test]
+        fn large_reads_bring_what_small_ones_do(
+            sizes in prop::collection::vec(
+                prop_oneof![
+                    4 => 0_usize..300,
+                    4 => 3_000_usize..9_000,
+                    1 => 50_000_usize..300_000,
+                ],
+                1..200,
+            ),
+            pieces in prop::collection::vec(
+                prop_oneof![1 => 1_usize..70_000, 4 => 100_000_usize..600_000],
+                1..9,
+            ),
+        ) {
+            let mut bytes = Vec::new();
+            for (number, size) in sizes.iter().enumerate() {
+                let payload = vec![number.to_be_bytes()[7]; *size];
+                encode_whole(&Frame::new(MessageType(1), &payload), &mut bytes);
+            }
+            let mut reader = Reader::new();
+            reader.frames = Some(Vec::new());
+            let mut rest = &bytes[..];
+            for piece in pieces.iter().cycle() {
+                let (piece, behind) = rest.split_at(rest.len().min(*piece));
+                reader.read(piece);
+                rest = behind;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            prop_assert_eq!(reader.messages, sizes.len() as u64);
+            prop_assert!(reader.frames == Some(bytes), "not what was sent");
+            prop_assert_eq!(reader.carry(), (0, 0));
         }
 
         /// However a stream is cut, a byte is judged once or twice, and a read costs no more than

@@ -13,7 +13,13 @@ mod accept;
 mod listener;
 mod poller;
 
-use std::{io, io::IoSlice, net::SocketAddr, ops::BitOr, time::Duration};
+use std::{
+    io,
+    io::{IoSlice, IoSliceMut},
+    net::SocketAddr,
+    ops::BitOr,
+    time::Duration,
+};
 
 pub(crate) use accept::AcceptFault;
 pub(crate) use listener::{Listener, SocketOptions};
@@ -49,6 +55,13 @@ pub(crate) trait Net {
         stream: &mut Self::Stream,
         buffer: &mut Vec<u8>,
         limit: usize,
+    ) -> io::Result<usize>;
+
+    /// Reads into the slices, one after the other; zero as above.
+    fn read_scattered(
+        &mut self,
+        stream: &mut Self::Stream,
+        slices: &mut [IoSliceMut<'_>],
     ) -> io::Result<usize>;
 
     /// Writes the beginning of the slices.

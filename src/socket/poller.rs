@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, IoSlice},
+    io::{self, IoSlice, IoSliceMut},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -155,6 +155,14 @@ impl Net for Sockets {
         let count = result.as_ref().map_or(0, |(count, _)| *count);
         buffer.truncate(start + count);
         result.map(|(count, _)| count)
+    }
+
+    fn read_scattered(
+        &mut self,
+        stream: &mut TcpStream,
+        slices: &mut [IoSliceMut<'_>],
+    ) -> io::Result<usize> {
+        retry(|| rustix::io::readv(&*stream, slices))
     }
 
     fn write(&mut self, stream: &mut TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {

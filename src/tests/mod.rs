@@ -18,7 +18,16 @@ mod subscribers;
 mod watchers;
 mod world;
 
+use std::{cell::Cell, io::IoSliceMut};
+
 use run::{Run, Size};
+
+use crate::limits::BLOCK_SIZE;
+
+thread_local! {
+    /// Reads on this thread that brought more than one block takes.
+    static LARGE_READS: Cell<u64> = const { Cell::new(0) };
+}
 
 /// Says the seed if the run panics.
 struct Say(u64);
@@ -32,6 +41,17 @@ impl Drop for Say {
             }
             eprintln!("NEBNET_SEED={seed} cargo test sim_one_seed");
         }
+    }
+}
+
+/// What a scattered read does with the bytes that came.
+pub(crate) fn scatter(bytes: &[u8], slices: &mut [IoSliceMut<'_>]) {
+    LARGE_READS.set(LARGE_READS.get() + u64::from(bytes.len() > BLOCK_SIZE));
+    let mut rest = bytes;
+    for slice in slices {
+        let (part, behind) = rest.split_at(slice.len().min(rest.len()));
+        slice[..part.len()].copy_from_slice(part);
+        rest = behind;
     }
 }
 
@@ -58,7 +78,10 @@ fn sim_many_seeds() {
     let first = seed_from("NEBNET_SEED_FIRST").unwrap_or(1);
     let count = seed_from("NEBNET_SEEDS").unwrap_or(300);
     let cuts: usize = (first..first + count).map(run_seed).sum();
-    println!("{cuts} cuts of the ledger");
+    println!(
+        "{cuts} cuts of the ledger, {} large reads",
+        LARGE_READS.get()
+    );
     // Each run takes fifty steps at least, and begins a cut in every fifth or so.
     assert!(cuts as u64 >= count, "{cuts} cuts came through");
 }

@@ -7,7 +7,7 @@
 use std::{
     cell::RefCell,
     collections::VecDeque,
-    io::{self, IoSlice},
+    io::{self, IoSlice, IoSliceMut},
     net::SocketAddr,
     rc::Rc,
     sync::{
@@ -21,6 +21,7 @@ use super::{
     askers::{Asked, Asker},
     clients::{Client, ECHO_BELOW},
     random::Random,
+    scatter,
     subscribers::Subscriber,
     watchers::Watchers,
 };
@@ -636,31 +637,19 @@ impl Net for SimNet {
         buffer: &mut Vec<u8>,
         limit: usize,
     ) -> io::Result<usize> {
-        let world = &mut *self.0.borrow_mut();
-        let conn = &mut world.conns[stream.0];
-        assert_eq!(conn.closed, 0);
         let space = (buffer.capacity() - buffer.len()).min(limit);
-        assert!(space > 0, "a read without space");
-        if conn.arrived.is_empty() {
-            if let Some(error) = conn.rst_error.take() {
-                return Err(error.into());
-            }
-            if conn.fin || conn.rst {
-                return Ok(0);
-            }
-            conn.read_armed = true;
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        let mut count = space.min(conn.arrived.len());
-        if let Some(mark) = conn.urgent_at.filter(|mark| *mark > conn.read) {
-            count = count.min(usize::try_from(mark - conn.read).unwrap());
-        }
-        move_bytes(&mut conn.arrived, count, buffer);
-        conn.read += count as u64;
-        if count < space && conn.arrived.is_empty() {
-            conn.read_armed = true;
-        }
-        world.work += 1;
+        self.receive(stream, space, buffer)
+    }
+
+    fn read_scattered(
+        &mut self,
+        stream: &mut SimStream,
+        slices: &mut [IoSliceMut<'_>],
+    ) -> io::Result<usize> {
+        let mut bytes = Vec::new();
+        let space = slices.iter().map(|slice| slice.len()).sum();
+        let count = self.receive(stream, space, &mut bytes)?;
+        scatter(&bytes, slices);
         Ok(count)
     }
 
@@ -728,5 +717,41 @@ impl Net for SimNet {
         for index in world.backlog.drain(..) {
             world.conns[index].refused = true;
         }
+    }
+}
+
+impl SimNet {
+    /// Moves what has arrived behind `buffer`, at most `space` bytes.
+    fn receive(
+        &mut self,
+        stream: &SimStream,
+        space: usize,
+        buffer: &mut Vec<u8>,
+    ) -> io::Result<usize> {
+        let world = &mut *self.0.borrow_mut();
+        let conn = &mut world.conns[stream.0];
+        assert_eq!(conn.closed, 0);
+        assert!(space > 0, "a read without space");
+        if conn.arrived.is_empty() {
+            if let Some(error) = conn.rst_error.take() {
+                return Err(error.into());
+            }
+            if conn.fin || conn.rst {
+                return Ok(0);
+            }
+            conn.read_armed = true;
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let mut count = space.min(conn.arrived.len());
+        if let Some(mark) = conn.urgent_at.filter(|mark| *mark > conn.read) {
+            count = count.min(usize::try_from(mark - conn.read).unwrap());
+        }
+        move_bytes(&mut conn.arrived, count, buffer);
+        conn.read += count as u64;
+        if count < space && conn.arrived.is_empty() {
+            conn.read_armed = true;
+        }
+        world.work += 1;
+        Ok(count)
     }
 }

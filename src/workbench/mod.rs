@@ -172,5 +172,5 @@ fn block_of(pool: &mut BlockPool, peer: PeerId, bytes: &[u8], clock: Clock) -> B
     };
     let mut buffer = pool.take_buffer();
     buffer.extend_from_slice(bytes);
-    pool.make(&mut buffer, bytes.len(), head)
+    pool.make(&mut buffer, 0, bytes.len(), head)
 }

@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    io::{self, IoSlice},
+    io::{self, IoSlice, IoSliceMut},
     net::{Ipv4Addr, SocketAddr},
     rc::Rc,
     time::Duration,
@@ -77,6 +77,21 @@ impl Net for Tape {
         }
         buffer.extend(wire.incoming.drain(..size));
         Ok(size)
+    }
+
+    fn read_scattered(&mut self, (): &mut (), slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let mut wire = self.0.borrow_mut();
+        let mut count = 0;
+        for slice in slices {
+            let size = slice.len().min(wire.incoming.len() - count);
+            slice[..size].copy_from_slice(&wire.incoming[count..count + size]);
+            count += size;
+        }
+        if count == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        wire.incoming.drain(..count);
+        Ok(count)
     }
 
     fn write(&mut self, (): &mut (), slices: &[IoSlice<'_>]) -> io::Result<usize> {

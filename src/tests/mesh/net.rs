@@ -7,13 +7,13 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, VecDeque},
-    io::{self, ErrorKind, IoSlice},
+    io::{self, ErrorKind, IoSlice, IoSliceMut},
     net::SocketAddr,
     rc::Rc,
     time::Duration,
 };
 
-use super::super::random::Random;
+use super::super::{random::Random, scatter};
 use crate::{
     clock::Tick,
     id::PeerId,
@@ -636,31 +636,19 @@ impl Net for MeshNet {
         buffer: &mut Vec<u8>,
         limit: usize,
     ) -> io::Result<usize> {
-        let fabric = &mut *self.fabric.borrow_mut();
-        assert_eq!(fabric.conns[stream.0].stage, Stage::Made);
-        let end = fabric.end(stream);
         let space = (buffer.capacity() - buffer.len()).min(limit);
-        assert!(space > 0, "a read without space");
-        if end.arrived.is_empty() {
-            if end.rst && !std::mem::replace(&mut end.rst_told, true) {
-                return Err(ErrorKind::ConnectionReset.into());
-            }
-            if end.fin || end.rst {
-                return Ok(0);
-            }
-            end.read_armed = true;
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        let count = space.min(end.arrived.len());
-        let (front, back) = end.arrived.as_slices();
-        let part = front.len().min(count);
-        buffer.extend_from_slice(&front[..part]);
-        buffer.extend_from_slice(&back[..count - part]);
-        end.arrived.drain(..count);
-        if count < space {
-            end.read_armed = true;
-        }
-        fabric.hosts[self.host].work += 1;
+        self.receive(stream, space, buffer)
+    }
+
+    fn read_scattered(
+        &mut self,
+        stream: &mut MeshStream,
+        slices: &mut [IoSliceMut<'_>],
+    ) -> io::Result<usize> {
+        let mut bytes = Vec::new();
+        let space = slices.iter().map(|slice| slice.len()).sum();
+        let count = self.receive(stream, space, &mut bytes)?;
+        scatter(&bytes, slices);
         Ok(count)
     }
 
@@ -751,5 +739,41 @@ impl Net for MeshNet {
             fabric.conns[index].ends[1].closed = true;
             fabric.send(index, 0, Parcel::Rst);
         }
+    }
+}
+
+impl MeshNet {
+    /// Moves what has arrived behind `buffer`, at most `space` bytes.
+    fn receive(
+        &mut self,
+        stream: &MeshStream,
+        space: usize,
+        buffer: &mut Vec<u8>,
+    ) -> io::Result<usize> {
+        let fabric = &mut *self.fabric.borrow_mut();
+        assert_eq!(fabric.conns[stream.0].stage, Stage::Made);
+        let end = fabric.end(stream);
+        assert!(space > 0, "a read without space");
+        if end.arrived.is_empty() {
+            if end.rst && !std::mem::replace(&mut end.rst_told, true) {
+                return Err(ErrorKind::ConnectionReset.into());
+            }
+            if end.fin || end.rst {
+                return Ok(0);
+            }
+            end.read_armed = true;
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let count = space.min(end.arrived.len());
+        let (front, back) = end.arrived.as_slices();
+        let part = front.len().min(count);
+        buffer.extend_from_slice(&front[..part]);
+        buffer.extend_from_slice(&back[..count - part]);
+        end.arrived.drain(..count);
+        if count < space {
+            end.read_armed = true;
+        }
+        fabric.hosts[self.host].work += 1;
+        Ok(count)
     }
 }

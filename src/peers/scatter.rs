@@ -1,0 +1,152 @@
+//! Reads into several blocks at once.
+//!
+//! While a peer sends more than the loop takes, each read makes the kernel acknowledge what it
+//! took, and send on, within the read, what the other end could not send before. One read into
+//! several blocks (`readv`, a scattered read) has that done once. The read leaves headroom in each
+//! block for the beginning of a frame that ended the one before, so that only this is copied; a
+//! frame that has begun with more than fits there is put together in storage of its own.
+//!
+//! What was read is parsed block by block. Where somebody behind the loop has no room, the rest
+//! waits here, and nobody is read meanwhile.
+//!
+//! A short one of these reads does not end the turn: what came while it was copied is read too. The
+//! kernel sizes the socket's buffer by what is copied out of it in a round trip, less what waits in
+//! it. Over loopback the sender fills it again within the read, and a peer that is read once in a
+//! turn stays at its first 64 KiB.
+
+use std::{io::IoSliceMut, mem};
+
+use super::{
+    Peers,
+    io::{BufferKind, CARRY_COPIED_MAX, ReadBuffer, grow_carry},
+};
+use crate::{
+    block::{BlockRef, ScatterBuffers},
+    clock::Now,
+    id::PeerId,
+    limits::{BLOCK_SIZE, SCATTER_BLOCKS},
+};
+
+/// Where in each block the read begins.
+const HEADROOM: usize = CARRY_COPIED_MAX;
+
+/// Bytes that one scattered read brings at most.
+pub(super) const SCATTER_BYTES: usize = SCATTER_BLOCKS * (BLOCK_SIZE - HEADROOM);
+
+/// What a scattered read brought and nobody has parsed yet.
+#[derive(Debug)]
+pub(super) struct Scattered {
+    peer: PeerId,
+    buffers: ScatterBuffers,
+    /// The buffer to parse next, and where in it.
+    index: usize,
+    at: usize,
+    /// Bytes in all.
+    left: usize,
+}
+
+impl Scattered {
+    pub(super) fn new(peer: PeerId, buffers: ScatterBuffers, size: usize) -> Self {
+        Self {
+            peer,
+            buffers,
+            index: 0,
+            at: HEADROOM,
+            left: size,
+        }
+    }
+
+    /// Bytes that are left in the buffer to parse next.
+    fn piece_size(&self) -> usize {
+        self.left.min(BLOCK_SIZE - self.at)
+    }
+
+    /// All of these, behind what is left of the frame before, in the block that they were read to.
+    fn take_behind(&mut self, carry: &[u8]) -> ReadBuffer {
+        let size = self.piece_size();
+        let start = self.at - carry.len();
+        let mut bytes = mem::take(&mut self.buffers[self.index]);
+        bytes[start..self.at].copy_from_slice(carry);
+        self.pass(size);
+        ReadBuffer {
+            start,
+            ..ReadBuffer::new(bytes, carry.len(), size, BufferKind::Block)
+        }
+    }
+
+    /// Copies bytes to the end of a frame that is put together.
+    fn copy_to(&mut self, carry: &mut Vec<u8>, size: usize) {
+        let bytes = &self.buffers[self.index][self.at..self.at + size];
+        carry.extend_from_slice(bytes);
+        self.pass(size);
+    }
+
+    fn pass(&mut self, size: usize) {
+        self.left -= size;
+        self.at += size;
+        if self.at == BLOCK_SIZE {
+            self.index += 1;
+            self.at = HEADROOM;
+        }
+    }
+}
+
+impl ReadBuffer {
+    /// What to read into, if it is several blocks.
+    pub(crate) fn slices(&mut self) -> Option<[IoSliceMut<'_>; SCATTER_BLOCKS]> {
+        let buffers = self.scatter.as_mut()?.each_mut();
+        Some(buffers.map(|buffer| IoSliceMut::new(&mut buffer[HEADROOM..])))
+    }
+
+    /// Reads the beginning of `bytes`, as a socket would; returns how many.
+    #[cfg(test)]
+    pub(crate) fn fill(&mut self, bytes: &[u8]) -> usize {
+        let size = self.room().min(bytes.len());
+        match self.slices() {
+            Some(mut slices) => crate::tests::scatter(&bytes[..size], &mut slices),
+            None => self.bytes.extend_from_slice(&bytes[..size]),
+        }
+        size
+    }
+}
+
+impl Peers {
+    /// Whose bytes a scattered read brought that are not parsed yet. That is to be done before
+    /// anything else is read.
+    pub(crate) fn has_pieces_of(&self) -> Option<PeerId> {
+        self.scattered.as_ref().map(|scattered| scattered.peer)
+    }
+
+    /// Parses what a scattered read brought into its next block. The block that is returned, if
+    /// there is one, is to be dispatched.
+    pub(crate) fn handle_piece(&mut self, now: Now) -> Option<BlockRef> {
+        let mut scattered = self.scattered.take()?;
+        let id = scattered.peer;
+        let Some(seat) = self.seat(id) else {
+            self.pool.put_scatter(scattered.buffers);
+            return None;
+        };
+        let carried = seat.peer.carry.len();
+        let buffer = if carried <= HEADROOM {
+            scattered.take_behind(&seat.peer.carry)
+        } else {
+            let frame_left = seat
+                .peer
+                .carried_frame_size()
+                .unwrap_or(0)
+                .saturating_sub(carried);
+            let size = scattered.piece_size().min(frame_left.max(1));
+            grow_carry(&mut seat.peer, size);
+            let mut bytes = mem::take(&mut seat.peer.carry);
+            scattered.copy_to(&mut bytes, size);
+            ReadBuffer::new(bytes, carried, size, BufferKind::Carry)
+        };
+        let count = buffer.limit;
+        if scattered.left > 0 {
+            self.scattered = Some(scattered);
+        } else {
+            self.pool.put_scatter(scattered.buffers);
+        }
+        self.handle_input(now, id, buffer, count)
+    }
+}
