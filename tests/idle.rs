@@ -78,9 +78,7 @@ fn an_idle_connection_costs_little() {
     clients.iter_mut().for_each(talk);
     drop(clients);
     wait_for_closed(&service, CloseReason::PeerClosed, COUNT as u64 + 1);
-    wait_until("all is given back", || {
-        grown() <= COUNT * GONE_MAX + fixed
-    });
+    wait_until("all is given back", || grown() <= COUNT * GONE_MAX + fixed);
     let report = stop_echo(service, echo);
     assert_eq!(report.snapshot.inbound.messages, 2 * COUNT as u64 + 1);
 }

@@ -380,9 +380,7 @@ fn check(row: &Row) {
     };
     let clients: Vec<_> = (0..CLIENTS).map(|_| connect(service.addr)).collect();
     let clients = clients.into_iter();
-    let threads: Vec<_> = clients
-        .map(|one| thread::spawn(|| served(one)))
-        .collect();
+    let threads: Vec<_> = clients.map(|one| thread::spawn(|| served(one))).collect();
     // All stay until the last is served: an error that comes instead of a FIN would not be told.
     let results: Vec<_> = threads.into_iter().map(|one| one.join().unwrap()).collect();
     let served = results.iter().flatten().count();
