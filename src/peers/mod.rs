@@ -1044,12 +1044,21 @@ impl Peers {
     /// What the peers of this loop hold that is not with subscribers, and who holds most.
     fn held(&self, now: Tick) -> (Held, Option<PeerId>) {
         let (mut held, mut largest) = (Held::default(), None);
+        // Whose close waits for a slot that somebody has locked.
+        let mut put_off = Vec::new();
+        for again in &self.again {
+            if let Again::Close(id, _, drain_ms) = again {
+                if *drain_ms <= LINGER_MS {
+                    put_off.push(*id);
+                }
+            }
+        }
         for (id, seat) in self.seats.ids() {
             let carried = seat.map_or(0, |seat| seat.carry_charge);
             let bytes = self.slots.leased(id).saturating_add(carried);
             let ends =
                 |seat: &Seat| seat.leaving.is_some() || seat.peer.ends_until(now + LINGER_MS);
-            if seat.is_some_and(ends) {
+            if seat.is_some_and(ends) || put_off.contains(&id) {
                 held.coming = held.coming.saturating_add(bytes);
             } else if seat.is_none_or(|seat| !seat.peer.is_closing()) {
                 held.all = held.all.saturating_add(bytes);
