@@ -38,6 +38,7 @@ impl Log for Fragile {
 }
 
 fn set_logger() {
+    util::expect_panics();
     // Another test may have.
     let _ = log::set_logger(&Fragile);
     log::set_max_level(LevelFilter::Warn);
