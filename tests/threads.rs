@@ -56,7 +56,7 @@ fn used(threads: &[(String, String)]) -> Duration {
     Duration::from_nanos(nanoseconds.sum())
 }
 
-/// Each loop and each dispatcher has the next of the processors, and the first again behind the last.
+/// Each loop and each dispatcher has the next of the processors, and behind the last the first.
 #[test]
 fn threads_have_their_names_and_places() {
     let [first, last] = allowed();
