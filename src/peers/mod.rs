@@ -1034,6 +1034,10 @@ impl Peers {
         if room > budget.limit() / BUDGET_ROOM_PART || budget.is_tight_without(all) {
             return;
         }
+        // Subscribers may just have given back what they held, and nobody has to go for that.
+        if !budget.is_exhausted() {
+            return;
+        }
         match (elsewhere, largest) {
             (Some(shard), _) => budget.ask_to_evict(shard),
             (None, Some(id)) => self.close_for_budget(now, id, own.largest),
@@ -1091,7 +1095,7 @@ impl Peers {
 
     fn answer_budget_request(&mut self, now: Tick) {
         let request = self.slots.ledger.budget.take_request();
-        if request == Some(Request::Evict) {
+        if request == Some(Request::Evict) && self.slots.ledger.budget.is_exhausted() {
             let (held, largest) = self.held(now);
             if let Some(id) = largest {
                 self.close_for_budget(now, id, held.largest);

@@ -642,6 +642,10 @@ mod budget {
         let (slots, mut peers, silent, _) = silent_of(ledger, &[4_000_000, 1_500_000]);
         let ask = |now| other.compare_held(now, Held::default()).unwrap().0;
         other.ask_to_evict(0);
+        peers.begin_turn(999);
+        assert!(!peers.is_ending(silent[0]), "there is room again");
+        other.charge(3 << 20);
+        other.ask_to_evict(0);
         slots.with_lock(silent[0], || peers.begin_turn(1_000));
         assert!(!peers.is_ending(silent[0]));
         let held = ask(1_000);
