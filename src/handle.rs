@@ -705,9 +705,10 @@ impl Handle {
         rows.into_iter().flatten().flatten().collect()
     }
 
-    /// The last 1,024 connections that ended, the latest last. Connections that were turned away
-    /// without a place (64 beyond the limit of peers have one, to be told why) are counted and have
-    /// no row. Asks the loop, as [`peers`](Self::peers) does.
+    /// The last 1,024 connections that ended, the latest last; those that different loops ended in
+    /// the same millisecond are in no order. Connections that were turned away without a place (64
+    /// beyond the limit of peers have one, to be told why) are counted and have no row. Asks the
+    /// loop, as [`peers`](Self::peers) does.
     #[must_use]
     pub fn closed(&self) -> Vec<ClosedRow> {
         let rows = self.ask_all(Command::Closed);

@@ -46,6 +46,76 @@ fn the_test_command_of_the_readme_is_the_one_of_the_gate() {
     }
 }
 
+/// Without a binary to run by default, `cargo run` does nothing where there are several.
+#[test]
+fn the_command_line_is_what_runs_by_default() {
+    let manifest = read("Cargo.toml");
+    let binaries = targets(&manifest, "bin");
+    // What lies in src/bin is declared, or would be found by cargo.
+    assert!(manifest.contains("\nautobins = false\n"));
+    assert!(binaries.contains("nebnet"));
+    assert!(
+        binaries.len() == 1 || manifest.contains("\ndefault-run = \"nebnet\"\n"),
+        "of several binaries cargo has to be told which is meant"
+    );
+}
+
+#[test]
+fn every_command_names_what_there_is() {
+    let manifest = read("Cargo.toml");
+    let mut sources = String::new();
+    for folder in ["src", "tests"] {
+        collect(&root().join(folder), &mut sources);
+    }
+    let names = names(&sources);
+    let (mut found, mut count) = (Vec::new(), 0);
+    for document in DOCUMENTS {
+        let text = fs::read_to_string(root().join(document)).unwrap_or_default();
+        for command in commands(&text) {
+            count += 1;
+            if let Err(error) = judge(&command, &manifest, &names) {
+                found.push(format!(
+                    "{document}: `cargo {}`: {error}",
+                    command.join(" ")
+                ));
+            }
+        }
+    }
+    assert!(found.is_empty(), "no such command:\n{}", found.join("\n"));
+    assert!(count > 40, "{count} commands were found");
+}
+
+#[test]
+fn wrong_commands_are_found() {
+    let manifest = read("Cargo.toml");
+    let names = BTreeSet::from(["sim_one_seed", "tests"]);
+    let judge = |text: &str| {
+        let all = commands(text);
+        assert_eq!(all.len(), 1, "{text}");
+        judge(&all[0], &manifest, &names).is_ok()
+    };
+    for right in [
+        "cargo run --features cli -- serve --anything",
+        "`cargo bench --bench frame` and --bench nothing",
+        "A=1 cargo test --lib tests::sim_one",
+        "cargo run --bin instructions --features workbench",
+    ] {
+        assert!(judge(right), "{right}");
+    }
+    for wrong in [
+        "cargo run -- serve",
+        "cargo run --features cli,tls -- serve",
+        "cargo run --bin instructions --features cli",
+        "cargo run --example nothing",
+        "cargo bench --bench nothing",
+        "cargo test --test nothing",
+        "cargo test --test cli",
+        "cargo test --lib tests::other",
+    ] {
+        assert!(!judge(wrong), "{wrong}");
+    }
+}
+
 #[test]
 fn every_example_is_declared_and_mentioned() {
     let manifest = read("Cargo.toml");
@@ -160,6 +230,139 @@ fn every_test_that_the_catalogue_names_exists() {
         }
     }
     assert_eq!(cases, 122);
+}
+
+// ----- commands ----------------------------------------------------------------------------------
+
+/// The commands of a text that run something of this package: the words behind `cargo`, up to those
+/// that are for the program.
+fn commands(text: &str) -> Vec<Vec<&str>> {
+    let all = text.split("cargo ").skip(1);
+    let commands = all.map(|rest| {
+        let end = rest.find(['`', '\n']).unwrap_or(rest.len());
+        let words = rest[..end].split_whitespace();
+        words.take_while(|word| *word != "--").collect()
+    });
+    let runs = |words: &Vec<&str>| {
+        let first = words.first().copied().unwrap_or_default();
+        ["run", "bench", "test", "fuzz"].contains(&first)
+    };
+    commands.filter(runs).collect()
+}
+
+/// Whether what a command names exists, with the features that it needs.
+fn judge(words: &[&str], manifest: &str, names: &BTreeSet<&str>) -> Result<(), String> {
+    if words.starts_with(&["fuzz", "run"]) {
+        let target = *words.last().expect("two words at least");
+        // The fuzzers are not part of the published package.
+        let fuzz = fs::read_to_string(root().join("tests/fuzz/Cargo.toml"));
+        return fuzz.map_or(Ok(()), |fuzz| {
+            exists(targets(&fuzz, "bin").contains(target), target)
+        });
+    }
+    let (mut features, mut needed) = (BTreeSet::new(), BTreeSet::new());
+    let mut is_named = false;
+    let mut rest = words[1..].iter();
+    while let Some(word) = rest.next() {
+        let mut value = || rest.next().copied().unwrap_or_default();
+        match *word {
+            "--all-features" => features.extend(section(manifest, "[features]")),
+            "--features" => features.extend(value().split(',')),
+            "--target-dir" => drop(value()),
+            "--test" => {
+                let name = value();
+                let text = fs::read_to_string(root().join(format!("tests/{name}.rs")));
+                exists(text.is_ok(), name)?;
+                let text = text.unwrap_or_default();
+                let condition = text.split("#![cfg(feature = \"").nth(1);
+                needed.extend(condition.and_then(|rest| Some(rest.split('"').next()?.to_owned())));
+            }
+            "--bin" | "--bench" | "--example" => {
+                let (kind, name) = (&word[2..], value());
+                exists(targets(manifest, kind).contains(name), name)?;
+                needed.extend(required_features(manifest, kind, name));
+                is_named = true;
+            }
+            "--release" | "--lib" | "--doc" => {}
+            option if option.starts_with('-') => return Err(format!("what is {option}?")),
+            filter if words[0] == "test" => {
+                for part in filter.split("::").filter(|part| !part.is_empty()) {
+                    exists(names.iter().any(|name| name.contains(part)), part)?;
+                }
+            }
+            word => return Err(format!("what is {word}?")),
+        }
+    }
+    if words[0] == "run" && !is_named {
+        needed.extend(required_features(manifest, "bin", "nebnet"));
+    }
+    let known: BTreeSet<&str> = section(manifest, "[features]").collect();
+    for feature in &features {
+        exists(known.contains(feature), feature)?;
+    }
+    let missing = needed.iter().find(|one| !features.contains(one.as_str()));
+    missing.map_or(Ok(()), |one| Err(format!("it needs --features {one}")))
+}
+
+fn exists(is_there: bool, name: &str) -> Result<(), String> {
+    if is_there {
+        Ok(())
+    } else {
+        Err(format!("there is no {name}"))
+    }
+}
+
+/// The keys of a section of a manifest.
+fn section<'a>(manifest: &'a str, heading: &str) -> impl Iterator<Item = &'a str> {
+    let lines = manifest.lines().skip_while(move |line| *line != heading);
+    let lines: Vec<&str> = lines
+        .skip(1)
+        .take_while(|line| !line.starts_with('['))
+        .collect();
+    lines
+        .into_iter()
+        .filter_map(|line| line.split_once(" = ").map(|(key, _)| key))
+}
+
+/// The declarations of a kind of target, each as its text.
+fn declarations<'a>(manifest: &'a str, kind: &str) -> impl Iterator<Item = &'a str> {
+    let all = manifest.split("\n[");
+    let heading = format!("[{kind}]]\n");
+    let of_kind: Vec<&str> = all.filter(|text| text.starts_with(&heading)).collect();
+    of_kind.into_iter()
+}
+
+fn name_of(declaration: &str) -> Option<&str> {
+    declaration.split("\nname = \"").nth(1)?.split('"').next()
+}
+
+fn targets<'a>(manifest: &'a str, kind: &str) -> BTreeSet<&'a str> {
+    declarations(manifest, kind).filter_map(name_of).collect()
+}
+
+fn required_features(manifest: &str, kind: &str, name: &str) -> Vec<String> {
+    let mut all = declarations(manifest, kind).filter(|text| name_of(text) == Some(name));
+    let list = all
+        .next()
+        .and_then(|text| text.split("\nrequired-features = [").nth(1));
+    let list = list
+        .and_then(|rest| rest.split(']').next())
+        .unwrap_or_default();
+    list.split('"')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The functions and modules of sources.
+fn names(sources: &str) -> BTreeSet<&str> {
+    let is_word = |one: char| one.is_alphanumeric() || one == '_';
+    let after = |keyword| sources.split(keyword).skip(1);
+    let names = after("fn ").chain(after("mod "));
+    names
+        .filter_map(|rest| rest.split(|one| !is_word(one)).next())
+        .collect()
 }
 
 fn root() -> &'static Path {

@@ -397,6 +397,7 @@ fn subscribers_may_come_and_go() {
 #[test]
 fn a_failure_tells_the_end_of_every_peer() {
     let mut service = NetService::new(config().dispatch(Dispatch::Inline)).unwrap();
+    util::expect_panics();
     service.on_metrics(|_| panic!("a defect of the test"));
     let events = service.subscribe_events(EventOptions::new()).unwrap();
     service.start().unwrap();

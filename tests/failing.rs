@@ -38,6 +38,7 @@ impl Log for Fragile {
 }
 
 fn set_logger() {
+    util::expect_panics();
     // Another test may have.
     let _ = log::set_logger(&Fragile);
     log::set_max_level(LevelFilter::Warn);
@@ -99,7 +100,9 @@ fn a_loop_that_panics_closes_and_counts_its_connections() {
 fn what_waits_for_a_dispatcher_that_panics_is_undelivered() {
     set_logger();
     for queue in [1_000, 4] {
-        let mut service = NetService::new(config().dispatch_messages(queue)).unwrap();
+        // The callback is with the first loop, and has to stop the dispatcher of all messages.
+        let config = config().shards(1).dispatch_messages(queue);
+        let mut service = NetService::new(config).unwrap();
         let mut tap = service.subscribe(Types::all()).unwrap();
         // For one or two the loop would spare the dispatcher.
         let others = [(); 2].map(|()| service.subscribe(Types::all()).unwrap());
@@ -176,7 +179,8 @@ fn a_panic_within_a_block_leaves_every_sum_exact() {
 #[test]
 fn a_service_that_fails_is_cut_when_its_threads_have_ended() {
     set_logger();
-    let mut service = NetService::new(config()).unwrap();
+    // Two threads fail or hold, which have to be the only ones.
+    let mut service = NetService::new(config().shards(1)).unwrap();
     let handle = service.handle();
     let (enter, entered) = bounded(2);
     let (go, gone) = bounded::<()>(0);

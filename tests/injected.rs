@@ -219,7 +219,7 @@ fn a_dead_listener_is_told_and_everything_else_goes_on() {
         wait_until("it to be said", || service.stderr().contains(&line));
         assert_eq!(counter(metrics, "nebnet_accept_errors_total"), 1, "{error}");
         early.ping(b"still served");
-        assert!(is_served(connect(alive)), "{error}");
+        assert!(served(connect(alive)).is_some(), "{error}");
         drop(early);
         trace.expect_rest(&inject);
         trace.end();
@@ -380,14 +380,14 @@ fn check(row: &Row) {
     };
     let clients: Vec<_> = (0..CLIENTS).map(|_| connect(service.addr)).collect();
     let clients = clients.into_iter();
-    let threads: Vec<_> = clients
-        .map(|one| thread::spawn(|| is_served(one)))
-        .collect();
-    let results: Vec<bool> = threads.into_iter().map(|one| one.join().unwrap()).collect();
-    let served = results.iter().filter(|served| **served).count();
+    let threads: Vec<_> = clients.map(|one| thread::spawn(|| served(one))).collect();
+    // All stay until the last is served: an error that comes instead of a FIN would not be told.
+    let results: Vec<_> = threads.into_iter().map(|one| one.join().unwrap()).collect();
+    let served = results.iter().flatten().count();
     assert_eq!(served, row.served, "{}: {}", row.inject, service.stderr());
     assert!(trace.injected() > 0, "{} happened", row.inject);
-    wait_until("everybody to be gone", || {
+    drop(results);
+    wait_until(&format!("everybody to be gone: {}", row.inject), || {
         counter(metrics, "nebnet_peers") == 0
     });
     let (name, expected) = row.counter;
@@ -427,8 +427,8 @@ fn connect(addr: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Whether every message is answered, in order; false if the service closes before.
-fn is_served(mut stream: TcpStream) -> bool {
+/// The stream again once every message is answered, in order; `None` if the service closes before.
+fn served(mut stream: TcpStream) -> Option<TcpStream> {
     let message = |number: u32| encoded(&Frame::new(MessageType(7), &number.to_be_bytes()));
     let mut sent = 0;
     while sent < MESSAGES {
@@ -436,7 +436,7 @@ fn is_served(mut stream: TcpStream) -> bool {
             .flat_map(message)
             .collect();
         if stream.write_all(&piece).is_err() {
-            return false;
+            return None;
         }
         sent += MESSAGES_PER_PIECE;
     }
@@ -444,16 +444,16 @@ fn is_served(mut stream: TcpStream) -> bool {
     while answered < sent {
         let mut piece = [0; 4096];
         match stream.read(&mut piece) {
-            Ok(0) => return false,
+            Ok(0) => return None,
             Ok(count) => bytes.extend_from_slice(&piece[..count]),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 assert!(sent < MESSAGES + NUDGES_MAX, "{answered} of {sent} answers");
                 if stream.write_all(&message(sent)).is_err() {
-                    return false;
+                    return None;
                 }
                 sent += 1;
             }
-            Err(_) => return false,
+            Err(_) => return None,
         }
         while let Some((frame, size)) = Decoder::new(100).decode(&bytes).unwrap() {
             assert_eq!(frame.message_type, MessageType(7));
@@ -462,7 +462,7 @@ fn is_served(mut stream: TcpStream) -> bool {
             bytes.drain(..size);
         }
     }
-    true
+    Some(stream)
 }
 
 /// What a line of the metrics page says.

@@ -112,6 +112,7 @@ fn a_stop_does_not_wait_for_a_half_closed_peer_whose_messages_nobody_releases() 
 #[test]
 fn connections_that_a_callback_ends_are_counted() {
     let mut service = NetService::new(config().dispatch(Dispatch::Inline)).unwrap();
+    util::expect_panics();
     service.on_metrics(|_| panic!("the callback's own fault"));
     service.start().unwrap();
     let mut client = Client::connect(service.local_addrs()[0]);

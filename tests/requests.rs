@@ -601,6 +601,7 @@ fn requests_race_with_closes() {
 /// A panic of the dispatcher leaves nobody waiting.
 #[test]
 fn a_failed_service_resolves_everything() {
+    util::expect_panics();
     both(|config| {
         let mut service = NetService::new(config).unwrap();
         let fails = Arc::new(AtomicBool::new(false));

@@ -342,15 +342,20 @@ fn who_is_full_or_takes_less_is_left_out_of_a_broadcast_and_named() {
 fn broadcasts_at_once_keep_every_stream_whole() {
     let (service, tap) = start_tap(config());
     let mut crowd = crowd(&service, 100);
+    let stay: Vec<_> = crowd.iter().map(|(peer, _)| *peer).collect();
     let rounds = 50;
     std::thread::scope(|scope| {
         for (message_type, size) in [(LOW, 10), (NORMAL, 300), (HIGH, 6_000)] {
-            let handle = service.handle();
+            let (handle, stay) = (service.handle(), &stay);
             scope.spawn(move || {
                 for number in 0..rounds {
                     let message = numbered(message_type, number, size);
                     let report = handle.broadcast_message(&message, Recipients::All);
-                    assert_eq!(report.skipped, []);
+                    // One that goes may have gone since it was looked for.
+                    for (peer, error) in report.skipped {
+                        let ends = [SendError::NotConnected, SendError::Closing];
+                        assert!(ends.contains(&error) && !stay.contains(&peer), "{error}");
+                    }
                     assert!(report.sent.len() >= 100);
                 }
             });

@@ -769,6 +769,7 @@ fn a_loop_that_has_ended_keeps_nobody_waiting() {
 #[test]
 fn a_defect_of_one_thread_ends_all() {
     let _threads = THREADS.read();
+    util::expect_panics();
     for dispatch in MODES {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
         let mut tap = service.subscribe(Types::all()).unwrap();

@@ -597,6 +597,7 @@ fn a_panic_in_a_callback_fails_the_service_loudly() {
     ] {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
         let mut tap = service.subscribe(Types::all()).unwrap();
+        util::expect_panics();
         service.on_metrics(|_| panic!("the callback's own fault"));
         service.start().unwrap();
         let mut client = Client::connect(service.local_addrs()[0]);

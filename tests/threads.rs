@@ -12,7 +12,7 @@ use std::{fs, time::Duration};
 
 use crossbeam_channel::bounded;
 use nebnet::{Dispatch, NetService, StartError};
-use util::{PATIENCE, config, stop};
+use util::{PATIENCE, config, stop, wait_until};
 
 /// The folder of each thread of this process whose name begins with `prefix`, by its name.
 fn threads(prefix: &str) -> Vec<(String, String)> {
@@ -56,28 +56,43 @@ fn used(threads: &[(String, String)]) -> Duration {
     Duration::from_nanos(nanoseconds.sum())
 }
 
+/// Each loop and each dispatcher has the next of the processors, and behind the last the first.
 #[test]
 fn threads_have_their_names_and_places() {
     let [first, last] = allowed();
-    let config = config().thread_name("placed");
-    let config = config.loop_cpus([last]).dispatcher_cpus([first, last]);
-    let mut service = NetService::new(config).unwrap();
-    let (told, tick) = bounded(0);
-    // Whoever starts a thread goes on before it has set itself up: the first tick comes later.
-    service.on_metrics(move |_| {
-        let _ = told.try_send(());
-    });
-    service.start().unwrap();
-    tick.recv_timeout(PATIENCE).unwrap();
-    let threads = threads("placed-");
-    let names: Vec<_> = threads.iter().map(|(name, _)| &**name).collect();
-    assert_eq!(names, ["placed-dispatch", "placed-loop"]);
-    let places: Vec<_> = threads
-        .iter()
-        .map(|(_, folder)| status(folder, "Cpus_allowed_list"))
-        .collect();
-    assert_eq!(places, [first.to_string(), last.to_string()]);
-    stop(&mut service);
+    let (first, last) = (first.to_string(), last.to_string());
+    for (shards, expected) in [
+        (1, &[("dispatch", &first), ("loop", &last)][..]),
+        (
+            3,
+            &[
+                ("disp-1", &last),
+                ("disp-2", &first),
+                ("dispatch", &first),
+                ("loop", &last),
+                ("loop-1", &first),
+                ("loop-2", &last),
+            ],
+        ),
+    ] {
+        let config = config().shards(shards).thread_name("placed");
+        let numbers = [&first, &last].map(|number| number.parse().unwrap());
+        let config = config.dispatcher_cpus(numbers);
+        let config = config.loop_cpus(numbers.into_iter().rev());
+        let mut service = NetService::new(config).unwrap();
+        service.start().unwrap();
+        // Whoever starts a thread goes on before it has set itself up.
+        wait_until("every thread has its name and its place", || {
+            let threads = threads("placed-");
+            let found = threads.iter().map(|(name, folder)| {
+                let name = name.trim_start_matches("placed-");
+                (name, status(folder, "Cpus_allowed_list"))
+            });
+            let wanted = expected.iter().map(|(name, cpu)| (*name, (*cpu).clone()));
+            found.eq(wanted)
+        });
+        stop(&mut service);
+    }
 }
 
 #[test]
@@ -116,7 +131,7 @@ fn without_traffic_the_default_uses_no_processor() {
     service.start().unwrap();
     ticks.recv_timeout(PATIENCE).unwrap();
     let threads = threads("quiet-");
-    assert_eq!(threads.len(), 2);
+    assert_eq!(threads.len(), 2 * util::shards());
     let before = used(&threads);
     for _ in 0..2 {
         ticks.recv_timeout(PATIENCE).unwrap();

@@ -541,6 +541,39 @@ fn no_channel_is_unbounded() {
     );
 }
 
+/// The fuzz targets are a package of their own, which no other command builds: a module that the
+/// command line has grown would be missed there only when somebody fuzzes.
+#[test]
+fn the_fuzz_target_of_the_configuration_file_has_every_module_that_it_needs() {
+    const PROGRAM: &str = "src/bin/nebnet/";
+    let sources = sources(&[".rs"]);
+    let target = "tests/fuzz/fuzz_targets/config_file.rs";
+    let Some(target) = sources.iter().find(|source| source.path == target) else {
+        // Not part of the published package.
+        return;
+    };
+    let taken: Vec<&str> = target
+        .text
+        .lines()
+        .filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'))
+        .collect();
+    assert!(taken.len() > 5, "not understood: {taken:?}");
+    let mut found = Vec::new();
+    for source in &sources {
+        let module = source.path.strip_prefix(PROGRAM);
+        let module = module.and_then(|file| file.split(['/', '.']).next());
+        if !module.is_some_and(|module| taken.contains(&module)) {
+            continue;
+        }
+        for (name, line) in crate_paths(&source.library_code()) {
+            if !taken.contains(&&*name) {
+                found.push(format!("{}:{line}: crate::{name}", source.path));
+            }
+        }
+    }
+    expect_none(&found, "take these modules into tests/fuzz as well");
+}
+
 // ----- the reader itself -------------------------------------------------------------------------
 
 #[test]

@@ -243,7 +243,8 @@ impl Budget {
         for (other, cell) in cells.filter(|(other, _)| other != shard) {
             cell.asked.fetch_max(1, Ordering::AcqRel);
             pool.ring(other);
-            is_known &= cell.told_at.load(Ordering::Acquire) + TOLD_FOR_MS > now;
+            let told_at = cell.told_at.load(Ordering::Acquire);
+            is_known &= told_at > 0 && told_at + TOLD_FOR_MS > now;
             sum.all = sum.all.saturating_add(cell.all.load(Ordering::Relaxed));
             let coming = cell.coming.load(Ordering::Relaxed);
             sum.coming = sum.coming.saturating_add(coming);

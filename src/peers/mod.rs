@@ -1038,6 +1038,10 @@ impl Peers {
         if room > budget.limit() / BUDGET_ROOM_PART || budget.is_tight_without(all) {
             return;
         }
+        // Subscribers may just have given back what they held, and nobody has to go for that.
+        if !budget.is_exhausted() {
+            return;
+        }
         match (elsewhere, largest) {
             (Some(shard), _) => budget.ask_to_evict(shard),
             (None, Some(id)) => self.close_for_budget(now, id, own.largest),
@@ -1048,12 +1052,21 @@ impl Peers {
     /// What the peers of this loop hold that is not with subscribers, and who holds most.
     fn held(&self, now: Tick) -> (Held, Option<PeerId>) {
         let (mut held, mut largest) = (Held::default(), None);
+        // Whose close waits for a slot that somebody has locked.
+        let mut put_off = Vec::new();
+        for again in &self.again {
+            if let Again::Close(id, _, drain_ms) = again {
+                if *drain_ms <= LINGER_MS {
+                    put_off.push(*id);
+                }
+            }
+        }
         for (id, seat) in self.seats.ids() {
             let carried = seat.map_or(0, |seat| seat.carry_charge);
             let bytes = self.slots.leased(id).saturating_add(carried);
             let ends =
                 |seat: &Seat| seat.leaving.is_some() || seat.peer.ends_until(now + LINGER_MS);
-            if seat.is_some_and(ends) {
+            if seat.is_some_and(ends) || put_off.contains(&id) {
                 held.coming = held.coming.saturating_add(bytes);
             } else if seat.is_none_or(|seat| !seat.peer.is_closing()) {
                 held.all = held.all.saturating_add(bytes);
@@ -1086,7 +1099,7 @@ impl Peers {
 
     fn answer_budget_request(&mut self, now: Tick) {
         let request = self.slots.ledger.budget.take_request();
-        if request == Some(Request::Evict) {
+        if request == Some(Request::Evict) && self.slots.ledger.budget.is_exhausted() {
             let (held, largest) = self.held(now);
             if let Some(id) = largest {
                 self.close_for_budget(now, id, held.largest);

@@ -476,7 +476,13 @@ mod contended {
 
 mod budget {
     use super::*;
-    use crate::{clock::Now, frame::Frame, id::MessageType, slots::OutFrame};
+    use crate::{
+        budget::{Budget, Held},
+        clock::Now,
+        frame::Frame,
+        id::MessageType,
+        slots::OutFrame,
+    };
 
     const BUDGET: usize = 100_000;
 
@@ -532,14 +538,23 @@ mod budget {
     /// A table of peers that take nothing, for each of which so many bytes are queued, and one that
     /// has something to say.
     fn silent(budget: usize, queued: &[usize]) -> (Arc<Slots>, Peers, Vec<PeerId>, PeerId) {
-        let ledger = Arc::new(Ledger::new(budget, Traffic::new(100, 1 << 20)));
+        silent_of(Ledger::new(budget, Traffic::new(100, 1 << 20)), queued)
+    }
+
+    fn silent_of(ledger: Ledger, queued: &[usize]) -> (Arc<Slots>, Peers, Vec<PeerId>, PeerId) {
         let limits = OutboxLimits {
             bytes: 8 << 20,
             messages: 100,
             payload_size: 8 << 20,
         };
         let peers = queued.len() + 1;
-        let slots = Arc::new(Slots::new(0, peers, limits, ledger, Clock::start()));
+        let slots = Arc::new(Slots::new(
+            0,
+            peers,
+            limits,
+            Arc::new(ledger),
+            Clock::start(),
+        ));
         let rules = Rules::lenient(Decoder::new(limits.payload_size));
         let limits = PeerLimits {
             peers,
@@ -615,6 +630,33 @@ mod budget {
         }
         assert_eq!((closing, closed(&slots)), (1, 1));
         assert_eq!(peers.seat(talker).unwrap().pause, None);
+    }
+
+    /// What another loop is told counts a victim whose slot somebody has locked: it would have the
+    /// next one closed as well.
+    #[test]
+    fn a_victim_whose_close_is_put_off_is_told_to_make_room() {
+        let mut shares = Budget::shares(8 << 20, 2).into_iter();
+        let (own, other) = (shares.next().unwrap(), shares.next().unwrap());
+        let ledger = Ledger::of_shard(own, Arc::default(), Traffic::new(100, 1 << 20));
+        let (slots, mut peers, silent, _) = silent_of(ledger, &[4_000_000, 1_500_000]);
+        let ask = |now| other.compare_held(now, Held::default()).unwrap().0;
+        other.ask_to_evict(0);
+        peers.begin_turn(999);
+        assert!(!peers.is_ending(silent[0]), "there is room again");
+        other.charge(3 << 20);
+        other.ask_to_evict(0);
+        slots.with_lock(silent[0], || peers.begin_turn(1_000));
+        assert!(!peers.is_ending(silent[0]));
+        let held = ask(1_000);
+        assert!(held.coming >= 4_000_000, "{held:?}");
+        assert!((1_500_000..2_000_000).contains(&held.largest), "{held:?}");
+        for now in [1_001, 1_002] {
+            peers.begin_turn(now);
+        }
+        let ending: Vec<_> = silent.iter().map(|id| peers.is_ending(*id)).collect();
+        assert_eq!(ending, [true, false]);
+        assert_eq!(ask(1_002).largest, held.largest);
     }
 
     #[test]

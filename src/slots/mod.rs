@@ -629,9 +629,10 @@ impl Slots {
     #[cold]
     fn lease_for(&self, used: &Used, tails: &mut Tails, queued: u64, item: Item) -> bool {
         tails.measure();
-        // It goes into what was taken ahead, if there is so much of that.
-        let beside = (tails.beside as u64).saturating_sub(item.traffic.bytes);
-        self.lease(used, &used.leased, queued + beside)
+        // It goes into what was taken ahead where it is appended. What is held beside other
+        // segments is of no use to it.
+        let room = tails.room(item.priority).min(item.traffic.bytes);
+        self.lease(used, &used.leased, queued + tails.beside as u64 - room)
     }
 
     /// Leases what tails have taken ahead. If the budget has no room for that, they give it back.

@@ -56,6 +56,13 @@ impl Tails {
         self.beside = tails.map(Tail::beside).sum();
     }
 
+    /// Bytes that may be appended to the tail of a priority before it takes storage. As of the
+    /// last [`measure`](Self::measure) they are a part of [`beside`](Self::beside).
+    pub(super) fn room(&self, priority: Priority) -> u64 {
+        let tail = self.get(priority);
+        tail.map_or(0, |tail| tail.open.beside() as u64)
+    }
+
     /// Gives back what was taken ahead.
     pub(super) fn trim(&mut self) {
         for priority in Priority::ALL {

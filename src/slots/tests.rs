@@ -329,6 +329,38 @@ fn little_is_leased_as_it_is() {
     assert!(budget.used() <= budget.limit() + 1_000);
 }
 
+/// What storage is held beside what is queued is of use to the next message only where that is
+/// appended: sends end at the budget although the loop takes nothing meanwhile.
+#[test]
+fn nothing_is_accepted_beyond_the_budget_while_the_loop_is_away() {
+    const BUDGET: usize = 1 << 20;
+    for size in [0, 100, 1_000, 20_000] {
+        let ledger = Arc::new(Ledger::new(BUDGET, Traffic::new(1, 1)));
+        let limits = OutboxLimits {
+            bytes: 1 << 30,
+            messages: 1 << 30,
+            payload_size: 1 << 20,
+        };
+        let slots = Slots::new(0, 3, limits, ledger, Clock::start());
+        let budget = &slots.ledger.budget;
+        let peer = slots.open(0).unwrap();
+        while send(&slots, peer, 10_000).is_ok() {}
+        let mut count = 0;
+        while send(&slots, peer, size).is_ok() {
+            count += 1;
+            assert!(
+                budget.used() <= BUDGET + BLOCK_SIZE,
+                "{count} of {size} more, and {} bytes are charged",
+                budget.used()
+            );
+        }
+        let excess = budget.used().saturating_sub(BUDGET);
+        assert!(excess <= BLOCK_SIZE, "{excess}, {count} of {size} more");
+        close(&slots, peer);
+        assert_eq!(budget.used(), 0);
+    }
+}
+
 #[test]
 fn attention_is_asked_for_once() {
     let slots = slots(1 << 30);

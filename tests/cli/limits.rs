@@ -43,8 +43,14 @@ fn max_peers_per_addr() {
 
 #[test]
 fn max_pending() {
-    let service = Service::start(&["--echo", "--max-pending", "1"]);
+    let args = ["--echo", "--max-pending", "1", "--metrics", "127.0.0.1:0"];
+    let mut service = Service::start(&args);
+    let metrics = service.announced("metrics on ");
     let mut silent = service.connect();
+    // The next one may be another loop's, which would take it before this one is there.
+    wait_until("it is there", || {
+        get(metrics, "/metrics").contains("\nnebnet_peers 1\n")
+    });
     assert_eq!(service.connect().recv_bye(), 17);
     // Whoever has spoken is not pending any more.
     silent.send(1, b"x");

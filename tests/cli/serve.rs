@@ -241,13 +241,16 @@ fn threads_that_spin_on_one_processor_are_warned_of() {
         .lines()
         .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
     let first = list.unwrap().trim().split([',', '-']).next().unwrap();
-    let args = ["--echo", "--idle", "spin", "--thread-name", "core"];
-    let places = ["--loop-cpus", first, "--dispatcher-cpus", first];
-    let service = Service::start(&[&args[..], &places].concat());
-    assert_echoes(&mut service.connect());
-    let warning = "2 threads that never sleep on 1 processor";
-    assert_eq!(service.stderr().matches(warning).count(), 1);
-    service.stop();
+    for (shards, spinning) in [("1", 2), ("2", 4)] {
+        let args = ["--echo", "--idle", "spin", "--thread-name", "core"];
+        let places = ["--loop-cpus", first, "--dispatcher-cpus", first];
+        let shards = ["--shards", shards];
+        let service = Service::start(&[&args[..], &places, &shards].concat());
+        assert_echoes(&mut service.connect());
+        let warning = format!("{spinning} threads that never sleep on 1 processor");
+        assert_eq!(service.stderr().matches(&warning).count(), 1);
+        service.stop();
+    }
 
     let output = run(
         &["serve", "--listen", "127.0.0.1:0", "--loop-cpus", "1023"],

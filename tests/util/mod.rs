@@ -13,6 +13,7 @@ pub mod proxy;
 use std::{
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
+    sync::Once,
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -270,6 +271,22 @@ pub fn encoded(frame: &Frame<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
     frame.encode(&mut bytes).unwrap();
     bytes
+}
+
+/// Lets threads of services panic without a backtrace, because a test means them to: to find the
+/// names of its frames takes long on a machine that has much else to do, and everybody waits.
+pub fn expect_panics() {
+    static SET: Once = Once::new();
+    SET.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let thread = std::thread::current();
+            match thread.name().filter(|name| name.starts_with("nebnet-")) {
+                Some(name) => eprintln!("{name}: {info}"),
+                None => usual(info),
+            }
+        }));
+    });
 }
 
 /// Waits until the condition holds.

@@ -13,11 +13,15 @@ mod args;
 mod config_file;
 #[path = "../../../src/bin/nebnet/failure.rs"]
 mod failure;
+#[path = "../../../src/bin/nebnet/relay.rs"]
+mod relay;
 #[path = "../../../src/bin/nebnet/settings.rs"]
 mod settings;
 #[path = "../../../src/bin/nebnet/text.rs"]
 mod text;
 #[path = "../../../src/bin/nebnet/units.rs"]
 mod units;
+#[path = "../../../src/bin/nebnet/worker.rs"]
+mod worker;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| config_file::fuzz(data));
