@@ -21,7 +21,8 @@ use crate::{
     id::{MessageType, PeerId},
     ledger::Traffic,
     limits::{
-        BLOCK_CLASSES, BLOCK_SIZE, BLOCKS_KEPT, BLOCKS_WARM, MESSAGE_COPIED_MAX, SCATTER_BLOCKS,
+        BLOCK_CLASSES, BLOCK_SIZE, BLOCKS_KEPT, BLOCKS_WARM, CARRY_TRUSTED_MAX, LONG_KEPT_BYTES,
+        LONG_LOOKS_MAX, MESSAGE_COPIED_MAX, SCATTER_BLOCKS,
     },
     slots::Slots,
     sync::atomic::{AtomicU32, Ordering},
@@ -143,12 +144,15 @@ impl Block {
 ///
 /// The pool keeps a reference to the blocks that it gave away and finds out by looking whether they
 /// came back; so giving one back costs its last holder nothing. The worst memory that it keeps in
-/// use without need is the sum of `BLOCKS_KEPT * BLOCK_CLASSES`, about 6.5 MiB, and 1.1 MiB to read
-/// into next.
+/// use without need is the sum of `BLOCKS_KEPT * BLOCK_CLASSES`, about 6.5 MiB, 1.1 MiB to read into
+/// next, and `LONG_KEPT_BYTES`, 16 MiB, of long frames.
 pub(crate) struct BlockPool {
     slots: Arc<Slots>,
     /// Per class, the longest out first.
     classes: [VecDeque<Arc<Block>>; BLOCK_CLASSES.len()],
+    /// Those of frames longer than a block, and their bytes in all.
+    long: VecDeque<Arc<Block>>,
+    long_bytes: usize,
     /// What the next read goes into. Of those of the second kind all bytes are there.
     spare: Vec<Vec<u8>>,
     cleared: Vec<Vec<u8>>,
@@ -162,6 +166,8 @@ impl BlockPool {
         Self {
             slots,
             classes: Default::default(),
+            long: VecDeque::new(),
+            long_bytes: 0,
             spare: Vec::new(),
             cleared: Vec::new(),
             scatter: None,
@@ -248,10 +254,11 @@ impl BlockPool {
                 }
                 block
             }
-            // Storage of a frame that is larger than a block is not used again.
             None => {
                 buffer.truncate(start + size);
-                self.wrap(std::mem::take(buffer), start, head)
+                let block = self.wrap(std::mem::take(buffer), start, head);
+                self.keep_long(&block);
+                block
             }
         };
         self.slots.ledger.budget.charge(block.charge());
@@ -264,15 +271,54 @@ impl BlockPool {
             self.scatter = None;
             self.cleared.clear();
         }
-        for class in &mut self.classes {
-            let idle = class.iter().filter(|block| is_free(block)).count();
-            let mut excess = idle / 2;
-            class.retain(|block| {
+        for line in self.classes.iter_mut().chain([&mut self.long]) {
+            let idle = line.iter().filter(|block| is_free(block)).count();
+            let mut excess = idle.div_ceil(2);
+            line.retain(|block| {
                 let drop = excess > 0 && is_free(block);
                 excess -= usize::from(drop);
                 !drop
             });
         }
+        let sizes = self.long.iter().map(|block| block.bytes.capacity());
+        self.long_bytes = sizes.sum();
+    }
+
+    /// Storage for a long frame of so many bytes, empty.
+    pub(crate) fn take_long(&mut self, size: usize) -> Vec<u8> {
+        let fits = |block: &Arc<Block>| {
+            let capacity = block.bytes.capacity();
+            capacity >= size && capacity - size <= size / 4 && is_free(block)
+        };
+        let place = self.long.iter().take(LONG_LOOKS_MAX).position(fits);
+        let block = place.and_then(|place| self.long.remove(place));
+        let Some(mut block) = block else {
+            return Vec::with_capacity(size);
+        };
+        self.long_bytes -= block.bytes.capacity();
+        match Arc::get_mut(&mut block) {
+            Some(block) => {
+                let mut bytes = std::mem::take(&mut block.bytes);
+                bytes.clear();
+                bytes
+            }
+            None => Vec::with_capacity(size),
+        }
+    }
+
+    fn keep_long(&mut self, block: &Arc<Block>) {
+        let size = block.bytes.capacity();
+        if size > CARRY_TRUSTED_MAX {
+            return;
+        }
+        while self.long_bytes + size > LONG_KEPT_BYTES {
+            let Some(oldest) = self.long.pop_front() else {
+                return;
+            };
+            self.long_bytes -= oldest.bytes.capacity();
+        }
+        self.long_bytes += size;
+        self.long.push_back(Arc::clone(block));
     }
 
     fn make_copy(&mut self, class: usize, bytes: &[u8], head: BlockHead) -> Arc<Block> {
@@ -683,6 +729,33 @@ mod tests {
         drop(burst);
         let places: HashSet<usize> = (0..10 * BLOCKS_WARM).map(|_| bench.make().1).collect();
         assert_eq!(places.len(), BLOCKS_WARM);
+    }
+
+    /// Storage of long frames comes back, if it fits well, and is bounded, also while it is held.
+    #[test]
+    fn long_storage_is_used_again() {
+        let mut bench = Bench::new();
+        let long = |bench: &mut Bench, size: usize| {
+            let mut buffer = bench.pool.take_long(size);
+            buffer.resize(size, 0);
+            let at = buffer.as_ptr().addr();
+            (bench.pool.make(&mut buffer, 0, size, bench.head), at)
+        };
+        let (block, at) = long(&mut bench, 200_000);
+        assert_ne!(long(&mut bench, 200_000).1, at, "it is held");
+        drop(block);
+        let shorter = bench.pool.take_long(150_000);
+        assert_ne!(shorter.as_ptr().addr(), at, "too large");
+        let fitting = bench.pool.take_long(190_000);
+        assert_eq!(fitting.as_ptr().addr(), at);
+        let held: Vec<_> = (0..100).map(|_| long(&mut bench, 1 << 20)).collect();
+        assert!(bench.pool.long_bytes <= LONG_KEPT_BYTES);
+        drop(held);
+        (0..10).for_each(|_| bench.pool.trim());
+        assert_eq!((bench.pool.long_bytes, bench.pool.long.len()), (0, 0));
+        // One that is longer than those that are trusted is not kept.
+        drop(long(&mut bench, (1 << 20) + 1));
+        assert_eq!(bench.pool.long_bytes, 0);
     }
 
     #[test]

@@ -130,6 +130,13 @@ pub(crate) const BLOCK_SIZE: usize = 64 << 10;
 /// Blocks that one read goes into while a peer sends in bulk; with half as many the kernel has to
 /// be asked too often, twice as many leave the cache before somebody takes them.
 pub(crate) const SCATTER_BLOCKS: usize = 8;
+/// A frame up to this size is given all of its storage at once, if the one before it from the same
+/// peer was as long.
+pub(crate) const CARRY_TRUSTED_MAX: usize = 1 << 20;
+/// Bytes of storage of such frames that are used again, those included that somebody holds.
+pub(crate) const LONG_KEPT_BYTES: usize = 16 << 20;
+/// How many of them are looked at for one that is free and fits.
+pub(crate) const LONG_LOOKS_MAX: usize = 32;
 /// Storage classes for what a read brought; the last one is the block itself.
 pub(crate) const BLOCK_CLASSES: [usize; 4] = [512, 4096, 16 << 10, BLOCK_SIZE];
 /// What a read brought up to this size is copied; a larger one gives its block away.

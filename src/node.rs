@@ -432,7 +432,7 @@ impl<N: Net> Node<N> {
             // The budget is looked at between reads: one that it cut short would be taken for the
             // end of the input.
             let result = match buffer.slices() {
-                Some(mut slices) => self.net.read_scattered(stream, &mut slices),
+                Some((mut slices, count)) => self.net.read_scattered(stream, &mut slices[..count]),
                 None => self.net.read(stream, &mut buffer.bytes, buffer.limit),
             };
             let count = *result.as_ref().unwrap_or(&0);

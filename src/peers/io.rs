@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use super::{
     Again, Pause, Peers, Report, recharge_carry,
-    scatter::{SCATTER_BYTES, Scattered},
+    scatter::{Scattered, scatter_limit},
     seat::Standing,
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     id::PeerId,
     ledger::Traffic,
     limits::{BLOCK_SIZE, LINGER_MS, PAUSE_REPORTED_MS, SLICES_FEW},
-    peer::{Fault, Parsed, Peer, State},
+    peer::{Fault, Parsed, State},
     slots::Flow,
     socket::Ready,
 };
@@ -26,6 +26,9 @@ use crate::{
 /// read on to where it lies. So a byte is copied a bounded number of times however the peer cuts
 /// its frames.
 pub(super) const CARRY_COPIED_MAX: usize = 4096;
+
+/// A read of so many bytes is as good as one that fills a block.
+const BULK_BYTES: usize = BLOCK_SIZE - CARRY_COPIED_MAX;
 
 /// Space to read into, and back.
 #[derive(Debug)]
@@ -67,7 +70,7 @@ impl ReadBuffer {
     /// Whether a read of so many bytes is as good as one that fills a block.
     fn is_filled_by(&self, count: usize) -> bool {
         let is_of_blocks = matches!(self.kind, BufferKind::Block | BufferKind::Scatter);
-        is_of_blocks && self.carried + count + CARRY_COPIED_MAX >= BLOCK_SIZE
+        is_of_blocks && self.carried + count >= BULK_BYTES
     }
 }
 
@@ -308,12 +311,13 @@ impl Peers {
         let seat = self.seats.get_mut(id.index() as usize)?;
         let carry = &seat.peer.carry;
         let carried = carry.len();
-        let is_plenty = limit >= SCATTER_BYTES && !self.slots.ledger.budget.is_tight();
-        if carried <= CARRY_COPIED_MAX && seat.in_bulk && is_plenty {
+        let is_tight = self.slots.ledger.budget.is_tight();
+        let scatter_limit = scatter_limit(limit);
+        if carried <= CARRY_COPIED_MAX && seat.in_bulk && scatter_limit > 0 && !is_tight {
             let scatter = Some(self.pool.take_scatter());
             return Some(ReadBuffer {
                 scatter,
-                ..ReadBuffer::new(Vec::new(), 0, SCATTER_BYTES, BufferKind::Scatter)
+                ..ReadBuffer::new(Vec::new(), 0, scatter_limit, BufferKind::Scatter)
             });
         }
         if carried <= CARRY_COPIED_MAX {
@@ -321,7 +325,8 @@ impl Peers {
             bytes.extend_from_slice(carry);
             return Some(ReadBuffer::new(bytes, carried, limit, BufferKind::Block));
         }
-        grow_carry(&mut seat.peer, CARRY_COPIED_MAX);
+        let pool = Some(&mut self.pool).filter(|_| !is_tight);
+        seat.grow_carry(CARRY_COPIED_MAX, pool);
         let bytes = std::mem::take(&mut seat.peer.carry);
         Some(ReadBuffer::new(bytes, carried, limit, BufferKind::Carry))
     }
@@ -363,7 +368,7 @@ impl Peers {
                 let certain = !seat
                     .ready
                     .has(Ready::READ_CLOSED | Ready::URGENT | Ready::ERROR);
-                if count < buffer.room() && certain && buffer.scatter.is_none() {
+                if count < buffer.room() && certain && count < BULK_BYTES {
                     seat.ready.clear(Ready::READ);
                 }
                 seat.peer.handle_moved(now.tick, receiving);
@@ -463,6 +468,9 @@ impl Peers {
             keep_rest(&mut peer.carry, rest);
         }
         let whole_frames = parsed.consumed > 0;
+        if buffer.kind == BufferKind::Carry && whole_frames {
+            seat.proven = parsed.consumed;
+        }
         self.events_ahead = self.events.len();
         let block = (parsed.frames > 0).then(|| {
             let traffic = Traffic::new(u64::from(parsed.frames), size as u64);
@@ -751,23 +759,6 @@ fn keep_rest(carry: &mut Vec<u8>, rest: &[u8]) {
     carry.clear();
     carry.reserve_exact(rest.len());
     carry.extend_from_slice(rest);
-}
-
-/// Makes room for so many bytes more of an unfinished frame. It grows with what came, not with what
-/// was announced.
-pub(super) fn grow_carry(peer: &mut Peer, room: usize) {
-    let carried = peer.carry.len();
-    if peer.carry.capacity() - carried >= room {
-        return;
-    }
-    let needed = peer.carried_frame_size().unwrap_or(0);
-    let doubled = 2 * carried;
-    let target = if needed > doubled {
-        doubled
-    } else {
-        needed.max(doubled.min(BLOCK_SIZE))
-    };
-    peer.carry.reserve_exact((target - carried).max(room));
 }
 
 fn io_reason(error: &io::Error) -> CloseReason {

@@ -18,7 +18,7 @@ use std::{io::IoSliceMut, mem};
 
 use super::{
     Peers,
-    io::{BufferKind, CARRY_COPIED_MAX, ReadBuffer, grow_carry},
+    io::{BufferKind, CARRY_COPIED_MAX, ReadBuffer},
 };
 use crate::{
     block::{BlockRef, ScatterBuffers},
@@ -30,8 +30,15 @@ use crate::{
 /// Where in each block the read begins.
 const HEADROOM: usize = CARRY_COPIED_MAX;
 
-/// Bytes that one scattered read brings at most.
-pub(super) const SCATTER_BYTES: usize = SCATTER_BLOCKS * (BLOCK_SIZE - HEADROOM);
+/// Bytes that are read into each of them.
+const PIECE_SIZE: usize = BLOCK_SIZE - HEADROOM;
+
+/// Bytes that a scattered read may bring where `limit` may be read: those of some whole blocks, or
+/// zero if they would be less than two.
+pub(super) fn scatter_limit(limit: usize) -> usize {
+    let blocks = (limit / PIECE_SIZE).min(SCATTER_BLOCKS);
+    if blocks < 2 { 0 } else { blocks * PIECE_SIZE }
+}
 
 /// What a scattered read brought and nobody has parsed yet.
 #[derive(Debug)]
@@ -92,10 +99,11 @@ impl Scattered {
 }
 
 impl ReadBuffer {
-    /// What to read into, if it is several blocks.
-    pub(crate) fn slices(&mut self) -> Option<[IoSliceMut<'_>; SCATTER_BLOCKS]> {
+    /// What to read into, if it is several blocks, and how many of them.
+    pub(crate) fn slices(&mut self) -> Option<([IoSliceMut<'_>; SCATTER_BLOCKS], usize)> {
         let buffers = self.scatter.as_mut()?.each_mut();
-        Some(buffers.map(|buffer| IoSliceMut::new(&mut buffer[HEADROOM..])))
+        let slices = buffers.map(|buffer| IoSliceMut::new(&mut buffer[HEADROOM..]));
+        Some((slices, self.limit / PIECE_SIZE))
     }
 
     /// Reads the beginning of `bytes`, as a socket would; returns how many.
@@ -103,7 +111,9 @@ impl ReadBuffer {
     pub(crate) fn fill(&mut self, bytes: &[u8]) -> usize {
         let size = self.room().min(bytes.len());
         match self.slices() {
-            Some(mut slices) => crate::tests::scatter(&bytes[..size], &mut slices),
+            Some((mut slices, count)) => {
+                crate::tests::scatter(&bytes[..size], &mut slices[..count]);
+            }
             None => self.bytes.extend_from_slice(&bytes[..size]),
         }
         size
@@ -136,7 +146,8 @@ impl Peers {
                 .unwrap_or(0)
                 .saturating_sub(carried);
             let size = scattered.piece_size().min(frame_left.max(1));
-            grow_carry(&mut seat.peer, size);
+            // It came, so its room is not taken on trust.
+            seat.grow_carry(size, None);
             let mut bytes = mem::take(&mut seat.peer.carry);
             scattered.copy_to(&mut bytes, size);
             ReadBuffer::new(bytes, carried, size, BufferKind::Carry)

@@ -3,11 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::{
+    block::BlockPool,
     clock::Tick,
     error::{CloseReason, DialError},
     event::PauseCause,
+    frame,
     id::PeerId,
     ledger::Traffic,
+    limits::{BLOCK_SIZE, CARRY_TRUSTED_MAX},
     peer::{Peer, Rules},
     slots::Flow,
     socket::Ready,
@@ -25,6 +28,8 @@ pub(super) struct Seat {
     pub(super) in_write_list: bool,
     /// The last read brought about as much as it could.
     pub(super) in_bulk: bool,
+    /// The size of its last frame that was put together.
+    pub(super) proven: usize,
     /// Why the peer is not being read.
     pub(super) pause: Option<Pause>,
     /// What is told of the pause.
@@ -132,6 +137,7 @@ impl Seat {
             in_read_list: false,
             in_write_list: false,
             in_bulk: false,
+            proven: 0,
             pause: None,
             report: Report::Nothing,
             timer: None,
@@ -165,8 +171,9 @@ impl Seat {
             ready,
             in_read_list,
             in_write_list,
-            // Found out again by the next read that fills a block.
+            // Found out again by the next large read, or frame.
             in_bulk: _,
+            proven: _,
             pause,
             report,
             timer: _,
@@ -199,6 +206,32 @@ impl Seat {
             && broken.is_none()
             && leaving.is_none()
             && peer.is_at_rest()
+    }
+
+    /// Makes room for so many bytes more of an unfinished frame. It grows with what came, not with
+    /// what was announced; only a peer that has just sent a frame so long is trusted with all of
+    /// the next one at once, up to 1 MiB, if there is a pool to take it from.
+    pub(super) fn grow_carry(&mut self, room: usize, pool: Option<&mut BlockPool>) {
+        let carry = &mut self.peer.carry;
+        let carried = carry.len();
+        if carry.capacity() - carried >= room {
+            return;
+        }
+        let needed = frame::frame_size_at(carry).unwrap_or(0);
+        let is_proven = needed > BLOCK_SIZE && needed <= CARRY_TRUSTED_MAX.min(self.proven);
+        if let Some(pool) = pool.filter(|_| is_proven && needed > carried) {
+            let mut storage = pool.take_long(needed);
+            storage.extend_from_slice(carry);
+            *carry = storage;
+            return;
+        }
+        let doubled = 2 * carried;
+        let target = if needed > doubled {
+            doubled
+        } else {
+            needed.max(doubled.min(BLOCK_SIZE))
+        };
+        carry.reserve_exact((target - carried).max(room));
     }
 
     /// What counts against the credit of the peer.
@@ -261,7 +294,7 @@ impl Credit {
 
     /// Below this allowance a peer pauses rather than being read in small pieces.
     pub(super) fn allowance_min(self) -> u64 {
-        let block = crate::limits::BLOCK_SIZE as u64;
+        let block = BLOCK_SIZE as u64;
         let smallest = crate::limits::HEADER_SIZE as u64;
         block
             .min(self.bytes / 4)

@@ -1311,7 +1311,7 @@ mod reading {
         clock::Now,
         frame::{Frame, WholeFrames, encode_whole, work},
         id::MessageType,
-        limits::PAYLOAD_SIZE_MAX_CEILING,
+        limits::{BLOCK_SIZE, CARRY_TRUSTED_MAX, PAYLOAD_SIZE_MAX_CEILING},
     };
 
     /// A peer whose frames may be as long as frames can be.
@@ -1400,6 +1400,34 @@ mod reading {
                 reader.read(&vec![0; left]);
                 prop_assert_eq!((reader.messages, reader.carry()), (1, (0, 0)));
             }
+        }
+
+        /// Whoever has sent a long frame is given as much for the next one, and no more than a
+        /// bound; whatever it claims beyond that costs nothing.
+        #[test]
+        fn a_peer_is_trusted_with_as_much_as_it_has_sent(
+            sizes in prop::collection::vec(1_usize..3_000_000, 1..6),
+            begun in prop::collection::vec(5_000_usize..200_000, 6),
+        ) {
+            let mut reader = Reader::new();
+            let mut proven = 0;
+            for (size, begun) in sizes.iter().zip(begun) {
+                let mut bytes = Vec::new();
+                encode_whole(&Frame::new(MessageType(1), &vec![7; *size]), &mut bytes);
+                let (beginning, rest) = bytes.split_at(begun.min(bytes.len() - 1));
+                reader.read(beginning);
+                let (len, capacity) = reader.carry();
+                prop_assert_eq!(len, beginning.len());
+                let trusted = if bytes.len() <= proven { bytes.len() * 5 / 4 } else { 0 };
+                let bound = (2 * len + 4096).max(trusted);
+                prop_assert!(capacity <= bound, "{} for {} of {}", capacity, len, bytes.len());
+                reader.read(rest);
+                prop_assert_eq!(reader.carry(), (0, 0));
+                if bytes.len() > BLOCK_SIZE {
+                    proven = bytes.len().min(CARRY_TRUSTED_MAX);
+                }
+            }
+            prop_assert_eq!(reader.messages, sizes.len() as u64);
         }
 
         /// However a stream is cut and spread over blocks, all of it is delivered as it came.
