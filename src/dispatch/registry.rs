@@ -356,6 +356,8 @@ impl Account {
         row.queued += moves.fill.messages;
         row.queued_bytes += moves.fill.bytes;
         row.parked += lane.parked.load(Ordering::Relaxed);
+        row.pauses += lane.pauses.get();
+        row.stalls += lane.stalls.get();
     }
 
     pub(crate) fn event_row(&self) -> EventSubscriberRow {

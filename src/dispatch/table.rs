@@ -92,6 +92,9 @@ struct Entry {
     parked: VecDeque<Parked>,
     /// True from a drop until a block fits again.
     dropping: bool,
+    /// What waits here has left no room in the dispatch queue. False again once half of that is
+    /// free of what waits, or nothing waits here.
+    stalling: bool,
     /// It gets nothing more, and is about to be removed.
     end: Option<End>,
     /// It is listed as one whose receiver was not told yet.
@@ -626,26 +629,53 @@ impl FanOut {
         self.slots.hold(delivery.block().head().peer);
         delivery.set_place(Place::Parked);
         let entry = &mut self.entries[position];
-        entry.parked.push_back(Parked { delivery, charge });
         let account = &entry.subscriber.account;
+        if entry.parked.is_empty() {
+            account.lane(self.shard).pauses.add(1);
+        }
+        entry.parked.push_back(Parked { delivery, charge });
         account.begin_wait(self.shard);
-        let (fill, capacity) = (
-            self.slots.ledger.dispatch_queue.get(),
-            self.slots.ledger.dispatch_capacity,
-        );
-        if fill.bytes > capacity.bytes || fill.messages > capacity.messages {
-            let now = self.slots.clock.now().tick;
-            let subject = Subject::Subscriber(account.id.0);
-            if let Some(suppressed) = self.quiet.allow(now, "subscriber holds all", subject) {
-                log::warn!(
-                    "subscriber {:?} holds back all reading: what waits for it fills the dispatch \
-                     queue{suppressed}",
-                    account.name
-                );
-            }
+        let ledger = &self.slots.ledger;
+        let (parked, capacity) = (ledger.dispatch_parked.get(), ledger.dispatch_capacity);
+        // With no room for another block like this one, it is sure that nobody is read. A longer
+        // one may be held up before; see `unpark`.
+        if parked.bytes + charge.bytes > capacity.bytes
+            || parked.messages + charge.messages > capacity.messages
+        {
+            self.note_stall(position);
         }
         // Room that was made before we said that we wait: nobody will tell of it.
         self.unpark(position);
+    }
+
+    /// Counts that what waits for a subscriber stops all reading, and says so once in a while.
+    fn note_stall(&mut self, position: usize) {
+        let entry = &mut self.entries[position];
+        let account = &entry.subscriber.account;
+        if !std::mem::replace(&mut entry.stalling, true) {
+            account.lane(self.shard).stalls.add(1);
+        }
+        let now = self.slots.clock.now().tick;
+        let subject = Subject::Subscriber(account.id.0);
+        if let Some(suppressed) = self.quiet.allow(now, "subscriber holds all", subject) {
+            log::warn!(
+                "subscriber {:?} holds back all reading: what waits for it fills the dispatch \
+                 queue{suppressed}",
+                account.name
+            );
+        }
+    }
+
+    /// Looks whether a subscriber has let go of so much that reading goes on.
+    fn note_unparked(&mut self, position: usize) {
+        let entry = &mut self.entries[position];
+        let ledger = &self.slots.ledger;
+        let (parked, capacity) = (ledger.dispatch_parked.get(), ledger.dispatch_capacity);
+        let is_half =
+            parked.bytes <= capacity.bytes / 2 && parked.messages <= capacity.messages / 2;
+        if (is_half && !self.bounds.is_waited_for()) || entry.parked.is_empty() {
+            entry.stalling = false;
+        }
     }
 
     /// Delivers what waits for a subscriber, as far as there is room and it is our turn.
@@ -654,7 +684,11 @@ impl FanOut {
         if entry.parked.is_empty() {
             entry.subscriber.account.end_wait(self.shard);
         } else if entry.subscriber.account.may_unpark(self.shard) {
+            if self.bounds.is_waited_for_parked() {
+                self.note_stall(position);
+            }
             self.deliver_parked(position);
+            self.note_unparked(position);
             let entry = &self.entries[position];
             if entry.parked.is_empty() {
                 entry.subscriber.account.end_wait(self.shard);
@@ -819,6 +853,7 @@ impl Entry {
             number: 0,
             parked: VecDeque::new(),
             dropping: false,
+            stalling: false,
             end: None,
             is_unannounced: false,
         }

@@ -251,6 +251,55 @@ fn what_waits_is_delivered_in_order_and_holds_its_peer() {
     balanced(&slow);
 }
 
+/// Once each time that it begins, however much waits then.
+#[test]
+fn what_a_full_subscriber_holds_back_is_counted_when_it_begins() {
+    let mut bench = Bench::new();
+    let options = SubscribeOptions::new(Types::all())
+        .name("slow")
+        .messages(2)
+        .overflow(Overflow::Pause);
+    let mut slow = bench.subscribe(options);
+    let _other = bench.subscribe(SubscribeOptions::new(Types::all()));
+    bench.dispatch(&[1, 1]);
+    assert_eq!((slow.row().pauses, slow.row().stalls), (0, 0));
+    let charge = queue_charge(&bench.block(&[1])).bytes;
+    let places = bench.slots.ledger.dispatch_capacity.bytes / charge;
+    for round in 1..=3 {
+        // With room for one more, others are read.
+        for _ in 0..places - 1 {
+            bench.dispatch(&[1]);
+            assert_eq!((slow.row().pauses, slow.row().stalls), (round, round - 1));
+        }
+        for _ in 0..3 {
+            bench.dispatch(&[1]);
+            assert_eq!((slow.row().pauses, slow.row().stalls), (round, round));
+        }
+        // As long as more than half of the dispatch queue waits, it is the same stall.
+        take(&mut slow);
+        bench.fan_out.pump();
+        (0..2).for_each(|_| bench.dispatch(&[1]));
+        assert_eq!((slow.row().pauses, slow.row().stalls), (round, round));
+        while slow.row().parked > 0 {
+            take(&mut slow);
+            bench.fan_out.pump();
+        }
+    }
+    // A read that is longer than what is left waits, too. That is seen when it is over.
+    (0..5).for_each(|_| bench.dispatch(&[1]));
+    bench.bounds.wait_for_room();
+    assert_eq!((slow.row().pauses, slow.row().stalls), (4, 3));
+    take(&mut slow);
+    bench.fan_out.pump();
+    assert_eq!((slow.row().pauses, slow.row().stalls), (4, 4));
+    let rows = bench.registry.rows();
+    let counts: Vec<_> = rows.iter().map(|row| (row.pauses, row.stalls)).collect();
+    assert_eq!(
+        (rows[0].name.as_str(), counts),
+        ("slow", vec![(4, 4), (0, 0)])
+    );
+}
+
 /// A delivery that was taken from the channel and thrown away makes room, as one that was opened.
 #[test]
 fn a_dropped_delivery_wakes_what_waits() {

@@ -613,6 +613,7 @@ impl Slots {
         };
         let needed = queued.bytes + tails.beside as u64;
         if needed > used.leased() as u64 && !self.lease_for(used, tails, queued.bytes, item) {
+            self.count_refused_for_budget(item.traffic);
             return Err(self.note_refusal(slot, Refusals::BUDGET));
         }
         let tail = tails.appending(item.priority, item.traffic);
@@ -713,6 +714,12 @@ impl Slots {
         };
         let error = SendError::Full;
         Refused { error, tells_loop }
+    }
+
+    #[cold]
+    fn count_refused_for_budget(&self, traffic: Traffic) {
+        let refused = &self.ledger.refused_for_budget;
+        refused.fetch_add(traffic.messages, Ordering::Relaxed);
     }
 
     /// Makes sure that the slot's leases cover so many bytes; `own` is the caller's to raise.
@@ -1106,6 +1113,9 @@ impl Slots {
         let fits = self.fits(queued, traffic);
         queued.add(traffic);
         if !(fits && self.lease(used, &used.leased_inline, queued.bytes)) {
+            if fits {
+                self.count_refused_for_budget(traffic);
+            }
             return Err(SendError::Full);
         }
         used.written.sub_wrapping(traffic);

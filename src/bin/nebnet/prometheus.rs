@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use nebnet::{HandlerRow, ServiceState, Snapshot, SubscriberRow, Traffic, TypeTraffic};
+use nebnet::{HandlerRow, PauseRow, ServiceState, Snapshot, SubscriberRow, Traffic, TypeTraffic};
 
 /// A snapshot in the Prometheus text format.
 pub(crate) fn render(snapshot: &Snapshot) -> String {
@@ -57,6 +57,7 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
     out.subscribers(&snapshot.subscribers);
     out.handlers(&snapshot.handlers);
     out.requests(snapshot);
+    out.pauses(snapshot);
     for (name, help, value) in [
         (
             "memory_used_bytes",
@@ -93,14 +94,9 @@ pub(crate) fn render(snapshot: &Snapshot) -> String {
             snapshot.unclaimed,
         ),
         (
-            "dispatch_full_total",
-            "times the dispatch queue was full",
-            snapshot.dispatch_full,
-        ),
-        (
-            "reads_paused_total",
-            "times reading a peer was paused",
-            snapshot.reads_paused,
+            "sends_refused_for_budget_total",
+            "messages refused because the budget had no room",
+            snapshot.refused_for_budget,
         ),
         (
             "partial_frames_total",
@@ -248,6 +244,34 @@ impl Exposition {
         }
     }
 
+    /// Why peers were not read, one by one or all of them.
+    fn pauses(&mut self, snapshot: &Snapshot) {
+        let name = "reads_paused_total";
+        let help = "times reading a peer was paused, by cause";
+        self.family(name, "counter", help);
+        let PauseRow {
+            credit,
+            subscriber,
+            budget,
+            ..
+        } = snapshot.pauses;
+        for (cause, count) in [
+            ("credit", credit),
+            ("subscriber", subscriber),
+            ("budget", budget),
+        ] {
+            self.sample(name, &[("cause", &cause)], count);
+        }
+        self.counter(
+            "dispatch_full_total",
+            "times nobody was read because the dispatch queue was full",
+            snapshot.dispatch_full,
+        );
+        let name = "stalled_seconds_total";
+        self.family(name, "counter", "time in which nobody was read for that");
+        self.sample(name, &[], snapshot.stalled.as_secs_f64());
+    }
+
     fn requests(&mut self, snapshot: &Snapshot) {
         let row = &snapshot.requests;
         self.gauge(
@@ -289,7 +313,7 @@ impl Exposition {
 
     fn subscribers(&mut self, rows: &[SubscriberRow]) {
         type Read = fn(&SubscriberRow) -> u64;
-        let families: [(&str, &str, &str, Read); 7] = [
+        let families: [(&str, &str, &str, Read); 9] = [
             ("matched_total", "counter", "messages wanted", |row| {
                 row.matched
             }),
@@ -323,6 +347,18 @@ impl Exposition {
                 "gauge",
                 "messages that wait for room",
                 |row| row.parked,
+            ),
+            (
+                "pauses_total",
+                "counter",
+                "times its messages began to wait for room",
+                |row| row.pauses,
+            ),
+            (
+                "stalls_total",
+                "counter",
+                "times what waits for room began to stop all reading",
+                |row| row.stalls,
             ),
         ];
         for (name, kind, help, read) in families {
