@@ -16,7 +16,8 @@ use nebnet::{
     frame::{Frame, Hello},
 };
 use util::{
-    Client, End, HELLO, OK, PATIENCE, config, only_peer, start_tap, stop, stop_tap, wait_for_row,
+    Client, End, HELLO, OK, PATIENCE, closed_for, config, only_peer, start_tap, stop, stop_tap,
+    wait_for_row, wait_until,
 };
 
 const LOW: MessageType = MessageType(1);
@@ -380,6 +381,42 @@ fn broadcasts_at_once_keep_every_stream_whole() {
 }
 
 // ----- checksums ---------------------------------------------------------------------------------
+
+/// Of two services that require them, each sends them; of a client, what is without is refused.
+#[test]
+fn a_service_may_require_checksums_of_whoever_speaks_to_it() {
+    let strict = || config().checksums(true).require_checksums(true);
+    let mut service = NetService::new(strict()).unwrap();
+    let mut tap = service.subscribe(Types::all()).unwrap();
+    service.start().unwrap();
+    let addr = service.local_addrs()[0];
+    let mut other = NetService::new(strict()).unwrap();
+    other.start().unwrap();
+    other.handle().connect(addr).unwrap();
+    let peer = only_peer(&other);
+    wait_until("it may be sent to", || {
+        other.send(peer, MessageType(7), "x").is_ok()
+    });
+    assert_eq!(tap.recv_timeout(PATIENCE).unwrap().payload(), b"x");
+    for plain in [
+        Frame::new(MessageType(7), b"2"),
+        Frame::new(util::PING, b""),
+    ] {
+        let mut client = Client::connect(addr);
+        for message_type in [util::PING, MessageType(7)] {
+            client.send(&Frame::new(message_type, b"1").with_checksum(true));
+        }
+        client.expect(util::PONG.0, b"1");
+        client.send(&plain);
+        assert_eq!(tap.recv_timeout(PATIENCE).unwrap().payload(), b"1");
+        client.expect_bye(7);
+    }
+    assert!(tap.try_recv().is_err());
+    let report = stop(&mut other);
+    assert_eq!(closed_for(&report.snapshot, CloseReason::Shutdown), 1);
+    let report = stop(&mut service);
+    assert_eq!(closed_for(&report.snapshot, CloseReason::BadChecksum), 2);
+}
 
 /// Everything that the service sends, by every way there is.
 #[test]
