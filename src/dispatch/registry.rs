@@ -22,7 +22,7 @@ use crate::{
     error::SubscribeError,
     id::{MessageType, SubscriberId},
     ledger::{DepartedRow, EventSubscriberRow, SubscriberRow, Traffic},
-    limits::{SUBSCRIBERS_MAX, UNANNOUNCED_PART},
+    limits::{BLOCK_SIZE, SUBSCRIBERS_MAX, UNANNOUNCED_PART},
     slots::never_waits,
     sync::{
         Mutex, MutexGuard,
@@ -143,12 +143,22 @@ impl Account {
         std::iter::once(&self.first).chain(&self.others)
     }
 
-    /// Whether more than a part of the queue's bounds is taken.
+    /// Whether more than a part of the queue's bounds is taken, or so much that another read may
+    /// find no room.
     #[inline]
     pub(super) fn is_part_full(&self) -> bool {
         let fill = self.fill();
         fill.messages > self.capacity.messages / UNANNOUNCED_PART
             || fill.bytes > self.capacity.bytes / UNANNOUNCED_PART
+            || fill.bytes + BLOCK_SIZE as u64 > self.capacity.bytes
+    }
+
+    /// Whether the queue may have no room for all of this beside what is in it.
+    pub(super) fn lacks_room_for(&self, wanted: Traffic) -> bool {
+        let (fill, capacity) = (self.fill(), self.capacity);
+        fill.messages > 0
+            && (fill.messages + wanted.messages > capacity.messages
+                || fill.bytes + wanted.bytes > capacity.bytes)
     }
 
     /// What the bounds are held against.

@@ -187,9 +187,7 @@ impl FanOut {
         while let Some(position) = self.unannounced.pop() {
             let entry = &mut self.entries[usize::from(position)];
             entry.is_unannounced = false;
-            if let Outlet::Deliveries(sender, _) = &entry.subscriber.outlet {
-                sender.wake();
-            }
+            entry.wake();
         }
     }
 
@@ -226,6 +224,22 @@ impl FanOut {
         };
         list.len() <= DIRECT_SUBSCRIBERS_MAX
             && !(is_large && (block.head().has_correlation || !list.iter().all(has_queue)))
+    }
+
+    /// Whether a block that is light may find no room with somebody who was not told yet of what is
+    /// in the queue, and may sleep over it.
+    #[inline]
+    pub(crate) fn takes_unaware(&self, block: &BlockRef) -> bool {
+        if self.unannounced.is_empty() {
+            return false;
+        }
+        let message_type = block.head().message_type;
+        let list = message_type.map_or(NOBODY, |found| self.routes[usize::from(found.0)]);
+        self.lists[usize::from(list)].iter().any(|position| {
+            let entry = &self.entries[usize::from(*position)];
+            let wanted = queue_charge(block);
+            entry.is_unannounced && entry.subscriber.account.lacks_room_for(wanted)
+        })
     }
 
     /// Offers an event to everybody who subscribes to them, and gives back its place in the
@@ -450,6 +464,8 @@ impl FanOut {
             }
             return;
         }
+        // Nobody is full, and misses what follows, for want of being told.
+        entry.wake();
         if entry.subscriber.account.overflow == Overflow::DropOldest {
             entry.give_back(self.shard, room, &delivery);
             self.replace_oldest(position, delivery);
@@ -896,6 +912,14 @@ impl Entry {
         let count = delivery.count();
         delivery.displace();
         Some(count)
+    }
+
+    /// Wakes the receiver, if it sleeps.
+    #[inline]
+    fn wake(&self) {
+        if let Outlet::Deliveries(sender, _) = &self.subscriber.outlet {
+            sender.wake();
+        }
     }
 
     /// Puts a delivery into the queue, where its room was reserved: there is a place for every
