@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
 };
 
@@ -318,21 +319,32 @@ impl FanOut {
         self.sorter.trim();
     }
 
-    /// Ends the fan-out: what waits is discarded and counted, subscribers find their end.
+    /// Ends the fan-out: what waits is discarded and counted, subscribers find their end. That they
+    /// do whatever panics meanwhile, which comes out when all is done.
     pub(crate) fn close(&mut self) {
-        // If a panic has left a block in hand, it counts as dispatched: those who were not offered
-        // it have not counted it either.
-        self.settle();
-        // There is nobody left to keep waiting.
-        self.answers.finish_put_off(true);
-        self.registry.end_fan_out(self.shard);
-        for entry in &mut self.entries {
-            discard_parked(entry, &self.slots, &self.bounds);
-        }
+        // While the positions are those of the table.
         self.announce();
-        self.entries.clear();
-        self.event_subscribers.clear();
         self.routes.fill(NOBODY);
+        let mut entries = std::mem::take(&mut self.entries);
+        let event_subscribers = std::mem::take(&mut self.event_subscribers);
+        let settled = catch_unwind(AssertUnwindSafe(|| {
+            // If a panic has left a block in hand, it counts as dispatched: those who were not
+            // offered it have not counted it either.
+            self.settle();
+            // There is nobody left to keep waiting.
+            self.answers.finish_put_off(true);
+        }));
+        // Before the queues are disconnected: it says why they are.
+        let ended = catch_unwind(AssertUnwindSafe(|| self.registry.end_fan_out(self.shard)));
+        let discarded = entries.iter_mut().map(|entry| {
+            let discard = || discard_parked(entry, &self.slots, &self.bounds);
+            catch_unwind(AssertUnwindSafe(discard))
+        });
+        let discarded = discarded.fold(Ok(()), Result::and);
+        drop((entries, event_subscribers));
+        if let Err(panic) = settled.and(ended).and(discarded) {
+            resume_unwind(panic);
+        }
     }
 
     /// Gives back what an item holds of the dispatch queue, after a panic. Nobody is offered it.

@@ -9,7 +9,10 @@ mod models;
 mod overflow;
 mod shards;
 
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use crossbeam_channel::bounded;
 
@@ -20,7 +23,7 @@ use super::{
 use crate::{
     block::{BlockHead, BlockPool, BlockRef},
     clock::Clock,
-    error::TryRecvError,
+    error::{RecvError, TryRecvError},
     frame::{Decoder, Frame, encode_whole},
     id::{MessageType, PeerId},
     idle::IdleStrategy,
@@ -396,6 +399,41 @@ fn the_end_discards_what_waits_and_leaves_what_is_queued() {
     assert_eq!(bench.slots.ledger.budget.used(), 0);
     let late = SubscribeOptions::new(Types::all());
     assert!(bench.registry.add(late, Outlet::Closed).is_err());
+}
+
+/// Whatever fails in it, nobody waits for messages that cannot come.
+#[test]
+fn an_end_that_panics_is_an_end_all_the_same() {
+    for waits in [true, false] {
+        let mut bench = Bench::new();
+        let options = SubscribeOptions::new(Types::all()).messages(1);
+        let options = options.overflow(Overflow::Pause);
+        let mut slow = [0; 2].map(|_| bench.subscribe(options.clone()));
+        let (sender, receiver) = bounded(10);
+        let own = SubscribeOptions::new(Types::all());
+        bench.registry.add(own, Outlet::Messages(sender)).unwrap();
+        bench.dispatch(&[1, 1]);
+        // The bell rings for the room that the end makes, or for the peer that is let go.
+        let doorbell = &bench.slots.doorbell;
+        doorbell.set_bell(|| panic!("as the test wants it"));
+        if waits {
+            bench.bounds.wait_for_room();
+        }
+        while bench.slots.poll_attention().is_some() {}
+        doorbell.prepare_sleep();
+        let closed = catch_unwind(AssertUnwindSafe(|| bench.fan_out.close()));
+        assert!(closed.is_err());
+        for subscription in &mut slow {
+            assert_eq!(subscription.ended_because(), Some(Ended::Stopped));
+            assert!(subscription.recv().is_ok());
+            assert_eq!(subscription.recv().unwrap_err(), RecvError);
+            balanced(subscription);
+            assert_eq!(subscription.row().discarded, 1);
+        }
+        assert_eq!(receiver.iter().count(), 2);
+        drop(slow);
+        assert_eq!(bench.slots.ledger.budget.used(), 0);
+    }
 }
 
 #[test]
