@@ -254,6 +254,31 @@ fn what_waits_is_delivered_in_order_and_holds_its_peer() {
     balanced(&slow);
 }
 
+#[test]
+fn who_takes_messages_one_by_one_learns_what_is_missing_before_each() {
+    let mut bench = Bench::new();
+    let mut full = bench.subscribe(SubscribeOptions::new(MessageType(1)).messages(3));
+    let take = |full: &mut Subscription| {
+        let message = full.try_recv().ok()?;
+        Some((number(message.payload()), full.missed()))
+    };
+    bench.dispatch(&[1, 1, 1, 1, 1]);
+    assert_eq!(take(&mut full), Some((0, 0)));
+    bench.dispatch(&[1]);
+    bench.dispatch(&[1, 1, 1]);
+    let came: Vec<_> = std::iter::from_fn(|| take(&mut full)).collect();
+    assert_eq!(came, [(1, 0), (2, 0), (5, 2), (6, 0), (7, 0)]);
+    bench.dispatch(&[1, 1, 1]);
+    assert_eq!(take(&mut full), Some((9, 1)));
+    // What was told of a batch it does not tell again.
+    let rest = full.try_recv_batch().unwrap();
+    assert_eq!((rest.len(), rest.missed()), (2, 0));
+    bench.dispatch(&[1]);
+    let message = full.iter().next().unwrap();
+    assert_eq!((number(message.payload()), full.missed()), (12, 0));
+    assert_eq!(full.row().dropped, 3);
+}
+
 /// Once each time that it begins, however much waits then.
 #[test]
 fn what_a_full_subscriber_holds_back_is_counted_when_it_begins() {

@@ -66,7 +66,7 @@ fn a_checksum_may_be_required() {
                     .frames(cut)
                     .filter_map(Result::ok)
                     .map(|one| one.encoded_size())
-                    .sum()
+                    .sum::<usize>()
             );
             assert_eq!(decoder.frames(cut).any(|found| found.is_err()), judged);
             assert!(Decoder::new(100).frames(cut).all(|found| found.is_ok()));
