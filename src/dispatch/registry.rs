@@ -114,6 +114,8 @@ pub(crate) struct Account {
     pub(crate) is_events: bool,
     pub(crate) overflow: Overflow,
     pub(crate) capacity: Traffic,
+    /// What may be in the queue while the receiver sleeps.
+    untold_max: Traffic,
     /// That of the first shard. If it is the only one, its fill is the queue's.
     first: Lane,
     /// Those of the other shards.
@@ -147,10 +149,8 @@ impl Account {
     /// find no room.
     #[inline]
     pub(super) fn is_part_full(&self) -> bool {
-        let fill = self.fill();
-        fill.messages > self.capacity.messages / UNANNOUNCED_PART
-            || fill.bytes > self.capacity.bytes / UNANNOUNCED_PART
-            || fill.bytes + BLOCK_SIZE as u64 > self.capacity.bytes
+        let (fill, most) = (self.fill(), self.untold_max);
+        fill.messages > most.messages || fill.bytes > most.bytes
     }
 
     /// Whether the queue may have no room for all of this beside what is in it.
@@ -456,16 +456,18 @@ impl Registry {
         }
         let id = SubscriberId(list.next_id);
         list.next_id += 1;
+        let capacity = Traffic::new(
+            options.messages as u64,
+            (options.bytes as u64).min(BYTES_MAX),
+        );
         let account = Arc::new(Account {
             id,
             name: options.name.unwrap_or_else(|| format!("subscriber-{id}")),
             types: options.types,
             is_events,
             overflow: options.overflow,
-            capacity: Traffic::new(
-                options.messages as u64,
-                (options.bytes as u64).min(BYTES_MAX),
-            ),
+            capacity,
+            untold_max: untold_max(capacity),
             first: Lane::default(),
             others: self.pokes[1..].iter().map(|_| Lane::default()).collect(),
             total: QueueFill::default(),
@@ -626,6 +628,16 @@ impl Registry {
     fn lock(&self) -> MutexGuard<'_, List> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What may be in a queue of this capacity while its receiver sleeps: a part, and so much that one
+/// more read finds room.
+fn untold_max(capacity: Traffic) -> Traffic {
+    let bytes = capacity.bytes.saturating_sub(BLOCK_SIZE as u64);
+    Traffic::new(
+        capacity.messages / UNANNOUNCED_PART,
+        bytes.min(capacity.bytes / UNANNOUNCED_PART),
+    )
 }
 
 impl fmt::Debug for Outlet {
