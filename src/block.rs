@@ -144,8 +144,8 @@ impl Block {
 ///
 /// The pool keeps a reference to the blocks that it gave away and finds out by looking whether they
 /// came back; so giving one back costs its last holder nothing. The worst memory that it keeps in
-/// use without need is the sum of `BLOCKS_KEPT * BLOCK_CLASSES`, about 6.5 MiB, 1.1 MiB to read into
-/// next, and `LONG_KEPT_BYTES`, 16 MiB, of long frames.
+/// use without need is the sum of `BLOCKS_KEPT * BLOCK_CLASSES`, about 6.5 MiB, 1.1 MiB to read
+/// into next, and `LONG_KEPT_BYTES`, 16 MiB, of long frames.
 pub(crate) struct BlockPool {
     slots: Arc<Slots>,
     /// Per class, the longest out first.

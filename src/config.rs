@@ -76,6 +76,7 @@ pub struct Config {
     pub(crate) max_peers_per_addr: usize,
     pub(crate) max_pending: usize,
     pub(crate) checksums: bool,
+    pub(crate) require_checksums: bool,
     pub(crate) first_frame_timeout: Duration,
     pub(crate) frame_timeout: Duration,
     pub(crate) idle_timeout: Duration,
@@ -119,6 +120,7 @@ impl Default for Config {
             max_peers_per_addr: 0,
             max_pending: limits::PENDING_MAX_DEFAULT,
             checksums: false,
+            require_checksums: false,
             first_frame_timeout: Duration::from_millis(limits::FIRST_FRAME_TIMEOUT_MS),
             frame_timeout: Duration::from_millis(limits::FRAME_TIMEOUT_MS),
             idle_timeout: Duration::ZERO,
@@ -256,6 +258,21 @@ impl Config {
     pub fn checksums(self, always: bool) -> Self {
         Self {
             checksums: always,
+            ..self
+        }
+    }
+
+    /// Takes no frame without a CRC-32C, also from peers that we connect to: one ends its
+    /// connection with [`CloseReason::BadChecksum`](crate::CloseReason::BadChecksum), once what
+    /// came before it is delivered. Off by default. That goes for the protocol's own frames, too; a
+    /// service says those with a checksum if [`checksums`](Self::checksums) is on.
+    ///
+    /// What comes in is verified whenever it carries a checksum. This is for links that damage
+    /// bytes: damage to the flag that says that there is one goes unseen otherwise.
+    #[must_use]
+    pub fn require_checksums(self, required: bool) -> Self {
+        Self {
+            require_checksums: required,
             ..self
         }
     }

@@ -42,6 +42,7 @@ pub struct ConnectOptions {
     target: Target,
     pub(crate) keep: bool,
     pub(crate) hello: bool,
+    checksums: bool,
     timeout: Option<Duration>,
 }
 
@@ -57,6 +58,7 @@ impl ConnectOptions {
             target,
             keep: false,
             hello: true,
+            checksums: false,
             timeout: None,
         }
     }
@@ -75,6 +77,18 @@ impl ConnectOptions {
     #[must_use]
     pub fn hello(self, hello: bool) -> Self {
         Self { hello, ..self }
+    }
+
+    /// Sends this peer everything with a CRC-32C, the protocol's own frames included, whatever
+    /// [`Outgoing::checksum`](crate::Outgoing::checksum) says of a message; off by default.
+    /// [`Config::checksums`](crate::Config::checksums) does so for all peers, and is not taken back
+    /// by this. A broadcast is encoded once more for each such peer.
+    #[must_use]
+    pub fn checksums(self, always: bool) -> Self {
+        Self {
+            checksums: always,
+            ..self
+        }
     }
 
     /// How long one address may take to connect, and then to answer HELLO; 1 ms to 365 days.
@@ -158,6 +172,7 @@ pub(crate) struct NewLink {
     pub(crate) source: Source,
     pub(crate) keep: bool,
     pub(crate) hello: bool,
+    pub(crate) checksums: bool,
     /// In milliseconds; `None` is the service's.
     pub(crate) timeout_ms: Option<Tick>,
 }
@@ -182,6 +197,7 @@ impl NewLink {
             source,
             keep: options.keep,
             hello: options.hello,
+            checksums: options.checksums,
             timeout_ms: options.timeout.map(ticks_of_timeout),
         }
     }

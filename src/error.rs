@@ -39,6 +39,12 @@ pub enum FrameError {
         /// The bits that were allowed.
         allowed: u8,
     },
+    /// The frame has no CRC-32C trailer, and the decoder
+    /// [requires](crate::frame::Decoder::with_checksums_required) one.
+    MissingChecksum {
+        /// The flags byte.
+        flags: u8,
+    },
     /// The CRC-32C trailer does not match the frame.
     BadChecksum {
         /// The checksum in the trailer.
@@ -62,6 +68,12 @@ impl fmt::Display for FrameError {
                 write!(
                     f,
                     "frame flags {flags:#04x} have bits outside of {allowed:#04x}"
+                )
+            }
+            Self::MissingChecksum { flags } => {
+                write!(
+                    f,
+                    "frame flags {flags:#04x} say no checksum, which is required"
                 )
             }
             Self::BadChecksum { received, computed } => {
@@ -207,7 +219,9 @@ impl From<FrameError> for CloseReason {
             FrameError::TooLong { .. } => Self::FrameTooLong,
             FrameError::BadVersion { .. } => Self::BadVersion,
             FrameError::BadFlags { .. } => Self::BadFlags,
-            FrameError::BadChecksum { .. } => Self::BadChecksum,
+            FrameError::MissingChecksum { .. } | FrameError::BadChecksum { .. } => {
+                Self::BadChecksum
+            }
         }
     }
 }

@@ -493,8 +493,9 @@ impl Handle {
     /// Sends all messages of a batch to one peer, or none: one lock for all of them. On success the
     /// batch is empty and can be filled again.
     ///
-    /// With [`Config::checksums`](crate::Config::checksums), messages of the batch that have none
-    /// are encoded anew; to spare that, make them with their checksums.
+    /// With [`Config::checksums`](crate::Config::checksums) or [`ConnectOptions::checksums`],
+    /// messages of the batch that have none are encoded anew, also if the batch is refused then; to
+    /// spare that, make them with their checksums.
     ///
     /// # Errors
     ///

@@ -169,7 +169,7 @@ impl<'a> Replier<'a> {
     }
 
     fn push(&mut self, frame: &Frame<'_>) -> Result<(), SendError> {
-        let frame = &self.slots.dress(*frame);
+        let frame = &self.slots.dress_for(self.peer, *frame);
         let traffic = Traffic::new(1, frame.encoded_size() as u64);
         let size = frame.payload.len();
         if let Err(error) = self.slots.accept_inline(self.peer, traffic, size) {

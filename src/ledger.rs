@@ -139,10 +139,14 @@ pub(crate) struct Ledger {
     pub(crate) closed: [Counter; CloseReason::COUNT],
     pub(crate) accept_errors: Counter,
     pub(crate) stale_events: Counter,
-    /// Times that a peer's reading stopped for want of credit, budget or a subscriber.
-    pub(crate) reads_paused: Counter,
+    /// Times that a peer's reading stopped, by what for.
+    pub(crate) pauses: PauseCounters,
+    /// Messages refused for want of budget; senders count, on whatever thread.
+    pub(crate) refused_for_budget: SharedSum,
     /// Times that all reading stopped because the dispatch queue was full.
     pub(crate) dispatch_full: Counter,
+    /// Milliseconds in which nobody was read.
+    pub(crate) stalled_ms: Counter,
     pub(crate) partial_frames: Counter,
     pub(crate) inbound: TrafficCounter,
     pub(crate) outbound_accepted: TrafficCounter,
@@ -199,8 +203,10 @@ impl Ledger {
             closed: Default::default(),
             accept_errors: Counter::default(),
             stale_events: Counter::default(),
-            reads_paused: Counter::default(),
+            pauses: PauseCounters::default(),
+            refused_for_budget: SharedSum::default(),
             dispatch_full: Counter::default(),
+            stalled_ms: Counter::default(),
             partial_frames: Counter::default(),
             inbound: TrafficCounter::default(),
             outbound_accepted: TrafficCounter::default(),
@@ -276,6 +282,7 @@ impl Ledger {
         let written = self.outbound_written.get();
         let dropped = self.outbound_dropped.get();
         let overflowed = self.outbound_overflowed.get();
+        let pauses = self.pauses.row();
         Snapshot {
             uptime,
             state: self.state.get(),
@@ -319,8 +326,11 @@ impl Ledger {
             memory_budget: self.budget.limit() as u64,
             accept_errors: self.accept_errors.get(),
             stale_events: self.stale_events.get(),
-            reads_paused: self.reads_paused.get(),
+            reads_paused: pauses.total(),
+            pauses,
+            refused_for_budget: self.refused_for_budget.load(Ordering::Relaxed),
             dispatch_full: self.dispatch_full.get(),
+            stalled: Duration::from_millis(self.stalled_ms.get()),
             partial_frames: self.partial_frames.get(),
             // The caller's to fill in.
             shards: Vec::new(),
@@ -331,6 +341,24 @@ impl Ledger {
 impl Ledger {
     fn types_of_loop(&self) -> impl Iterator<Item = TypeTraffic> + '_ {
         self.types_handled.handled().chain(self.types_out.written())
+    }
+}
+
+/// Why single peers were not read; the loop counts.
+#[derive(Debug, Default)]
+pub(crate) struct PauseCounters {
+    pub(crate) credit: Counter,
+    pub(crate) subscriber: Counter,
+    pub(crate) budget: Counter,
+}
+
+impl PauseCounters {
+    fn row(&self) -> PauseRow {
+        PauseRow {
+            credit: self.credit.get(),
+            subscriber: self.subscriber.get(),
+            budget: self.budget.get(),
+        }
     }
 }
 
@@ -698,6 +726,14 @@ pub struct SubscriberRow {
     /// Messages that wait for room in its queue; only with
     /// [`Overflow::Pause`](crate::Overflow::Pause).
     pub parked: u64,
+    /// Times that its queue was full and its messages began to wait for room in it, so that the
+    /// peers that sent them were not read; of each loop on its own. Only with
+    /// [`Overflow::Pause`](crate::Overflow::Pause).
+    pub pauses: u64,
+    /// Times that what waited for room in its queue began to leave none in the dispatch queue, so
+    /// that a loop read nobody, whoever they sent to. It counts once until half of the dispatch
+    /// queue is free of what waits, or nothing waits for this subscriber.
+    pub stalls: u64,
     /// Whether it was removed because its queue was full; only with
     /// [`Overflow::Unsubscribe`](crate::Overflow::Unsubscribe).
     pub overflowed: bool,
@@ -716,6 +752,8 @@ impl SubscriberRow {
             queued: 0,
             queued_bytes: 0,
             parked: 0,
+            pauses: 0,
+            stalls: 0,
             overflowed,
         }
     }
@@ -730,6 +768,8 @@ impl SubscriberRow {
         self.queued += other.queued;
         self.queued_bytes += other.queued_bytes;
         self.parked += other.parked;
+        self.pauses += other.pauses;
+        self.stalls += other.stalls;
         self.overflowed |= other.overflowed;
     }
 }
@@ -897,6 +937,37 @@ impl RequestRow {
     }
 }
 
+/// How often the reading of single peers was paused, by what it was paused for.
+///
+/// A pause counts once, when it begins, for the cause that was found first. A peer for which that
+/// is over and that cannot be read for another cause is paused anew, which counts for the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PauseRow {
+    /// What was read from the peer and not released yet, with what waits to be written to it, left
+    /// no room within the outbox limits.
+    pub credit: u64,
+    /// A subscriber with [`Overflow::Pause`](crate::Overflow::Pause) had no room for its messages.
+    pub subscriber: u64,
+    /// More than three quarters of the byte budget were used, and the peer held more than its
+    /// share; or all of it was.
+    pub budget: u64,
+}
+
+impl PauseRow {
+    /// Pauses of any cause.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.credit + self.subscriber + self.budget
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.credit += other.credit;
+        self.subscriber += other.subscriber;
+        self.budget += other.budget;
+    }
+}
+
 /// All counters of a service at one moment.
 ///
 /// Taken live, the counters are read one after the other while others count on; when the service
@@ -975,10 +1046,22 @@ pub struct Snapshot {
     pub accept_errors: u64,
     /// Events, timers and commands for connections that were gone.
     pub stale_events: u64,
-    /// Times that the reading of a peer was paused for want of credit, budget or a subscriber.
+    /// Times that the reading of a peer was paused for want of credit, budget or a subscriber: the
+    /// sum of `pauses`.
     pub reads_paused: u64,
-    /// Times that all reading was paused because the dispatch queue was full.
+    /// The same by cause.
+    pub pauses: PauseRow,
+    /// Messages that were refused with [`SendError::Full`](crate::SendError::Full) because the byte
+    /// budget had no room for them, and not the outbox of their peer; all messages of a batch that
+    /// was refused, and one for each peer that a broadcast left out. Who tries again is counted
+    /// again.
+    pub refused_for_budget: u64,
+    /// Times that all reading of a loop was paused because the dispatch queue was full, or had no
+    /// place for an event.
     pub dispatch_full: u64,
+    /// How long nobody was read for that; of several loops, the sum. A pause that lasts is in it up
+    /// to the last second.
+    pub stalled: Duration,
     /// Frames that were cut off by the end of their connection.
     pub partial_frames: u64,
     /// What each loop has of it: see [`Config::shards`](crate::Config::shards).
@@ -1051,7 +1134,10 @@ impl Snapshot {
         self.accept_errors += other.accept_errors;
         self.stale_events += other.stale_events;
         self.reads_paused += other.reads_paused;
+        self.pauses.add(&other.pauses);
+        self.refused_for_budget += other.refused_for_budget;
         self.dispatch_full += other.dispatch_full;
+        self.stalled += other.stalled;
         self.partial_frames += other.partial_frames;
         self.shards.extend(other.shards);
     }

@@ -222,8 +222,9 @@ pub use id::{
 pub use idle::IdleStrategy;
 pub use inline::{InlineMessage, Replier};
 pub use ledger::{
-    ClosedRow, DepartedRow, EventSubscriberRow, HandlerRow, PeerRow, QueueGauge, RequestRow,
-    ServiceState, ShardRow, Snapshot, StopReport, StopRow, SubscriberRow, Traffic, TypeTraffic,
+    ClosedRow, DepartedRow, EventSubscriberRow, HandlerRow, PauseRow, PeerRow, QueueGauge,
+    RequestRow, ServiceState, ShardRow, Snapshot, StopReport, StopRow, SubscriberRow, Traffic,
+    TypeTraffic,
 };
 pub use peers::HandlerOptions;
 pub use policy::{OutboxFull, Priority};

@@ -993,7 +993,7 @@ fn rules_of(config: &Config) -> Rules {
         ..hello.clone()
     };
     Rules {
-        decoder: Decoder::new(config.max_payload),
+        decoder: Decoder::new(config.max_payload).with_checksums_required(config.require_checksums),
         first_frame_ms: ticks_of_timeout(config.first_frame_timeout),
         frame_ms: ticks_of_timeout(config.frame_timeout),
         idle_ms: ticks_of_timeout(config.idle_timeout),

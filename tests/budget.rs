@@ -347,6 +347,7 @@ fn at_the_end_sends_are_refused_and_the_largest_outbox_goes() {
     fill(&service, largest);
     let shot = service.snapshot();
     assert!(shot.memory_used >= shot.memory_budget * 9 / 10, "{shot:?}");
+    assert!(shot.refused_for_budget > 0, "{shot:?}");
     // Somebody wants to be read, which the outbox of another leaves no room for.
     reader.send_message(7, b"room?");
     wait_for_closed(&service, CloseReason::Budget, 1);
@@ -419,7 +420,9 @@ fn where_subscribers_hold_the_bytes_only_reading_pauses() {
                 }
                 // Everything stands still, and nobody was closed for it.
                 assert_eq!((shot.peers, shot.closed_total()), (3, 0), "{shot:?}");
-                assert!(shot.reads_paused > 0, "{shot:?}");
+                assert!(shot.pauses.budget > 0, "{shot:?}");
+                assert_eq!(shot.reads_paused, shot.pauses.total());
+                assert_eq!(shot.refused_for_budget, 0);
                 held.clear();
             }
         }

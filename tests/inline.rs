@@ -100,7 +100,7 @@ fn a_slow_reader_is_held_back_by_its_answers() {
         let mut client = Client::connect_small(service.local_addrs()[0]);
         let mut stream = client.stream.try_clone().unwrap();
         let writer = thread::spawn(move || stream.write_all(&numbered(COUNT)).unwrap());
-        wait_until("a pause", || service.snapshot().reads_paused > 0);
+        wait_until("a pause", || service.snapshot().pauses.credit > 0);
         expect_numbers(&mut client, COUNT);
         writer.join().unwrap();
         assert!(service.snapshot().reads_paused > 0);

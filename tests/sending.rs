@@ -11,12 +11,13 @@ mod util;
 use std::time::Duration;
 
 use nebnet::{
-    CloseReason, Dispatch, HandlerOptions, InlineMessage, MessageType, NetService, OutboxFull,
-    Outgoing, OutgoingBatch, PeerId, Priority, Recipients, Replier, SendError, Types,
+    CloseReason, ConnectOptions, Dispatch, HandlerOptions, InlineMessage, MessageType, NetService,
+    OutboxFull, Outgoing, OutgoingBatch, PeerId, Priority, Recipients, Replier, SendError, Types,
     frame::{Frame, Hello},
 };
 use util::{
-    Client, End, HELLO, OK, PATIENCE, config, only_peer, start_tap, stop, stop_tap, wait_for_row,
+    Client, End, HELLO, OK, PATIENCE, closed_for, config, only_peer, start_tap, stop, stop_tap,
+    wait_for_row, wait_until,
 };
 
 const LOW: MessageType = MessageType(1);
@@ -385,6 +386,105 @@ fn broadcasts_at_once_keep_every_stream_whole() {
 }
 
 // ----- checksums ---------------------------------------------------------------------------------
+
+/// Of two services that require them, each sends them; of a client, what is without is refused.
+#[test]
+fn a_service_may_require_checksums_of_whoever_speaks_to_it() {
+    let strict = || config().checksums(true).require_checksums(true);
+    let mut service = NetService::new(strict()).unwrap();
+    let mut tap = service.subscribe(Types::all()).unwrap();
+    service.start().unwrap();
+    let addr = service.local_addrs()[0];
+    let mut other = NetService::new(strict()).unwrap();
+    other.start().unwrap();
+    other.handle().connect(addr).unwrap();
+    let peer = only_peer(&other);
+    wait_until("it may be sent to", || {
+        other.send(peer, MessageType(7), "x").is_ok()
+    });
+    assert_eq!(tap.recv_timeout(PATIENCE).unwrap().payload(), b"x");
+    for plain in [
+        Frame::new(MessageType(7), b"2"),
+        Frame::new(util::PING, b""),
+    ] {
+        let mut client = Client::connect(addr);
+        for message_type in [util::PING, MessageType(7)] {
+            client.send(&Frame::new(message_type, b"1").with_checksum(true));
+        }
+        client.expect(util::PONG.0, b"1");
+        client.send(&plain);
+        assert_eq!(tap.recv_timeout(PATIENCE).unwrap().payload(), b"1");
+        client.expect_bye(7);
+    }
+    assert!(tap.try_recv().is_err());
+    let report = stop(&mut other);
+    assert_eq!(closed_for(&report.snapshot, CloseReason::Shutdown), 1);
+    let report = stop(&mut service);
+    assert_eq!(closed_for(&report.snapshot, CloseReason::BadChecksum), 2);
+}
+
+/// All that goes to its peer, by every way there is, and nothing that goes to others.
+#[test]
+fn a_link_may_be_made_with_checksums() {
+    let mut strict = NetService::new(config().require_checksums(true)).unwrap();
+    let mut tap = strict.subscribe(Types::all()).unwrap();
+    strict.start().unwrap();
+    let mut service = NetService::new(config()).unwrap();
+    let answer = |message: InlineMessage<'_>, replier: &mut Replier<'_>| {
+        replier.reply(message.payload()).unwrap();
+        replier.send(MessageType(6), b"and more").unwrap();
+    };
+    let options = HandlerOptions::new(MessageType(5));
+    service.handle_inline_each(options, |_| answer).unwrap();
+    service.start().unwrap();
+    let mut client = Client::connect(service.local_addrs()[0]);
+    client.ping(b"");
+    let (handle, plain) = (service.handle(), only_peer(&service));
+    let options = ConnectOptions::from(strict.local_addrs()[0]).checksums(true);
+    handle.connect(options).unwrap();
+    let find = || handle.peers().into_iter().find(|row| row.link.is_some());
+    wait_until("it connects", || find().is_some());
+    let peer = find().unwrap().peer;
+    let first = || handle.send(peer, MessageType(7), "first").is_ok();
+    wait_until("it may be sent to", first);
+    let mut expect = |message_type| {
+        let message = tap.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(message.message_type(), MessageType(message_type));
+        assert!(message.checksum(), "{message:?}");
+        message
+    };
+    let back = expect(7).peer();
+    strict.send(back, MessageType(5), "inline").unwrap();
+    expect(5);
+    expect(6);
+    for size in [0, 10, 5_000, 100_000] {
+        handle.send(peer, MessageType(8), vec![1; size]).unwrap();
+        assert_eq!(expect(8).payload().len(), size);
+        let payload = &vec![2; size];
+        let report = handle.broadcast(MessageType(9), payload, Recipients::All);
+        assert_eq!((report.sent.len(), report.skipped.len()), (2, 0));
+        assert_eq!(expect(9).payload(), *payload);
+        let frame = client.receive().unwrap();
+        assert!(!frame.checksum && frame.payload == *payload);
+    }
+    for peer in [peer, plain] {
+        let mut batch = OutgoingBatch::new();
+        batch.push(&Outgoing::new(MessageType(10), b"1")).unwrap();
+        batch.push(&Outgoing::new(MessageType(10), b"2")).unwrap();
+        handle.send_batch(peer, &mut batch).unwrap();
+    }
+    assert_eq!([expect(10).payload(), expect(10).payload()], [b"1", b"2"]);
+    assert!(!client.receive().unwrap().checksum && !client.receive().unwrap().checksum);
+    let pending = handle
+        .request(peer, MessageType(11), b"?", PATIENCE)
+        .unwrap();
+    strict.reply(&expect(11), "!").unwrap();
+    assert_eq!(pending.recv().unwrap().payload(), b"!");
+    drop(client);
+    stop(&mut service);
+    let report = stop(&mut strict);
+    assert_eq!(closed_for(&report.snapshot, CloseReason::BadChecksum), 0);
+}
 
 /// Everything that the service sends, by every way there is.
 #[test]

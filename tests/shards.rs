@@ -374,7 +374,7 @@ fn the_loops_have_one_budget() {
         scope.spawn(|| write_all(clients, &bytes));
         wait_until("it is short", || {
             let snapshot = service.snapshot();
-            snapshot.reads_paused > 0 && snapshot.memory_used >= (BUDGET / 100 * 70) as u64
+            snapshot.pauses.budget > 0 && snapshot.memory_used >= (BUDGET / 100 * 70) as u64
         });
         let mut left = count * 40_000;
         let mut most = 0;
@@ -388,7 +388,7 @@ fn the_loops_have_one_budget() {
         assert!(most <= (BUDGET + slack) as u64, "{most}");
     });
     let report = stop(&mut service);
-    assert!(report.snapshot.reads_paused > 0);
+    assert!(report.snapshot.pauses.budget > 0);
     drop(tap);
     assert_eq!(service.snapshot().memory_used, 0);
 }

@@ -232,6 +232,13 @@ fn pause_holds_back_only_the_peers_that_sent_to_the_full_subscriber() {
         wait_until("its reading has stopped", || {
             handle.peers().iter().any(|row| !row.reading)
         });
+        let shot = service.snapshot();
+        assert!(shot.pauses.subscriber > 0, "{shot:?}");
+        let counts = |row: &SubscriberRow| (row.pauses, row.stalls);
+        assert_eq!(
+            (counts(&full.row()), counts(&other.row())),
+            ((1, 0), (0, 0))
+        );
         for number in 0..1000 {
             assert!(good.try_write(&numbered(B, number..number + 1, 10)));
             let message = other.recv_timeout(PATIENCE).unwrap();
@@ -268,6 +275,11 @@ fn a_full_dispatch_queue_stops_all_reading_until_there_is_room() {
         good.ping(b"");
         let peers = [0; 4].map(|_| spawn_peer(addr, numbered(A, 0..500, 1000)));
         wait_until("the queue is full", || service.snapshot().dispatch_full > 0);
+        // What makes it full may be on its way to the subscriber still.
+        wait_until("it holds all", || full.row().stalls > 0);
+        let rows = service.snapshot().subscribers;
+        assert!(rows[0].name == "full" && rows[0].stalls > 0, "{rows:?}");
+        assert!(other.row().pauses == 0 && other.row().stalls == 0);
         assert!(good.try_write(&numbered(B, 0..1, 10)));
         // One read beyond the bound for each peer that had its turn, and no more.
         let queue = service.snapshot().dispatch_queue;

@@ -23,8 +23,8 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[
         "a table of ranges, one per setting, which reads better in one piece",
     ),
     (
-        "src/bin/nebnet/prometheus.rs: render",
-        "a list of metrics, one call for each",
+        "src/bin/nebnet/config_file.rs: set",
+        "a table of keys, a line or two for each",
     ),
 ];
 const LINE_WIDTH_MAX: usize = 100;

@@ -157,6 +157,11 @@ impl Desk {
         if !fan_out.is_light(&block) {
             return Err(block);
         }
+        if fan_out.takes_unaware(&block) {
+            // It takes what it has while the block goes to the dispatcher.
+            fan_out.announce();
+            return Err(block);
+        }
         raise(&block);
         fan_out.dispatch_unannounced(block);
         if announces {

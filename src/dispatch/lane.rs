@@ -25,6 +25,9 @@ pub(super) struct Lane {
     /// Of what this fan-out dropped, that for which the bound in bytes had no room.
     pub(super) dropped_for_bytes: Counter,
     pub(super) parked: Sum,
+    /// Times that it began to park, and that what is parked began to fill the dispatch queue.
+    pub(super) pauses: Counter,
+    pub(super) stalls: Counter,
     /// In the queue.
     pub(super) fill: QueueFill,
     /// Counted by whoever takes, discards or displaces: first that it begins, then the queue's fill

@@ -274,6 +274,17 @@ impl QueueBounds {
         fence(Ordering::SeqCst);
     }
 
+    /// Whether the loop waits for room.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.loop_waits.load(Ordering::Relaxed)
+    }
+
+    /// Whether it does so for what is parked and nothing else.
+    pub(super) fn is_waited_for_parked(&self) -> bool {
+        let (fill, parked) = (&self.ledger.dispatch_queue, &self.ledger.dispatch_parked);
+        self.is_waited_for() && self.has_room_for_event() && fill.get() == parked.get()
+    }
+
     /// Gives back what a block held; wakes a loop that waits once the queue is half empty.
     pub(crate) fn lower(&self, charge: Traffic, doorbell: &Doorbell) {
         self.ledger.dispatch_queue.lower(charge);

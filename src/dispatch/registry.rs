@@ -22,7 +22,7 @@ use crate::{
     error::SubscribeError,
     id::{MessageType, SubscriberId},
     ledger::{DepartedRow, EventSubscriberRow, SubscriberRow, Traffic},
-    limits::{SUBSCRIBERS_MAX, UNANNOUNCED_PART},
+    limits::{BLOCK_SIZE, SUBSCRIBERS_MAX, UNANNOUNCED_PART},
     slots::never_waits,
     sync::{
         Mutex, MutexGuard,
@@ -114,6 +114,8 @@ pub(crate) struct Account {
     pub(crate) is_events: bool,
     pub(crate) overflow: Overflow,
     pub(crate) capacity: Traffic,
+    /// What may be in the queue while the receiver sleeps.
+    untold_max: Traffic,
     /// That of the first shard. If it is the only one, its fill is the queue's.
     first: Lane,
     /// Those of the other shards.
@@ -143,12 +145,20 @@ impl Account {
         std::iter::once(&self.first).chain(&self.others)
     }
 
-    /// Whether more than a part of the queue's bounds is taken.
+    /// Whether more than a part of the queue's bounds is taken, or so much that another read may
+    /// find no room.
     #[inline]
     pub(super) fn is_part_full(&self) -> bool {
-        let fill = self.fill();
-        fill.messages > self.capacity.messages / UNANNOUNCED_PART
-            || fill.bytes > self.capacity.bytes / UNANNOUNCED_PART
+        let (fill, most) = (self.fill(), self.untold_max);
+        fill.messages > most.messages || fill.bytes > most.bytes
+    }
+
+    /// Whether the queue may have no room for all of this beside what is in it.
+    pub(super) fn lacks_room_for(&self, wanted: Traffic) -> bool {
+        let (fill, capacity) = (self.fill(), self.capacity);
+        fill.messages > 0
+            && (fill.messages + wanted.messages > capacity.messages
+                || fill.bytes + wanted.bytes > capacity.bytes)
     }
 
     /// What the bounds are held against.
@@ -356,6 +366,8 @@ impl Account {
         row.queued += moves.fill.messages;
         row.queued_bytes += moves.fill.bytes;
         row.parked += lane.parked.load(Ordering::Relaxed);
+        row.pauses += lane.pauses.get();
+        row.stalls += lane.stalls.get();
     }
 
     pub(crate) fn event_row(&self) -> EventSubscriberRow {
@@ -444,16 +456,18 @@ impl Registry {
         }
         let id = SubscriberId(list.next_id);
         list.next_id += 1;
+        let capacity = Traffic::new(
+            options.messages as u64,
+            (options.bytes as u64).min(BYTES_MAX),
+        );
         let account = Arc::new(Account {
             id,
             name: options.name.unwrap_or_else(|| format!("subscriber-{id}")),
             types: options.types,
             is_events,
             overflow: options.overflow,
-            capacity: Traffic::new(
-                options.messages as u64,
-                (options.bytes as u64).min(BYTES_MAX),
-            ),
+            capacity,
+            untold_max: untold_max(capacity),
             first: Lane::default(),
             others: self.pokes[1..].iter().map(|_| Lane::default()).collect(),
             total: QueueFill::default(),
@@ -614,6 +628,16 @@ impl Registry {
     fn lock(&self) -> MutexGuard<'_, List> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What may be in a queue of this capacity while its receiver sleeps: a part, and so much that one
+/// more read finds room.
+fn untold_max(capacity: Traffic) -> Traffic {
+    let bytes = capacity.bytes.saturating_sub(BLOCK_SIZE as u64);
+    Traffic::new(
+        capacity.messages / UNANNOUNCED_PART,
+        bytes.min(capacity.bytes / UNANNOUNCED_PART),
+    )
 }
 
 impl fmt::Debug for Outlet {

@@ -254,6 +254,7 @@ impl Batch {
     }
 
     /// How many messages of this subscriber were dropped between the batch before and this one.
+    /// [`Subscription::missed`] is for those who take messages one by one.
     /// With several [`shards`](crate::Config::shards) this counts among the messages of one loop,
     /// that of [`peer`](Self::peer).
     #[must_use]
@@ -397,6 +398,8 @@ pub struct Subscription {
     receiver: Receiver<Delivery>,
     /// The batch that `recv` takes messages from.
     current: Option<Batch>,
+    /// Messages that are missing before the one that `recv` gave last.
+    missed: u64,
     account: Arc<Account>,
     registry: Arc<Registry>,
     idle: Idle,
@@ -414,6 +417,7 @@ impl Subscription {
         Self {
             receiver,
             current: None,
+            missed: 0,
             account,
             registry,
             idle: Idle::new(idle),
@@ -572,6 +576,32 @@ impl Subscription {
         }
     }
 
+    /// For those who take messages one by one: how many were dropped between the message that
+    /// [`recv`](Self::recv), [`try_recv`](Self::try_recv), [`recv_timeout`](Self::recv_timeout) or
+    /// an iterator gave last and the one before it, because the queue was full. Who takes batches
+    /// asks [`Batch::missed`]; a batch of which messages were taken one by one says no more what
+    /// was told here.
+    ///
+    /// Those that were dropped at the very end only show in [`row`](Self::row). With several
+    /// [`shards`](crate::Config::shards) this counts among the messages of one loop.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # fn example(mut quotes: nebnet::Subscription) -> Result<(), nebnet::RecvError> {
+    /// loop {
+    ///     let quote = quotes.recv()?;
+    ///     if quotes.missed() > 0 {
+    ///         eprintln!("{} quotes are missing before {quote:?}", quotes.missed());
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.missed
+    }
+
     /// The subscriber's id.
     #[must_use]
     pub fn id(&self) -> SubscriberId {
@@ -600,6 +630,10 @@ impl Subscription {
     fn pop(&mut self) -> Option<Message> {
         let batch = self.current.as_mut()?;
         let message = batch.pop();
+        if message.is_some() {
+            // It is told with the first message of the batch.
+            self.missed = std::mem::take(&mut batch.missed);
+        }
         if batch.is_empty() || message.is_none() {
             self.current = None;
         }
@@ -745,7 +779,8 @@ impl ChannelSubscription {
     }
 
     /// What became of the subscriber's messages so far. What the channel has accepted counts as
-    /// taken.
+    /// taken. Where messages are missing the channel does not say: how many were dropped in all,
+    /// the row does.
     #[must_use]
     pub fn row(&self) -> SubscriberRow {
         self.account.row()

@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
 };
 
@@ -92,6 +93,9 @@ struct Entry {
     parked: VecDeque<Parked>,
     /// True from a drop until a block fits again.
     dropping: bool,
+    /// What waits here has left no room in the dispatch queue. False again once half of that is
+    /// free of what waits, or nothing waits here.
+    stalling: bool,
     /// It gets nothing more, and is about to be removed.
     end: Option<End>,
     /// It is listed as one whose receiver was not told yet.
@@ -184,9 +188,7 @@ impl FanOut {
         while let Some(position) = self.unannounced.pop() {
             let entry = &mut self.entries[usize::from(position)];
             entry.is_unannounced = false;
-            if let Outlet::Deliveries(sender, _) = &entry.subscriber.outlet {
-                sender.wake();
-            }
+            entry.wake();
         }
     }
 
@@ -223,6 +225,22 @@ impl FanOut {
         };
         list.len() <= DIRECT_SUBSCRIBERS_MAX
             && !(is_large && (block.head().has_correlation || !list.iter().all(has_queue)))
+    }
+
+    /// Whether a block that is light may find no room with somebody who was not told yet of what is
+    /// in the queue, and may sleep over it.
+    #[inline]
+    pub(crate) fn takes_unaware(&self, block: &BlockRef) -> bool {
+        if self.unannounced.is_empty() {
+            return false;
+        }
+        let message_type = block.head().message_type;
+        let list = message_type.map_or(NOBODY, |found| self.routes[usize::from(found.0)]);
+        self.lists[usize::from(list)].iter().any(|position| {
+            let entry = &self.entries[usize::from(*position)];
+            let wanted = queue_charge(block);
+            entry.is_unannounced && entry.subscriber.account.lacks_room_for(wanted)
+        })
     }
 
     /// Offers an event to everybody who subscribes to them, and gives back its place in the
@@ -301,21 +319,32 @@ impl FanOut {
         self.sorter.trim();
     }
 
-    /// Ends the fan-out: what waits is discarded and counted, subscribers find their end.
+    /// Ends the fan-out: what waits is discarded and counted, subscribers find their end. That they
+    /// do whatever panics meanwhile, which comes out when all is done.
     pub(crate) fn close(&mut self) {
-        // If a panic has left a block in hand, it counts as dispatched: those who were not offered
-        // it have not counted it either.
-        self.settle();
-        // There is nobody left to keep waiting.
-        self.answers.finish_put_off(true);
-        self.registry.end_fan_out(self.shard);
-        for entry in &mut self.entries {
-            discard_parked(entry, &self.slots, &self.bounds);
-        }
+        // While the positions are those of the table.
         self.announce();
-        self.entries.clear();
-        self.event_subscribers.clear();
         self.routes.fill(NOBODY);
+        let mut entries = std::mem::take(&mut self.entries);
+        let event_subscribers = std::mem::take(&mut self.event_subscribers);
+        let settled = catch_unwind(AssertUnwindSafe(|| {
+            // If a panic has left a block in hand, it counts as dispatched: those who were not
+            // offered it have not counted it either.
+            self.settle();
+            // There is nobody left to keep waiting.
+            self.answers.finish_put_off(true);
+        }));
+        // Before the queues are disconnected: it says why they are.
+        let ended = catch_unwind(AssertUnwindSafe(|| self.registry.end_fan_out(self.shard)));
+        let discarded = entries.iter_mut().map(|entry| {
+            let discard = || discard_parked(entry, &self.slots, &self.bounds);
+            catch_unwind(AssertUnwindSafe(discard))
+        });
+        let discarded = discarded.fold(Ok(()), Result::and);
+        drop((entries, event_subscribers));
+        if let Err(panic) = settled.and(ended).and(discarded) {
+            resume_unwind(panic);
+        }
     }
 
     /// Gives back what an item holds of the dispatch queue, after a panic. Nobody is offered it.
@@ -447,6 +476,8 @@ impl FanOut {
             }
             return;
         }
+        // Nobody is full, and misses what follows, for want of being told.
+        entry.wake();
         if entry.subscriber.account.overflow == Overflow::DropOldest {
             entry.give_back(self.shard, room, &delivery);
             self.replace_oldest(position, delivery);
@@ -626,26 +657,53 @@ impl FanOut {
         self.slots.hold(delivery.block().head().peer);
         delivery.set_place(Place::Parked);
         let entry = &mut self.entries[position];
-        entry.parked.push_back(Parked { delivery, charge });
         let account = &entry.subscriber.account;
+        if entry.parked.is_empty() {
+            account.lane(self.shard).pauses.add(1);
+        }
+        entry.parked.push_back(Parked { delivery, charge });
         account.begin_wait(self.shard);
-        let (fill, capacity) = (
-            self.slots.ledger.dispatch_queue.get(),
-            self.slots.ledger.dispatch_capacity,
-        );
-        if fill.bytes > capacity.bytes || fill.messages > capacity.messages {
-            let now = self.slots.clock.now().tick;
-            let subject = Subject::Subscriber(account.id.0);
-            if let Some(suppressed) = self.quiet.allow(now, "subscriber holds all", subject) {
-                log::warn!(
-                    "subscriber {:?} holds back all reading: what waits for it fills the dispatch \
-                     queue{suppressed}",
-                    account.name
-                );
-            }
+        let ledger = &self.slots.ledger;
+        let (parked, capacity) = (ledger.dispatch_parked.get(), ledger.dispatch_capacity);
+        // With no room for another block like this one, it is sure that nobody is read. A longer
+        // one may be held up before; see `unpark`.
+        if parked.bytes + charge.bytes > capacity.bytes
+            || parked.messages + charge.messages > capacity.messages
+        {
+            self.note_stall(position);
         }
         // Room that was made before we said that we wait: nobody will tell of it.
         self.unpark(position);
+    }
+
+    /// Counts that what waits for a subscriber stops all reading, and says so once in a while.
+    fn note_stall(&mut self, position: usize) {
+        let entry = &mut self.entries[position];
+        let account = &entry.subscriber.account;
+        if !std::mem::replace(&mut entry.stalling, true) {
+            account.lane(self.shard).stalls.add(1);
+        }
+        let now = self.slots.clock.now().tick;
+        let subject = Subject::Subscriber(account.id.0);
+        if let Some(suppressed) = self.quiet.allow(now, "subscriber holds all", subject) {
+            log::warn!(
+                "subscriber {:?} holds back all reading: what waits for it fills the dispatch \
+                 queue{suppressed}",
+                account.name
+            );
+        }
+    }
+
+    /// Looks whether a subscriber has let go of so much that reading goes on.
+    fn note_unparked(&mut self, position: usize) {
+        let entry = &mut self.entries[position];
+        let ledger = &self.slots.ledger;
+        let (parked, capacity) = (ledger.dispatch_parked.get(), ledger.dispatch_capacity);
+        let is_half =
+            parked.bytes <= capacity.bytes / 2 && parked.messages <= capacity.messages / 2;
+        if (is_half && !self.bounds.is_waited_for()) || entry.parked.is_empty() {
+            entry.stalling = false;
+        }
     }
 
     /// Delivers what waits for a subscriber, as far as there is room and it is our turn.
@@ -654,7 +712,11 @@ impl FanOut {
         if entry.parked.is_empty() {
             entry.subscriber.account.end_wait(self.shard);
         } else if entry.subscriber.account.may_unpark(self.shard) {
+            if self.bounds.is_waited_for_parked() {
+                self.note_stall(position);
+            }
             self.deliver_parked(position);
+            self.note_unparked(position);
             let entry = &self.entries[position];
             if entry.parked.is_empty() {
                 entry.subscriber.account.end_wait(self.shard);
@@ -819,6 +881,7 @@ impl Entry {
             number: 0,
             parked: VecDeque::new(),
             dropping: false,
+            stalling: false,
             end: None,
             is_unannounced: false,
         }
@@ -861,6 +924,14 @@ impl Entry {
         let count = delivery.count();
         delivery.displace();
         Some(count)
+    }
+
+    /// Wakes the receiver, if it sleeps.
+    #[inline]
+    fn wake(&self) {
+        if let Outlet::Deliveries(sender, _) = &self.subscriber.outlet {
+            sender.wake();
+        }
     }
 
     /// Puts a delivery into the queue, where its room was reserved: there is a place for every

@@ -9,7 +9,10 @@ mod models;
 mod overflow;
 mod shards;
 
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use crossbeam_channel::bounded;
 
@@ -20,7 +23,7 @@ use super::{
 use crate::{
     block::{BlockHead, BlockPool, BlockRef},
     clock::Clock,
-    error::TryRecvError,
+    error::{RecvError, TryRecvError},
     frame::{Decoder, Frame, encode_whole},
     id::{MessageType, PeerId},
     idle::IdleStrategy,
@@ -251,6 +254,80 @@ fn what_waits_is_delivered_in_order_and_holds_its_peer() {
     balanced(&slow);
 }
 
+#[test]
+fn who_takes_messages_one_by_one_learns_what_is_missing_before_each() {
+    let mut bench = Bench::new();
+    let mut full = bench.subscribe(SubscribeOptions::new(MessageType(1)).messages(3));
+    let take = |full: &mut Subscription| {
+        let message = full.try_recv().ok()?;
+        Some((number(message.payload()), full.missed()))
+    };
+    bench.dispatch(&[1, 1, 1, 1, 1]);
+    assert_eq!(take(&mut full), Some((0, 0)));
+    bench.dispatch(&[1]);
+    bench.dispatch(&[1, 1, 1]);
+    let came: Vec<_> = std::iter::from_fn(|| take(&mut full)).collect();
+    assert_eq!(came, [(1, 0), (2, 0), (5, 2), (6, 0), (7, 0)]);
+    bench.dispatch(&[1, 1, 1]);
+    assert_eq!(take(&mut full), Some((9, 1)));
+    // What was told of a batch it does not tell again.
+    let rest = full.try_recv_batch().unwrap();
+    assert_eq!((rest.len(), rest.missed()), (2, 0));
+    bench.dispatch(&[1]);
+    let message = full.iter().next().unwrap();
+    assert_eq!((number(message.payload()), full.missed()), (12, 0));
+    assert_eq!(full.row().dropped, 3);
+}
+
+/// Once each time that it begins, however much waits then.
+#[test]
+fn what_a_full_subscriber_holds_back_is_counted_when_it_begins() {
+    let mut bench = Bench::new();
+    let options = SubscribeOptions::new(Types::all())
+        .name("slow")
+        .messages(2)
+        .overflow(Overflow::Pause);
+    let mut slow = bench.subscribe(options);
+    let _other = bench.subscribe(SubscribeOptions::new(Types::all()));
+    bench.dispatch(&[1, 1]);
+    assert_eq!((slow.row().pauses, slow.row().stalls), (0, 0));
+    let charge = queue_charge(&bench.block(&[1])).bytes;
+    let places = bench.slots.ledger.dispatch_capacity.bytes / charge;
+    for round in 1..=3 {
+        // With room for one more, others are read.
+        for _ in 0..places - 1 {
+            bench.dispatch(&[1]);
+            assert_eq!((slow.row().pauses, slow.row().stalls), (round, round - 1));
+        }
+        for _ in 0..3 {
+            bench.dispatch(&[1]);
+            assert_eq!((slow.row().pauses, slow.row().stalls), (round, round));
+        }
+        // As long as more than half of the dispatch queue waits, it is the same stall.
+        take(&mut slow);
+        bench.fan_out.pump();
+        (0..2).for_each(|_| bench.dispatch(&[1]));
+        assert_eq!((slow.row().pauses, slow.row().stalls), (round, round));
+        while slow.row().parked > 0 {
+            take(&mut slow);
+            bench.fan_out.pump();
+        }
+    }
+    // A read that is longer than what is left waits, too. That is seen when it is over.
+    (0..5).for_each(|_| bench.dispatch(&[1]));
+    bench.bounds.wait_for_room();
+    assert_eq!((slow.row().pauses, slow.row().stalls), (4, 3));
+    take(&mut slow);
+    bench.fan_out.pump();
+    assert_eq!((slow.row().pauses, slow.row().stalls), (4, 4));
+    let rows = bench.registry.rows();
+    let counts: Vec<_> = rows.iter().map(|row| (row.pauses, row.stalls)).collect();
+    assert_eq!(
+        (rows[0].name.as_str(), counts),
+        ("slow", vec![(4, 4), (0, 0)])
+    );
+}
+
 /// A delivery that was taken from the channel and thrown away makes room, as one that was opened.
 #[test]
 fn a_dropped_delivery_wakes_what_waits() {
@@ -347,6 +424,41 @@ fn the_end_discards_what_waits_and_leaves_what_is_queued() {
     assert_eq!(bench.slots.ledger.budget.used(), 0);
     let late = SubscribeOptions::new(Types::all());
     assert!(bench.registry.add(late, Outlet::Closed).is_err());
+}
+
+/// Whatever fails in it, nobody waits for messages that cannot come.
+#[test]
+fn an_end_that_panics_is_an_end_all_the_same() {
+    for waits in [true, false] {
+        let mut bench = Bench::new();
+        let options = SubscribeOptions::new(Types::all()).messages(1);
+        let options = options.overflow(Overflow::Pause);
+        let mut slow = [0; 2].map(|_| bench.subscribe(options.clone()));
+        let (sender, receiver) = bounded(10);
+        let own = SubscribeOptions::new(Types::all());
+        bench.registry.add(own, Outlet::Messages(sender)).unwrap();
+        bench.dispatch(&[1, 1]);
+        // The bell rings for the room that the end makes, or for the peer that is let go.
+        let doorbell = &bench.slots.doorbell;
+        doorbell.set_bell(|| panic!("as the test wants it"));
+        if waits {
+            bench.bounds.wait_for_room();
+        }
+        while bench.slots.poll_attention().is_some() {}
+        doorbell.prepare_sleep();
+        let closed = catch_unwind(AssertUnwindSafe(|| bench.fan_out.close()));
+        assert!(closed.is_err());
+        for subscription in &mut slow {
+            assert_eq!(subscription.ended_because(), Some(Ended::Stopped));
+            assert!(subscription.recv().is_ok());
+            assert_eq!(subscription.recv().unwrap_err(), RecvError);
+            balanced(subscription);
+            assert_eq!(subscription.row().discarded, 1);
+        }
+        assert_eq!(receiver.iter().count(), 2);
+        drop(slow);
+        assert_eq!(bench.slots.ledger.budget.used(), 0);
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// Judges and walks received bytes; holds two limits and no state.
+/// Judges and walks received bytes; holds its rules and no state.
 ///
 /// # Examples
 ///
@@ -33,6 +33,9 @@ use crate::{
 pub struct Decoder {
     payload_size_max: u32,
     length_max: u32,
+    /// How many lengths a frame without flags may have, from the smallest on: none where it breaks
+    /// a rule whatever its length.
+    plain_lengths: u32,
 }
 
 impl Decoder {
@@ -48,17 +51,39 @@ impl Decoder {
         Self {
             payload_size_max,
             length_max: payload_size_max + LENGTH_OVERHEAD_MAX,
+            plain_lengths: payload_size_max + 1,
+        }
+    }
+
+    /// The same decoder that refuses a frame without a checksum, of the protocol's as well, or
+    /// takes it.
+    #[must_use]
+    pub const fn with_checksums_required(self, required: bool) -> Self {
+        let plain_lengths = if required {
+            0
+        } else {
+            count_plain_lengths(self.payload_size_max, self.length_max)
+        };
+        Self {
+            plain_lengths,
+            ..self
         }
     }
 
     /// The same decoder that also refuses a length field above `length_max`.
     #[must_use]
     pub(crate) const fn with_length_max(self, length_max: u32) -> Self {
-        if length_max < self.length_max {
-            Self { length_max, ..self }
+        let checksums_required = self.requires_checksums();
+        let length_max = if length_max < self.length_max {
+            length_max
         } else {
-            self
-        }
+            self.length_max
+        };
+        Self { length_max, ..self }.with_checksums_required(checksums_required)
+    }
+
+    const fn requires_checksums(&self) -> bool {
+        self.plain_lengths == 0
     }
 
     /// The frame at the start of `bytes` and its size, or `None` while it is not whole.
@@ -68,8 +93,8 @@ impl Decoder {
     /// # Errors
     ///
     /// The first rule that the bytes break, in the order length, flags, length under these flags,
-    /// version, checksum. Each is judged as soon as its bytes are there, so the error does not
-    /// depend on how the bytes were cut.
+    /// a checksum that is required, version, checksum. Each is judged as soon as its bytes are
+    /// there, so the error does not depend on how the bytes were cut.
     pub fn decode<'a>(&self, bytes: &'a [u8]) -> Result<Option<(Frame<'a>, usize)>, FrameError> {
         work::look_at(HEADER_SIZE.min(bytes.len()));
         self.judge_length(bytes)?;
@@ -102,9 +127,8 @@ impl Decoder {
     /// the header and four comparisons. It stops at the first frame that is not whole, breaks a
     /// rule, or belongs to the protocol.
     pub(crate) fn scan(&self, bytes: &[u8]) -> Scan {
-        let length_max = self.length_max.min(self.payload_size_max + LENGTH_MIN);
         let first = Header::read_word(bytes).unwrap_or(0);
-        let in_range = |length: u32| length.wrapping_sub(LENGTH_MIN) <= length_max - LENGTH_MIN;
+        let in_range = |length: u32| length.wrapping_sub(LENGTH_MIN) < self.plain_lengths;
         let (mut rest, mut frames, mut differing) = (bytes, 0_u32, 0);
         if in_range(Header::of_word(first).length) && Header::is_plain(first) {
             let size = Header::of_word(first).frame_size();
@@ -192,6 +216,9 @@ impl Decoder {
         }
         if length > limit {
             return Err(FrameError::TooLong { length, limit });
+        }
+        if self.requires_checksums() && !header.has_checksum() {
+            return Err(FrameError::MissingChecksum { flags });
         }
         Ok(())
     }
@@ -345,6 +372,18 @@ impl<'a> Iterator for WholeFrames<'a> {
         }
         split(header, body)
     }
+}
+
+/// Those from the smallest length to the largest that a payload without trailer may give; one at
+/// least.
+const fn count_plain_lengths(payload_size_max: u32, length_max: u32) -> u32 {
+    let payloads = length_max.saturating_sub(LENGTH_MIN);
+    let fewer = if payloads < payload_size_max {
+        payloads
+    } else {
+        payload_size_max
+    };
+    fewer + 1
 }
 
 /// How many frames at the start of `bytes` have this header and size, and what is behind them.

@@ -37,6 +37,46 @@ fn vectors_of_the_contract() {
     assert_eq!(crc32c::crc32c(b"123456789"), 0xE306_9283);
 }
 
+/// A frame without one, of whatever kind, is refused on its flags, and those before it are taken.
+#[test]
+fn a_checksum_may_be_required() {
+    let decoder = Decoder::new(100).with_checksums_required(true);
+    let hi = Frame::new(MessageType(7), b"hi");
+    let numbered = hi.with_correlation(7);
+    let ping = Frame::new(MessageType::PING, b"");
+    let dressed = [hi, numbered, hi].map(|frame| encoded(&frame.with_checksum(true)));
+    let dressed = dressed.concat();
+    for plain in [hi, numbered, ping, Frame::new(MessageType(0), b"")] {
+        let mut bytes = dressed.clone();
+        encode_whole(&plain, &mut bytes);
+        let flags = u8::from(plain.correlation.is_some()) << 1;
+        for end in 0..=bytes.len() {
+            let cut = &bytes[..end];
+            let judged = end >= dressed.len() + 7;
+            let scan = decoder.scan(cut);
+            let expected = if judged {
+                ScanEnd::Error(FrameError::MissingChecksum { flags })
+            } else {
+                ScanEnd::Incomplete
+            };
+            assert_eq!((scan.end, scan.frame_size), (expected, None));
+            assert_eq!(
+                scan.bytes,
+                decoder
+                    .frames(cut)
+                    .filter_map(Result::ok)
+                    .map(|one| one.encoded_size())
+                    .sum::<usize>()
+            );
+            assert_eq!(decoder.frames(cut).any(|found| found.is_err()), judged);
+            assert!(Decoder::new(100).frames(cut).all(|found| found.is_ok()));
+        }
+    }
+    let ping = encoded(&ping.with_checksum(true));
+    assert_eq!(decoder.scan(&ping).end, ScanEnd::Protocol);
+    assert!(decoder.scan(&encoded(&hi)).end != ScanEnd::Incomplete);
+}
+
 /// Case 1 to 7 of the catalogue: the length alone decides, on its four bytes.
 #[test]
 fn a_length_is_judged_on_its_four_bytes() {

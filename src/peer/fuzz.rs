@@ -83,6 +83,7 @@ impl Machine {
             link: LinkId(1),
             timeout_ms: 70,
             hello: script.flag(),
+            checksums: false,
         });
         let peer = match dial {
             Some(dial) => Peer::dialling(id, addr, dial, now),

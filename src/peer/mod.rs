@@ -234,6 +234,7 @@ pub(crate) struct Dial {
     pub(crate) link: LinkId,
     pub(crate) timeout_ms: u64,
     pub(crate) hello: bool,
+    pub(crate) checksums: bool,
 }
 
 /// How a peer broke the protocol.
@@ -340,6 +341,7 @@ impl Peer {
             } else {
                 HelloState::Never
             },
+            checksums: dial.checksums,
             ..Self::with_hello(id, addr, now, HelloState::Never)
         }
     }
@@ -354,7 +356,7 @@ impl Peer {
         timeout_ms: u64,
     ) -> bool {
         self.opened = now;
-        self.checksums = rules.checksums;
+        self.checksums |= rules.checksums;
         self.handle_moved(now, receiving);
         self.handle_heard(receiving);
         if self.hello == HelloState::Never {

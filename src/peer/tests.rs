@@ -438,6 +438,7 @@ fn the_idle_time_of_a_connection_that_we_make_begins_when_it_is_made() {
         link: LinkId(1),
         timeout_ms: 1_000,
         hello: false,
+        checksums: false,
     };
     let mut peer = Peer::dialling(PeerId::new(0, 0, 1), ADDR.parse().unwrap(), dial, 0);
     assert!(peer.handle_connected(500, 490, &rules, 1_000));

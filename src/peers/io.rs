@@ -214,7 +214,7 @@ impl Peers {
         if seat.pause.is_none() {
             seat.pause = Some(pause);
             seat.peer.set_reading(receiving, false);
-            self.slots.ledger.reads_paused.add(1);
+            pause.count(&self.slots.ledger.pauses);
             self.watch_pause(now, id);
         }
         if pause == Pause::Budget {

@@ -60,6 +60,7 @@ struct Link {
     source: Source,
     keep: bool,
     hello: bool,
+    checksums: bool,
     timeout_ms: Tick,
     state: LinkState,
     /// Addresses of this attempt that were not tried yet, the next one last.
@@ -123,6 +124,7 @@ impl Peers {
             source: new.source,
             keep: new.keep,
             hello: new.hello,
+            checksums: new.checksums,
             timeout_ms: new.timeout_ms.unwrap_or(self.rules.connect_ms),
             state: LinkState::Resolving,
             untried: Vec::new(),
@@ -302,6 +304,7 @@ impl Peers {
             link: id,
             timeout_ms: link.timeout_ms,
             hello: link.hello,
+            checksums: link.checksums,
         };
         let about = About {
             addr,
@@ -313,6 +316,9 @@ impl Peers {
             self.set_failed(now, id, Some(addr), DialError::NoPlace);
             return;
         };
+        if dial.checksums {
+            self.slots.set_checksums(peer_id);
+        }
         self.dialled += 1;
         let peer = Peer::dialling(peer_id, addr, dial, now);
         self.seat_peer(peer_id, peer, Standing::Dialling);

@@ -699,6 +699,7 @@ impl Peers {
             (false, Some(since)) => {
                 self.lag += now.saturating_sub(since);
                 self.stalled_since = None;
+                self.slots.ledger.stalled_ms.set(self.lag);
             }
             (true, Some(_)) | (false, None) => return false,
         }
@@ -707,6 +708,7 @@ impl Peers {
 
     /// Once a second: lets go of memory that is kept for nothing.
     pub(crate) fn handle_metrics_tick(&mut self, now: Tick) {
+        self.slots.ledger.stalled_ms.set(self.lag(now));
         self.pool.trim();
         let before = now.saturating_sub(REST_AFTER_MS);
         self.settled = self.seats.settle_some(self.settled, RESTS_PER_TICK, before);

@@ -9,7 +9,7 @@ use crate::{
     event::PauseCause,
     frame,
     id::PeerId,
-    ledger::Traffic,
+    ledger::{PauseCounters, Traffic},
     limits::{BLOCK_SIZE, CARRY_TRUSTED_MAX},
     peer::{Peer, Rules},
     slots::Flow,
@@ -119,6 +119,17 @@ impl Pause {
             Self::Held => Some(PauseCause::Subscriber),
             Self::Budget => Some(PauseCause::Budget),
             Self::Closing => None,
+        }
+    }
+
+    /// Counts one that begins.
+    pub(super) fn count(self, counters: &PauseCounters) {
+        match self {
+            Self::Credit => counters.credit.add(1),
+            Self::Held => counters.subscriber.add(1),
+            Self::Budget => counters.budget.add(1),
+            // It is not for want of anything.
+            Self::Closing => {}
         }
     }
 }

@@ -1090,6 +1090,59 @@ fn a_peer_that_is_paused_too_late_is_read_again() {
     assert_eq!(peers.seat(id).unwrap().pause, None);
 }
 
+/// Once for each cause that it is found to be paused for, however often it is looked at.
+#[test]
+fn a_pause_counts_once_for_its_cause() {
+    let clock = Clock::start();
+    let (slots, mut peers, id) = one_peer(clock, 64 << 20);
+    let counted = |slots: &Slots| {
+        let pauses = &slots.ledger.pauses;
+        let [credit, subscriber, budget] =
+            [&pauses.credit, &pauses.subscriber, &pauses.budget].map(|one| one.get());
+        (credit, subscriber, budget)
+    };
+    let look = |peers: &mut Peers, now: Tick| {
+        peers.handle_ready(id, Ready::READ);
+        peers.begin_turn(now);
+        let Some(buffer) = peers.prepare_read(now, id) else {
+            return false;
+        };
+        let (tick, instant) = (now, clock.now().instant);
+        let nothing = Err(io::ErrorKind::WouldBlock.into());
+        let now = crate::clock::Now { tick, instant };
+        assert!(peers.handle_read(now, id, buffer, nothing).is_none());
+        true
+    };
+    slots.hold(id);
+    assert!(!look(&mut peers, 1) && !look(&mut peers, 2));
+    assert_eq!(counted(&slots), (0, 1, 0));
+    slots.ledger.budget.charge(64 << 20);
+    // What it was held for is over, and there is another cause.
+    slots.unhold(id);
+    assert!(!look(&mut peers, 3) && !look(&mut peers, 4));
+    assert_eq!(counted(&slots), (0, 1, 1));
+    slots.ledger.budget.release(64 << 20);
+    assert!(look(&mut peers, 5));
+    peers.pause(6, id, Pause::Credit);
+    peers.pause(7, id, Pause::Credit);
+    assert_eq!(counted(&slots), (1, 1, 1));
+}
+
+#[test]
+fn the_time_in_which_nobody_is_read_is_counted() {
+    let (slots, mut peers, _) = one_peer(Clock::start(), 64 << 20);
+    let stalled = || slots.ledger.stalled_ms.get();
+    assert!(peers.set_stalled(10, true) && !peers.set_stalled(20, true));
+    peers.handle_metrics_tick(1_000);
+    assert_eq!(stalled(), 990);
+    assert!(peers.set_stalled(1_200, false));
+    assert_eq!(stalled(), 1_190);
+    peers.handle_metrics_tick(2_000);
+    assert_eq!(stalled(), 1_190);
+    assert!(peers.set_stalled(3_000, true) && peers.set_stalled(3_005, false));
+    assert_eq!(stalled(), 1_195);
+}
+
 mod output {
     use std::io::IoSlice;
 

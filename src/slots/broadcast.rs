@@ -8,11 +8,11 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Inner, Item, Slot, SlotState, Slots, never_waits};
+use super::{CHECKSUMS, Inner, Item, Refused, Slot, SlotState, Slots, never_waits};
 use crate::{
     doorbell::Doorbell,
     error::SendError,
-    frame::{Frame, encode_whole},
+    frame::{Frame, WholeFrames, encode_whole},
     id::{LinkId, MessageType, PeerId, PeerIdentity},
     ledger::Traffic,
     policy::Priority,
@@ -100,6 +100,7 @@ pub struct BroadcastReport {
 pub(crate) struct SharedFrame {
     bytes: Bytes,
     message_type: MessageType,
+    checksum: bool,
     item: Item,
 }
 
@@ -116,6 +117,7 @@ impl SharedFrame {
         Self {
             bytes: bytes.into(),
             message_type: frame.message_type,
+            checksum: frame.checksum,
             item,
         }
     }
@@ -258,14 +260,39 @@ impl Call<'_> {
     ) -> Result<(), SendError> {
         let frame = self.frame?;
         let slots = self.slots;
-        let result = slots.accept_locked(slot, &mut inner, frame.item, |tail| {
-            tail.push_shared(&frame.bytes, frame.message_type);
-        });
+        let result = if !frame.checksum && slot.has(CHECKSUMS) {
+            slots.accept_dressed(slot, &mut inner, frame)
+        } else {
+            slots.accept_locked(slot, &mut inner, frame.item, |tail| {
+                tail.push_shared(&frame.bytes, frame.message_type);
+            })
+        };
         drop(inner);
         if result.is_ok() || result.is_err_and(|refused| refused.tells_loop) {
             self.ring.due |= slots.list_attention(slot, peer.index());
         }
         result.map_err(|refused| refused.error)
+    }
+}
+
+impl Slots {
+    /// Accepts the frame of a broadcast for a peer that gets nothing without a checksum. It is
+    /// encoded for each of those.
+    #[cold]
+    #[inline(never)]
+    fn accept_dressed(
+        &self,
+        slot: &Slot,
+        inner: &mut Inner,
+        shared: &SharedFrame,
+    ) -> Result<(), Refused> {
+        // The bytes are a frame.
+        let Some(frame) = WholeFrames::new(&shared.bytes).next() else {
+            return Err(SendError::NotConnected.into());
+        };
+        let frame = frame.with_checksum(true);
+        let item = Item::of(&frame, shared.item.priority);
+        self.accept_locked(slot, inner, item, |tail| tail.push(&frame, None))
     }
 }
 

@@ -207,14 +207,19 @@ struct Slot {
     generation: AtomicU32,
     /// Why senders were refused since `Writable` was told last: bits of [`Refusals`].
     refusals: AtomicU8,
-    /// A request was sent on this connection, so that its end has to be told.
-    asked: AtomicBool,
+    /// What else is to be known of the connection: [`ASKED`] and [`CHECKSUMS`].
+    marks: AtomicU8,
     addr: AddrCell,
     /// What only traffic needs: made with the first of it, and kept for the slot's next
     /// connections.
     used: OnceLock<Box<Used>>,
     inner: Mutex<Inner>,
 }
+
+/// A request was sent on this connection, so that its end has to be told.
+const ASKED: u8 = 1;
+/// Whatever is sent on this connection carries a checksum.
+const CHECKSUMS: u8 = 2;
 
 /// What a slot counts.
 #[derive(Debug)]
@@ -497,8 +502,9 @@ impl Slots {
         priority: Priority,
         message: OutFrame<'_>,
     ) -> Result<(), SendError> {
-        let frame = message.frame;
-        self.accept(peer, Item::of(&frame, priority), |tail| {
+        let slot = self.slot(peer).ok_or(SendError::NotConnected)?;
+        let frame = slot.dress(message.frame);
+        self.accept(slot, peer, Item::of(&frame, priority), |tail| {
             tail.push(&frame, message.owned);
         })
     }
@@ -513,9 +519,9 @@ impl Slots {
         deadline: Tick,
     ) -> Result<(), SendError> {
         let slot = self.slot(peer).ok_or(SendError::NotConnected)?;
-        let frame = message.frame;
-        self.accept(peer, Item::of(&frame, priority), |tail| {
-            slot.asked.store(true, Ordering::Relaxed);
+        let frame = slot.dress(message.frame);
+        self.accept(slot, peer, Item::of(&frame, priority), |tail| {
+            slot.marks.fetch_or(ASKED, Ordering::Relaxed);
             let request_deadline = &slot.used().request_deadline;
             request_deadline.fetch_min(deadline, Ordering::Relaxed);
             tail.push(&frame, message.owned);
@@ -542,7 +548,8 @@ impl Slots {
         if batch.messages == 0 {
             return Ok(());
         }
-        if self.checksums {
+        let slot = self.slot(peer).ok_or(SendError::NotConnected)?;
+        if self.checksums || slot.has(CHECKSUMS) {
             batch.add_checksums();
         }
         let item = Item {
@@ -550,16 +557,16 @@ impl Slots {
             payload_size: batch.payload_size_max,
             priority,
         };
-        self.accept(peer, item, |tail| tail.append(batch))
+        self.accept(slot, peer, item, |tail| tail.append(batch))
     }
 
     fn accept(
         &self,
+        slot: &Slot,
         peer: PeerId,
         item: Item,
         push: impl FnOnce(&mut Tail),
     ) -> Result<(), SendError> {
-        let slot = self.slot(peer).ok_or(SendError::NotConnected)?;
         let mut inner = slot.lock();
         if slot.generation() != peer.generation() {
             return Err(SendError::NotConnected);
@@ -613,6 +620,7 @@ impl Slots {
         };
         let needed = queued.bytes + tails.beside as u64;
         if needed > used.leased() as u64 && !self.lease_for(used, tails, queued.bytes, item) {
+            self.count_refused_for_budget(item.traffic);
             return Err(self.note_refusal(slot, Refusals::BUDGET));
         }
         let tail = tails.appending(item.priority, item.traffic);
@@ -714,6 +722,12 @@ impl Slots {
         };
         let error = SendError::Full;
         Refused { error, tells_loop }
+    }
+
+    #[cold]
+    fn count_refused_for_budget(&self, traffic: Traffic) {
+        let refused = &self.ledger.refused_for_budget;
+        refused.fetch_add(traffic.messages, Ordering::Relaxed);
     }
 
     /// Makes sure that the slot's leases cover so many bytes; `own` is the caller's to raise.
@@ -982,7 +996,7 @@ impl Slots {
         slot.admitted.store(false, Ordering::Relaxed);
         slot.close_asked.store(false, Ordering::Relaxed);
         slot.given_up.store(false, Ordering::Relaxed);
-        slot.asked.store(false, Ordering::Relaxed);
+        slot.marks.store(0, Ordering::Relaxed);
         slot.payload_size_max
             .store(self.limits.payload_size, Ordering::Relaxed);
         if let Some(used) = slot.used.get() {
@@ -1004,6 +1018,17 @@ impl Slots {
         let limit = payload_size_max.min(self.limits.payload_size);
         slot.payload_size_max.store(limit, Ordering::Relaxed);
         slot.admitted.store(true, Ordering::Release);
+    }
+
+    /// Whatever is sent to the peer from now on carries a checksum. To be called before it is
+    /// [admitted](Self::admit), so that nothing goes out without.
+    pub(crate) fn set_checksums(&self, peer: PeerId) {
+        self.own(peer).marks.fetch_or(CHECKSUMS, Ordering::Relaxed);
+    }
+
+    /// A frame as the loop itself sends it to a peer.
+    pub(crate) fn dress_for<'a>(&self, peer: PeerId, frame: Frame<'a>) -> Frame<'a> {
+        self.own(peer).dress(self.dress(frame))
     }
 
     /// Keeps what the peer said of itself where other threads can look it up.
@@ -1107,6 +1132,9 @@ impl Slots {
         let fits = self.fits(queued, traffic);
         queued.add(traffic);
         if !(fits && self.lease(used, &used.leased_inline, queued.bytes)) {
+            if fits {
+                self.count_refused_for_budget(traffic);
+            }
             return Err(SendError::Full);
         }
         used.written.sub_wrapping(traffic);
@@ -1260,7 +1288,7 @@ impl Slots {
 
     /// Whether a request was ever sent on a connection; final once it was [closed](Self::close).
     pub(crate) fn was_asked(&self, peer: PeerId) -> bool {
-        self.own(peer).asked.load(Ordering::Relaxed)
+        self.own(peer).has(ASKED)
     }
 
     /// Messages and bytes accepted from senders and not yet taken by the kernel.
@@ -1412,6 +1440,19 @@ impl Slot {
     fn queued(&self) -> Traffic {
         let used = self.used.get();
         used.map_or_else(Traffic::default, |used| used.queued())
+    }
+
+    /// A frame as it is sent on this connection. Whoever means an earlier one is refused, so it
+    /// does not matter if this is said of another.
+    #[inline]
+    fn dress<'a>(&self, frame: Frame<'a>) -> Frame<'a> {
+        let checksum = frame.checksum | self.has(CHECKSUMS);
+        Frame { checksum, ..frame }
+    }
+
+    #[inline]
+    fn has(&self, mark: u8) -> bool {
+        self.marks.load(Ordering::Relaxed) & mark != 0
     }
 
     /// Only the holder of the lock gets what is not out of date.

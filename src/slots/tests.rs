@@ -211,6 +211,35 @@ fn the_lease_covers_what_is_queued_and_comes_back() {
     assert_eq!(budget.used(), 0);
 }
 
+/// Messages for which the budget has no room, and not those for which the outbox has none.
+#[test]
+fn what_is_refused_for_the_budget_is_counted_in_messages() {
+    let slots = slots(64 << 20);
+    let (peer, other) = (slots.open(0).unwrap(), slots.open(1).unwrap());
+    let refused = || slots.ledger.refused_for_budget.load(Ordering::Relaxed);
+    while send(&slots, other, 0).is_ok() {}
+    let held = slots.ledger.budget.limit() - slots.ledger.budget.used();
+    slots.ledger.budget.charge(held);
+    let small = Traffic::new(1, 8);
+    for _ in 0..2 {
+        assert_eq!(send(&slots, other, 0), Err(SendError::Full));
+        assert!(slots.accept_inline(other, small, 0).is_err());
+    }
+    assert_eq!(refused(), 0);
+    assert_eq!(send(&slots, peer, 0), Err(SendError::Full));
+    assert_eq!(refused(), 1);
+    let sent = slots.send_batch(peer, Priority::Normal, &mut batch(3, 10));
+    assert_eq!((sent, refused()), (Err(SendError::Full), 4));
+    let sent = slots.accept_inline(peer, small, 0);
+    assert_eq!((sent, refused()), (Err(SendError::Full), 5));
+    let frame = SharedFrame::new(&Frame::new(MessageType(1), b""), Priority::Normal);
+    let report = slots.broadcast(Ok(&frame), Recipients::All);
+    assert_eq!((report.skipped.len(), refused()), (2, 6));
+    slots.ledger.budget.release(held);
+    assert_eq!(send(&slots, peer, 0), Ok(()));
+    assert_eq!(refused(), 6);
+}
+
 impl Segment {
     /// Bytes that are allocated for it.
     pub(crate) fn storage(&self) -> usize {

@@ -111,6 +111,7 @@ fn link_to(addrs: &[SocketAddr]) -> NewLink {
         source: Source::Addrs(addrs.to_vec()),
         keep: false,
         hello: true,
+        checksums: false,
         timeout_ms: None,
     }
 }

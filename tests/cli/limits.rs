@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    harness::{Service, frame, now, wait_until},
+    harness::{Service, frame, now, run, wait_until},
     metrics::get,
 };
 
@@ -70,6 +70,31 @@ fn checksums() {
     let mut came = [0; 14];
     peer.stream.read_exact(&mut came).unwrap();
     assert_eq!(&came, b"\x00\x00\x00\x0a\x00\x07\x01\x01hi\x83\xa4\xe4\x18");
+    service.stop();
+}
+
+#[test]
+fn require_checksums() {
+    let service = Service::start(&["--echo", "--checksums", "--require-checksums"]);
+    let mut peer = service.connect();
+    let vector = b"\x00\x00\x00\x0a\x00\x07\x01\x01hi\x83\xa4\xe4\x18";
+    peer.stream.write_all(vector).unwrap();
+    let mut came = [0; 14];
+    peer.stream.read_exact(&mut came).unwrap();
+    assert_eq!(&came, vector);
+    peer.send(7, b"hi");
+    // BYE, with a checksum: reason 7.
+    let mut head = [0; 10];
+    peer.stream.read_exact(&mut head).unwrap();
+    assert_eq!(head[4..], *b"\xff\x02\x01\x01\x00\x07");
+    for options in [&["--checksum"][..], &["--checksum", "--hello"]] {
+        let addr = service.addr.to_string();
+        let args = [
+            &["send", &addr, "--type", "7", "--text", "x", "--replies"],
+            options,
+        ];
+        assert!(run(&args.concat(), b"").status.success(), "{options:?}");
+    }
     service.stop();
 }
 

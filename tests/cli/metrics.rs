@@ -1,6 +1,7 @@
 //! The HTTP endpoint of `serve --metrics`.
 
 use std::{
+    collections::{BTreeMap, HashMap, HashSet},
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
 };
@@ -33,6 +34,210 @@ pub(crate) fn get(addr: SocketAddr, path: &str) -> String {
 
 pub(crate) fn json(addr: SocketAddr, path: &str) -> Value {
     serde_json::from_str(&get(addr, path)).unwrap()
+}
+
+type Labels = BTreeMap<String, String>;
+
+/// A scrape, read by the rules of the text format and held against them.
+struct Scrape(Vec<(String, Labels, f64)>);
+
+impl Scrape {
+    fn of(text: &str) -> Self {
+        let (mut samples, mut kinds, mut series) = (Vec::new(), HashMap::new(), HashSet::new());
+        let (mut lines, mut family) = (text.lines(), "");
+        while let Some(line) = lines.next() {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                let (name, help) = rest.split_once(' ').unwrap();
+                assert!(!help.is_empty() && !help.contains('\\'), "{line}");
+                let kind = lines.next().unwrap();
+                let kind = kind.strip_prefix(&format!("# TYPE {name} ")).unwrap();
+                assert!(["counter", "gauge"].contains(&kind), "{line}: {kind}");
+                assert_eq!(kind == "counter", name.ends_with("_total"), "{name}");
+                assert_eq!(kinds.insert(name, kind), None, "{name} comes twice");
+                family = name;
+                continue;
+            }
+            let (name, labels, value) = sample(line);
+            assert_eq!(name, family, "{line} is not where its family is");
+            assert!(series.insert((name, labels.clone())), "{line} comes twice");
+            assert!(value.is_finite() && value >= 0.0, "{line}");
+            samples.push((name.to_owned(), labels, value));
+        }
+        Self(samples)
+    }
+
+    /// The sum of all samples of a family; there is one at least if it has no labels.
+    #[track_caller]
+    fn sum(&self, name: &str) -> f64 {
+        let found = self.each(name, |_| true);
+        assert!(!found.is_empty(), "no {name}");
+        found.iter().sum()
+    }
+
+    fn each(&self, name: &str, wanted: impl Fn(&Labels) -> bool) -> Vec<f64> {
+        let samples = self.0.iter();
+        samples
+            .filter(|(found, labels, _)| found[7..] == *name && wanted(labels))
+            .map(|(_, _, value)| *value)
+            .collect()
+    }
+
+    /// Holds a sum against its terms, of which the ones that begin with a minus are taken away.
+    #[track_caller]
+    fn check(&self, sum: &str, terms: &[&str]) {
+        let of = |term: &&str| match term.strip_prefix('-') {
+            Some(term) => -self.sum(term),
+            None => self.sum(term),
+        };
+        let (whole, parts) = (self.sum(sum), terms.iter().map(of).sum::<f64>());
+        assert!((whole - parts).abs() < 0.5, "{sum}: {whole}, not {parts}");
+    }
+
+    /// The same for each row of a table whose families begin with a prefix.
+    #[track_caller]
+    fn check_rows(&self, label: &str, prefix: &str, sum: &str, terms: &[&str]) {
+        let name = |column: &str| format!("{prefix}_{column}");
+        let rows = self.0.iter().filter(|(found, ..)| found[7..] == name(sum));
+        let mut count = 0;
+        for (_, labels, whole) in rows {
+            let key = &labels[label];
+            let parts = terms.iter().map(|term| {
+                let found = self.each(&name(term), |labels| labels[label] == *key);
+                assert_eq!(found.len(), 1, "{prefix} {key} {term}");
+                found[0]
+            });
+            let parts: f64 = parts.sum();
+            assert!(
+                (whole - parts).abs() < 0.5,
+                "{prefix} {key}: {whole}, not {parts}"
+            );
+            count += 1;
+        }
+        assert!(count > 0, "no rows of {prefix}");
+    }
+}
+
+/// The name, the labels and the value of a sample.
+fn sample(line: &str) -> (&str, Labels, f64) {
+    let end = line.find(['{', ' ']).unwrap();
+    let (name, mut rest) = line.split_at(end);
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    assert!(
+        name.starts_with("nebnet_") && name.chars().all(is_name),
+        "{line}"
+    );
+    let mut labels = Labels::new();
+    while rest.starts_with(['{', ',']) {
+        let (label, value) = rest[1..].split_once("=\"").unwrap();
+        assert!(!label.is_empty() && label.chars().all(is_name), "{line}");
+        let (mut text, mut chars) = (String::new(), value.char_indices());
+        let end = loop {
+            match chars.next().unwrap() {
+                (end, '"') => break end,
+                (_, '\\') => match chars.next().unwrap().1 {
+                    'n' => text.push('\n'),
+                    escaped @ ('"' | '\\') => text.push(escaped),
+                    other => panic!("{line}: {other}"),
+                },
+                (_, other) => text.push(other),
+            }
+        };
+        assert_eq!(labels.insert(label.to_owned(), text), None, "{line}");
+        rest = &value[end + 1..];
+    }
+    let rest = rest.strip_prefix('}').unwrap_or(rest);
+    (
+        name,
+        labels,
+        rest.strip_prefix(' ').unwrap().parse().unwrap(),
+    )
+}
+
+/// With a quiet service everything that was received, and everything that was accepted for sending,
+/// is found again in the same scrape.
+#[test]
+fn every_sum_can_be_checked_from_a_scrape() {
+    let (service, metrics) = service();
+    let mut peers = [service.connect(), service.connect(), service.connect()];
+    for peer in &mut peers {
+        for message_type in [7, 7, 8] {
+            peer.send(message_type, b"hi");
+            assert!(peer.recv().is_some());
+        }
+    }
+    let [stays, leaves, mut breaks] = peers;
+    drop(leaves);
+    // Of version 2.
+    breaks.stream.write_all(b"\0\0\0\x04\0\x01\0\x02").unwrap();
+    wait_until("it is quiet", || {
+        let text = get(metrics, "/metrics");
+        text.contains("\nnebnet_outbound_messages_total 9\n")
+            && text.contains("\nnebnet_peers_closed_total{reason=\"peer_closed\"} 1\n")
+            && text.contains("\nnebnet_peers_closed_total{reason=\"bad_version\"} 1\n")
+    });
+    let scrape = Scrape::of(&get(metrics, "/metrics"));
+    assert!((scrape.sum("inbound_messages_total") - 9.0).abs() < 0.5);
+    scrape.check(
+        "inbound_messages_total",
+        &[
+            "handled_total",
+            "dispatched_total",
+            "undelivered_messages_total",
+            "dispatch_queue_messages",
+            "-dispatch_queue_messages_parked",
+        ],
+    );
+    scrape.check("dispatched_total", &["claimed_total", "unclaimed_total"]);
+    let bytes = ["type_inbound_bytes_total", "undelivered_bytes_total"];
+    scrape.check("inbound_bytes_total", &bytes);
+    let claimed = ["type_claimed_messages_total", "requests_answered_total"];
+    scrape.check("claimed_total", &claimed);
+    let unclaimed = ["type_unclaimed_messages_total", "replies_late_total"];
+    scrape.check("unclaimed_total", &unclaimed);
+    for unit in ["messages", "bytes"] {
+        let [accepted, written, dropped, overflowed] = ["_accepted", "", "_dropped", "_overflowed"]
+            .map(|part| format!("outbound{part}_{unit}_total"));
+        let queued = format!("outbound_queued_{unit}");
+        scrape.check(&accepted, &[&written, &dropped, &overflowed, &queued]);
+        scrape.check(&written, &[&format!("type_outbound_{unit}_total")]);
+    }
+    assert!((scrape.sum("peers_accepted_total") - 3.0).abs() < 0.5);
+    let made = [
+        "peers",
+        "peers_refused",
+        "peers_closed_total",
+        "-peers_dialled_total",
+    ];
+    scrape.check("peers_accepted_total", &made);
+    scrape.check(
+        "requests_sent_total",
+        &[
+            "requests_answered_total",
+            "requests_timed_out_total",
+            "requests_closed_total",
+            "requests_cancelled_total",
+            "requests_outstanding",
+        ],
+    );
+    let matched = [
+        "taken_total",
+        "dropped_total",
+        "discarded_total",
+        "queued_messages",
+    ];
+    let departed = matched.map(|term| format!("departed_{term}"));
+    scrape.check(
+        "departed_matched_total",
+        &departed.each_ref().map(|term| &**term),
+    );
+    let of_row: Vec<_> = matched.into_iter().chain(["parked_messages"]).collect();
+    scrape.check_rows("id", "subscriber", "matched_total", &of_row);
+    let of_type =
+        ["handled", "claimed", "unclaimed", "answer"].map(|term| format!("{term}_messages_total"));
+    let of_type = of_type.each_ref().map(|term| &**term);
+    scrape.check_rows("type", "type", "inbound_messages_total", &of_type);
+    drop(stays);
+    service.stop();
 }
 
 #[test]

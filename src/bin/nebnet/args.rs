@@ -115,6 +115,10 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = units::boolean)]
     pub(crate) checksums: Option<bool>,
+    /// Refuse peers that send anything without a checksum
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = units::boolean)]
+    pub(crate) require_checksums: Option<bool>,
     /// Refuse peers whose first message is not HELLO
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = units::boolean)]

@@ -130,6 +130,7 @@ fn set(options: &mut ServeOptions, key: &str, value: &DeValue<'_>) -> Result<(),
         }
         "max_pending" => scalar(value, units::count).map(|read| options.max_pending = Some(read)),
         "checksums" => boolean(value).map(|read| options.checksums = Some(read)),
+        "require_checksums" => boolean(value).map(|read| options.require_checksums = Some(read)),
         "first_frame_timeout" => {
             scalar(value, units::duration).map(|read| options.first_frame_timeout = Some(read))
         }
@@ -341,6 +342,7 @@ mod tests {
             max_peers_per_addr = 3
             max_pending = 9
             checksums = true
+            require_checksums = true
             first_frame_timeout = "1s"
             frame_timeout = "500ms"
             idle_timeout = 0
@@ -370,7 +372,7 @@ mod tests {
         assert_eq!(file.options.outbox_bytes, Some(1 << 20));
         assert_eq!(file.options.loop_cpus, Some(vec![0, 1]));
         assert_eq!(file.options.dispatcher_cpus, Some(vec![2]));
-        assert_eq!(file.lines.len(), 28);
+        assert_eq!(file.lines.len(), 29);
         assert_eq!(file.lines["listen"], 2);
     }
 

@@ -8,6 +8,7 @@ mod args;
 mod check;
 mod config_file;
 mod echo;
+mod exposition;
 mod failure;
 mod http;
 mod links;

@@ -212,6 +212,8 @@ struct Subscriber<'a> {
     queued: u64,
     queued_bytes: u64,
     parked: u64,
+    pauses: u64,
+    stalls: u64,
 }
 
 fn subscriber_row(row: &SubscriberRow) -> Subscriber<'_> {
@@ -225,5 +227,7 @@ fn subscriber_row(row: &SubscriberRow) -> Subscriber<'_> {
         queued: row.queued,
         queued_bytes: row.queued_bytes,
         parked: row.parked,
+        pauses: row.pauses,
+        stalls: row.stalls,
     }
 }

@@ -181,6 +181,7 @@ settings!(
     max_peers_per_addr,
     max_pending,
     checksums,
+    require_checksums,
     first_frame_timeout,
     frame_timeout,
     idle_timeout,
@@ -234,7 +235,8 @@ fn config_of(options: &ServeOptions) -> Config {
         idle_timeout,
         write_stall_timeout
     );
-    set!(require_hello, network_id, connect_timeout, checksums);
+    set!(require_hello, network_id, connect_timeout);
+    set!(checksums, require_checksums);
     config = identity_of(config, options);
     if options.heartbeat_interval.is_some() || options.heartbeat_timeout.is_some() {
         config = config.heartbeat(

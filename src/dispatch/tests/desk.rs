@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     dispatch::{channel::Receiver, desk::Desk},
     limits::{
-        LOOP_UNANNOUNCED_BYTES_MAX, LOOP_UNANNOUNCED_MS, UNANNOUNCED_BYTES_MAX,
+        BLOCK_SIZE, LOOP_UNANNOUNCED_BYTES_MAX, LOOP_UNANNOUNCED_MS, UNANNOUNCED_BYTES_MAX,
         UNANNOUNCED_ITEMS_MAX,
     },
 };
@@ -154,6 +154,83 @@ fn who_sleeps_is_woken_by_the_announcement_or_before_its_queue_is_full() {
     receiver.fall_asleep();
     bench.fan_out.announce();
     assert!(receiver.is_asleep(), "it knows of that one");
+}
+
+/// A read may bring as much as the bound in bytes has left, though little of it is taken.
+#[test]
+fn who_sleeps_is_woken_if_another_read_may_find_no_room() {
+    let mut bench = Bench::new();
+    let charge = bench.block(&[7]).charge();
+    for (bytes, sleeps) in [
+        (BLOCK_SIZE + charge, true),
+        (BLOCK_SIZE + charge - 1, false),
+    ] {
+        let options = SubscribeOptions::new(MessageType(7)).bytes(bytes);
+        let (outlet, receiver) = Outlet::queue(&options);
+        bench.registry.add(options, outlet).unwrap();
+        receiver.fall_asleep();
+        let block = bench.block(&[7]);
+        bench.bounds.raise_block(&block);
+        bench.fan_out.dispatch_unannounced(block);
+        assert_eq!(receiver.is_asleep(), sleeps, "{bytes}");
+    }
+}
+
+/// What the loop reads next may be more than is left of a queue whose subscriber sleeps: that is
+/// woken, and the dispatcher gets the block, so that it finds what was there taken.
+#[test]
+fn nobody_is_full_for_want_of_being_told() {
+    for overflow in [Overflow::DropNewest, Overflow::DropOldest] {
+        let mut place = Place::new(0);
+        let options = SubscribeOptions::new(MessageType(7)).messages(100);
+        let options = options.overflow(overflow);
+        let (outlet, receiver) = Outlet::queue(&options);
+        let account = place.bench.registry.add(options, outlet).unwrap();
+        receiver.fall_asleep();
+        let offer = |place: &mut Place, count| {
+            let block = place.bench.block(&vec![7; count]);
+            let bounds = &place.bench.bounds;
+            place
+                .desk
+                .dispatch(block, false, |block| bounds.raise_block(block))
+        };
+        assert!(offer(&mut place, 20).is_ok() && receiver.is_asleep());
+        let block = offer(&mut place, 81).unwrap_err();
+        assert!(!receiver.is_asleep());
+        assert!(receiver.try_recv().is_ok());
+        place.desk.note_handed();
+        place.bench.bounds.raise_block(&block);
+        place
+            .desk
+            .handle(|fan_out| fan_out.dispatch_unannounced(block));
+        assert_eq!((account.row().dropped, account.row().queued), (0, 81));
+        // Who knows of what is there is full all the same, and the loop says so itself.
+        place.desk.announce();
+        assert!(offer(&mut place, 81).is_ok());
+        assert!(account.row().dropped > 0);
+    }
+}
+
+/// Whoever dispatches, the block after one that was refused finds a subscriber that is awake.
+#[test]
+fn who_is_refused_is_woken() {
+    let mut bench = Bench::new();
+    let options = SubscribeOptions::new(MessageType(7)).messages(10_000);
+    let options = options.bytes(BLOCK_SIZE + 1_000);
+    let (outlet, receiver) = Outlet::queue(&options);
+    bench.registry.add(options, outlet).unwrap();
+    receiver.fall_asleep();
+    let offer = |bench: &mut Bench, count| {
+        let block = bench.block(&vec![7; count]);
+        bench.bounds.raise_block(&block);
+        bench.fan_out.dispatch_unannounced(block);
+    };
+    offer(&mut bench, 1);
+    assert!(receiver.is_asleep());
+    // Longer than a read: one frame may be.
+    offer(&mut bench, 5_000);
+    assert!(!receiver.is_asleep());
+    assert_eq!(bench.registry.rows()[0].dropped, 5_000);
 }
 
 /// Positions are those of a list that changes.

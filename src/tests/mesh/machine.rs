@@ -161,6 +161,7 @@ impl Machine {
             source: Source::Addrs(addrs),
             keep: wish.keep,
             hello: wish.hello,
+            checksums: false,
             timeout_ms: None,
         };
         let links = &self.slots.links;

@@ -177,6 +177,7 @@ fn hello_frame(args: &SendArgs) -> Result<Vec<u8>, Failure> {
     };
     let mut frame = Vec::new();
     Frame::new(HELLO, &hello.to_payload())
+        .with_checksum(args.checksum)
         .encode(&mut frame)
         .map_err(|error| Failure::new(error.to_string()))?;
     Ok(frame)
