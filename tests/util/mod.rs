@@ -13,7 +13,10 @@ pub mod proxy;
 use std::{
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
-    sync::Once,
+    sync::{
+        Once,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -387,6 +390,17 @@ pub fn stop_tap(mut service: NetService, tap: Subscription) -> StopReport {
     drop(tap);
     assert_eq!(service.snapshot().memory_used, 0, "every byte came back");
     report
+}
+
+/// Sets a flag when it is dropped: threads that go on until then end with a test that fails, too.
+#[derive(Debug)]
+pub struct SetAtEnd<'a>(pub &'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        let Self(flag) = self;
+        flag.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Numbers that look random, the same in every run.
