@@ -207,6 +207,13 @@ impl Budget {
         self.taken().saturating_sub(self.limit)
     }
 
+    /// Bytes that one read may bring while the budget is not short: all loops together fill up the
+    /// quarter that is left then, and no more.
+    pub(crate) fn read_max(&self) -> usize {
+        let shards = self.share.as_ref().map_or(1, |share| share.pool.cells.len());
+        self.limit() / 4 / shards.max(4)
+    }
+
     /// Whether the heaviest readers have to pause: above 75 percent.
     pub(crate) fn is_tight(&self) -> bool {
         self.is_tight_without(0)

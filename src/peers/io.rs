@@ -311,8 +311,9 @@ impl Peers {
         let seat = self.seats.get_mut(id.index() as usize)?;
         let carry = &seat.peer.carry;
         let carried = carry.len();
-        let is_tight = self.slots.ledger.budget.is_tight();
-        let scatter_limit = scatter_limit(limit);
+        let budget = &self.slots.ledger.budget;
+        let is_tight = budget.is_tight();
+        let scatter_limit = scatter_limit(limit.min(budget.read_max()));
         if carried <= CARRY_COPIED_MAX && seat.in_bulk && scatter_limit > 0 && !is_tight {
             let scatter = Some(self.pool.take_scatter());
             return Some(ReadBuffer {
