@@ -210,7 +210,10 @@ impl Budget {
     /// Bytes that one read may bring while the budget is not short: all loops together fill up the
     /// quarter that is left then, and no more.
     pub(crate) fn read_max(&self) -> usize {
-        let shards = self.share.as_ref().map_or(1, |share| share.pool.cells.len());
+        let shards = self
+            .share
+            .as_ref()
+            .map_or(1, |share| share.pool.cells.len());
         self.limit() / 4 / shards.max(4)
     }
 
