@@ -66,6 +66,9 @@ pub(super) const MIXED: Workload = Workload {
     ..INGEST
 };
 
+/// How much longer the load flows before it is measured, for each connection.
+const WARM_UP_OF_CONNECTION: Duration = Duration::from_millis(3);
+
 const DELIVERIES: [Column; 2] = [more("M msg/s"), less("CPU s/M")];
 
 fn order(cell: &Cell) -> Order {
@@ -85,8 +88,10 @@ fn measure(kind: &Kind, cell: &Cell, times: Times) -> Result<Sample, Absent> {
     let taken = || -> u64 { server.tallies.iter().map(|tally| tally.messages()).sum() };
 
     let tail = Duration::from_millis(20);
-    load.go_for(times.warm_up + times.time + tail);
-    thread::sleep(times.warm_up);
+    // The kernel sizes a receive buffer while data flows, one connection after the other.
+    let warm_up = times.warm_up + WARM_UP_OF_CONNECTION * u32::try_from(cell.connections).unwrap();
+    load.go_for(warm_up + times.time + tail);
+    thread::sleep(warm_up);
     let (meter, before) = (Meter::start(), taken());
     thread::sleep(times.time);
     let (spent, after) = (meter.stop(), taken());
