@@ -8,7 +8,7 @@ use crate::table::{Flaw, Row, Spread, Table, figure};
 use std::fmt::Write;
 
 /// What is shown: workload, cell, column, and the title above it.
-const PANELS: [(&str, &str, &str, &str); 10] = [
+const PANELS: [(&str, &str, &str, &str); 12] = [
     (
         "ingest",
         "c16p16",
@@ -26,6 +26,12 @@ const PANELS: [(&str, &str, &str, &str); 10] = [
         "c16p4096",
         "M msg/s",
         "16 connections, 4096 bytes: million messages/s",
+    ),
+    (
+        "ingest",
+        "c256p4096",
+        "M msg/s",
+        "256 connections, 4096 bytes: million messages/s",
     ),
     (
         "fan-out",
@@ -62,6 +68,12 @@ const PANELS: [(&str, &str, &str, &str); 10] = [
         "n5000",
         "KiB each",
         "Memory of an idle connection: KiB",
+    ),
+    (
+        "paced",
+        "r50000",
+        "CPU % of a core",
+        "At 50,000 messages a second: % of a core",
     ),
     (
         "broadcast",
