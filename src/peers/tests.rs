@@ -20,9 +20,11 @@ use crate::{
 impl Peers {
     /// Panics unless the invariants of the module hold: to be called between turns.
     pub(crate) fn check(&self, now: Tick) {
+        let reading = count_listed([&self.reading, &self.read_list]);
+        let writing = count_listed([&self.writing, &self.write_list]);
         let (mut counted, mut pending) = (0, 0);
         for seat in self.seats.looks() {
-            let (id, peer) = (seat.id(), &seat.peer);
+            let id = seat.id();
             let found = self.seats.look(id.index() as usize);
             assert_eq!(found.map(|seat| seat.id()), Some(id));
             counted += usize::from(matches!(
@@ -30,54 +32,51 @@ impl Peers {
                 Standing::Accepted | Standing::Dialled
             ));
             pending += usize::from(seat.pending);
-            let spoke = peer.has_spoken() && !self.rules.hello_required;
-            assert!(!(seat.pending && spoke), "{id} has spoken");
-            assert!(
-                !seat.pending || peer.state().takes_input(),
-                "{id} can say nothing more: {seat:?}"
-            );
-            assert!(seat.leaving.is_none(), "{id} leaves without end");
-            let lingering = matches!(peer.state(), State::Lingering { .. });
-            let lingering = lingering && !peer.reads_on();
-            let open = peer.takes_messages() && seat.pause.is_none();
-            if seat.ready.has(Ready::READ) && (open || lingering) {
-                assert!(
-                    seat.in_read_list,
-                    "{id} has input and is forgotten: {:?}",
-                    &*seat
-                );
-            }
-            if seat.ready.has(Ready::WRITE) && peer.has_output() {
-                assert!(
-                    seat.in_write_list,
-                    "{id} has output and is forgotten: {:?}",
-                    &*seat
-                );
-            }
-            let listed = |lists: [&VecDeque<PeerId>; 2]| {
-                lists
-                    .iter()
-                    .map(|list| list.iter().filter(|one| **one == id).count())
-                    .sum()
-            };
-            let reading: usize = listed([&self.reading, &self.read_list]);
-            let writing: usize = listed([&self.writing, &self.write_list]);
-            assert_eq!(reading, usize::from(seat.in_read_list), "{id}");
-            assert_eq!(writing, usize::from(seat.in_write_list), "{id}");
-            self.check_timer(now, &seat);
-            assert_eq!(seat.carry_charge, peer.carry.capacity(), "{id}");
-            if peer.outbox.is_empty() && peer.state().takes_input() {
-                let untaken = self.untaken(&seat);
-                assert_eq!(self.slots.queued(id).messages, untaken, "{id} {:?}", &*seat);
-            }
+            let listed = |lists: &HashMap<PeerId, usize>| lists.get(&id).copied().unwrap_or(0);
+            assert_eq!(listed(&reading), usize::from(seat.in_read_list), "{id}");
+            assert_eq!(listed(&writing), usize::from(seat.in_write_list), "{id}");
+            self.check_seat(now, &seat);
         }
         assert_eq!(counted, self.counted);
         assert_eq!(pending, self.census.pending());
         assert_eq!(self.slots.ledger.peers.get(), counted as u64);
         self.check_standings();
-        self.check_leases();
         self.check_nodes();
         self.check_links();
+    }
+
+    /// What of it holds of one peer, if it is still there.
+    pub(crate) fn check_peer(&self, now: Tick, id: PeerId) {
+        let seat = self.seats.look(id.index() as usize);
+        if let Some(seat) = seat.filter(|seat| seat.id() == id) {
+            self.check_seat(now, &seat);
+        }
+    }
+
+    fn check_seat(&self, now: Tick, seat: &Seat) {
+        let (id, peer) = (seat.id(), &seat.peer);
+        let spoke = peer.has_spoken() && !self.rules.hello_required;
+        assert!(!(seat.pending && spoke), "{id} has spoken");
+        assert!(
+            !seat.pending || peer.state().takes_input(),
+            "{id} can say nothing more: {seat:?}"
+        );
+        assert!(seat.leaving.is_none(), "{id} leaves without end");
+        assert!(
+            seat.in_read_list || !wants_to_read(seat),
+            "{id} has input and is forgotten: {seat:?}"
+        );
+        assert!(
+            seat.in_write_list || !wants_to_write(seat),
+            "{id} has output and is forgotten: {seat:?}"
+        );
+        self.check_timer(now, seat);
+        assert_eq!(seat.carry_charge, peer.carry.capacity(), "{id}");
+        if peer.outbox.is_empty() && peer.state().takes_input() {
+            let untaken = self.untaken(seat);
+            assert_eq!(self.slots.queued(id).messages, untaken, "{id} {seat:?}");
+        }
+        self.check_lease(seat);
     }
 
     /// A peer's timer is never later than its deadline.
@@ -101,17 +100,14 @@ impl Peers {
     }
 
     /// What an outbox allocates is leased, but for what it may hold for nothing.
-    fn check_leases(&self) {
-        for (_, seat) in self.seats.ids() {
-            let Some(seat) = seat else { continue };
-            let (id, outbox) = (seat.id(), &seat.peer.outbox);
-            let (held, leased) = (outbox.storage(), self.slots.leased(id));
-            let free = outbox.storage_free();
-            assert!(
-                held <= leased + free,
-                "{id} holds {held} bytes, leased {leased}, and {free} are free"
-            );
-        }
+    fn check_lease(&self, seat: &Seat) {
+        let (id, outbox) = (seat.id(), &seat.peer.outbox);
+        let (held, leased) = (outbox.storage(), self.slots.leased(id));
+        let free = outbox.storage_free();
+        assert!(
+            held <= leased + free,
+            "{id} holds {held} bytes, leased {leased}, and {free} are free"
+        );
     }
 
     fn check_standings(&self) {
@@ -153,11 +149,9 @@ impl Peers {
     }
 
     /// Connections, those included that were refused and are not closed yet, and those not that are
-    /// still being made.
+    /// still being made; as they are counted, which [`check`](Self::check) holds against the table.
     pub(crate) fn len_all(&self) -> u64 {
-        let seats = self.seats.looks();
-        let made = seats.filter(|seat| seat.standing != Standing::Dialling);
-        made.count() as u64
+        self.counted as u64 + self.slots.ledger.refused.get()
     }
 
     fn seats_up(&self) -> impl Iterator<Item = Look<'_>> {
@@ -201,6 +195,27 @@ impl Peers {
             )
         })
     }
+}
+
+/// Whether a peer is to be read as soon as its turn comes.
+fn wants_to_read(seat: &Seat) -> bool {
+    let lingers = matches!(seat.peer.state(), State::Lingering { .. });
+    let lingers = lingers && !seat.peer.reads_on();
+    let is_open = seat.peer.takes_messages() && seat.pause.is_none();
+    seat.ready.has(Ready::READ) && (is_open || lingers)
+}
+
+/// Whether a peer is to be written as soon as its turn comes.
+fn wants_to_write(seat: &Seat) -> bool {
+    seat.ready.has(Ready::WRITE) && seat.peer.has_output()
+}
+
+fn count_listed(lists: [&VecDeque<PeerId>; 2]) -> HashMap<PeerId, usize> {
+    let mut counts = HashMap::new();
+    for id in lists.into_iter().flatten() {
+        *counts.entry(*id).or_default() += 1;
+    }
+    counts
 }
 
 /// A table with one peer that can be read, under a byte budget.
@@ -322,7 +337,7 @@ fn what_waits_behind_a_write_that_failed_is_leased() {
     slots.ledger.note_accepted(answered);
     peers.handle_written(now, id, 82_024, Err(Errno::CONNRESET.into()));
     assert_eq!(slots.queued(id).messages, 3, "it is still there");
-    peers.check_leases();
+    peers.check_peer(0, id);
     peers.handle_failed(now, id, CloseReason::Io);
     assert_eq!(slots.ledger.budget.used(), 0);
 }

@@ -4,6 +4,7 @@
 //! more seeds than the suite does; `NEBNET_SEED=n cargo test sim_one_seed` runs one of them again.
 //! With `NEBNET_PEERS=n` each run has so many peers.
 
+mod agenda;
 mod alarms;
 mod askers;
 mod clients;

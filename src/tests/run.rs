@@ -101,7 +101,8 @@ impl Size {
         }
     }
 
-    /// Whether everything is looked at after this step: with many peers that is most of the work.
+    /// Whether everything is looked at after this step, and not only the peers that the loop or
+    /// somebody else had to do with: with many peers that is most of the work.
     fn looks_at_all(self, steps: usize) -> bool {
         match self {
             Self::Drawn => true,
@@ -170,6 +171,7 @@ impl Run {
         }
 
         let mut world = World::new(random, Arc::clone(&slots), Arc::clone(&registry));
+        world.many = matches!(size, Size::Peers(_));
         world.hello_required = rules.hello_required;
         world.payload_max = payload_max;
         draw_rates(&mut world, calm);
@@ -280,6 +282,7 @@ impl Run {
         self.steps += 1;
         {
             let world = &mut *self.world.borrow_mut();
+            world.touched.clear();
             for _ in 0..world.random.below(self.size.acts()) {
                 if !world.act() {
                     break;
@@ -340,11 +343,11 @@ impl Run {
     /// Has the loop cut the ledger, once in a while.
     fn begin_cut(&mut self) {
         // Of many peers a cut takes many turns, in which nobody does anything else.
-        let most = match self.size {
-            Size::Drawn => 4,
-            Size::Peers(_) => 1,
+        let (most, rate) = match self.size {
+            Size::Drawn => (4, 200),
+            Size::Peers(count) => (1, (6_000 / count).clamp(10, 200)),
         };
-        if self.world.borrow_mut().random.chance(200) && self.cuts.len() < most {
+        if self.world.borrow_mut().random.chance(rate) && self.cuts.len() < most {
             let (sender, receiver) = bounded(1);
             if self.commands.try_send(Command::Cut(sender)).is_ok() {
                 self.cuts.push(receiver);
@@ -393,6 +396,12 @@ impl Run {
         let world = self.world.borrow();
         if looks_at_all {
             self.node.peers().check(world.now);
+        } else {
+            for index in &world.touched {
+                if let Some(id) = world.conns[*index].id {
+                    self.node.peers().check_peer(world.now, id);
+                }
+            }
         }
         for subscriber in &world.subscribers {
             subscriber.check();
@@ -451,9 +460,10 @@ impl Run {
             world.heal();
             world.rates = Rates::default();
             let now = world.now;
-            for client in &mut world.clients {
+            for (index, client) in world.clients.iter_mut().enumerate() {
                 client.next_at = client.next_at.min(now);
                 client.frames_left = client.frames_left.min(20);
+                world.agenda.set(index, client.next_at);
             }
             for subscriber in &mut world.subscribers {
                 subscriber.next_at = now;
@@ -728,7 +738,7 @@ fn draw_healthy_people(world: &mut World) {
         client.size_max = random.pick(&[30, 3_000]);
         client.patience = random.pick(&[3, 100, 300]);
         client.next_at = random.below(5_000) as u64;
-        world.clients.push(client);
+        world.add_client(client);
     }
     let registry = Arc::clone(&world.registry);
     let echo = Subscriber::echo(&registry, &mut world.random);
@@ -778,7 +788,7 @@ fn draw_people(world: &mut World, size: Size, payload_max: usize, calm: bool) {
         client.size_max = random.pick(&[0, 30, 5_000, payload_max]);
         client.patience = random.pick(&[0, 3, 100]);
         client.next_at = random.below(50) as u64;
-        world.clients.push(client);
+        world.add_client(client);
     }
     let registry = Arc::clone(&world.registry);
     if world.random.chance(800) {
