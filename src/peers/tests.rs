@@ -12,7 +12,7 @@ use crate::{
     id::MessageType,
     inline::Replier,
     ledger::{DepartedRow, Ledger, RequestRow},
-    limits::{CUT_LOOKS_PER_TURN, CUT_SEGMENTS_MAX, CUT_TRIES_MAX},
+    limits::{CUT_LOOKS_PER_TURN, CUT_SEGMENTS_MAX, CUT_TRIES_MAX, FRAME_OVERHEAD_MAX},
     policy::{OutboxFull, Priority},
     slots::{Contended, OutFrame, OutboxLimits, Recipients, SharedFrame},
 };
@@ -77,6 +77,80 @@ impl Peers {
             assert_eq!(self.slots.queued(id).messages, untaken, "{id} {seat:?}");
         }
         self.check_lease(seat);
+        self.check_credit(seat);
+    }
+
+    /// What was read of a peer and is not released, its unfinished frame included, is within its
+    /// credit, or is one frame that is longer; what is queued for it is within the outbox's limits,
+    /// or one message that is larger.
+    fn check_credit(&self, seat: &Seat) {
+        let (id, limits) = (seat.id(), self.slots.limits());
+        let Flow { released, queued } = self.slots.flow(id);
+        let mut held = seat.peer.in_flight(released);
+        held.bytes += seat.peer.carry.len() as u64;
+        let is_within = held.bytes <= limits.bytes.max(frame_size_max(limits))
+            && held.messages <= limits.messages;
+        assert!(is_within, "{id} has {held:?} of {limits:?} in flight");
+        let is_within = queued.bytes <= limits.bytes && queued.messages <= limits.messages;
+        let is_alone = queued.messages == 1 && queued.bytes <= frame_size_max(limits);
+        assert!(is_within || is_alone, "{queued:?} of {limits:?} for {id}");
+    }
+
+    /// What counts against the credit of a peer that was just read: that was its limit. Answers of
+    /// a handler may be longer by `longer` bytes each than what they answer.
+    pub(crate) fn check_read(&self, id: PeerId, longer: u64) {
+        let seat = self.seats.look(id.index() as usize);
+        let Some(seat) = seat.filter(|seat| seat.id() == id) else {
+            return;
+        };
+        let (limits, flow) = (self.slots.limits(), self.slots.flow(id));
+        let used = seat.used(flow);
+        let bytes = limits.bytes.max(frame_size_max(limits));
+        assert!(
+            used.messages <= limits.messages && used.bytes <= bytes + longer * flow.queued.messages,
+            "{id} was read and has {used:?} of {limits:?}: {flow:?}"
+        );
+    }
+
+    /// How much was read of a peer and not released.
+    pub(crate) fn in_flight(&self, id: PeerId) -> Option<Traffic> {
+        let seat = self.seats.look(id.index() as usize);
+        let seat = seat.filter(|seat| seat.id() == id)?;
+        Some(seat.peer.in_flight(self.slots.released(id)))
+    }
+
+    /// Who had a turn to read since this was called last.
+    pub(crate) fn take_turns(&mut self) -> impl Iterator<Item = PeerId> {
+        std::mem::take(&mut self.turns).into_iter()
+    }
+
+    /// Who has something to read, and may be read.
+    pub(crate) fn due_to_read(&self) -> impl Iterator<Item = PeerId> {
+        let listed = self.reading.iter().chain(&self.read_list);
+        self.filter_listed(listed, wants_to_read)
+    }
+
+    /// Who has something to write, and a socket with room.
+    pub(crate) fn due_to_write(&self) -> impl Iterator<Item = PeerId> {
+        let listed = self.writing.iter().chain(&self.write_list);
+        self.filter_listed(listed, wants_to_write)
+    }
+
+    fn filter_listed<'a>(
+        &'a self,
+        listed: impl Iterator<Item = &'a PeerId>,
+        wants: fn(&Seat) -> bool,
+    ) -> impl Iterator<Item = PeerId> {
+        listed.copied().filter(move |id| {
+            let seat = self.seats.look(id.index() as usize);
+            seat.is_some_and(|seat| seat.id() == *id && wants(&seat))
+        })
+    }
+
+    /// What the kernel is known to have said of a peer.
+    pub(crate) fn ready_of(&self, id: PeerId) -> Option<Ready> {
+        let seat = self.seats.look(id.index() as usize);
+        Some(seat.filter(|seat| seat.id() == id)?.ready)
     }
 
     /// A peer's timer is never later than its deadline.
@@ -208,6 +282,10 @@ fn wants_to_read(seat: &Seat) -> bool {
 /// Whether a peer is to be written as soon as its turn comes.
 fn wants_to_write(seat: &Seat) -> bool {
     seat.ready.has(Ready::WRITE) && seat.peer.has_output()
+}
+
+fn frame_size_max(limits: OutboxLimits) -> u64 {
+    u64::from(limits.payload_size) + FRAME_OVERHEAD_MAX as u64
 }
 
 fn count_listed(lists: [&VecDeque<PeerId>; 2]) -> HashMap<PeerId, usize> {

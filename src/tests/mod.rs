@@ -16,6 +16,7 @@ mod models;
 mod random;
 mod run;
 mod subscribers;
+mod turns;
 mod watchers;
 mod world;
 

@@ -15,6 +15,7 @@ use super::{
     clients::{Client, Kind},
     random::Random,
     subscribers::{Subscriber, note_refused},
+    turns::{Turns, check_told},
     watchers::Watchers,
     world::{Rates, SimNet, World},
 };
@@ -29,7 +30,7 @@ use crate::{
     idle::IdleStrategy,
     inline::{InlineMessage, Replier},
     ledger::{Counter, Ledger, Snapshot, StopRow, Traffic},
-    limits::{BLOCK_SIZE, CLOSED_ROWS_MAX, DRAIN_MS, REFUSED_PEERS_MAX},
+    limits::{BLOCK_SIZE, CHECKSUM_SIZE, CLOSED_ROWS_MAX, DRAIN_MS, REFUSED_PEERS_MAX},
     node::{Node, Sink},
     peer::Rules,
     peers::{HandlerOptions, Handlers, PeerLimits, Peers, Stop, Timer},
@@ -51,6 +52,7 @@ pub(super) struct Run {
     inline: bool,
     /// Echoes of the handler that were refused in this turn.
     refused: Refused,
+    turns: Turns,
     /// Cuts of the ledger that are under way, and how many were looked at.
     cuts: Vec<Receiver<Option<Cut>>>,
     cuts_seen: usize,
@@ -254,6 +256,7 @@ impl Run {
             payload_max,
             inline,
             refused,
+            turns: Turns::default(),
             cuts: Vec::new(),
             cuts_seen: 0,
             calm,
@@ -282,7 +285,7 @@ impl Run {
         self.steps += 1;
         {
             let world = &mut *self.world.borrow_mut();
-            world.touched.clear();
+            world.begin_step();
             for _ in 0..world.random.below(self.size.acts()) {
                 if !world.act() {
                     break;
@@ -396,13 +399,37 @@ impl Run {
         let world = self.world.borrow();
         if looks_at_all {
             self.node.peers().check(world.now);
+            for id in world.live.iter().filter_map(|index| world.conns[*index].id) {
+                check_told(&world, &mut self.node, id);
+            }
         } else {
-            for index in &world.touched {
-                if let Some(id) = world.conns[*index].id {
-                    self.node.peers().check_peer(world.now, id);
-                }
+            for id in world
+                .touched
+                .iter()
+                .filter_map(|index| world.conns[*index].id)
+            {
+                self.node.peers().check_peer(world.now, id);
+                check_told(&world, &mut self.node, id);
             }
         }
+        // An echo may be longer than its question by a checksum.
+        let dressed = world.slots.dress(Frame::new(MessageType(0), b"")).checksum;
+        for id in world
+            .reads
+            .iter()
+            .filter_map(|index| world.conns[*index].id)
+        {
+            let longer = if dressed { CHECKSUM_SIZE.into() } else { 0 };
+            self.node.peers().check_read(id, longer);
+        }
+        for (peer, count) in world.subscribers.iter().flat_map(Subscriber::held) {
+            let in_flight = self.node.peers().in_flight(peer);
+            assert!(
+                in_flight.is_none_or(|all| all.messages >= count),
+                "{count} messages of {peer} are held, and {in_flight:?} in flight"
+            );
+        }
+        self.turns.check(&world, &mut self.node);
         for subscriber in &world.subscribers {
             subscriber.check();
         }

@@ -1,5 +1,7 @@
 //! Subscribers of all tempers, and the check of what they get.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::{
@@ -217,6 +219,15 @@ impl Subscriber {
             held.clear();
         }
         false
+    }
+
+    /// How many messages it holds, of whom.
+    pub(super) fn held(&self) -> impl Iterator<Item = (PeerId, u64)> {
+        let mut held = BTreeMap::new();
+        for batch in &self.held {
+            *held.entry(batch.peer()).or_default() += batch.len() as u64;
+        }
+        held.into_iter()
     }
 
     /// How many messages it was offered.

@@ -110,6 +110,10 @@ pub(super) struct Conn {
     pub(super) id: Option<PeerId>,
     pending: Ready,
     read_armed: bool,
+    /// The end of the input was read.
+    end_read: bool,
+    /// Whether it was written since that was cleared.
+    written: bool,
     write_blocked: Option<Tick>,
     pub(super) arrived_max: usize,
     sent_max: usize,
@@ -146,6 +150,9 @@ pub(super) struct World {
     busy: BTreeSet<usize>,
     /// Those that the loop was told of, or read, wrote or closed, since this was cleared.
     pub(super) touched: BTreeSet<usize>,
+    /// Those that were read in this turn, in order, and written.
+    pub(super) reads: Vec<usize>,
+    writes: Vec<usize>,
     /// When writing may go on that is blocked.
     blocked: BTreeSet<(Tick, usize)>,
     backlog: VecDeque<usize>,
@@ -198,6 +205,8 @@ impl World {
             live: BTreeSet::new(),
             busy: BTreeSet::new(),
             touched: BTreeSet::new(),
+            reads: Vec::new(),
+            writes: Vec::new(),
             blocked: BTreeSet::new(),
             backlog: VecDeque::new(),
             listener_armed: true,
@@ -298,6 +307,33 @@ impl World {
         }
     }
 
+    /// A step begins: nobody was touched in it.
+    pub(super) fn begin_step(&mut self) {
+        self.touched.clear();
+        self.reads.clear();
+        for index in self.writes.drain(..) {
+            self.conns[index].written = false;
+        }
+    }
+
+    /// Whether the connection was written in this step.
+    pub(super) fn is_written(&self, index: usize) -> bool {
+        self.conns[index].written
+    }
+
+    /// What the loop was told of a connection and has to keep in mind: no call has blocked since.
+    pub(super) fn told(&self, index: usize) -> [Option<Ready>; 2] {
+        let conn = &self.conns[index];
+        let has_input = !conn.read_armed || conn.fin || conn.rst_error.is_some();
+        let reads = has_input && !conn.end_read && !conn.pending.has(Ready::READ);
+        let ends = conn.rst || conn.server_fin;
+        let writes = conn.write_blocked.is_none() && !conn.pending.has(Ready::WRITE);
+        [
+            reads.then_some(Ready::READ),
+            (writes && !ends).then_some(Ready::WRITE),
+        ]
+    }
+
     // ----- the clients' side -----------------------------------------------------------------
 
     pub(super) fn connect(&mut self, addr: SocketAddr) -> usize {
@@ -318,6 +354,8 @@ impl World {
             id: None,
             pending: Ready::default(),
             read_armed: true,
+            end_read: false,
+            written: false,
             write_blocked: None,
             arrived_max: self.random.pick(&[100, 5_000, 100_000, 400_000]),
             sent_max: self.random.pick(&[60, 3_000, 100_000]),
@@ -387,6 +425,7 @@ impl World {
         let conn = &mut self.conns[index];
         if !conn.rst {
             conn.rst = true;
+            conn.end_read = false;
             conn.given_up = given_up;
             conn.rst_error = Some(match drawn % 12 {
                 0 => io::ErrorKind::HostUnreachable,
@@ -753,12 +792,16 @@ impl Net for SimNet {
         assert_eq!(conn.closed, 0);
         let space = (buffer.capacity() - buffer.len()).min(limit);
         assert!(space > 0, "a read without space");
+        if world.reads.last() != Some(&stream.0) {
+            world.reads.push(stream.0);
+        }
         world.touched.insert(stream.0);
         if conn.arrived.is_empty() {
             if let Some(error) = conn.rst_error.take() {
                 return Err(error.into());
             }
             if conn.fin || conn.rst {
+                conn.end_read = true;
                 return Ok(0);
             }
             conn.read_armed = true;
@@ -787,6 +830,9 @@ impl Net for SimNet {
         );
         let offered: usize = slices.iter().map(|slice| slice.len()).sum();
         assert!(offered > 0, "a write of nothing");
+        if !std::mem::replace(&mut conn.written, true) {
+            world.writes.push(stream.0);
+        }
         world.touched.insert(stream.0);
         if conn.rst {
             let error = conn.rst_error.take();
