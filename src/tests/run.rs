@@ -39,6 +39,10 @@ use crate::{
     timers::TimerHub,
 };
 
+/// What happens rarely is drawn apart from the rest. Of the seeds that have a test of their own none
+/// is a run in which it does.
+const RARE_SALT: u64 = 0x5EED_0004;
+
 pub(super) struct Run {
     world: Rc<RefCell<World>>,
     node: Node<SimNet>,
@@ -176,11 +180,13 @@ impl Run {
         world.many = matches!(size, Size::Peers(_));
         world.hello_required = rules.hello_required;
         world.payload_max = payload_max;
+        world.rare = Random::new(seed ^ RARE_SALT);
         draw_rates(&mut world, calm);
         if stops {
             draw_healthy_people(&mut world);
         } else {
             draw_people(&mut world, size, payload_max, calm);
+            draw_what_is_rare(&mut world);
         }
         let bell = Arc::clone(&world.bell);
         slots
@@ -293,6 +299,12 @@ impl Run {
             }
             if world.random.chance(world.rates.jump) {
                 world.now += world.random.between(1, 20_000) as u64;
+            }
+            if world.rare.chance(world.rates.subscribe) && world.subscribers.len() < 8 {
+                let registry = Arc::clone(&world.registry);
+                let one = Subscriber::new(&registry, &mut world.rare, false);
+                world.subscribers.push(one);
+                world.say(|| "somebody subscribes".to_owned());
             }
         }
         self.stand_still();
@@ -487,9 +499,10 @@ impl Run {
             world.heal();
             world.rates = Rates::default();
             let now = world.now;
+            let most = if world.many { 2 } else { 20 };
             for (index, client) in world.clients.iter_mut().enumerate() {
                 client.next_at = client.next_at.min(now);
-                client.frames_left = client.frames_left.min(20);
+                client.frames_left = client.frames_left.min(most);
                 world.agenda.set(index, client.next_at);
             }
             for subscriber in &mut world.subscribers {
@@ -581,6 +594,7 @@ impl Run {
             .send(Command::Stop(Duration::from_millis(timeout)))
             .unwrap();
         self.world.borrow_mut().rates.jump = 0;
+        self.world.borrow_mut().rates.subscribe = 0;
         while !self.node.has_ended() {
             // The loop counts on a dispatcher that runs beside it.
             self.world.borrow_mut().drain_worker();
@@ -785,11 +799,32 @@ fn draw_rates(world: &mut World, calm: bool) {
         register: if calm { 0 } else { rate(&[0, 0, 50]) },
         jump: if calm { 0 } else { rate(&[0, 0, 10]) },
         few_events: rate(&[0, 0, 500]),
+        ..Rates::default()
     };
     world.worker_slow = rate(&[0, 50, 500]);
     world.unasked = rate(&[0, 0, 50]);
     let handled = rate(&[usize::MAX, usize::MAX, 0, 1]);
     world.handled = u16::try_from(handled).ok().map(MessageType);
+}
+
+/// In half of the runs.
+fn draw_what_is_rare(world: &mut World) {
+    let random = &mut world.rare;
+    if !random.chance(500) {
+        return;
+    }
+    world.rates.stall = random.pick(&[0, 0, 2, 20]);
+    world.rates.subscribe = random.pick(&[0, 5, 20]);
+    world.rates.reset = random.pick(&[0, 0, 2, 20]);
+    world.rates.urgent = random.pick(&[0, 0, 20]);
+    let floods = random.pick(&[0, 0, 200]);
+    for client in &mut world.clients {
+        if random.chance(floods) {
+            client.flood = random.pick(&[100, 1_000]);
+            client.frames_left = 3 * client.flood;
+            client.size_max = random.pick(&[0, 30]);
+        }
+    }
 }
 
 fn draw_people(world: &mut World, size: Size, payload_max: usize, calm: bool) {

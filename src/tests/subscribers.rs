@@ -144,7 +144,8 @@ impl Subscriber {
         let leaves = world.random.chance(10);
         let unasked = world.random.chance(world.unasked);
         let healed = world.healed;
-        if unasked {
+        // Of many, what is still to come is enough.
+        if unasked && !(healed && world.many) {
             send_unasked(world);
         }
         let one = &mut world.subscribers[index];

@@ -128,9 +128,10 @@ impl Watchers {
         };
         let life = watchers.lives.get(&peer);
         let life = life.unwrap_or_else(|| panic!("a message of {peer}, who is not connected"));
-        let opened = life.opened.as_ref().map_or(0, |opened| opened[subscriber]);
-        let closed = life.closed.as_ref();
-        let closed = closed.map_or(u64::MAX, |closed| closed[subscriber]);
+        // Whoever was not there yet had been offered nothing.
+        let of = |offered: &Vec<u64>| offered.get(subscriber).copied().unwrap_or(0);
+        let opened = life.opened.as_ref().map_or(0, of);
+        let closed = life.closed.as_ref().map_or(u64::MAX, of);
         assert!(
             opened <= numbers.start && numbers.end <= closed,
             "messages {numbers:?} of {peer}, who was there from {opened} to {closed}"

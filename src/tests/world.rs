@@ -69,6 +69,12 @@ pub(super) struct Rates {
     pub(super) register: usize,
     pub(super) jump: usize,
     pub(super) few_events: usize,
+    /// Those of what happens rarely: the dispatcher does nothing for seconds, somebody subscribes
+    /// in the middle, a peer that behaves is cut off, urgent bytes are told of and do not come.
+    pub(super) stall: usize,
+    pub(super) subscribe: usize,
+    pub(super) reset: usize,
+    pub(super) urgent: usize,
 }
 
 /// An application frame as a client sent it.
@@ -138,6 +144,8 @@ pub(super) struct Conn {
 
 pub(super) struct World {
     pub(super) random: Random,
+    /// For what happens in some runs only, so that the others are what they were.
+    pub(super) rare: Random,
     pub(super) now: Tick,
     pub(super) rates: Rates,
     pub(super) conns: Vec<Conn>,
@@ -197,6 +205,7 @@ impl World {
     pub(super) fn new(random: Random, slots: Arc<Slots>, registry: Arc<Registry>) -> Self {
         Self {
             random,
+            rare: Random::new(0),
             now: 0,
             rates: Rates::default(),
             conns: Vec::new(),
@@ -526,6 +535,10 @@ impl World {
         if !self.healed && self.random.chance(self.worker_slow) {
             self.worker_at = self.now + self.random.between(1, 500) as u64;
         }
+        if self.rare.chance(self.rates.stall) {
+            self.worker_at = self.now + self.rare.between(1_000, 20_000) as u64;
+            self.say(|| "the dispatcher does nothing for long".to_owned());
+        }
     }
 
     /// Ends all faults, and makes room for what is still to come.
@@ -640,6 +653,13 @@ impl World {
                 let id = self.conns[*index].id.expect("registered");
                 let ready = self.random.pick(&[Ready::READ, Ready::WRITE]);
                 events.push(Event::Peer(id, ready));
+            }
+        }
+        if self.rare.chance(self.rates.urgent) {
+            let at = self.rare.below(self.conns.len());
+            if let Some(index) = self.live.range(at..).next() {
+                let id = self.conns[*index].id.expect("registered");
+                events.push(Event::Peer(id, Ready::READ | Ready::URGENT));
             }
         }
         if !self.stale.is_empty() && self.random.chance(self.rates.stale) {
