@@ -116,6 +116,14 @@ impl Size {
         }
     }
 
+    /// Turns of the loop after which it is looked who has had none.
+    fn turns_between_looks(self) -> u64 {
+        match self {
+            Self::Drawn => 1,
+            Self::Peers(count) => (count as u64 / 200).max(1),
+        }
+    }
+
     /// Acts of others in each of them, at most.
     fn acts(self) -> usize {
         match self {
@@ -411,18 +419,17 @@ impl Run {
         let world = self.world.borrow();
         if looks_at_all {
             self.node.peers().check(world.now);
-            for id in world.live.iter().filter_map(|index| world.conns[*index].id) {
-                check_told(&world, &mut self.node, id);
-            }
+        }
+        let touched = if looks_at_all {
+            &world.live
         } else {
-            for id in world
-                .touched
-                .iter()
-                .filter_map(|index| world.conns[*index].id)
-            {
+            &world.touched
+        };
+        for index in touched {
+            if let Some(id) = world.conns[*index].id.filter(|_| !looks_at_all) {
                 self.node.peers().check_peer(world.now, id);
-                check_told(&world, &mut self.node, id);
             }
+            check_told(&world, &mut self.node, *index);
         }
         // An echo may be longer than its question by a checksum.
         let dressed = world.slots.dress(Frame::new(MessageType(0), b"")).checksum;
@@ -441,7 +448,8 @@ impl Run {
                 "{count} messages of {peer} are held, and {in_flight:?} in flight"
             );
         }
-        self.turns.check(&world, &mut self.node);
+        let every = self.size.turns_between_looks();
+        self.turns.check(&world, &mut self.node, every);
         for subscriber in &world.subscribers {
             subscriber.check();
         }

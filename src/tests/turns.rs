@@ -10,15 +10,21 @@ use crate::{id::PeerId, node::Node};
 
 #[derive(Debug, Default)]
 pub(super) struct Turns {
+    /// Turns of the loop, counted from one.
     now: u64,
-    /// For each connection.
+    /// The turn at whose end it was looked last who waits to be read.
+    looked: u64,
+    /// Who had a turn of its own since then.
+    served: Vec<PeerId>,
+    /// By the index of the slot.
     goes: Vec<Go>,
 }
 
-/// Turns of the loop in which something was so of a connection; they are counted from one.
+/// Turns of the loop in which something was so of a peer.
 #[derive(Clone, Copy, Debug, Default)]
 struct Go {
-    /// The last in which it had its own turn, and the last before that.
+    peer: Option<PeerId>,
+    /// The last in which it had its own, and the last before that.
     last: u64,
     before: u64,
     /// It waits to be read since the end of the first, without a turn, and still did at the end
@@ -30,64 +36,77 @@ struct Go {
 }
 
 impl Turns {
-    /// To be called behind each turn of the loop.
-    pub(super) fn check(&mut self, world: &World, node: &mut Node<SimNet>) {
+    /// To be called behind each turn of the loop. With `every` above one, who waits to be read is
+    /// looked at in so many turns once; what holds from each turn to the next holds then too.
+    pub(super) fn check(&mut self, world: &World, node: &mut Node<SimNet>, every: u64) {
         self.now += 1;
-        self.goes.resize(world.conns.len(), Go::default());
-        let served: Vec<usize> = node
-            .peers()
-            .take_turns()
-            .map(|id| world.conn_of(id))
-            .collect();
-        for index in &served {
-            let go = &mut self.goes[*index];
-            assert!(go.last < self.now, "conn {index} has its turn twice");
-            (go.before, go.last) = (go.last, self.now);
+        let turns: Vec<PeerId> = node.peers().take_turns().collect();
+        for id in &turns {
+            let now = self.now;
+            let go = self.go(*id);
+            assert!(go.last < now, "{id} has its turn twice");
+            (go.before, go.last) = (go.last, now);
         }
-        let mut order = served.iter();
+        let mut order = turns.iter();
         for index in &world.reads {
-            let is_next = order.any(|one| one == index);
+            let id = world.conns[*index].id;
+            let is_next = order.any(|one| Some(*one) == id);
             assert!(is_next, "conn {index} is read out of its turn");
         }
-        let oldest = self.check_reading(world, node);
-        for index in &served {
-            let go = self.goes[*index];
-            assert!(
-                go.before <= oldest,
-                "conn {index} had turns {} and {}, and somebody waits since {oldest}",
-                go.before,
-                go.last
-            );
-        }
+        self.served.extend(turns);
         self.check_writing(world, node);
+        if self.now % every == 0 {
+            self.check_reading(node);
+        }
     }
 
-    /// Whoever could be read after the last turn had its own in this one. Returns since when
-    /// somebody waits for it.
-    fn check_reading(&mut self, world: &World, node: &mut Node<SimNet>) -> u64 {
-        let (now, is_held_up) = (self.now, node.holds_back());
+    fn go(&mut self, id: PeerId) -> &mut Go {
+        let index = id.index() as usize;
+        if self.goes.len() <= index {
+            self.goes.resize(index + 1, Go::default());
+        }
+        let go = &mut self.goes[index];
+        if go.peer != Some(id) {
+            *go = Go::default();
+            go.peer = Some(id);
+        }
+        go
+    }
+
+    /// Whoever could be read when it was looked last had its turn, or the loop is held up, and
+    /// nobody had two meanwhile.
+    fn check_reading(&mut self, node: &mut Node<SimNet>) {
+        let (now, holds_back) = (self.now, node.holds_back());
+        let looked = std::mem::replace(&mut self.looked, now);
         let mut oldest = u64::MAX;
         for id in node.peers().due_to_read() {
-            let go = &mut self.goes[world.conn_of(id)];
-            if go.last == now || go.waited + 1 < now {
+            let go = self.go(id);
+            if go.last > looked || go.waited < looked || looked == 0 {
                 go.waits_since = now;
             } else {
-                assert!(is_held_up, "{id} has no turn in {now}: {go:?}");
+                assert!(holds_back, "{id} has no turn in {now}: {go:?}");
             }
             go.waited = now;
             oldest = oldest.min(go.waits_since);
         }
-        oldest
+        for id in std::mem::take(&mut self.served) {
+            let go = *self.go(id);
+            assert!(
+                go.before <= oldest,
+                "{id} had turns {} and {}, and somebody waits since {oldest}",
+                go.before,
+                go.last
+            );
+        }
     }
 
     /// Whoever could be written after the last turn was.
     fn check_writing(&mut self, world: &World, node: &mut Node<SimNet>) {
+        let now = self.now;
         for id in node.peers().due_to_write() {
-            let index = world.conn_of(id);
-            let go = &mut self.goes[index];
-            let waited = std::mem::replace(&mut go.waited_to_write, self.now);
+            let waited = std::mem::replace(&mut self.go(id).waited_to_write, now);
             assert!(
-                waited + 1 < self.now || world.is_written(index),
+                waited + 1 < now || world.is_written(world.conn_of(id)),
                 "{id} could be written and was not"
             );
         }
@@ -95,14 +114,17 @@ impl Turns {
 }
 
 /// What the loop was told of a peer it knows until a call would block.
-pub(super) fn check_told(world: &World, node: &mut Node<SimNet>, id: PeerId) {
-    let told = world.told(world.conn_of(id));
-    if let Some(known) = node.peers().ready_of(id) {
-        for bit in told.into_iter().flatten() {
-            assert!(
-                known.has(bit),
-                "{id} was said to be {bit:?}, and is {known:?}"
-            );
-        }
+pub(super) fn check_told(world: &World, node: &mut Node<SimNet>, index: usize) {
+    let Some(id) = world.conns[index].id else {
+        return;
+    };
+    let Some(known) = node.peers().ready_of(id) else {
+        return;
+    };
+    for bit in world.told(index).into_iter().flatten() {
+        assert!(
+            known.has(bit),
+            "{id} was said to be {bit:?}, and is {known:?}"
+        );
     }
 }
