@@ -39,8 +39,8 @@ use crate::{
     timers::TimerHub,
 };
 
-/// What happens rarely is drawn apart from the rest. Of the seeds that have a test of their own none
-/// is a run in which it does.
+/// What happens rarely is drawn apart from the rest. Of the seeds that have a test of their own
+/// none is a run in which it does.
 const RARE_SALT: u64 = 0x5EED_0004;
 
 pub(super) struct Run {

@@ -29,7 +29,7 @@ use crate::{
     clock::Tick,
     dispatch::{Registry, Worker},
     id::{MessageType, PeerId},
-    limits::{CUT_LOOKS_PER_TURN, CUT_SEGMENTS_MAX},
+    limits::{CUT_LOOKS_PER_TURN, CUT_SEGMENTS_MAX, READ_PER_TURN_BYTES},
     slots::Slots,
     socket::{AcceptFault, Event, Listener, Net, Ready},
 };
@@ -160,6 +160,8 @@ pub(super) struct World {
     pub(super) touched: BTreeSet<usize>,
     /// Those that were read in this turn, in order, and written.
     pub(super) reads: Vec<usize>,
+    /// Bytes that the last of them gave.
+    read_in_turn: usize,
     writes: Vec<usize>,
     /// When writing may go on that is blocked.
     blocked: BTreeSet<(Tick, usize)>,
@@ -215,6 +217,7 @@ impl World {
             busy: BTreeSet::new(),
             touched: BTreeSet::new(),
             reads: Vec::new(),
+            read_in_turn: 0,
             writes: Vec::new(),
             blocked: BTreeSet::new(),
             backlog: VecDeque::new(),
@@ -814,7 +817,9 @@ impl Net for SimNet {
         assert!(space > 0, "a read without space");
         if world.reads.last() != Some(&stream.0) {
             world.reads.push(stream.0);
+            world.read_in_turn = 0;
         }
+        assert!(world.read_in_turn < READ_PER_TURN_BYTES, "others wait");
         world.touched.insert(stream.0);
         if conn.arrived.is_empty() {
             if let Some(error) = conn.rst_error.take() {
@@ -833,6 +838,7 @@ impl Net for SimNet {
         }
         move_bytes(&mut conn.arrived, count, buffer);
         conn.read += count as u64;
+        world.read_in_turn += count;
         if count < space && conn.arrived.is_empty() {
             conn.read_armed = true;
         }
