@@ -943,6 +943,11 @@ impl<N: Net> Node<N> {
         head.map_or(0, |head| u64::from(head.frames))
     }
 
+    /// Whether nobody is read, because something found no room.
+    pub(crate) fn holds_back(&self) -> bool {
+        self.is_held_up()
+    }
+
     pub(crate) fn peers(&mut self) -> &mut Peers {
         &mut self.peers
     }

@@ -166,6 +166,9 @@ pub(crate) struct Peers {
     read_list: VecDeque<PeerId>,
     writing: VecDeque<PeerId>,
     write_list: VecDeque<PeerId>,
+    /// Who had a turn to read, for whoever looks after that.
+    #[cfg(test)]
+    turns: Vec<PeerId>,
     actions: VecDeque<Action>,
     /// To be told, in this order: a few for each connection, because nobody is read or accepted
     /// while one of them finds no room.
@@ -237,6 +240,8 @@ impl Peers {
             read_list: VecDeque::new(),
             writing: VecDeque::new(),
             write_list: VecDeque::new(),
+            #[cfg(test)]
+            turns: Vec::new(),
             actions: VecDeque::new(),
             events: VecDeque::new(),
             events_ahead: 0,
@@ -606,6 +611,8 @@ impl Peers {
             let id = self.reading.pop_front()?;
             if let Some(seat) = self.seat(id) {
                 seat.in_read_list = false;
+                #[cfg(test)]
+                self.turns.push(id);
                 return Some(id);
             }
         }

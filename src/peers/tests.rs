@@ -12,7 +12,7 @@ use crate::{
     id::MessageType,
     inline::Replier,
     ledger::{DepartedRow, Ledger, RequestRow},
-    limits::{CUT_LOOKS_PER_TURN, CUT_SEGMENTS_MAX, CUT_TRIES_MAX},
+    limits::{CUT_LOOKS_PER_TURN, CUT_SEGMENTS_MAX, CUT_TRIES_MAX, FRAME_OVERHEAD_MAX},
     policy::{OutboxFull, Priority},
     slots::{Contended, OutFrame, OutboxLimits, Recipients, SharedFrame},
 };
@@ -20,9 +20,11 @@ use crate::{
 impl Peers {
     /// Panics unless the invariants of the module hold: to be called between turns.
     pub(crate) fn check(&self, now: Tick) {
+        let reading = count_listed([&self.reading, &self.read_list]);
+        let writing = count_listed([&self.writing, &self.write_list]);
         let (mut counted, mut pending) = (0, 0);
         for seat in self.seats.looks() {
-            let (id, peer) = (seat.id(), &seat.peer);
+            let id = seat.id();
             let found = self.seats.look(id.index() as usize);
             assert_eq!(found.map(|seat| seat.id()), Some(id));
             counted += usize::from(matches!(
@@ -30,54 +32,125 @@ impl Peers {
                 Standing::Accepted | Standing::Dialled
             ));
             pending += usize::from(seat.pending);
-            let spoke = peer.has_spoken() && !self.rules.hello_required;
-            assert!(!(seat.pending && spoke), "{id} has spoken");
-            assert!(
-                !seat.pending || peer.state().takes_input(),
-                "{id} can say nothing more: {seat:?}"
-            );
-            assert!(seat.leaving.is_none(), "{id} leaves without end");
-            let lingering = matches!(peer.state(), State::Lingering { .. });
-            let lingering = lingering && !peer.reads_on();
-            let open = peer.takes_messages() && seat.pause.is_none();
-            if seat.ready.has(Ready::READ) && (open || lingering) {
-                assert!(
-                    seat.in_read_list,
-                    "{id} has input and is forgotten: {:?}",
-                    &*seat
-                );
-            }
-            if seat.ready.has(Ready::WRITE) && peer.has_output() {
-                assert!(
-                    seat.in_write_list,
-                    "{id} has output and is forgotten: {:?}",
-                    &*seat
-                );
-            }
-            let listed = |lists: [&VecDeque<PeerId>; 2]| {
-                lists
-                    .iter()
-                    .map(|list| list.iter().filter(|one| **one == id).count())
-                    .sum()
-            };
-            let reading: usize = listed([&self.reading, &self.read_list]);
-            let writing: usize = listed([&self.writing, &self.write_list]);
-            assert_eq!(reading, usize::from(seat.in_read_list), "{id}");
-            assert_eq!(writing, usize::from(seat.in_write_list), "{id}");
-            self.check_timer(now, &seat);
-            assert_eq!(seat.carry_charge, peer.carry.capacity(), "{id}");
-            if peer.outbox.is_empty() && peer.state().takes_input() {
-                let untaken = self.untaken(&seat);
-                assert_eq!(self.slots.queued(id).messages, untaken, "{id} {:?}", &*seat);
-            }
+            let listed = |lists: &HashMap<PeerId, usize>| lists.get(&id).copied().unwrap_or(0);
+            assert_eq!(listed(&reading), usize::from(seat.in_read_list), "{id}");
+            assert_eq!(listed(&writing), usize::from(seat.in_write_list), "{id}");
+            self.check_seat(now, &seat);
         }
         assert_eq!(counted, self.counted);
         assert_eq!(pending, self.census.pending());
         assert_eq!(self.slots.ledger.peers.get(), counted as u64);
         self.check_standings();
-        self.check_leases();
         self.check_nodes();
         self.check_links();
+    }
+
+    /// What of it holds of one peer, if it is still there.
+    pub(crate) fn check_peer(&self, now: Tick, id: PeerId) {
+        let seat = self.seats.look(id.index() as usize);
+        if let Some(seat) = seat.filter(|seat| seat.id() == id) {
+            self.check_seat(now, &seat);
+        }
+    }
+
+    fn check_seat(&self, now: Tick, seat: &Seat) {
+        let (id, peer) = (seat.id(), &seat.peer);
+        let spoke = peer.has_spoken() && !self.rules.hello_required;
+        assert!(!(seat.pending && spoke), "{id} has spoken");
+        assert!(
+            !seat.pending || peer.state().takes_input(),
+            "{id} can say nothing more: {seat:?}"
+        );
+        assert!(seat.leaving.is_none(), "{id} leaves without end");
+        assert!(
+            seat.in_read_list || !wants_to_read(seat),
+            "{id} has input and is forgotten: {seat:?}"
+        );
+        assert!(
+            seat.in_write_list || !wants_to_write(seat),
+            "{id} has output and is forgotten: {seat:?}"
+        );
+        self.check_timer(now, seat);
+        assert_eq!(seat.carry_charge, peer.carry.capacity(), "{id}");
+        if peer.outbox.is_empty() && peer.state().takes_input() {
+            let untaken = self.untaken(seat);
+            assert_eq!(self.slots.queued(id).messages, untaken, "{id} {seat:?}");
+        }
+        self.check_lease(seat);
+        self.check_credit(seat);
+    }
+
+    /// What was read of a peer and is not released, its unfinished frame included, is within its
+    /// credit, or is one frame that is longer; what is queued for it is within the outbox's limits,
+    /// or one message that is larger.
+    fn check_credit(&self, seat: &Seat) {
+        let (id, limits) = (seat.id(), self.slots.limits());
+        let Flow { released, queued } = self.slots.flow(id);
+        let mut held = seat.peer.in_flight(released);
+        held.bytes += seat.peer.carry.len() as u64;
+        let is_within = held.bytes <= limits.bytes.max(frame_size_max(limits))
+            && held.messages <= limits.messages;
+        assert!(is_within, "{id} has {held:?} of {limits:?} in flight");
+        let is_within = queued.bytes <= limits.bytes && queued.messages <= limits.messages;
+        let is_alone = queued.messages == 1 && queued.bytes <= frame_size_max(limits);
+        assert!(is_within || is_alone, "{queued:?} of {limits:?} for {id}");
+    }
+
+    /// What counts against the credit of a peer that was just read: that was its limit. Answers of
+    /// a handler may be longer by `longer` bytes each than what they answer.
+    pub(crate) fn check_read(&self, id: PeerId, longer: u64) {
+        let seat = self.seats.look(id.index() as usize);
+        let Some(seat) = seat.filter(|seat| seat.id() == id) else {
+            return;
+        };
+        let (limits, flow) = (self.slots.limits(), self.slots.flow(id));
+        let used = seat.used(flow);
+        let bytes = limits.bytes.max(frame_size_max(limits));
+        assert!(
+            used.messages <= limits.messages && used.bytes <= bytes + longer * flow.queued.messages,
+            "{id} was read and has {used:?} of {limits:?}: {flow:?}"
+        );
+    }
+
+    /// How much was read of a peer and not released.
+    pub(crate) fn in_flight(&self, id: PeerId) -> Option<Traffic> {
+        let seat = self.seats.look(id.index() as usize);
+        let seat = seat.filter(|seat| seat.id() == id)?;
+        Some(seat.peer.in_flight(self.slots.released(id)))
+    }
+
+    /// Who had a turn to read since this was called last.
+    pub(crate) fn take_turns(&mut self) -> impl Iterator<Item = PeerId> {
+        std::mem::take(&mut self.turns).into_iter()
+    }
+
+    /// Who has something to read, and may be read.
+    pub(crate) fn due_to_read(&self) -> impl Iterator<Item = PeerId> {
+        let listed = self.reading.iter().chain(&self.read_list);
+        self.filter_listed(listed, wants_to_read)
+    }
+
+    /// Who has something to write, and a socket with room.
+    pub(crate) fn due_to_write(&self) -> impl Iterator<Item = PeerId> {
+        let listed = self.writing.iter().chain(&self.write_list);
+        self.filter_listed(listed, wants_to_write)
+    }
+
+    fn filter_listed<'a>(
+        &'a self,
+        listed: impl Iterator<Item = &'a PeerId>,
+        wants: fn(&Seat) -> bool,
+    ) -> impl Iterator<Item = PeerId> {
+        listed.copied().filter(move |id| {
+            let seat = self.seats.look(id.index() as usize);
+            seat.is_some_and(|seat| seat.id() == *id && wants(&seat))
+        })
+    }
+
+    /// What the kernel is known to have said of a peer.
+    pub(crate) fn ready_of(&self, id: PeerId) -> Option<Ready> {
+        let seat = self.seats.look(id.index() as usize);
+        Some(seat.filter(|seat| seat.id() == id)?.ready)
     }
 
     /// A peer's timer is never later than its deadline.
@@ -101,17 +174,14 @@ impl Peers {
     }
 
     /// What an outbox allocates is leased, but for what it may hold for nothing.
-    fn check_leases(&self) {
-        for (_, seat) in self.seats.ids() {
-            let Some(seat) = seat else { continue };
-            let (id, outbox) = (seat.id(), &seat.peer.outbox);
-            let (held, leased) = (outbox.storage(), self.slots.leased(id));
-            let free = outbox.storage_free();
-            assert!(
-                held <= leased + free,
-                "{id} holds {held} bytes, leased {leased}, and {free} are free"
-            );
-        }
+    fn check_lease(&self, seat: &Seat) {
+        let (id, outbox) = (seat.id(), &seat.peer.outbox);
+        let (held, leased) = (outbox.storage(), self.slots.leased(id));
+        let free = outbox.storage_free();
+        assert!(
+            held <= leased + free,
+            "{id} holds {held} bytes, leased {leased}, and {free} are free"
+        );
     }
 
     fn check_standings(&self) {
@@ -153,11 +223,9 @@ impl Peers {
     }
 
     /// Connections, those included that were refused and are not closed yet, and those not that are
-    /// still being made.
+    /// still being made; as they are counted, which [`check`](Self::check) holds against the table.
     pub(crate) fn len_all(&self) -> u64 {
-        let seats = self.seats.looks();
-        let made = seats.filter(|seat| seat.standing != Standing::Dialling);
-        made.count() as u64
+        self.counted as u64 + self.slots.ledger.refused.get()
     }
 
     fn seats_up(&self) -> impl Iterator<Item = Look<'_>> {
@@ -201,6 +269,31 @@ impl Peers {
             )
         })
     }
+}
+
+/// Whether a peer is to be read as soon as its turn comes.
+fn wants_to_read(seat: &Seat) -> bool {
+    let lingers = matches!(seat.peer.state(), State::Lingering { .. });
+    let lingers = lingers && !seat.peer.reads_on();
+    let is_open = seat.peer.takes_messages() && seat.pause.is_none();
+    seat.ready.has(Ready::READ) && (is_open || lingers)
+}
+
+/// Whether a peer is to be written as soon as its turn comes.
+fn wants_to_write(seat: &Seat) -> bool {
+    seat.ready.has(Ready::WRITE) && seat.peer.has_output()
+}
+
+fn frame_size_max(limits: OutboxLimits) -> u64 {
+    u64::from(limits.payload_size) + FRAME_OVERHEAD_MAX as u64
+}
+
+fn count_listed(lists: [&VecDeque<PeerId>; 2]) -> HashMap<PeerId, usize> {
+    let mut counts = HashMap::new();
+    for id in lists.into_iter().flatten() {
+        *counts.entry(*id).or_default() += 1;
+    }
+    counts
 }
 
 /// A table with one peer that can be read, under a byte budget.
@@ -322,7 +415,7 @@ fn what_waits_behind_a_write_that_failed_is_leased() {
     slots.ledger.note_accepted(answered);
     peers.handle_written(now, id, 82_024, Err(Errno::CONNRESET.into()));
     assert_eq!(slots.queued(id).messages, 3, "it is still there");
-    peers.check_leases();
+    peers.check_peer(0, id);
     peers.handle_failed(now, id, CloseReason::Io);
     assert_eq!(slots.ledger.budget.used(), 0);
 }

@@ -76,14 +76,16 @@ impl Asker {
 
     fn ask(&mut self, world: &mut World) {
         let gone_too = world.random.chance(50);
-        let conns = world.conns.iter().enumerate();
-        let conns = conns.filter(|(_, conn)| gone_too || conn.closed == 0);
-        let known: Vec<_> = conns
-            .filter_map(|(at, conn)| Some((at, conn.id?)))
-            .collect();
-        let Some((conn, peer)) = known.get(world.random.below(known.len())).copied() else {
-            return;
+        let peer = if gone_too {
+            let at = world.random.below(world.registered.len());
+            world.registered.get(at).copied()
+        } else {
+            let at = world.random.below(world.live.len());
+            let conn = world.live.iter().nth(at);
+            conn.and_then(|conn| world.conns[*conn].id)
         };
+        let Some(peer) = peer else { return };
+        let conn = world.conn_of(peer);
         let waiter = match self.replies.reserve() {
             Ok(waiter) => waiter,
             Err(error) => {

@@ -42,6 +42,8 @@ pub(super) struct Client {
     pub(super) types: u16,
     pub(super) size_max: usize,
     pub(super) patience: usize,
+    /// Most frames that it writes at once, if it floods.
+    pub(super) flood: usize,
     pub(super) rest: Rest,
     pub(super) addr: u8,
 }
@@ -61,6 +63,7 @@ impl Client {
             types: 1,
             size_max: 10,
             patience: 1,
+            flood: 0,
             rest: Rest::default(),
             addr,
         }
@@ -152,6 +155,11 @@ impl Client {
         if self.kind == Kind::Hostile && world.random.chance(5) {
             world.reset(index);
         }
+        if world.rare.chance(world.rates.reset) {
+            // Its host is gone, say: nothing is expected of it any more.
+            world.conns[index].hostile = true;
+            world.reset(index);
+        }
     }
 
     fn reads(&self, world: &World) -> bool {
@@ -203,7 +211,8 @@ impl Client {
 
     fn write(&mut self, world: &mut World, index: usize) {
         let most = world.random.pick(&[1, 3, 40]);
-        let count = world.random.between(1, most).min(self.frames_left);
+        let count = world.random.between(1, most).max(self.flood);
+        let count = count.min(self.frames_left);
         for _ in 0..count {
             self.frames_left -= 1;
             self.write_frame(world, index);

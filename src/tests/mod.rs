@@ -4,6 +4,7 @@
 //! more seeds than the suite does; `NEBNET_SEED=n cargo test sim_one_seed` runs one of them again.
 //! With `NEBNET_PEERS=n` each run has so many peers.
 
+mod agenda;
 mod alarms;
 mod askers;
 mod clients;
@@ -15,6 +16,7 @@ mod models;
 mod random;
 mod run;
 mod subscribers;
+mod turns;
 mod watchers;
 mod world;
 

@@ -15,6 +15,7 @@ use super::{
     clients::{Client, Kind},
     random::Random,
     subscribers::{Subscriber, note_refused},
+    turns::{Turns, check_told},
     watchers::Watchers,
     world::{Rates, SimNet, World},
 };
@@ -29,7 +30,7 @@ use crate::{
     idle::IdleStrategy,
     inline::{InlineMessage, Replier},
     ledger::{Counter, Ledger, Snapshot, StopRow, Traffic},
-    limits::{BLOCK_SIZE, CLOSED_ROWS_MAX, DRAIN_MS, REFUSED_PEERS_MAX},
+    limits::{BLOCK_SIZE, CHECKSUM_SIZE, CLOSED_ROWS_MAX, DRAIN_MS, REFUSED_PEERS_MAX},
     node::{Node, Sink},
     peer::Rules,
     peers::{HandlerOptions, Handlers, PeerLimits, Peers, Stop, Timer},
@@ -37,6 +38,10 @@ use crate::{
     slots::{OutboxLimits, Slots},
     timers::TimerHub,
 };
+
+/// What happens rarely is drawn apart from the rest. Of the seeds that have a test of their own
+/// none is a run in which it does.
+const RARE_SALT: u64 = 0x5EED_0004;
 
 pub(super) struct Run {
     world: Rc<RefCell<World>>,
@@ -51,6 +56,7 @@ pub(super) struct Run {
     inline: bool,
     /// Echoes of the handler that were refused in this turn.
     refused: Refused,
+    turns: Turns,
     /// Cuts of the ledger that are under way, and how many were looked at.
     cuts: Vec<Receiver<Option<Cut>>>,
     cuts_seen: usize,
@@ -101,11 +107,20 @@ impl Size {
         }
     }
 
-    /// Whether everything is looked at after this step: with many peers that is most of the work.
+    /// Whether everything is looked at after this step, and not only the peers that the loop or
+    /// somebody else had to do with: with many peers that is most of the work.
     fn looks_at_all(self, steps: usize) -> bool {
         match self {
             Self::Drawn => true,
             Self::Peers(count) => steps % (count / 20).max(1) == 0,
+        }
+    }
+
+    /// Turns of the loop after which it is looked who has had none.
+    fn turns_between_looks(self) -> u64 {
+        match self {
+            Self::Drawn => 1,
+            Self::Peers(count) => (count as u64 / 200).max(1),
         }
     }
 
@@ -170,13 +185,16 @@ impl Run {
         }
 
         let mut world = World::new(random, Arc::clone(&slots), Arc::clone(&registry));
+        world.many = matches!(size, Size::Peers(_));
         world.hello_required = rules.hello_required;
         world.payload_max = payload_max;
+        world.rare = Random::new(seed ^ RARE_SALT);
         draw_rates(&mut world, calm);
         if stops {
             draw_healthy_people(&mut world);
         } else {
             draw_people(&mut world, size, payload_max, calm);
+            draw_what_is_rare(&mut world);
         }
         let bell = Arc::clone(&world.bell);
         slots
@@ -252,6 +270,7 @@ impl Run {
             payload_max,
             inline,
             refused,
+            turns: Turns::default(),
             cuts: Vec::new(),
             cuts_seen: 0,
             calm,
@@ -280,6 +299,7 @@ impl Run {
         self.steps += 1;
         {
             let world = &mut *self.world.borrow_mut();
+            world.begin_step();
             for _ in 0..world.random.below(self.size.acts()) {
                 if !world.act() {
                     break;
@@ -287,6 +307,12 @@ impl Run {
             }
             if world.random.chance(world.rates.jump) {
                 world.now += world.random.between(1, 20_000) as u64;
+            }
+            if world.rare.chance(world.rates.subscribe) && world.subscribers.len() < 8 {
+                let registry = Arc::clone(&world.registry);
+                let one = Subscriber::new(&registry, &mut world.rare, false);
+                world.subscribers.push(one);
+                world.say(|| "somebody subscribes".to_owned());
             }
         }
         self.stand_still();
@@ -340,11 +366,11 @@ impl Run {
     /// Has the loop cut the ledger, once in a while.
     fn begin_cut(&mut self) {
         // Of many peers a cut takes many turns, in which nobody does anything else.
-        let most = match self.size {
-            Size::Drawn => 4,
-            Size::Peers(_) => 1,
+        let (most, rate) = match self.size {
+            Size::Drawn => (4, 200),
+            Size::Peers(count) => (1, (6_000 / count).clamp(10, 200)),
         };
-        if self.world.borrow_mut().random.chance(200) && self.cuts.len() < most {
+        if self.world.borrow_mut().random.chance(rate) && self.cuts.len() < most {
             let (sender, receiver) = bounded(1);
             if self.commands.try_send(Command::Cut(sender)).is_ok() {
                 self.cuts.push(receiver);
@@ -394,6 +420,36 @@ impl Run {
         if looks_at_all {
             self.node.peers().check(world.now);
         }
+        let touched = if looks_at_all {
+            &world.live
+        } else {
+            &world.touched
+        };
+        for index in touched {
+            if let Some(id) = world.conns[*index].id.filter(|_| !looks_at_all) {
+                self.node.peers().check_peer(world.now, id);
+            }
+            check_told(&world, &mut self.node, *index);
+        }
+        // An echo may be longer than its question by a checksum.
+        let dressed = world.slots.dress(Frame::new(MessageType(0), b"")).checksum;
+        for id in world
+            .reads
+            .iter()
+            .filter_map(|index| world.conns[*index].id)
+        {
+            let longer = if dressed { CHECKSUM_SIZE.into() } else { 0 };
+            self.node.peers().check_read(id, longer);
+        }
+        for (peer, count) in world.subscribers.iter().flat_map(Subscriber::held) {
+            let in_flight = self.node.peers().in_flight(peer);
+            assert!(
+                in_flight.is_none_or(|all| all.messages >= count),
+                "{count} messages of {peer} are held, and {in_flight:?} in flight"
+            );
+        }
+        let every = self.size.turns_between_looks();
+        self.turns.check(&world, &mut self.node, every);
         for subscriber in &world.subscribers {
             subscriber.check();
         }
@@ -451,9 +507,11 @@ impl Run {
             world.heal();
             world.rates = Rates::default();
             let now = world.now;
-            for client in &mut world.clients {
+            let most = if world.many { 2 } else { 20 };
+            for (index, client) in world.clients.iter_mut().enumerate() {
                 client.next_at = client.next_at.min(now);
-                client.frames_left = client.frames_left.min(20);
+                client.frames_left = client.frames_left.min(most);
+                world.agenda.set(index, client.next_at);
             }
             for subscriber in &mut world.subscribers {
                 subscriber.next_at = now;
@@ -544,6 +602,7 @@ impl Run {
             .send(Command::Stop(Duration::from_millis(timeout)))
             .unwrap();
         self.world.borrow_mut().rates.jump = 0;
+        self.world.borrow_mut().rates.subscribe = 0;
         while !self.node.has_ended() {
             // The loop counts on a dispatcher that runs beside it.
             self.world.borrow_mut().drain_worker();
@@ -728,7 +787,7 @@ fn draw_healthy_people(world: &mut World) {
         client.size_max = random.pick(&[30, 3_000]);
         client.patience = random.pick(&[3, 100, 300]);
         client.next_at = random.below(5_000) as u64;
-        world.clients.push(client);
+        world.add_client(client);
     }
     let registry = Arc::clone(&world.registry);
     let echo = Subscriber::echo(&registry, &mut world.random);
@@ -748,11 +807,32 @@ fn draw_rates(world: &mut World, calm: bool) {
         register: if calm { 0 } else { rate(&[0, 0, 50]) },
         jump: if calm { 0 } else { rate(&[0, 0, 10]) },
         few_events: rate(&[0, 0, 500]),
+        ..Rates::default()
     };
     world.worker_slow = rate(&[0, 50, 500]);
     world.unasked = rate(&[0, 0, 50]);
     let handled = rate(&[usize::MAX, usize::MAX, 0, 1]);
     world.handled = u16::try_from(handled).ok().map(MessageType);
+}
+
+/// In half of the runs.
+fn draw_what_is_rare(world: &mut World) {
+    let random = &mut world.rare;
+    if !random.chance(500) {
+        return;
+    }
+    world.rates.stall = random.pick(&[0, 0, 2, 20]);
+    world.rates.subscribe = random.pick(&[0, 5, 20]);
+    world.rates.reset = random.pick(&[0, 0, 2, 20]);
+    world.rates.urgent = random.pick(&[0, 0, 20]);
+    let floods = random.pick(&[0, 0, 200]);
+    for client in &mut world.clients {
+        if random.chance(floods) {
+            client.flood = random.pick(&[100, 1_000]);
+            client.frames_left = 3 * client.flood;
+            client.size_max = random.pick(&[0, 30]);
+        }
+    }
 }
 
 fn draw_people(world: &mut World, size: Size, payload_max: usize, calm: bool) {
@@ -778,7 +858,7 @@ fn draw_people(world: &mut World, size: Size, payload_max: usize, calm: bool) {
         client.size_max = random.pick(&[0, 30, 5_000, payload_max]);
         client.patience = random.pick(&[0, 3, 100]);
         client.next_at = random.below(50) as u64;
-        world.clients.push(client);
+        world.add_client(client);
     }
     let registry = Arc::clone(&world.registry);
     if world.random.chance(800) {

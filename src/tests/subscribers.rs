@@ -1,6 +1,6 @@
 //! Subscribers of all tempers, and the check of what they get.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
@@ -144,7 +144,8 @@ impl Subscriber {
         let leaves = world.random.chance(10);
         let unasked = world.random.chance(world.unasked);
         let healed = world.healed;
-        if unasked {
+        // Of many, what is still to come is enough.
+        if unasked && !(healed && world.many) {
             send_unasked(world);
         }
         let one = &mut world.subscribers[index];
@@ -221,6 +222,15 @@ impl Subscriber {
         false
     }
 
+    /// How many messages it holds, of whom.
+    pub(super) fn held(&self) -> impl Iterator<Item = (PeerId, u64)> {
+        let mut held = BTreeMap::new();
+        for batch in &self.held {
+            *held.entry(batch.peer()).or_default() += batch.len() as u64;
+        }
+        held.into_iter()
+    }
+
     /// How many messages it was offered.
     pub(super) fn matched(&self) -> u64 {
         let subscription = self.subscription.as_ref();
@@ -270,16 +280,9 @@ impl Subscriber {
     }
 }
 
-fn conn_of(world: &World) -> HashMap<PeerId, usize> {
-    let conns = world.conns.iter().enumerate();
-    conns
-        .filter_map(|(index, conn)| Some((conn.id?, index)))
-        .collect()
-}
-
 /// Everything is what the client sent, in its order, and without gaps where none may be.
 fn check_batch(world: &mut World, index: usize, batch: &Batch) {
-    let conn = conn_of(world)[&batch.peer()];
+    let conn = world.conn_of(batch.peer());
     let (one, handled) = (&world.subscribers[index], world.handled);
     let conn = &mut world.conns[conn];
     if conn.subscribers_at.len() <= index {
@@ -324,7 +327,7 @@ fn send(world: &World, message: &MessageRef<'_>) -> Result<(), SendError> {
 
 /// An echo was refused: where it may be, the peer is known to miss one.
 pub(super) fn note_refused(world: &mut World, peer: PeerId, error: SendError) {
-    let conn = conn_of(world)[&peer];
+    let conn = world.conn_of(peer);
     match error {
         SendError::Full => {
             let budget = &world.slots.ledger.budget;
@@ -351,18 +354,18 @@ fn echo(world: &mut World, batch: &Batch) {
         // It may be dropped for what nobody asked for, or because echoes are longer than questions.
         let dressed = world.slots.dress(Frame::new(UNASKED, b"")).checksum;
         if world.slots.may_overflow() && (world.sends_more() || dressed) {
-            let conn = conn_of(world)[&message.peer()];
+            let conn = world.conn_of(message.peer());
             world.conns[conn].echo_lossy = true;
         }
     }
 }
 
 fn send_unasked(world: &mut World) {
-    let ids: Vec<PeerId> = world.conns.iter().filter_map(|conn| conn.id).collect();
-    if ids.is_empty() {
+    if world.registered.is_empty() {
         return;
     }
-    let id = ids[world.random.below(ids.len())];
+    let at = world.random.below(world.registered.len());
+    let id = world.registered[at];
     if world.random.chance(30) {
         world.slots.ask_close(id);
         return;

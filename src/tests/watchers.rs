@@ -26,6 +26,8 @@ pub(super) struct Watchers {
     /// What the observer saw.
     log: Vec<Event>,
     lives: HashMap<PeerId, Life>,
+    /// Who had each slot last.
+    places: HashMap<u32, PeerId>,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +54,7 @@ impl Watchers {
             careless_at: 0,
             log: Vec::new(),
             lives: HashMap::new(),
+            places: HashMap::new(),
         }
     }
 
@@ -72,12 +75,12 @@ impl Watchers {
         world.say(|| format!("event {event:?}"));
         let peer = event.peer().expect("nobody dials here");
         if let Event::Connected { addr, link, .. } = event {
-            let open = self.lives.iter().find(|(other, life)| {
-                other.index() == peer.index() && life.closed.is_none() || **other == peer
-            });
+            let other = self.places.insert(peer.index(), peer);
+            let open = other.filter(|other| self.lives[other].closed.is_none());
             assert!(open.is_none(), "{peer} came while there is {open:?}");
-            let conn = world.conns.iter().find(|conn| conn.id == Some(peer));
-            assert_eq!((conn.map(|conn| conn.addr), *link), (Some(*addr), None));
+            assert!(!self.lives.contains_key(&peer), "{peer} came again");
+            let conn = &world.conns[world.conn_of(peer)];
+            assert_eq!((conn.addr, *link), (*addr, None));
             let opened = world.worker.is_some().then(|| offered(world));
             let life = Life {
                 opened,
@@ -125,9 +128,10 @@ impl Watchers {
         };
         let life = watchers.lives.get(&peer);
         let life = life.unwrap_or_else(|| panic!("a message of {peer}, who is not connected"));
-        let opened = life.opened.as_ref().map_or(0, |opened| opened[subscriber]);
-        let closed = life.closed.as_ref();
-        let closed = closed.map_or(u64::MAX, |closed| closed[subscriber]);
+        // Whoever was not there yet had been offered nothing.
+        let of = |offered: &Vec<u64>| offered.get(subscriber).copied().unwrap_or(0);
+        let opened = life.opened.as_ref().map_or(0, of);
+        let closed = life.closed.as_ref().map_or(u64::MAX, of);
         assert!(
             opened <= numbers.start && numbers.end <= closed,
             "messages {numbers:?} of {peer}, who was there from {opened} to {closed}"

@@ -6,7 +6,7 @@
 
 use std::{
     cell::RefCell,
-    collections::VecDeque,
+    collections::{BTreeSet, HashMap, VecDeque},
     io::{self, IoSlice, IoSliceMut},
     net::SocketAddr,
     rc::Rc,
@@ -18,6 +18,7 @@ use std::{
 };
 
 use super::{
+    agenda::Agenda,
     askers::{Asked, Asker},
     clients::{Client, ECHO_BELOW},
     random::Random,
@@ -29,7 +30,7 @@ use crate::{
     clock::Tick,
     dispatch::{Registry, Worker},
     id::{MessageType, PeerId},
-    limits::{CUT_LOOKS_PER_TURN, CUT_SEGMENTS_MAX},
+    limits::{CUT_LOOKS_PER_TURN, CUT_SEGMENTS_MAX, READ_PER_TURN_BYTES},
     slots::Slots,
     socket::{AcceptFault, Event, Listener, Net, Ready},
 };
@@ -45,8 +46,10 @@ const IDLE_POLLS_MAX: u32 = 50 + (CUT_SEGMENTS_MAX / CUT_LOOKS_PER_TURN) as u32;
 pub(super) struct Rest(u32);
 
 impl Rest {
-    fn next(&mut self, now: Tick, next: Tick, idle: bool) -> Tick {
-        self.0 = if idle { (self.0 + 1).min(6) } else { 0 };
+    /// Of many, each looks less often.
+    fn next(&mut self, now: Tick, next: Tick, idle: bool, many: bool) -> Tick {
+        let longest = if many { 9 } else { 6 };
+        self.0 = if idle { (self.0 + 1).min(longest) } else { 0 };
         if idle {
             next.max(now + (1 << self.0))
         } else {
@@ -67,6 +70,12 @@ pub(super) struct Rates {
     pub(super) register: usize,
     pub(super) jump: usize,
     pub(super) few_events: usize,
+    /// Those of what happens rarely: the dispatcher does nothing for seconds, somebody subscribes
+    /// in the middle, a peer that behaves is cut off, urgent bytes are told of and do not come.
+    pub(super) stall: usize,
+    pub(super) subscribe: usize,
+    pub(super) reset: usize,
+    pub(super) urgent: usize,
 }
 
 /// An application frame as a client sent it.
@@ -108,6 +117,10 @@ pub(super) struct Conn {
     pub(super) id: Option<PeerId>,
     pending: Ready,
     read_armed: bool,
+    /// The end of the input was read.
+    end_read: bool,
+    /// Whether it was written since that was cleared.
+    written: bool,
     write_blocked: Option<Tick>,
     pub(super) arrived_max: usize,
     sent_max: usize,
@@ -132,9 +145,27 @@ pub(super) struct Conn {
 
 pub(super) struct World {
     pub(super) random: Random,
+    /// For what happens in some runs only, so that the others are what they were.
+    pub(super) rare: Random,
     pub(super) now: Tick,
     pub(super) rates: Rates,
     pub(super) conns: Vec<Conn>,
+    /// Those that were registered, in that order, which is the one of `conns` too.
+    pub(super) registered: Vec<PeerId>,
+    by_id: HashMap<PeerId, usize>,
+    /// Those that are registered and not closed.
+    pub(super) live: BTreeSet<usize>,
+    /// Those of them that have an edge to be told of, or whose writing is blocked.
+    busy: BTreeSet<usize>,
+    /// Those that the loop was told of, or read, wrote or closed, since this was cleared.
+    pub(super) touched: BTreeSet<usize>,
+    /// Those that were read in this turn, in order, and written.
+    pub(super) reads: Vec<usize>,
+    /// Bytes that the last of them gave.
+    read_in_turn: usize,
+    writes: Vec<usize>,
+    /// When writing may go on that is blocked.
+    blocked: BTreeSet<(Tick, usize)>,
     backlog: VecDeque<usize>,
     listener_armed: bool,
     listener_pending: bool,
@@ -149,6 +180,8 @@ pub(super) struct World {
     idle_polls: u32,
     stale: Vec<PeerId>,
     pub(super) clients: Vec<Client>,
+    /// When each client acts next.
+    pub(super) agenda: Agenda,
     pub(super) subscribers: Vec<Subscriber>,
     pub(super) watchers: Option<Watchers>,
     pub(super) asker: Option<Asker>,
@@ -158,6 +191,8 @@ pub(super) struct World {
     pub(super) slots: Arc<Slots>,
     pub(super) registry: Arc<Registry>,
     pub(super) healed: bool,
+    /// There are so many clients that each does little.
+    pub(super) many: bool,
     /// Clients never stay when they have nothing more to say.
     pub(super) punctual: bool,
     /// The application sends of its own accord, per thousand acts of a subscriber.
@@ -173,9 +208,19 @@ impl World {
     pub(super) fn new(random: Random, slots: Arc<Slots>, registry: Arc<Registry>) -> Self {
         Self {
             random,
+            rare: Random::new(0),
             now: 0,
             rates: Rates::default(),
             conns: Vec::new(),
+            registered: Vec::new(),
+            by_id: HashMap::new(),
+            live: BTreeSet::new(),
+            busy: BTreeSet::new(),
+            touched: BTreeSet::new(),
+            reads: Vec::new(),
+            read_in_turn: 0,
+            writes: Vec::new(),
+            blocked: BTreeSet::new(),
             backlog: VecDeque::new(),
             listener_armed: true,
             listener_pending: false,
@@ -188,6 +233,7 @@ impl World {
             idle_polls: 0,
             stale: Vec::new(),
             clients: Vec::new(),
+            agenda: Agenda::default(),
             subscribers: Vec::new(),
             watchers: None,
             asker: None,
@@ -197,6 +243,7 @@ impl World {
             slots,
             registry,
             healed: false,
+            many: false,
             punctual: false,
             unasked: 0,
             hello_required: false,
@@ -225,6 +272,81 @@ impl World {
             .count()
     }
 
+    /// The connection of a peer, be it closed or not.
+    pub(super) fn conn_of(&self, peer: PeerId) -> usize {
+        self.by_id[&peer]
+    }
+
+    pub(super) fn add_client(&mut self, client: Client) {
+        self.agenda.push(client.next_at);
+        self.clients.push(client);
+    }
+
+    fn act_client(&mut self, index: usize) {
+        let work = self.work;
+        Client::act(self, index);
+        let (now, idle) = (self.now, self.work == work);
+        let many = self.many;
+        let client = &mut self.clients[index];
+        client.next_at = client.rest.next(now, client.next_at, idle, many);
+        self.agenda.set(index, client.next_at);
+    }
+
+    fn act_subscriber(&mut self, index: usize) {
+        let work = self.work;
+        Subscriber::act(self, index);
+        let (now, idle) = (self.now, self.work == work);
+        let one = &mut self.subscribers[index];
+        one.next_at = one.rest.next(now, one.next_at, idle, false);
+    }
+
+    /// The loop is to be told of something.
+    fn tell(&mut self, index: usize, ready: Ready) {
+        self.conns[index].pending.set(ready);
+        if self.live.contains(&index) {
+            self.busy.insert(index);
+        }
+    }
+
+    /// Since this tick nothing more can be written, or it can.
+    fn set_blocked(&mut self, index: usize, since: Option<Tick>) {
+        let before = std::mem::replace(&mut self.conns[index].write_blocked, since);
+        if let Some(tick) = before {
+            self.blocked.remove(&(tick, index));
+        }
+        if let Some(tick) = since {
+            self.blocked.insert((tick, index));
+            self.busy.insert(index);
+        }
+    }
+
+    /// A step begins: nobody was touched in it.
+    pub(super) fn begin_step(&mut self) {
+        self.touched.clear();
+        self.reads.clear();
+        for index in self.writes.drain(..) {
+            self.conns[index].written = false;
+        }
+    }
+
+    /// Whether the connection was written in this step.
+    pub(super) fn is_written(&self, index: usize) -> bool {
+        self.conns[index].written
+    }
+
+    /// What the loop was told of a connection and has to keep in mind: no call has blocked since.
+    pub(super) fn told(&self, index: usize) -> [Option<Ready>; 2] {
+        let conn = &self.conns[index];
+        let has_input = !conn.read_armed || conn.fin || conn.rst_error.is_some();
+        let reads = has_input && !conn.end_read && !conn.pending.has(Ready::READ);
+        let ends = conn.rst || conn.server_fin;
+        let writes = conn.write_blocked.is_none() && !conn.pending.has(Ready::WRITE);
+        [
+            reads.then_some(Ready::READ),
+            (writes && !ends).then_some(Ready::WRITE),
+        ]
+    }
+
     // ----- the clients' side -----------------------------------------------------------------
 
     pub(super) fn connect(&mut self, addr: SocketAddr) -> usize {
@@ -245,6 +367,8 @@ impl World {
             id: None,
             pending: Ready::default(),
             read_armed: true,
+            end_read: false,
+            written: false,
             write_blocked: None,
             arrived_max: self.random.pick(&[100, 5_000, 100_000, 400_000]),
             sent_max: self.random.pick(&[60, 3_000, 100_000]),
@@ -281,7 +405,7 @@ impl World {
         }
         conn.arrived.extend(bytes);
         if std::mem::take(&mut conn.read_armed) {
-            conn.pending.set(Ready::READ);
+            self.tell(index, Ready::READ);
         }
     }
 
@@ -289,7 +413,7 @@ impl World {
     pub(super) fn urge(&mut self, index: usize) {
         let conn = &mut self.conns[index];
         conn.urgent_at = Some(conn.read + conn.arrived.len() as u64);
-        conn.pending.set(Ready::READ | Ready::URGENT);
+        self.tell(index, Ready::READ | Ready::URGENT);
     }
 
     pub(super) fn finish(&mut self, index: usize) {
@@ -297,9 +421,10 @@ impl World {
         if !conn.fin {
             self.work += 1;
             conn.fin = true;
-            conn.pending.set(Ready::READ | Ready::READ_CLOSED);
-            if conn.server_fin {
-                conn.pending.set(Ready::WRITE | Ready::ERROR);
+            let both = conn.server_fin;
+            self.tell(index, Ready::READ | Ready::READ_CLOSED);
+            if both {
+                self.tell(index, Ready::WRITE | Ready::ERROR);
             }
         }
     }
@@ -313,6 +438,7 @@ impl World {
         let conn = &mut self.conns[index];
         if !conn.rst {
             conn.rst = true;
+            conn.end_read = false;
             conn.given_up = given_up;
             conn.rst_error = Some(match drawn % 12 {
                 0 => io::ErrorKind::HostUnreachable,
@@ -323,8 +449,8 @@ impl World {
             if purge {
                 conn.arrived.clear();
             }
-            conn.pending
-                .set(Ready::READ | Ready::WRITE | Ready::READ_CLOSED | Ready::ERROR);
+            let all = Ready::READ | Ready::WRITE | Ready::READ_CLOSED | Ready::ERROR;
+            self.tell(index, all);
         }
     }
 
@@ -343,33 +469,42 @@ impl World {
         let clients = self.clients.len();
         let count = clients + self.subscribers.len() + 1;
         let start = self.random.below(count);
-        for offset in 0..count {
-            let index = (start + offset) % count;
-            if index < clients {
-                if self.clients[index].next_at <= self.now {
-                    let work = self.work;
-                    Client::act(self, index);
-                    let (now, idle) = (self.now, self.work == work);
-                    let client = &mut self.clients[index];
-                    client.next_at = client.rest.next(now, client.next_at, idle);
-                    return true;
-                }
-            } else if index < count - 1 {
-                let index = index - clients;
-                if self.subscribers[index].next_at <= self.now {
-                    let work = self.work;
-                    Subscriber::act(self, index);
-                    let (now, idle) = (self.now, self.work == work);
-                    let one = &mut self.subscribers[index];
-                    one.next_at = one.rest.next(now, one.next_at, idle);
-                    return true;
-                }
-            } else if self.worker_is_due() {
-                self.run_worker();
+        self.agenda.advance(self.now);
+        // Whoever is due next, from there on and round again.
+        if let Some(index) = self.agenda.due_from(start) {
+            self.act_client(index);
+            return true;
+        }
+        let others = |index: &usize| *index >= clients;
+        let (behind, before) = (start.max(clients)..count, clients..start);
+        for index in behind.filter(others) {
+            if self.act_other(index - clients) {
                 return true;
             }
         }
-        false
+        if let Some(index) = self.agenda.due_from(0) {
+            self.act_client(index);
+            return true;
+        }
+        before
+            .into_iter()
+            .any(|index| self.act_other(index - clients))
+    }
+
+    /// Lets a subscriber act, or the dispatcher, which comes behind them. False if it is not due.
+    fn act_other(&mut self, index: usize) -> bool {
+        if let Some(subscriber) = self.subscribers.get(index) {
+            let due = subscriber.next_at <= self.now;
+            if due {
+                self.act_subscriber(index);
+            }
+            return due;
+        }
+        let due = self.worker_is_due();
+        if due {
+            self.run_worker();
+        }
+        due
     }
 
     /// What peers do until then, while nothing happens in our own process.
@@ -378,9 +513,10 @@ impl World {
             for index in 0..self.clients.len() {
                 if self.clients[index].next_at <= self.now {
                     Client::act(self, index);
+                    self.agenda.set(index, self.clients[index].next_at);
                 }
             }
-            let next = self.clients.iter().map(|one| one.next_at).min();
+            let next = self.agenda.next();
             let next = next.unwrap_or(until).max(self.now + 1);
             if next >= until {
                 break;
@@ -402,6 +538,10 @@ impl World {
         }
         if !self.healed && self.random.chance(self.worker_slow) {
             self.worker_at = self.now + self.random.between(1, 500) as u64;
+        }
+        if self.rare.chance(self.rates.stall) {
+            self.worker_at = self.now + self.rare.between(1_000, 20_000) as u64;
+            self.say(|| "the dispatcher does nothing for long".to_owned());
         }
     }
 
@@ -429,14 +569,15 @@ impl World {
 
     /// When somebody acts next.
     fn next_act(&self) -> Tick {
-        let clients = self.clients.iter().map(|one| one.next_at);
         let subscribers = self.subscribers.iter().map(|one| one.next_at);
         let worker = self.worker.as_ref().filter(|worker| worker.has_items());
-        let blocked = self.conns.iter().filter_map(|conn| conn.write_blocked);
+        let blocked = self.blocked.range((self.now + 1, 0)..).next();
+        let clients = self.agenda.next();
         clients
+            .into_iter()
             .chain(subscribers)
             .chain(worker.map(|_| self.worker_at))
-            .chain(blocked.filter(|tick| *tick > self.now))
+            .chain(blocked.map(|(tick, _)| *tick))
             .min()
             .unwrap_or(Tick::MAX)
     }
@@ -450,22 +591,25 @@ impl World {
         let few = self.random.chance(self.rates.few_events);
         let mut left = false;
         let now = self.now;
-        for index in 0..self.conns.len() {
-            let conn = &self.conns[index];
-            let idle = conn.pending == Ready::default() && conn.write_blocked.is_none();
-            if conn.closed > 0 || conn.id.is_none() || (idle && self.rates.spurious == 0) {
-                continue;
-            }
+        // Of many there is always one of which something is said for no reason, and no poll would
+        // ever wait.
+        let rate = if self.many { 0 } else { self.rates.spurious };
+        let looked_at = if rate == 0 { &self.busy } else { &self.live };
+        let most = if self.many { looked_at.len() / 20 } else { 0 };
+        let most = before + most.max(2);
+        for index in looked_at.iter().copied().collect::<Vec<_>>() {
             let split = self.random.chance(self.rates.split);
-            let spurious = self.random.chance(self.rates.spurious);
-            let conn = &mut self.conns[index];
-            let (Some(id), 0) = (conn.id, conn.closed) else {
-                continue;
-            };
+            let spurious = self.random.chance(rate);
+            let conn = &self.conns[index];
             let room = conn.sent_max.saturating_sub(conn.sent.len());
             if conn.write_blocked.is_some_and(|tick| tick <= now) && room * 3 >= conn.sent_max {
-                conn.write_blocked = None;
-                conn.pending.set(Ready::WRITE);
+                self.set_blocked(index, None);
+                self.tell(index, Ready::WRITE);
+            }
+            let conn = &mut self.conns[index];
+            let id = conn.id.expect("registered");
+            if spurious || conn.pending != Ready::default() {
+                self.touched.insert(index);
             }
             if spurious {
                 events.push(Event::Peer(
@@ -474,13 +618,19 @@ impl World {
                 ));
             }
             if conn.pending == Ready::default() {
+                if conn.write_blocked.is_none() {
+                    self.busy.remove(&index);
+                }
                 continue;
             }
-            if few && events.len() >= before + 2 {
+            if few && events.len() >= most {
                 left = true;
                 continue;
             }
             let ready = std::mem::take(&mut conn.pending);
+            if conn.write_blocked.is_none() {
+                self.busy.remove(&index);
+            }
             if split {
                 let all = [
                     Ready::READ,
@@ -499,6 +649,21 @@ impl World {
                 }
             } else {
                 events.push(Event::Peer(id, ready));
+            }
+        }
+        if self.many && self.random.chance(10 * self.rates.spurious) {
+            let at = self.random.below(self.conns.len());
+            if let Some(index) = self.live.range(at..).next() {
+                let id = self.conns[*index].id.expect("registered");
+                let ready = self.random.pick(&[Ready::READ, Ready::WRITE]);
+                events.push(Event::Peer(id, ready));
+            }
+        }
+        if self.rare.chance(self.rates.urgent) {
+            let at = self.rare.below(self.conns.len());
+            if let Some(index) = self.live.range(at..).next() {
+                let id = self.conns[*index].id.expect("registered");
+                events.push(Event::Peer(id, Ready::READ | Ready::URGENT));
             }
         }
         if !self.stale.is_empty() && self.random.chance(self.rates.stale) {
@@ -602,17 +767,26 @@ impl Net for SimNet {
     fn register(&mut self, stream: &mut SimStream, peer: PeerId) -> io::Result<()> {
         let world = &mut *self.0.borrow_mut();
         let fails = world.random.chance(world.rates.register);
-        let conn = &mut world.conns[stream.0];
+        let (index, conn) = (stream.0, &mut world.conns[stream.0]);
         assert!(conn.id.is_none(), "registered once");
         conn.id = Some(peer);
+        world.by_id.insert(peer, index);
+        assert!(world.live.last().is_none_or(|last| *last < index));
+        world.registered.push(peer);
+        world.touched.insert(index);
+        world.live.insert(index);
+        if conn.pending != Ready::default() {
+            world.busy.insert(index);
+        }
         if fails {
             return Err(io::Error::other("no memory"));
         }
         // What is there already is told, as epoll does.
-        conn.pending.set(Ready::WRITE);
+        world.tell(index, Ready::WRITE);
+        let conn = &mut world.conns[index];
         if !conn.arrived.is_empty() {
-            conn.pending.set(Ready::READ);
             conn.read_armed = false;
+            world.tell(index, Ready::READ);
         }
         Ok(())
     }
@@ -663,6 +837,10 @@ impl Net for SimNet {
         );
         let offered: usize = slices.iter().map(|slice| slice.len()).sum();
         assert!(offered > 0, "a write of nothing");
+        if !std::mem::replace(&mut conn.written, true) {
+            world.writes.push(stream.0);
+        }
+        world.touched.insert(stream.0);
         if conn.rst {
             let error = conn.rst_error.take();
             return Err(error.unwrap_or(io::ErrorKind::BrokenPipe).into());
@@ -672,8 +850,10 @@ impl Net for SimNet {
             count = world.random.below(count + 1);
         }
         if count < offered {
-            conn.write_blocked = Some(world.now + u64::from(short) * 3);
+            let since = world.now + u64::from(short) * 3;
+            world.set_blocked(stream.0, Some(since));
         }
+        let conn = &mut world.conns[stream.0];
         if count == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -700,6 +880,8 @@ impl Net for SimNet {
         let conn = &mut world.conns[stream.0];
         conn.closed += 1;
         conn.server_fin = true;
+        world.live.remove(&stream.0);
+        world.busy.remove(&stream.0);
         // Unread input turns the FIN into a RST.
         if abort || !conn.arrived.is_empty() {
             conn.aborted = true;
@@ -732,11 +914,18 @@ impl SimNet {
         let conn = &mut world.conns[stream.0];
         assert_eq!(conn.closed, 0);
         assert!(space > 0, "a read without space");
+        if world.reads.last() != Some(&stream.0) {
+            world.reads.push(stream.0);
+            world.read_in_turn = 0;
+        }
+        assert!(world.read_in_turn < READ_PER_TURN_BYTES, "others wait");
+        world.touched.insert(stream.0);
         if conn.arrived.is_empty() {
             if let Some(error) = conn.rst_error.take() {
                 return Err(error.into());
             }
             if conn.fin || conn.rst {
+                conn.end_read = true;
                 return Ok(0);
             }
             conn.read_armed = true;
@@ -748,6 +937,7 @@ impl SimNet {
         }
         move_bytes(&mut conn.arrived, count, buffer);
         conn.read += count as u64;
+        world.read_in_turn += count;
         if count < space && conn.arrived.is_empty() {
             conn.read_armed = true;
         }
