@@ -93,6 +93,9 @@ impl Client {
         let conn = world.connect(SocketAddr::from(([10, 0, 0, self.addr], port)));
         self.conn = Some(conn);
         world.conns[conn].hostile = self.kind == Kind::Hostile;
+        if self.flood > 0 {
+            world.conns[conn].arrived_max = 1_000_000;
+        }
         self.ended = false;
         self.hello_said = false;
         self.out.clear();
@@ -242,6 +245,7 @@ impl Client {
         let message_type =
             MessageType(u16::try_from(world.random.below(self.types.into())).unwrap());
         let size = match world.random.below(10) {
+            _ if self.flood > 0 => world.random.below(self.size_max + 1),
             0 => world.random.below(self.size_max + 1),
             1 => world.random.below(self.size_max / 8 + 1),
             _ => world.random.below(self.size_max.min(40) + 1),

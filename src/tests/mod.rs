@@ -100,11 +100,27 @@ fn sim_healthy_peers_stay_over_jumps_of_time() {
     }
 }
 
+/// Peers send more at once than a read brings, so that reads go into several blocks, and others stop
+/// them in the middle.
+#[test]
+fn sim_of_bulk() {
+    let first = seed_from("NEBNET_SEED_FIRST").unwrap_or(1);
+    let before = LARGE_READS.get();
+    for seed in first..first + seed_from("NEBNET_SEEDS").unwrap_or(60) {
+        let say = Say(seed);
+        Run::new(seed, Size::Bulk).run();
+        drop(say);
+    }
+    println!("{} large reads", LARGE_READS.get() - before);
+    assert!(LARGE_READS.get() > before, "bulk is read block by block");
+}
+
 #[test]
 fn sim_one_seed() {
     if let Some(seed) = seed_from("NEBNET_SEED") {
         run_seed(seed);
         Run::with_stops(seed).run();
+        Run::new(seed, Size::Bulk).run();
     }
 }
 

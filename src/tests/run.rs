@@ -69,10 +69,12 @@ pub(super) struct Run {
 }
 
 /// How many peers a run has at a time.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Size {
     /// As its seed says, up to 32.
     Drawn,
+    /// The same, with many that send more at once than a read brings, and with room for that.
+    Bulk,
     /// So many.
     Peers(usize),
 }
@@ -81,8 +83,8 @@ impl Size {
     /// The limit of peers; one that a calm run does not meet, although connections linger.
     fn limit(self, random: &mut Random, calm: bool) -> usize {
         match self {
-            Self::Drawn if calm => 100,
-            Self::Drawn => random.pick(&[1, 3, 20, 40]),
+            Self::Drawn | Self::Bulk if calm => 100,
+            Self::Drawn | Self::Bulk => random.pick(&[1, 3, 20, 40]),
             Self::Peers(count) if calm => 3 * count,
             Self::Peers(count) => random.pick(&[count / 2, 2 * count]),
         }
@@ -91,7 +93,7 @@ impl Size {
     /// Peers that come and go.
     fn clients(self, random: &mut Random) -> usize {
         match self {
-            Self::Drawn => {
+            Self::Drawn | Self::Bulk => {
                 let most = random.pick(&[1, 4, 12, 32]);
                 random.between(1, most)
             }
@@ -102,7 +104,7 @@ impl Size {
     /// Steps before faults are healed.
     fn steps(self, random: &mut Random) -> usize {
         match self {
-            Self::Drawn => random.between(50, 600),
+            Self::Drawn | Self::Bulk => random.between(50, 600),
             Self::Peers(count) => random.between(count, 3 * count),
         }
     }
@@ -111,7 +113,7 @@ impl Size {
     /// somebody else had to do with: with many peers that is most of the work.
     fn looks_at_all(self, steps: usize) -> bool {
         match self {
-            Self::Drawn => true,
+            Self::Drawn | Self::Bulk => true,
             Self::Peers(count) => steps % (count / 20).max(1) == 0,
         }
     }
@@ -119,7 +121,7 @@ impl Size {
     /// Turns of the loop after which it is looked who has had none.
     fn turns_between_looks(self) -> u64 {
         match self {
-            Self::Drawn => 1,
+            Self::Drawn | Self::Bulk => 1,
             Self::Peers(count) => (count as u64 / 200).max(1),
         }
     }
@@ -127,7 +129,7 @@ impl Size {
     /// Acts of others in each of them, at most.
     fn acts(self) -> usize {
         match self {
-            Self::Drawn => 6,
+            Self::Drawn | Self::Bulk => 6,
             Self::Peers(count) => 6.max(count / 50),
         }
     }
@@ -163,11 +165,15 @@ impl Run {
             peers_per_origin: if calm { 0 } else { random.pick(&[0, 0, 2]) },
             pending: if calm { 0 } else { random.pick(&[0, 0, 1, 4]) },
         };
-        let outbox = OutboxLimits {
+        let mut outbox = OutboxLimits {
             bytes: random.pick(&[64 << 10, 300 << 10, 4 << 20]),
             messages: random.pick(&[1, 5, 200, 65_536]),
             payload_size: u32::try_from(payload_max).unwrap(),
         };
+        if size == Size::Bulk {
+            outbox.bytes = outbox.bytes.max(300 << 10);
+            outbox.messages = 65_536;
+        }
         let count = limits.peers + REFUSED_PEERS_MAX;
         let slots = Slots::new(0, count, outbox, Arc::clone(&ledger), clock);
         let full = [
@@ -194,7 +200,7 @@ impl Run {
             draw_healthy_people(&mut world);
         } else {
             draw_people(&mut world, size, payload_max, calm);
-            draw_what_is_rare(&mut world);
+            draw_what_is_rare(&mut world, size == Size::Bulk);
         }
         let bell = Arc::clone(&world.bell);
         slots
@@ -367,7 +373,7 @@ impl Run {
     fn begin_cut(&mut self) {
         // Of many peers a cut takes many turns, in which nobody does anything else.
         let (most, rate) = match self.size {
-            Size::Drawn => (4, 200),
+            Size::Drawn | Size::Bulk => (4, 200),
             Size::Peers(count) => (1, (6_000 / count).clamp(10, 200)),
         };
         if self.world.borrow_mut().random.chance(rate) && self.cuts.len() < most {
@@ -816,21 +822,20 @@ fn draw_rates(world: &mut World, calm: bool) {
 }
 
 /// In half of the runs.
-fn draw_what_is_rare(world: &mut World) {
+fn draw_what_is_rare(world: &mut World, bulk: bool) {
     let random = &mut world.rare;
-    if !random.chance(500) {
+    if !bulk && !random.chance(500) {
         return;
     }
     world.rates.stall = random.pick(&[0, 0, 2, 20]);
     world.rates.subscribe = random.pick(&[0, 5, 20]);
     world.rates.reset = random.pick(&[0, 0, 2, 20]);
     world.rates.urgent = random.pick(&[0, 0, 20]);
-    let floods = random.pick(&[0, 0, 200]);
+    let floods = if bulk { 700 } else { random.pick(&[0, 0, 200]) };
     for client in &mut world.clients {
         if random.chance(floods) {
-            client.flood = random.pick(&[100, 1_000]);
+            (client.flood, client.size_max) = random.pick(&[(100, 0), (1_000, 30), (100, 9_000)]);
             client.frames_left = 3 * client.flood;
-            client.size_max = random.pick(&[0, 30]);
         }
     }
 }
