@@ -1494,6 +1494,50 @@ mod reading {
         assert_eq!(reader.messages, 2);
     }
 
+    /// However little of the budget is left while it is not short, one read does not pass it.
+    #[test]
+    fn a_large_read_does_not_pass_the_budget() {
+        let mut frames = Vec::new();
+        while frames.len() < 600_000 {
+            encode_whole(&Frame::new(MessageType(1), &[7; 20_000]), &mut frames);
+        }
+        for budget in [300_000, 1 << 20, 2 << 20, 3 << 20, 8 << 20] {
+            let mut reader = Reader::within(budget);
+            reader.read_in_bulk();
+            let ledger = Arc::clone(&reader.peers.slots.ledger);
+            let left = budget - budget / 4 * 3;
+            ledger.budget.charge(budget - left - 1);
+            assert!(!ledger.budget.is_tight());
+            let (now, id) = (reader.now, reader.id);
+            let mut buffer = reader.peers.prepare_read(now.tick, id).unwrap();
+            let count = buffer.fill(&frames);
+            let mut blocks = Vec::new();
+            blocks.extend(reader.peers.handle_read(now, id, buffer, Ok(count)));
+            while reader.peers.has_pieces_of().is_some() {
+                blocks.extend(reader.peers.handle_piece(now));
+            }
+            let used = ledger.budget.used();
+            assert!(used <= budget, "{used} of {budget}");
+            drop(blocks);
+        }
+    }
+
+    /// Nor does storage for a frame of which little came.
+    #[test]
+    fn a_trusted_frame_takes_no_more_of_a_small_budget_than_is_left() {
+        let mut bytes = Vec::new();
+        encode_whole(&Frame::new(MessageType(1), &[7; 900_000]), &mut bytes);
+        for (budget, is_trusted) in [(4 << 20, false), (32 << 20, true)] {
+            let mut reader = Reader::within(budget);
+            reader.read(&bytes);
+            reader.read(&bytes[..5_000]);
+            reader.read(&bytes[5_000..10_000]);
+            let (len, capacity) = reader.carry();
+            assert_eq!(len, 10_000);
+            assert_eq!(capacity >= bytes.len(), is_trusted, "{budget}: {capacity}");
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
