@@ -1461,7 +1461,7 @@ mod reading {
         }
     }
 
-    /// What a read brought and nobody has parsed keeps the loop awake, though its peer is on no list.
+    /// What a read brought and nobody has parsed keeps the loop awake; its peer is on no list.
     #[test]
     fn the_loop_does_not_sleep_on_what_a_large_read_left() {
         let mut reader = Reader::new();
