@@ -191,8 +191,8 @@ impl Config {
     ///
     /// Each costs two threads, three descriptors and one for each address, 2.5 MiB with the default
     /// bounds (24 bytes for each of [`dispatch_messages`](Self::dispatch_messages), 16 for each of
-    /// [`max_peers`](Self::max_peers)), up to 7 MiB of blocks kept for the next read, and 128 bytes
-    /// in each subscriber.
+    /// [`max_peers`](Self::max_peers)), up to 24 MiB of blocks kept for the next read, and 128
+    /// bytes in each subscriber.
     #[must_use]
     pub fn shards(self, count: usize) -> Self {
         Self {
@@ -401,7 +401,7 @@ impl Config {
     }
 
     /// Bytes that all buffers of the service may hold: from 1 MiB, default 256 MiB. Kernel socket
-    /// buffers, and up to 7 MiB of blocks that each of the [`shards`](Self::shards) keeps for the
+    /// buffers, and up to 24 MiB of blocks that each of the [`shards`](Self::shards) keeps for the
     /// next read, are outside.
     #[must_use]
     pub fn memory_budget(self, bytes: usize) -> Self {

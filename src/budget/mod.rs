@@ -207,8 +207,8 @@ impl Budget {
         self.taken().saturating_sub(self.limit)
     }
 
-    /// Bytes that one read may bring while the budget is not short: all loops together fill up the
-    /// quarter that is left then, and no more.
+    /// Bytes that one read may be given storage of ahead of what it brings, while the budget is not
+    /// short: all loops together fill up the quarter that is left then, and no more.
     pub(crate) fn read_max(&self) -> usize {
         let shards = self
             .share

@@ -313,7 +313,8 @@ impl Peers {
         let carried = carry.len();
         let budget = &self.slots.ledger.budget;
         let is_tight = budget.is_tight();
-        let scatter_limit = scatter_limit(limit.min(budget.read_max()));
+        let charge_max = budget.read_max();
+        let scatter_limit = scatter_limit(limit, charge_max);
         if carried <= CARRY_COPIED_MAX && seat.in_bulk && scatter_limit > 0 && !is_tight {
             let scatter = Some(self.pool.take_scatter());
             return Some(ReadBuffer {
@@ -326,7 +327,7 @@ impl Peers {
             bytes.extend_from_slice(carry);
             return Some(ReadBuffer::new(bytes, carried, limit, BufferKind::Block));
         }
-        let pool = Some(&mut self.pool).filter(|_| !is_tight);
+        let pool = (!is_tight).then_some((&mut self.pool, charge_max));
         seat.grow_carry(CARRY_COPIED_MAX, pool);
         let bytes = std::mem::take(&mut seat.peer.carry);
         Some(ReadBuffer::new(bytes, carried, limit, BufferKind::Carry))

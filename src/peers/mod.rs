@@ -683,8 +683,9 @@ impl Peers {
 
     /// Whether there is work that does not wait for an event.
     pub(crate) fn has_work(&self) -> bool {
-        let reads =
-            self.stalled_since.is_none() && !(self.read_list.is_empty() && self.reading.is_empty());
+        let is_listed = !(self.read_list.is_empty() && self.reading.is_empty());
+        // What was read already is on no list: its peer may be closing, or have no more to read.
+        let reads = self.stalled_since.is_none() && (is_listed || self.has_pieces_of().is_some());
         reads
             || !self.write_list.is_empty()
             || !self.writing.is_empty()

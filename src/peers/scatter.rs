@@ -33,10 +33,11 @@ const HEADROOM: usize = CARRY_COPIED_MAX;
 /// Bytes that are read into each of them.
 const PIECE_SIZE: usize = BLOCK_SIZE - HEADROOM;
 
-/// Bytes that a scattered read may bring where `limit` may be read: those of some whole blocks, or
-/// zero if they would be less than two.
-pub(super) fn scatter_limit(limit: usize) -> usize {
-    let blocks = (limit / PIECE_SIZE).min(SCATTER_BLOCKS);
+/// Bytes that a scattered read may bring where `limit` may be read, and blocks of so much storage
+/// be charged: those of some whole blocks, or zero if they would be less than two.
+pub(super) fn scatter_limit(limit: usize, charge_max: usize) -> usize {
+    let blocks = (limit / PIECE_SIZE).min(charge_max / BLOCK_SIZE);
+    let blocks = blocks.min(SCATTER_BLOCKS);
     if blocks < 2 { 0 } else { blocks * PIECE_SIZE }
 }
 

@@ -313,12 +313,23 @@ fn one_peer_of(
     budget: usize,
     payload_size: u32,
 ) -> (Arc<Slots>, Peers, PeerId) {
-    let ledger = Arc::new(Ledger::new(budget, Traffic::new(100, 1 << 20)));
     let limits = OutboxLimits {
         bytes: 1 << 20,
         messages: 100,
         payload_size,
     };
+    one_peer_within(full, clock, budget, limits)
+}
+
+/// The same with other limits of what may be in flight or queued.
+fn one_peer_within(
+    full: OutboxFull,
+    clock: Clock,
+    budget: usize,
+    limits: OutboxLimits,
+) -> (Arc<Slots>, Peers, PeerId) {
+    let ledger = Arc::new(Ledger::new(budget, Traffic::new(100, 1 << 20)));
+    let payload_size = limits.payload_size;
     let slots = Slots::new(0, 65, limits, ledger, clock).outbox_full(full);
     let slots = Arc::new(slots);
     let rules = Rules::lenient(Decoder::new(payload_size));
@@ -1468,18 +1479,30 @@ mod reading {
         /// Messages that were delivered, and their frames if somebody wants them.
         messages: u64,
         frames: Option<Vec<u8>>,
+        /// Reads into several blocks.
+        large_reads: usize,
     }
 
     impl Reader {
         fn new() -> Self {
+            Self::within(1 << 40)
+        }
+
+        /// Under a byte budget, with room for large reads in flight.
+        fn within(budget: usize) -> Self {
             let clock = Clock::start();
-            let full = OutboxFull::Refuse;
-            let (_, peers, id) = one_peer_of(full, clock, 1 << 40, PAYLOAD_SIZE_MAX_CEILING);
+            let limits = OutboxLimits {
+                bytes: 1 << 20,
+                messages: 1 << 20,
+                payload_size: PAYLOAD_SIZE_MAX_CEILING,
+            };
+            let (_, peers, id) = one_peer_within(OutboxFull::Refuse, clock, budget, limits);
             Self {
                 peers,
                 id,
                 now: clock.now(),
                 messages: 0,
+                large_reads: 0,
                 frames: None,
             }
         }
@@ -1493,12 +1516,24 @@ mod reading {
             }
         }
 
+        /// Reads so much that the next read is a large one.
+        fn read_in_bulk(&mut self) {
+            let mut bytes = Vec::new();
+            encode_whole(
+                &Frame::new(MessageType(1), &[7; BLOCK_SIZE - 100]),
+                &mut bytes,
+            );
+            assert_eq!(self.read(&bytes), 1);
+            assert!(self.peers.seat(self.id).unwrap().in_bulk);
+        }
+
         /// Reads `bytes` in as many reads as their space asks for; returns how many that were.
         fn read(&mut self, mut bytes: &[u8]) -> usize {
             let mut reads = 0;
             while !bytes.is_empty() {
                 self.peers.handle_ready(self.id, Ready::READ);
                 let mut buffer = self.peers.prepare_read(self.now.tick, self.id).unwrap();
+                self.large_reads += usize::from(buffer.slices().is_some());
                 let count = buffer.fill(bytes);
                 let mut block = self.peers.handle_read(self.now, self.id, buffer, Ok(count));
                 self.dispatch(block);
@@ -1516,6 +1551,83 @@ mod reading {
         fn carry(&mut self) -> (usize, usize) {
             let carry = &self.peers.seat(self.id).unwrap().peer.carry;
             (carry.len(), carry.capacity())
+        }
+    }
+
+    /// What a read brought and nobody has parsed keeps the loop awake; its peer is on no list.
+    #[test]
+    fn the_loop_does_not_sleep_on_what_a_large_read_left() {
+        let mut reader = Reader::new();
+        reader.read_in_bulk();
+        let mut frame = Vec::new();
+        encode_whole(&Frame::new(MessageType(1), b"short"), &mut frame);
+        reader.peers.begin_turn(0);
+        while reader.peers.poll_read().is_some() {}
+        reader.peers.handle_ready(reader.id, Ready::READ);
+        reader.peers.begin_turn(0);
+        assert_eq!(reader.peers.poll_read(), Some(reader.id));
+        let (now, id) = (reader.now, reader.id);
+        let mut buffer = reader.peers.prepare_read(now.tick, id).unwrap();
+        assert!(buffer.slices().is_some(), "a large read");
+        let count = buffer.fill(&frame);
+        assert!(
+            reader
+                .peers
+                .handle_read(now, id, buffer, Ok(count))
+                .is_none()
+        );
+        reader.peers.continue_reading(id);
+        assert!(reader.peers.has_work());
+        reader.peers.set_stalled(0, true);
+        assert!(!reader.peers.has_work(), "somebody rings");
+        reader.peers.set_stalled(0, false);
+        let block = reader.peers.handle_piece(now);
+        reader.dispatch(block);
+        assert!(!reader.peers.has_work());
+        assert_eq!(reader.messages, 2);
+    }
+
+    /// However little of the budget is left while it is not short, one read does not pass it.
+    #[test]
+    fn a_large_read_does_not_pass_the_budget() {
+        let mut frames = Vec::new();
+        while frames.len() < 600_000 {
+            encode_whole(&Frame::new(MessageType(1), &[7; 20_000]), &mut frames);
+        }
+        for budget in [300_000, 1 << 20, 2 << 20, 3 << 20, 8 << 20] {
+            let mut reader = Reader::within(budget);
+            reader.read_in_bulk();
+            let ledger = Arc::clone(&reader.peers.slots.ledger);
+            let left = budget - budget / 4 * 3;
+            ledger.budget.charge(budget - left - 1);
+            assert!(!ledger.budget.is_tight());
+            let (now, id) = (reader.now, reader.id);
+            let mut buffer = reader.peers.prepare_read(now.tick, id).unwrap();
+            let count = buffer.fill(&frames);
+            let mut blocks = Vec::new();
+            blocks.extend(reader.peers.handle_read(now, id, buffer, Ok(count)));
+            while reader.peers.has_pieces_of().is_some() {
+                blocks.extend(reader.peers.handle_piece(now));
+            }
+            let used = ledger.budget.used();
+            assert!(used <= budget, "{used} of {budget}");
+            drop(blocks);
+        }
+    }
+
+    /// Nor does storage for a frame of which little came.
+    #[test]
+    fn a_trusted_frame_takes_no_more_of_a_small_budget_than_is_left() {
+        let mut bytes = Vec::new();
+        encode_whole(&Frame::new(MessageType(1), &[7; 900_000]), &mut bytes);
+        for (budget, is_trusted) in [(4 << 20, false), (32 << 20, true)] {
+            let mut reader = Reader::within(budget);
+            reader.read(&bytes);
+            reader.read(&bytes[..5_000]);
+            reader.read(&bytes[5_000..10_000]);
+            let (len, capacity) = reader.carry();
+            assert_eq!(len, 10_000);
+            assert_eq!(capacity >= bytes.len(), is_trusted, "{budget}: {capacity}");
         }
     }
 
@@ -1598,6 +1710,8 @@ mod reading {
                 encode_whole(&Frame::new(MessageType(1), &payload), &mut bytes);
             }
             let mut reader = Reader::new();
+            reader.read_in_bulk();
+            reader.messages = 0;
             reader.frames = Some(Vec::new());
             let mut rest = &bytes[..];
             for piece in pieces.iter().cycle() {
@@ -1609,6 +1723,7 @@ mod reading {
                 }
             }
             prop_assert_eq!(reader.messages, sizes.len() as u64);
+            prop_assert!(reader.large_reads > 0, "no large read");
             prop_assert!(reader.frames == Some(bytes), "not what was sent");
             prop_assert_eq!(reader.carry(), (0, 0));
         }
