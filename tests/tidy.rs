@@ -541,6 +541,26 @@ fn no_channel_is_unbounded() {
     );
 }
 
+/// A line that is written once in a while stands for others, and says for how many.
+#[test]
+fn what_is_logged_once_in_a_while_says_how_much_was_not() {
+    let mut found = Vec::new();
+    for source in sources(&[".rs"]) {
+        if !source.is_library() || source.path == "src/quiet.rs" {
+            continue;
+        }
+        let code: String = source.library_code().split_whitespace().collect();
+        // The one that asks for the others is no line itself.
+        let asked = code.matches("quiet.allow(").count() + code.matches(".quietly(").count()
+            - code.matches("fnquietly(").count();
+        let said = source.text.matches("{suppressed}").count();
+        if asked != said {
+            found.push(format!("{}: {asked} lines, {said} say so", source.path));
+        }
+    }
+    expect_none(&found, "end the line with `{suppressed}`");
+}
+
 /// The fuzz targets are a package of their own, which no other command builds: a module that the
 /// command line has grown would be missed there only when somebody fuzzes.
 #[test]

@@ -625,13 +625,11 @@ impl FanOut {
         let account = &entry.subscriber.account;
         let now = self.slots.clock.now().tick;
         let subject = Subject::Subscriber(account.id.0);
-        if self
-            .quiet
-            .allow(now, "subscriber recovered", subject)
-            .is_some()
-        {
+        if let Some(suppressed) = self.quiet.allow(now, "subscriber recovered", subject) {
             let (name, dropped) = (&account.name, account.dropped());
-            log::info!("subscriber {name:?} takes again: {dropped} messages dropped so far");
+            log::info!(
+                "subscriber {name:?} takes again: {dropped} messages dropped so far{suppressed}"
+            );
         }
     }
 
