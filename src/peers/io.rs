@@ -16,7 +16,7 @@ use crate::{
     event::Event,
     id::PeerId,
     ledger::Traffic,
-    limits::{BLOCK_SIZE, LINGER_MS, PAUSE_REPORTED_MS, SLICES_FEW},
+    limits::{BLOCK_SIZE, CARRY_TRUSTED_MAX, LINGER_MS, PAUSE_REPORTED_MS, SLICES_FEW},
     peer::{Fault, Parsed, State},
     slots::Flow,
     socket::Ready,
@@ -315,7 +315,10 @@ impl Peers {
         let is_tight = budget.is_tight();
         let charge_max = budget.read_max();
         let scatter_limit = scatter_limit(limit, charge_max);
-        if carried <= CARRY_COPIED_MAX && seat.in_bulk && scatter_limit > 0 && !is_tight {
+        // A longer frame is read to where it lies, not copied there from block after block.
+        let frame_size = seat.peer.carried_frame_size().unwrap_or(0);
+        let scatters = seat.in_bulk && frame_size <= CARRY_TRUSTED_MAX;
+        if scatters && scatter_limit > 0 && !is_tight {
             let scatter = Some(self.pool.take_scatter());
             return Some(ReadBuffer {
                 scatter,

@@ -4,7 +4,9 @@
 //! took, and send on, within the read, what the other end could not send before. One read into
 //! several blocks (`readv`, a scattered read) has that done once. The read leaves headroom in each
 //! block for the beginning of a frame that ended the one before, so that only this is copied; a
-//! frame that has begun with more than fits there is put together in storage of its own.
+//! frame that has begun with more than fits there is put together in storage of its own. That is a
+//! copy of it, and costs less than reading long frames one by one does; only above 1 MiB it is done
+//! no more.
 //!
 //! What was read is parsed block by block. Where somebody behind the loop has no room, the rest
 //! waits here, and nobody is read meanwhile.
@@ -133,7 +135,9 @@ impl Peers {
     pub(crate) fn handle_piece(&mut self, now: Now) -> Option<BlockRef> {
         let mut scattered = self.scattered.take()?;
         let id = scattered.peer;
-        let Some(seat) = self.seat(id) else {
+        let is_here = self.seat(id).is_some();
+        let seat = self.seats.get_mut(id.index() as usize);
+        let Some(seat) = seat.filter(|_| is_here) else {
             self.pool.put_scatter(scattered.buffers);
             return None;
         };
@@ -147,8 +151,10 @@ impl Peers {
                 .unwrap_or(0)
                 .saturating_sub(carried);
             let size = scattered.piece_size().min(frame_left.max(1));
-            // It came, so its room is not taken on trust.
-            seat.grow_carry(size, None);
+            let budget = &self.slots.ledger.budget;
+            let most = budget.read_max();
+            let pool = (!budget.is_tight()).then_some((&mut self.pool, most));
+            seat.grow_carry(size, pool);
             let mut bytes = mem::take(&mut seat.peer.carry);
             scattered.copy_to(&mut bytes, size);
             ReadBuffer::new(bytes, carried, size, BufferKind::Carry)

@@ -100,8 +100,8 @@ fn sim_healthy_peers_stay_over_jumps_of_time() {
     }
 }
 
-/// Peers send more at once than a read brings, so that reads go into several blocks, and others stop
-/// them in the middle.
+/// Peers send more at once than a read brings, so that reads go into several blocks, and others
+/// stop them in the middle.
 #[test]
 fn sim_of_bulk() {
     let first = seed_from("NEBNET_SEED_FIRST").unwrap_or(1);
