@@ -135,9 +135,9 @@ impl Peers {
     pub(crate) fn handle_piece(&mut self, now: Now) -> Option<BlockRef> {
         let mut scattered = self.scattered.take()?;
         let id = scattered.peer;
-        let is_here = self.seat(id).is_some();
         let seat = self.seats.get_mut(id.index() as usize);
-        let Some(seat) = seat.filter(|_| is_here) else {
+        let seat = seat.filter(|seat| seat.id() == id && seat.leaving.is_none());
+        let Some(seat) = seat else {
             self.pool.put_scatter(scattered.buffers);
             return None;
         };
