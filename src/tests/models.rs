@@ -246,7 +246,7 @@ fn a_block_is_given_back_once_by_the_last() {
             credit,
         };
         let mut pool = BlockPool::new(Arc::clone(&slots));
-        let block = pool.make(&mut bytes, 8, head);
+        let block = pool.make(&mut bytes, 0, 8, head);
         let holder = thread::spawn({
             let block = block.clone();
             move || drop(block.clone())
