@@ -1,7 +1,7 @@
 //! nebnet beside its peers and beside the limits of the machine, all in one run.
 //!
-//! `cargo bench --bench compare -- --json FILE --svg FILE` measures everything, in about
-//! fifteen minutes. `--workloads`, `--cells` and `--kinds` choose parts, `--rounds`, `--seconds` and
+//! `cargo bench --bench compare -- --json FILE --svg FILE` measures everything, in about fifteen
+//! minutes. `--workloads`, `--cells` and `--kinds` choose parts, `--rounds`, `--seconds` and
 //! `--warm-up` how long. The method is in `docs/benchmarks.md`.
 #![allow(
     missing_docs,
