@@ -207,8 +207,7 @@ impl BlockPool {
     }
 
     fn reclaim_buffer(&mut self) -> Option<Vec<u8>> {
-        let mut block = self.reclaim(BLOCK_CLASSES.len() - 1)?;
-        Some(std::mem::take(&mut Arc::get_mut(&mut block)?.bytes))
+        self.reclaim(BLOCK_CLASSES.len() - 1).and_then(storage_of)
     }
 
     /// Whether so many blocks are out that the next large read goes into one that no cache holds.
@@ -292,18 +291,12 @@ impl BlockPool {
         };
         let place = self.long.iter().take(LONG_LOOKS_MAX).position(fits);
         let block = place.and_then(|place| self.long.remove(place));
-        let Some(mut block) = block else {
-            return Vec::with_capacity(size);
-        };
-        self.long_bytes -= block.bytes.capacity();
-        match Arc::get_mut(&mut block) {
-            Some(block) => {
-                let mut bytes = std::mem::take(&mut block.bytes);
-                bytes.clear();
-                bytes
-            }
-            None => Vec::with_capacity(size),
-        }
+        let capacity = block.as_ref().map_or(0, |block| block.bytes.capacity());
+        self.long_bytes -= capacity;
+        let storage = block.and_then(storage_of);
+        let mut storage = storage.unwrap_or_else(|| Vec::with_capacity(size));
+        storage.clear();
+        storage
     }
 
     fn keep_long(&mut self, block: &Arc<Block>) {
@@ -376,6 +369,11 @@ impl BlockPool {
         }
         None
     }
+}
+
+/// The storage of a block that nobody holds any more.
+fn storage_of(mut block: Arc<Block>) -> Option<Vec<u8>> {
+    Some(std::mem::take(&mut Arc::get_mut(&mut block)?.bytes))
 }
 
 fn is_free(block: &Arc<Block>) -> bool {

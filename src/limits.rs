@@ -127,8 +127,8 @@ pub(crate) const SLICES_FEW: usize = 8;
 
 /// Size of the block that a read goes into.
 pub(crate) const BLOCK_SIZE: usize = 64 << 10;
-/// Blocks that one read goes into while a peer sends in bulk; with half as many the kernel has to
-/// be asked too often, twice as many leave the cache before somebody takes them.
+/// Blocks that one read goes into while a peer sends in bulk; twice as many leave the cache before
+/// somebody takes them.
 pub(crate) const SCATTER_BLOCKS: usize = 8;
 /// A frame up to this size is given all of its storage at once, if the one before it from the same
 /// peer was as long.

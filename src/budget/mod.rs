@@ -207,9 +207,12 @@ impl Budget {
         self.taken().saturating_sub(self.limit)
     }
 
-    /// Bytes that one read may be given storage of ahead of what it brings, while the budget is not
-    /// short: all loops together fill up the quarter that is left then, and no more.
+    /// Bytes that one read may be given storage of ahead of what it brings: none while the budget
+    /// is short. All loops together fill up the quarter that is left before, and no more.
     pub(crate) fn read_max(&self) -> usize {
+        if self.is_tight() {
+            return 0;
+        }
         let shards = self
             .share
             .as_ref()

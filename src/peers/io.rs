@@ -10,7 +10,7 @@ use super::{
     seat::Standing,
 };
 use crate::{
-    block::{BlockHead, BlockRef, ScatterBuffers},
+    block::{BlockHead, BlockPool, BlockRef, ScatterBuffers},
     clock::{Now, Tick},
     error::CloseReason,
     event::Event,
@@ -309,16 +309,16 @@ impl Peers {
 
     fn space(&mut self, id: PeerId, limit: usize) -> Option<ReadBuffer> {
         let seat = self.seats.get_mut(id.index() as usize)?;
-        let carry = &seat.peer.carry;
-        let carried = carry.len();
-        let budget = &self.slots.ledger.budget;
-        let is_tight = budget.is_tight();
-        let charge_max = budget.read_max();
-        let scatter_limit = scatter_limit(limit, charge_max);
+        let carried = seat.peer.carry.len();
+        if carried <= CARRY_COPIED_MAX && !seat.in_bulk {
+            return Some(block_space(&mut self.pool, &seat.peer.carry, limit));
+        }
+        let ahead_max = self.slots.ledger.budget.read_max();
         // A longer frame is read to where it lies, not copied there from block after block.
         let frame_size = seat.peer.carried_frame_size().unwrap_or(0);
         let scatters = seat.in_bulk && frame_size <= CARRY_TRUSTED_MAX;
-        if scatters && scatter_limit > 0 && !is_tight {
+        let scatter_limit = scatter_limit(limit, ahead_max);
+        if scatters && scatter_limit > 0 {
             let scatter = Some(self.pool.take_scatter());
             return Some(ReadBuffer {
                 scatter,
@@ -326,12 +326,9 @@ impl Peers {
             });
         }
         if carried <= CARRY_COPIED_MAX {
-            let mut bytes = self.pool.take_buffer();
-            bytes.extend_from_slice(carry);
-            return Some(ReadBuffer::new(bytes, carried, limit, BufferKind::Block));
+            return Some(block_space(&mut self.pool, &seat.peer.carry, limit));
         }
-        let pool = (!is_tight).then_some((&mut self.pool, charge_max));
-        seat.grow_carry(CARRY_COPIED_MAX, pool);
+        seat.grow_carry(CARRY_COPIED_MAX, &mut self.pool, ahead_max);
         let bytes = std::mem::take(&mut seat.peer.carry);
         Some(ReadBuffer::new(bytes, carried, limit, BufferKind::Carry))
     }
@@ -750,6 +747,13 @@ impl Peers {
             self.leave(now, id, reason, true);
         }
     }
+}
+
+/// A block to read into, with the beginning of a frame copied in front.
+fn block_space(pool: &mut BlockPool, carry: &[u8], limit: usize) -> ReadBuffer {
+    let mut bytes = pool.take_buffer();
+    bytes.extend_from_slice(carry);
+    ReadBuffer::new(bytes, carry.len(), limit, BufferKind::Block)
 }
 
 /// Keeps the beginning of a frame, in storage of its size.

@@ -151,10 +151,8 @@ impl Peers {
                 .unwrap_or(0)
                 .saturating_sub(carried);
             let size = scattered.piece_size().min(frame_left.max(1));
-            let budget = &self.slots.ledger.budget;
-            let most = budget.read_max();
-            let pool = (!budget.is_tight()).then_some((&mut self.pool, most));
-            seat.grow_carry(size, pool);
+            let ahead_max = self.slots.ledger.budget.read_max();
+            seat.grow_carry(size, &mut self.pool, ahead_max);
             let mut bytes = mem::take(&mut seat.peer.carry);
             scattered.copy_to(&mut bytes, size);
             ReadBuffer::new(bytes, carried, size, BufferKind::Carry)

@@ -221,9 +221,8 @@ impl Seat {
 
     /// Makes room for so many bytes more of an unfinished frame. It grows with what came, not with
     /// what was announced; only a peer that has just sent a frame so long is trusted with all of
-    /// the next one at once, up to 1 MiB, if there is a pool to take it from, and up to what may be
-    /// charged for it.
-    pub(super) fn grow_carry(&mut self, room: usize, pool: Option<(&mut BlockPool, usize)>) {
+    /// the next one at once, up to 1 MiB, and to what may be charged ahead of it.
+    pub(super) fn grow_carry(&mut self, room: usize, pool: &mut BlockPool, ahead_max: usize) {
         let carry = &mut self.peer.carry;
         let carried = carry.len();
         if carry.capacity() - carried >= room {
@@ -232,9 +231,7 @@ impl Seat {
         let needed = frame::frame_size_at(carry).unwrap_or(0);
         let is_proven = needed > BLOCK_SIZE && needed <= CARRY_TRUSTED_MAX.min(self.proven);
         // What is used again may be a quarter larger.
-        let pool =
-            pool.filter(|(_, most)| is_proven && needed > carried && needed + needed / 4 <= *most);
-        if let Some((pool, _)) = pool {
+        if is_proven && needed > carried && needed + needed / 4 <= ahead_max {
             let mut storage = pool.take_long(needed);
             storage.extend_from_slice(carry);
             *carry = storage;

@@ -20,7 +20,10 @@ mod turns;
 mod watchers;
 mod world;
 
-use std::{cell::Cell, io::IoSliceMut};
+use std::{
+    cell::Cell,
+    io::{self, IoSliceMut},
+};
 
 use run::{Run, Size};
 
@@ -44,6 +47,17 @@ impl Drop for Say {
             eprintln!("NEBNET_SEED={seed} cargo test sim_one_seed");
         }
     }
+}
+
+/// A scattered read by one into a vector, which is told how much there is room for.
+fn read_scattered(
+    slices: &mut [IoSliceMut<'_>],
+    read: impl FnOnce(usize, &mut Vec<u8>) -> io::Result<usize>,
+) -> io::Result<usize> {
+    let mut bytes = Vec::new();
+    let count = read(slices.iter().map(|slice| slice.len()).sum(), &mut bytes)?;
+    scatter(&bytes, slices);
+    Ok(count)
 }
 
 /// What a scattered read does with the bytes that came.

@@ -22,7 +22,7 @@ use super::{
     askers::{Asked, Asker},
     clients::{Client, ECHO_BELOW},
     random::Random,
-    scatter,
+    read_scattered,
     subscribers::Subscriber,
     watchers::Watchers,
 };
@@ -820,11 +820,7 @@ impl Net for SimNet {
         stream: &mut SimStream,
         slices: &mut [IoSliceMut<'_>],
     ) -> io::Result<usize> {
-        let mut bytes = Vec::new();
-        let space = slices.iter().map(|slice| slice.len()).sum();
-        let count = self.receive(stream, space, &mut bytes)?;
-        scatter(&bytes, slices);
-        Ok(count)
+        read_scattered(slices, |space, bytes| self.receive(stream, space, bytes))
     }
 
     fn write(&mut self, stream: &mut SimStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {

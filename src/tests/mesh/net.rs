@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use super::super::{random::Random, scatter};
+use super::super::{random::Random, read_scattered};
 use crate::{
     clock::Tick,
     id::PeerId,
@@ -645,11 +645,7 @@ impl Net for MeshNet {
         stream: &mut MeshStream,
         slices: &mut [IoSliceMut<'_>],
     ) -> io::Result<usize> {
-        let mut bytes = Vec::new();
-        let space = slices.iter().map(|slice| slice.len()).sum();
-        let count = self.receive(stream, space, &mut bytes)?;
-        scatter(&bytes, slices);
-        Ok(count)
+        read_scattered(slices, |space, bytes| self.receive(stream, space, bytes))
     }
 
     fn write(&mut self, stream: &mut MeshStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
