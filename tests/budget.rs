@@ -16,7 +16,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nebnet::{
@@ -406,6 +406,7 @@ fn where_subscribers_hold_the_bytes_only_reading_pauses() {
         .collect();
     let mut held = Vec::new();
     let mut count = 0;
+    let deadline = Instant::now() + PATIENCE;
     while count < 450 {
         match hoarder.recv_batch_timeout(Duration::from_millis(300)) {
             Ok(batch) => {
@@ -414,8 +415,10 @@ fn where_subscribers_hold_the_bytes_only_reading_pauses() {
             }
             Err(_) => {
                 let shot = service.snapshot();
-                if shot.memory_used * 4 <= shot.memory_budget * 3 {
+                // What several loops lease of the budget is up to a 32nd more than they use.
+                if shot.memory_used * 32 <= shot.memory_budget * 23 {
                     // A writer had no processor for so long.
+                    assert!(Instant::now() < deadline, "nobody is read: {shot:?}");
                     continue;
                 }
                 // Everything stands still, and nobody was closed for it.

@@ -6,10 +6,15 @@
 //! judged by what is leased in sum, so a shard that holds a lease without need makes it look
 //! fuller: by two steps at the most, which for all shards together is a 32nd of the budget.
 //!
+//! What has to be taken beyond the limit is taken to the byte, and a shard that did so gives back
+//! whatever becomes free until the pool is within its limit again. If it kept a step of that, what
+//! it has to take every now and then would be room for what it may refuse, and the sum would creep.
+//!
 //! Invariants:
 //! - `leased = free + used`, per shard
 //! - what the shards have leased is what is taken of the pool
-//! - [`Budget::try_charge`] never makes the pool be taken beyond its limit
+//! - [`Budget::try_charge`] never makes the pool be taken beyond its limit, nor uses what was
+//!   taken beyond it
 
 #[cfg(test)]
 mod tests;
@@ -30,8 +35,9 @@ pub(crate) struct Budget {
     /// What is leased and not used. While more had to be taken than was there, it is below zero,
     /// and wraps.
     free: AtomicUsize,
-    /// With so much free, steps are given back.
-    give_at: usize,
+    /// With so much free, some is given back: two steps, or one byte after more was taken than
+    /// the pool had.
+    give_at: AtomicUsize,
     leased: AtomicUsize,
     limit: usize,
     /// `None` if nobody else draws on the budget: then all of it is leased.
@@ -101,7 +107,7 @@ impl Budget {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             free: AtomicUsize::new(limit),
-            give_at: usize::MAX,
+            give_at: AtomicUsize::new(usize::MAX),
             leased: AtomicUsize::new(limit),
             limit,
             share: None,
@@ -124,7 +130,7 @@ impl Budget {
         });
         let share = |shard| Self {
             free: AtomicUsize::new(0),
-            give_at: 2 * step,
+            give_at: AtomicUsize::new(2 * step),
             leased: AtomicUsize::new(0),
             limit,
             share: Some(Share {
@@ -172,12 +178,14 @@ impl Budget {
 
     #[inline]
     pub(crate) fn release(&self, bytes: usize) {
-        let before = self.free.fetch_add(bytes, Ordering::Relaxed);
+        // Pairs with `replace_free`: whoever adds to what that left sees when to give back.
+        let before = self.free.fetch_add(bytes, Ordering::Acquire);
         debug_assert!(
             self.share.is_some() || self.limit.wrapping_sub(before) >= bytes,
             "released {bytes} bytes of too few"
         );
-        if before.wrapping_add(bytes) >= self.give_at {
+        let free = before.wrapping_add(bytes);
+        if free >= self.give_at.load(Ordering::Relaxed) && !is_negative(free) {
             self.give_back();
         }
     }
@@ -321,9 +329,12 @@ impl Budget {
             if !is_negative(free) {
                 return;
             }
-            let grant = pool.in_steps(free.wrapping_neg());
             // Taken first, so that nobody is granted these bytes meanwhile.
-            pool.taken.fetch_add(grant, Ordering::Relaxed);
+            let (grant, is_beyond) = pool.take_anyway(free.wrapping_neg());
+            if is_beyond {
+                // Pairs with the swap in `beyond`: whoever undoes this sees what was taken.
+                self.give_at.store(1, Ordering::Release);
+            }
             if self.replace_free(free, free.wrapping_add(grant)) {
                 self.leased.fetch_add(grant, Ordering::Relaxed);
                 return;
@@ -350,18 +361,29 @@ impl Budget {
         true
     }
 
-    /// Gives back all but a step of what is free, and wakes those who wait for it.
+    /// Gives back what is free: all but a step, or all that is beyond the pool's limit. Wakes those
+    /// who wait for it.
     #[cold]
     fn give_back(&self) {
         let Some(Share { pool, .. }) = &self.share else {
             return;
         };
         loop {
-            let free = self.free.load(Ordering::Relaxed);
-            if is_negative(free) || free < self.give_at {
+            // Not only read, so that whoever releases after this sees what was done before it.
+            let free = self.free.fetch_add(0, Ordering::AcqRel);
+            if is_negative(free) || free == 0 {
                 return;
             }
-            let excess = (free - pool.step) / pool.step * pool.step;
+            let beyond = self.beyond(pool);
+            let spare = if free < 2 * pool.step {
+                0
+            } else {
+                (free - pool.step) / pool.step * pool.step
+            };
+            let excess = spare.max(beyond.min(free));
+            if excess == 0 {
+                return;
+            }
             if self.replace_free(free, free - excess) {
                 self.leased.fetch_sub(excess, Ordering::Relaxed);
                 pool.taken.fetch_sub(excess, Ordering::Relaxed);
@@ -371,9 +393,23 @@ impl Budget {
         }
     }
 
+    /// Bytes that were taken beyond the pool's limit. If there are none, a step may be kept again.
+    fn beyond(&self, pool: &Pool) -> usize {
+        let beyond = pool.beyond();
+        if beyond > 0 || self.give_at.load(Ordering::Relaxed) > 1 {
+            return beyond;
+        }
+        self.give_at.swap(2 * pool.step, Ordering::AcqRel);
+        let beyond = pool.beyond();
+        if beyond > 0 {
+            self.give_at.store(1, Ordering::Release);
+        }
+        beyond
+    }
+
     fn replace_free(&self, old: usize, new: usize) -> bool {
         self.free
-            .compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed)
+            .compare_exchange(old, new, Ordering::Release, Ordering::Relaxed)
             .is_ok()
     }
 }
@@ -394,6 +430,28 @@ impl Pool {
                 (room >= bytes).then_some(taken + grant)
             });
         taken.is_ok().then_some(grant)
+    }
+
+    /// Takes `bytes` even beyond the limit, in whole steps only as far as those are within it.
+    /// Returns how many it took, and whether that is beyond.
+    fn take_anyway(&self, bytes: usize) -> (usize, bool) {
+        let mut grant = (0, false);
+        // Never refused.
+        let _ = self
+            .taken
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+                let room = self.limit.saturating_sub(taken);
+                grant = (self.in_steps(bytes).min(room).max(bytes), bytes > room);
+                Some(taken + grant.0)
+            });
+        grant
+    }
+
+    /// Bytes taken beyond the limit.
+    fn beyond(&self) -> usize {
+        self.taken
+            .load(Ordering::Relaxed)
+            .saturating_sub(self.limit)
     }
 
     /// Wakes the shards that wait, if they need not any more.

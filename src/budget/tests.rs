@@ -49,6 +49,32 @@ fn one_shard_may_have_nearly_all() {
 }
 
 #[test]
+fn what_is_taken_beyond_the_limit_is_no_room_for_anybody() {
+    // Steps of 500.
+    let shares = Budget::shares(64_000, 2);
+    assert!(shares[0].try_charge(30_000) && shares[1].try_charge(34_000));
+    for round in 1..=1_000 {
+        // Storage that is there whether there is room or not, and is used up by what was accepted.
+        shares[round % 2].charge(15);
+        assert_eq!(shares[0].excess(), 15);
+        assert!(!shares[0].try_charge(1) && !shares[1].try_charge(1));
+        shares[round % 2].release(15);
+        assert_eq!(shares[0].excess(), 0);
+        assert!(!shares[0].try_charge(1) && !shares[1].try_charge(1));
+    }
+    // The shard that gives back is another one than the one that took.
+    shares[0].charge(400);
+    shares[1].release(1_200);
+    assert_eq!(shares[0].excess(), 0);
+    shares[0].release(700);
+    // It kept 700 of what it released, and the other one's step left 100 in the pool.
+    assert!(shares[0].try_charge(800) && !shares[0].try_charge(1));
+    shares[0].release(30_500);
+    shares[1].release(32_800);
+    assert!(check(&shares) <= 2_000);
+}
+
+#[test]
 fn whoever_waits_is_rung_by_others() {
     let shares = Budget::shares(64_000, 3);
     let rings: Arc<[AtomicUsize; 3]> = Arc::default();

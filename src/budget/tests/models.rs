@@ -84,6 +84,41 @@ fn what_had_to_be_taken_is_leased_and_given_back() {
     });
 }
 
+/// What was taken beyond the limit goes back when it is released, whoever takes or releases beside
+/// it, and nobody uses it meanwhile.
+#[test]
+fn what_was_taken_beyond_the_limit_goes_back() {
+    explore(Some(3), || {
+        let (one, other) = two();
+        assert!(other.try_charge(LIMIT - 100) && one.try_charge(100));
+        let reader = thread::spawn({
+            let one = Arc::clone(&one);
+            move || {
+                one.charge(15);
+                one.release(15);
+            }
+        });
+        let sender = thread::spawn({
+            let one = Arc::clone(&one);
+            move || {
+                one.release(10);
+                if one.try_charge(10) {
+                    one.release(10);
+                }
+            }
+        });
+        other.charge(20);
+        other.release(20);
+        reader.join().unwrap();
+        sender.join().unwrap();
+        expect_within(&one);
+        // What is used now is less than the limit.
+        one.release(90);
+        other.release(LIMIT - 100);
+        expect_all_back([one, other]);
+    });
+}
+
 /// A shard that found the budget short goes on when another one has given back.
 #[test]
 fn whoever_waits_for_another_shard_is_rung() {
