@@ -91,8 +91,11 @@ pub(crate) const THREAD_NAME_SIZE_MAX: usize = 10;
 pub(crate) const IDLE_POLL_US: u64 = 50;
 /// What a sleep is held to be longer by than the wait that it slept through, in microseconds.
 pub(crate) const IDLE_WAKE_US: u64 = 25;
-/// Waits slept through at once, after which one is looked through, to find out whether that pays.
-pub(crate) const IDLE_PROBE_WAITS: u32 = 63;
+/// Waits slept through at once, after which one is looked through, to find out whether that pays:
+/// few at first, twice as many each time that found nothing. With the one they are an odd number,
+/// because waits alternate where an answer and the next question are waited for.
+pub(crate) const IDLE_PROBE_WAITS_MIN: u32 = 4;
+pub(crate) const IDLE_PROBE_WAITS: u32 = 64;
 /// Subscribers of a block that the loop may dispatch itself while the dispatcher has nothing to do:
 /// waking one that sleeps takes the loop five microseconds.
 pub(crate) const DIRECT_SUBSCRIBERS_MAX: usize = 2;
