@@ -47,7 +47,7 @@ pub enum IdleStrategy {
 }
 
 impl Default for IdleStrategy {
-    /// Polls for 50 us.
+    /// Polls for 75 us.
     fn default() -> Self {
         Self::Poll {
             duration: Duration::from_micros(IDLE_POLL_US),

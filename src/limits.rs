@@ -88,7 +88,7 @@ pub(crate) const CPUS_MAX: usize = 256;
 /// Bytes that all names of threads begin with.
 pub(crate) const THREAD_NAME_SIZE_MAX: usize = 10;
 /// Default time for which an idle thread looks again before it sleeps, in microseconds.
-pub(crate) const IDLE_POLL_US: u64 = 50;
+pub(crate) const IDLE_POLL_US: u64 = 75;
 /// What a sleep is held to be longer by than the wait that it slept through, in microseconds.
 pub(crate) const IDLE_WAKE_US: u64 = 25;
 /// Waits slept through at once, after which one is looked through, to find out whether that pays:
