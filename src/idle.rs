@@ -275,7 +275,8 @@ impl Habit {
             choice.cost += nanoseconds(cost);
         }
         match (wait.slept, wait.limit.is_zero()) {
-            (true, true) => self.sleeps += 1,
+            // Without a time to look there is no probe that ends the count.
+            (true, true) => self.sleeps = self.sleeps.saturating_add(1),
             (true, false) => {
                 self.sleeps = 0;
                 self.sleeps_max = if is_probe {
@@ -414,6 +415,18 @@ mod tests {
         assert_eq!(thread.sleeps(6400, 1_000), 6400);
         // A probe in 65 waits is all, but for some more in the beginning.
         assert!(thread.looked < micros(50) * 104, "{:?}", thread.looked);
+    }
+
+    #[test]
+    fn sleeps_without_end_are_counted_without_panic() {
+        let mut thread = Thread::new();
+        thread.idle = Idle::new(IdleStrategy::Poll {
+            duration: Duration::ZERO,
+        });
+        thread.idle.handle_work(thread.now, 72);
+        thread.idle.habit.sleeps = u32::MAX - 1;
+        assert_eq!(thread.sleeps(3, 1_000), 3);
+        assert_eq!(thread.idle.habit.sleeps, u32::MAX);
     }
 
     #[test]

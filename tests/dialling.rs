@@ -510,6 +510,7 @@ fn links_and_listeners_may_be_asked_for_before_the_start() {
     };
     assert_eq!(by, Some(link));
     Client::connect(listening.addr).ping(b"here");
+    util::stop_within(&mut service, PATIENCE);
 }
 
 #[test]

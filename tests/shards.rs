@@ -200,7 +200,7 @@ fn messages_of_all_loops_reach_one_subscriber_complete_and_in_order() {
 #[test]
 fn ids_name_the_loop() {
     let _threads = THREADS.read();
-    let service = start(config());
+    let mut service = start(config());
     let clients = spread(&service, 1);
     let shot = service.snapshot();
     for (number, row) in (0..).zip(&shot.shards) {
@@ -209,6 +209,7 @@ fn ids_name_the_loop() {
     }
     assert_eq!(shot.peers, clients.len() as u64);
     assert!(shot.dispatch_queue.messages_capacity == 3 * 65_536);
+    stop(&mut service);
 }
 
 #[test]
@@ -317,7 +318,7 @@ fn every_loop_has_a_handler_of_its_own() {
 #[test]
 fn limits_are_those_of_the_service() {
     let _threads = THREADS.read();
-    let service = start(config().max_peers(10));
+    let mut service = start(config().max_peers(10));
     let addr = service.local_addrs()[0];
     let mut clients: Vec<Client> = (0..10).map(|_| Client::connect(addr)).collect();
     wait_until("all are there", || service.snapshot().peers == 10);
@@ -327,9 +328,10 @@ fn limits_are_those_of_the_service() {
     clients.pop();
     wait_until("one has left", || service.snapshot().peers == 9);
     Client::connect(addr).ping(b"in");
-    drop((clients, service));
+    drop(clients);
+    stop(&mut service);
 
-    let service = start(config().max_peers_per_addr(4));
+    let mut service = start(config().max_peers_per_addr(4));
     let addr = service.local_addrs()[0];
     let clients: Vec<Client> = (0..4).map(|_| Client::connect(addr)).collect();
     wait_until("all are there", || service.snapshot().peers == 4);
@@ -337,9 +339,10 @@ fn limits_are_those_of_the_service() {
         Client::connect(addr).expect_bye(18);
     }
     Client::connect_from("127.0.0.2", addr).ping(b"");
-    drop((clients, service));
+    drop(clients);
+    stop(&mut service);
 
-    let service = start(config().max_pending(4));
+    let mut service = start(config().max_pending(4));
     let addr = service.local_addrs()[0];
     let mut clients: Vec<Client> = (0..4).map(|_| Client::connect(addr)).collect();
     wait_until("all are there", || service.snapshot().peers == 4);
@@ -349,6 +352,7 @@ fn limits_are_those_of_the_service() {
     clients[0].ping(b"I do say something");
     let mut next = Client::connect(addr);
     next.ping(b"");
+    stop(&mut service);
 }
 
 #[test]
@@ -572,7 +576,7 @@ fn a_node_has_one_connection_among_all_loops() {
 #[test]
 fn a_node_that_is_known_takes_over_from_another_loop() {
     let _threads = THREADS.read();
-    let service = start(config().node_id([1; 16]).accept_tokens(["known"]));
+    let mut service = start(config().node_id([1; 16]).accept_tokens(["known"]));
     let addr = service.local_addrs()[0];
     let (mut old, mut replaced) = (None::<Client>, 0);
     for _ in 0..30 {
@@ -587,12 +591,13 @@ fn a_node_that_is_known_takes_over_from_another_loop() {
     assert_eq!(replaced, 29);
     old.unwrap().ping(b"the last one stays");
     util::wait_for_closed(&service, CloseReason::DuplicateNode, 29);
+    stop(&mut service);
 }
 
 #[test]
 fn links_are_spread_and_stand_in_for_each_other() {
     let _threads = THREADS.read();
-    let there = start(util::config().shards(1).node_id([2; 16]));
+    let mut there = start(util::config().shards(1).node_id([2; 16]));
     let config = config().node_id([1; 16]);
     // A link that was refused as a double would not try again in our time, unless it is told.
     let hour = Duration::from_secs(3600);
@@ -631,6 +636,7 @@ fn links_are_spread_and_stand_in_for_each_other() {
     service.disconnect(third).unwrap();
     let report = stop(&mut service);
     assert_eq!(report.snapshot.dialled, report.snapshot.closed_total());
+    stop(&mut there);
 }
 
 // ----- start and stop ----------------------------------------------------------------------------

@@ -339,7 +339,9 @@ impl Budget {
                 self.leased.fetch_add(grant, Ordering::Relaxed);
                 return;
             }
+            // Whoever looked meanwhile found the budget fuller than it is.
             pool.taken.fetch_sub(grant, Ordering::Relaxed);
+            pool.ring_waiting();
         }
     }
 

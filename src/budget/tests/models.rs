@@ -151,3 +151,39 @@ fn whoever_waits_for_another_shard_is_rung() {
         expect_all_back([waits, gives]);
     });
 }
+
+/// It also goes on when what made the budget look short was taken back as not needed after all.
+#[test]
+fn whoever_waits_is_rung_when_a_lease_is_taken_back() {
+    explore(Some(3), || {
+        let (one, other) = two();
+        let sleep = Arc::new(Sleep::default());
+        let ring = Arc::clone(&sleep);
+        one.set_bells(vec![Box::new(|| {}), Box::new(move || ring.ring())]);
+        let (waits, gives) = (one, other);
+        // Two steps more are tight, and one is not. Nothing of it is free.
+        let held = LIMIT / 4 * 3 - 100;
+        assert!(gives.try_charge(held));
+        let reader = thread::spawn({
+            let gives = Arc::clone(&gives);
+            move || gives.charge(150)
+        });
+        let releaser = thread::spawn({
+            let gives = Arc::clone(&gives);
+            move || gives.release(150)
+        });
+        // As `Slots::wait_for_budget` does it.
+        loop {
+            waits.announce_wait();
+            fence(Ordering::SeqCst);
+            if !waits.is_tight() {
+                break;
+            }
+            sleep.wait();
+        }
+        reader.join().unwrap();
+        releaser.join().unwrap();
+        gives.release(held);
+        expect_all_back([waits, gives]);
+    });
+}
