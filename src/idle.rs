@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     limits::{
         IDLE_BULK_BYTES_PER_MS, IDLE_BULK_LOOKS, IDLE_BULK_WAITS_MAX, IDLE_POLL_US,
-        IDLE_PROBE_WAITS, IDLE_PROBE_WAITS_MIN, IDLE_WAKE_US,
+        IDLE_PROBE_WAITS_MAX, IDLE_PROBE_WAITS_MIN, IDLE_WAKE_US,
     },
 };
 
@@ -211,12 +211,12 @@ impl Linger {
 /// where two threads wait for each other and both sleep, all waits look long that would be short
 /// if one looked. So after [`IDLE_PROBE_WAITS_MIN`] sleeps the next wait is looked through; as long
 /// as that finds something, so are those that follow, and otherwise the next after twice as many,
-/// [`IDLE_PROBE_WAITS`] at the most. A hiccup is soon over that way, and little is lost where
+/// [`IDLE_PROBE_WAITS_MAX`] at the most. A hiccup is soon over that way, and little is lost where
 /// messages come far apart for good.
 #[derive(Clone, Copy, Debug)]
 struct Habit {
     choices: [Choice; 5],
-    /// Waits slept through at once since one was not.
+    /// Waits slept through at once since one was looked through in vain.
     sleeps: u32,
     /// So many of them before the next is looked through.
     sleeps_max: u32,
@@ -280,7 +280,7 @@ impl Habit {
             (true, false) => {
                 self.sleeps = 0;
                 self.sleeps_max = if is_probe {
-                    (2 * self.sleeps_max).min(IDLE_PROBE_WAITS)
+                    (2 * self.sleeps_max).min(IDLE_PROBE_WAITS_MAX)
                 } else {
                     IDLE_PROBE_WAITS_MIN
                 };
@@ -314,6 +314,7 @@ fn nanoseconds(time: Duration) -> u64 {
 mod tests {
     use super::*;
 
+    /// The tests' waits are chosen for this time, which is not the default.
     const POLL: IdleStrategy = IdleStrategy::Poll {
         duration: Duration::from_micros(50),
     };

@@ -91,11 +91,13 @@ pub(crate) const THREAD_NAME_SIZE_MAX: usize = 10;
 pub(crate) const IDLE_POLL_US: u64 = 75;
 /// What a sleep is held to be longer by than the wait that it slept through, in microseconds.
 pub(crate) const IDLE_WAKE_US: u64 = 25;
-/// Waits slept through at once, after which one is looked through, to find out whether that pays:
-/// few at first, twice as many each time that found nothing. With the one they are an odd number,
-/// because waits alternate where an answer and the next question are waited for.
+/// Waits slept through at once at first, after which one is looked through, to find out whether
+/// that pays; twice as many each time that found nothing. Together with the one that is looked
+/// through they are an odd number, because waits alternate where an answer and the next question
+/// are waited for, so that it is not always the same of the two.
 pub(crate) const IDLE_PROBE_WAITS_MIN: u32 = 4;
-pub(crate) const IDLE_PROBE_WAITS: u32 = 64;
+/// And at the most.
+pub(crate) const IDLE_PROBE_WAITS_MAX: u32 = 64;
 /// Subscribers of a block that the loop may dispatch itself while the dispatcher has nothing to do:
 /// waking one that sleeps takes the loop five microseconds.
 pub(crate) const DIRECT_SUBSCRIBERS_MAX: usize = 2;
@@ -299,6 +301,8 @@ pub(crate) const LOG_INTERVAL_MS: u64 = 10_000;
 pub(crate) const LOG_SUBJECTS_MAX: usize = 1024;
 
 const _: () = {
+    assert!(IDLE_PROBE_WAITS_MIN <= IDLE_PROBE_WAITS_MAX);
+    assert!(IDLE_PROBE_WAITS_MIN % 2 == 0 && IDLE_PROBE_WAITS_MAX % 2 == 0);
     assert!(HEADER_SIZE == LENGTH_SIZE + LENGTH_MIN as usize);
     assert!(LENGTH_OVERHEAD_MAX == LENGTH_MIN + CORRELATION_SIZE + CHECKSUM_SIZE);
     // The length is compared as u32, so the largest legal one must not wrap.

@@ -14,7 +14,7 @@
 //! - `leased = free + used`, per shard
 //! - what the shards have leased is what is taken of the pool
 //! - [`Budget::try_charge`] never makes the pool be taken beyond its limit, nor uses what was
-//!   taken beyond it
+//!   taken beyond it, but for what comes back in the moment before it is given back
 
 #[cfg(test)]
 mod tests;
@@ -190,7 +190,7 @@ impl Budget {
         }
     }
 
-    /// Bytes that this shard uses. While somebody leases, it may be a step more for a moment.
+    /// Bytes that this shard uses. While somebody leases, it may be off by a grant for a moment.
     pub(crate) fn used(&self) -> usize {
         let leased = self.leased.load(Ordering::Relaxed);
         let used = leased.wrapping_sub(self.free.load(Ordering::Relaxed));
@@ -332,7 +332,7 @@ impl Budget {
             // Taken first, so that nobody is granted these bytes meanwhile.
             let (grant, is_beyond) = pool.take_anyway(free.wrapping_neg());
             if is_beyond {
-                // Pairs with the swap in `beyond`: whoever undoes this sees what was taken.
+                // Pairs with the swap in `settle_give_at`: whoever undoes this sees what was taken.
                 self.give_at.store(1, Ordering::Release);
             }
             if self.replace_free(free, free.wrapping_add(grant)) {
@@ -376,37 +376,37 @@ impl Budget {
             if is_negative(free) || free == 0 {
                 return;
             }
-            let beyond = self.beyond(pool);
+            let excess = self.settle_give_at(pool);
             let spare = if free < 2 * pool.step {
                 0
             } else {
                 (free - pool.step) / pool.step * pool.step
             };
-            let excess = spare.max(beyond.min(free));
-            if excess == 0 {
+            let returned = spare.max(excess.min(free));
+            if returned == 0 {
                 return;
             }
-            if self.replace_free(free, free - excess) {
-                self.leased.fetch_sub(excess, Ordering::Relaxed);
-                pool.taken.fetch_sub(excess, Ordering::Relaxed);
+            if self.replace_free(free, free - returned) {
+                self.leased.fetch_sub(returned, Ordering::Relaxed);
+                pool.taken.fetch_sub(returned, Ordering::Relaxed);
                 pool.ring_waiting();
                 return;
             }
         }
     }
 
-    /// Bytes that were taken beyond the pool's limit. If there are none, a step may be kept again.
-    fn beyond(&self, pool: &Pool) -> usize {
-        let beyond = pool.beyond();
-        if beyond > 0 || self.give_at.load(Ordering::Relaxed) > 1 {
-            return beyond;
+    /// Lets a step be kept again if nothing is taken beyond the pool's limit. Returns what is.
+    fn settle_give_at(&self, pool: &Pool) -> usize {
+        let excess = pool.excess();
+        if excess > 0 || self.give_at.load(Ordering::Relaxed) > 1 {
+            return excess;
         }
         self.give_at.swap(2 * pool.step, Ordering::AcqRel);
-        let beyond = pool.beyond();
-        if beyond > 0 {
+        let excess = pool.excess();
+        if excess > 0 {
             self.give_at.store(1, Ordering::Release);
         }
-        beyond
+        excess
     }
 
     fn replace_free(&self, old: usize, new: usize) -> bool {
@@ -450,7 +450,7 @@ impl Pool {
     }
 
     /// Bytes taken beyond the limit.
-    fn beyond(&self) -> usize {
+    fn excess(&self) -> usize {
         self.taken
             .load(Ordering::Relaxed)
             .saturating_sub(self.limit)

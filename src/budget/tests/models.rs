@@ -85,7 +85,7 @@ fn what_had_to_be_taken_is_leased_and_given_back() {
 }
 
 /// What was taken beyond the limit goes back when it is released, whoever takes or releases beside
-/// it, and nobody uses it meanwhile.
+/// it.
 #[test]
 fn what_was_taken_beyond_the_limit_goes_back() {
     explore(Some(3), || {
