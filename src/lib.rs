@@ -108,7 +108,7 @@
 //! let sent = service.handle().send_message(peer, urgent);
 //! // One result for each request: an answer, a timeout, or the reason of the connection's end.
 //! let answer = service.request(peer, MessageType(9), "?", Duration::from_secs(1))?.recv()?;
-//! // On the loop itself, for the lowest latency; to be set before the start.
+//! // On the loop itself, one hand-off less; to be set before the start.
 //! service.handle_inline(HandlerOptions::new(MessageType(10)), |message, replier| {
 //!     let _ = replier.reply(message.payload());
 //! })?;
