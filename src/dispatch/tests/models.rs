@@ -8,13 +8,15 @@ use loom::{
 use super::{
     super::{
         queue::{DispatchQueue, Item},
+        registry::Account,
         requests::Answer,
+        subscription::Place,
         *,
     },
     Bench, take,
 };
 use crate::{
-    block::Message,
+    block::{BlockRef, Message},
     error::{CloseReason, RequestError},
     event::Event,
     frame::Frame,
@@ -248,6 +250,109 @@ fn whoever_dispatches_late_the_receiver_is_woken() {
     let runs = [0, 1].map(|alone| asked[alone].load(Ordering::Relaxed));
     println!("announced by the dispatcher, by the loop: {runs:?}");
     assert!(runs.iter().all(|count| *count > 0), "{runs:?}");
+}
+
+/// A subscriber that may sleep over what it was not told of.
+struct Untold {
+    bench: Bench,
+    account: Arc<Account>,
+    subscriber: thread::JoinHandle<u64>,
+    /// Rung by the subscriber for each delivery.
+    taken: Arc<Bell>,
+}
+
+impl Untold {
+    /// The subscriber takes until it has so many messages.
+    fn new(options: SubscribeOptions, expected: u64) -> Self {
+        let bench = Bench::new();
+        let (outlet, mut receiver) = Outlet::queue(&options);
+        let account = bench.registry.add(options, outlet).unwrap();
+        let taken = Arc::new(Bell::default());
+        let subscriber = thread::spawn({
+            let taken = Arc::clone(&taken);
+            move || {
+                let mut got = 0;
+                while got < expected {
+                    let mut delivery = receiver.recv().unwrap();
+                    delivery.set_place(Place::Taken);
+                    got += u64::from(delivery.count());
+                    taken.ring();
+                }
+                got
+            }
+        });
+        Self {
+            bench,
+            account,
+            subscriber,
+            taken,
+        }
+    }
+
+    fn block(&mut self, count: usize) -> BlockRef {
+        self.bench.block(&vec![1; count])
+    }
+
+    /// Waits until nothing is left in the queue; nobody is told of anything meanwhile.
+    fn wait_until_taken(&self) {
+        while self.account.fill().messages > 0 {
+            self.taken.wait();
+        }
+    }
+
+    fn dispatch_unannounced(&mut self, count: usize) {
+        let block = self.block(count);
+        self.bench.bounds.raise_block(&block);
+        self.bench.fan_out.dispatch_unannounced(block);
+    }
+}
+
+/// What does not fit beside something that nobody was told of is left to the dispatcher, and what
+/// is in the way is taken without another word. Once it is, nothing is dropped.
+#[test]
+fn nothing_is_dropped_for_want_of_being_told() {
+    let late: Arc<[std::sync::atomic::AtomicU64; 2]> = Arc::default();
+    let runs = Arc::clone(&late);
+    explore(Some(2), move || {
+        // A quarter of the bound may be there untold, and the next block passes the bound.
+        let mut untold = Untold::new(options().messages(4), 5);
+        let (registry, slots) = (&untold.bench.registry, &untold.bench.slots);
+        let (registry, slots) = (Arc::clone(registry), Arc::clone(slots));
+        let (mut queue, items) = DispatchQueue::new(Arc::clone(&slots.ledger));
+        let desk = queue.set_desk(FanOut::new(registry, slots, queue.bounds().clone()));
+        let (short, long) = (untold.block(1), untold.block(4));
+        assert!(queue.dispatch(short, false).is_ok());
+        let direct = queue.dispatch(long, false);
+        runs[usize::from(direct.is_ok())].fetch_add(1, Ordering::Relaxed);
+        if let Err(long) = direct {
+            queue.push(Item::Block(long)).unwrap();
+            untold.wait_until_taken();
+            // As the dispatcher does it.
+            while let Ok(Item::Block(block)) = items.try_recv() {
+                desk.handle(|fan_out| fan_out.dispatch_unannounced(block));
+            }
+        }
+        assert!(queue.announce());
+        assert_eq!(untold.subscriber.join().unwrap(), 5);
+        assert_eq!(untold.account.row().dropped, 0);
+    });
+    let runs = [0, 1].map(|direct| late[direct].load(Ordering::Relaxed));
+    println!("left to the dispatcher, dispatched by the loop: {runs:?}");
+    assert!(runs.iter().all(|count| *count > 0), "{runs:?}");
+}
+
+/// Nobody sleeps for good over what fills more than a part of its queue.
+#[test]
+fn who_is_part_full_is_woken_without_an_announcement() {
+    explore(Some(2), || {
+        let mut untold = Untold::new(options().messages(4), 4);
+        for _ in 0..2 {
+            untold.dispatch_unannounced(2);
+            untold.wait_until_taken();
+        }
+        assert_eq!(untold.subscriber.join().unwrap(), 4);
+        assert_eq!(untold.account.row().dropped, 0);
+    });
 }
 
 const PEER: fn() -> PeerId = || PeerId::new(0, 0, 1);
