@@ -92,6 +92,8 @@ struct Pool {
     step: usize,
     /// A bit for each shard that does not read because the budget is short.
     waiting: AtomicU64,
+    /// The millisecond after which a peer was last to make room; zero is never.
+    evicted_at: AtomicU64,
     /// By shard.
     bells: OnceLock<Vec<Bell>>,
     cells: Vec<Cell>,
@@ -125,6 +127,7 @@ impl Budget {
             limit,
             step,
             waiting: AtomicU64::new(0),
+            evicted_at: AtomicU64::new(0),
             bells: OnceLock::new(),
             cells: (0..shards).map(|_| Cell::default()).collect(),
         });
@@ -275,6 +278,22 @@ impl Budget {
             }
         }
         is_known.then_some((sum, elsewhere))
+    }
+
+    /// Whether this shard may decide which peer makes room. Only one of them does at a time, and
+    /// the next when all have told anew: what they know of each other is a little old, so two might
+    /// each find that it is a peer of theirs.
+    pub(crate) fn claim_eviction(&self, now: u64) -> bool {
+        let Some(Share { pool, .. }) = &self.share else {
+            return true;
+        };
+        let before = pool.evicted_at.load(Ordering::Relaxed);
+        let is_over = before == 0 || before + TOLD_FOR_MS <= now;
+        is_over
+            && pool
+                .evicted_at
+                .compare_exchange(before, now + 1, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
     }
 
     /// Has another shard close the peer that holds most there.

@@ -130,7 +130,20 @@ fn shards_find_out_who_holds_most() {
     );
     let alone = Budget::new(1);
     assert_eq!(alone.compare_held(0, own), Some((own, None)));
+    assert!(alone.claim_eviction(0) && alone.claim_eviction(0));
     assert!(alone.take_request().is_none() && !alone.is_asked());
+}
+
+#[test]
+fn one_shard_at_a_time_decides_who_makes_room() {
+    let shares = Budget::shares(64_000, 3);
+    assert!(shares[1].claim_eviction(0));
+    for budget in &shares {
+        assert!(!budget.claim_eviction(0) && !budget.claim_eviction(TOLD_FOR_MS));
+    }
+    // By now whoever told, and is believed, told after it.
+    assert!(shares[0].claim_eviction(TOLD_FOR_MS + 1));
+    assert!(!shares[1].claim_eviction(TOLD_FOR_MS + 2));
 }
 
 #[test]

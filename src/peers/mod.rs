@@ -1043,13 +1043,12 @@ impl Peers {
         let Some((sum, elsewhere)) = budget.compare_held(now, own) else {
             return;
         };
-        let room = sum.coming.saturating_sub(budget.excess());
         let all = sum.all.saturating_add(sum.coming);
-        if room > budget.limit() / BUDGET_ROOM_PART || budget.is_tight_without(all) {
+        if self.comes_soon(sum) || budget.is_tight_without(all) {
             return;
         }
         // Subscribers may just have given back what they held, and nobody has to go for that.
-        if !budget.is_exhausted() {
+        if !budget.is_exhausted() || !budget.claim_eviction(now) {
             return;
         }
         match (elsewhere, largest) {
@@ -1057,6 +1056,13 @@ impl Peers {
             (None, Some(id)) => self.close_for_budget(now, id, own.largest),
             (None, None) => {}
         }
+    }
+
+    /// Whether those who are closing already make enough room.
+    fn comes_soon(&self, held: Held) -> bool {
+        let budget = &self.slots.ledger.budget;
+        let room = held.coming.saturating_sub(budget.excess());
+        room > budget.limit() / BUDGET_ROOM_PART
     }
 
     /// What the peers of this loop hold that is not with subscribers, and who holds most.
@@ -1111,7 +1117,8 @@ impl Peers {
         let request = self.slots.ledger.budget.take_request();
         if request == Some(Request::Evict) && self.slots.ledger.budget.is_exhausted() {
             let (held, largest) = self.held(now);
-            if let Some(id) = largest {
+            // It may have decided by itself meanwhile.
+            if let Some(id) = largest.filter(|_| !self.comes_soon(held)) {
                 self.close_for_budget(now, id, held.largest);
             }
         }
