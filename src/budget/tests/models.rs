@@ -14,6 +14,54 @@ fn two() -> (Arc<Budget>, Arc<Budget>) {
     (Arc::new(one), Arc::new(other))
 }
 
+fn spawn(
+    budget: &Arc<Budget>,
+    act: impl FnOnce(&Budget) + Send + 'static,
+) -> thread::JoinHandle<()> {
+    let budget = Arc::clone(budget);
+    thread::spawn(move || act(&budget))
+}
+
+/// A shard that waits for another one.
+struct Waiting {
+    waits: Arc<Budget>,
+    gives: Arc<Budget>,
+    sleep: Arc<Sleep>,
+}
+
+impl Waiting {
+    fn new() -> Self {
+        // The shards are in the order in which they were popped.
+        let (waits, gives) = two();
+        assert_eq!(waits.share.as_ref().unwrap().shard, 1);
+        let sleep = Arc::new(Sleep::default());
+        let ring = Arc::clone(&sleep);
+        waits.set_bells(vec![Box::new(|| {}), Box::new(move || ring.ring())]);
+        Self {
+            waits,
+            gives,
+            sleep,
+        }
+    }
+
+    /// As `Slots::wait_for_budget` does it.
+    fn wait(&self) {
+        loop {
+            self.waits.announce_wait();
+            fence(Ordering::SeqCst);
+            if !self.waits.is_tight() {
+                return;
+            }
+            self.sleep.wait();
+        }
+    }
+
+    #[track_caller]
+    fn expect_all_back(self) {
+        expect_all_back([self.waits, self.gives]);
+    }
+}
+
 #[track_caller]
 fn expect_within(budget: &Budget) {
     let taken = budget.taken();
@@ -60,19 +108,13 @@ fn leases_are_never_more_than_there_is() {
 fn what_had_to_be_taken_is_leased_and_given_back() {
     explore(Some(2), || {
         let (one, other) = two();
-        let reader = thread::spawn({
-            let one = Arc::clone(&one);
-            move || {
-                one.charge(330);
-                one.release(330);
-            }
+        let reader = spawn(&one, |one| {
+            one.charge(330);
+            one.release(330);
         });
-        let sender = thread::spawn({
-            let one = Arc::clone(&one);
-            move || {
-                if one.try_charge(170) {
-                    one.release(170);
-                }
+        let sender = spawn(&one, |one| {
+            if one.try_charge(170) {
+                one.release(170);
             }
         });
         other.charge(LIMIT);
@@ -91,20 +133,14 @@ fn what_was_taken_beyond_the_limit_goes_back() {
     explore(Some(3), || {
         let (one, other) = two();
         assert!(other.try_charge(LIMIT - 100) && one.try_charge(100));
-        let reader = thread::spawn({
-            let one = Arc::clone(&one);
-            move || {
-                one.charge(15);
-                one.release(15);
-            }
+        let reader = spawn(&one, |one| {
+            one.charge(15);
+            one.release(15);
         });
-        let sender = thread::spawn({
-            let one = Arc::clone(&one);
-            move || {
+        let sender = spawn(&one, |one| {
+            one.release(10);
+            if one.try_charge(10) {
                 one.release(10);
-                if one.try_charge(10) {
-                    one.release(10);
-                }
             }
         });
         other.charge(20);
@@ -123,32 +159,15 @@ fn what_was_taken_beyond_the_limit_goes_back() {
 #[test]
 fn whoever_waits_for_another_shard_is_rung() {
     explore(Some(3), || {
-        let (one, other) = two();
-        let sleep = Arc::new(Sleep::default());
-        let ring = Arc::clone(&sleep);
-        one.set_bells(vec![Box::new(|| {}), Box::new(move || ring.ring())]);
-        // The shards are in the order in which they were popped.
-        let (waits, gives) = (one, other);
-        assert_eq!(waits.share.as_ref().unwrap().shard, 1);
-        assert!(gives.try_charge(LIMIT));
-        let giver = thread::spawn({
-            let gives = Arc::clone(&gives);
-            move || {
-                gives.release(LIMIT / 2);
-                gives.release(LIMIT / 2);
-            }
+        let waiting = Waiting::new();
+        assert!(waiting.gives.try_charge(LIMIT));
+        let giver = spawn(&waiting.gives, |gives| {
+            gives.release(LIMIT / 2);
+            gives.release(LIMIT / 2);
         });
-        // As `Slots::wait_for_budget` does it.
-        loop {
-            waits.announce_wait();
-            fence(Ordering::SeqCst);
-            if !waits.is_tight() {
-                break;
-            }
-            sleep.wait();
-        }
+        waiting.wait();
         giver.join().unwrap();
-        expect_all_back([waits, gives]);
+        waiting.expect_all_back();
     });
 }
 
@@ -156,34 +175,16 @@ fn whoever_waits_for_another_shard_is_rung() {
 #[test]
 fn whoever_waits_is_rung_when_a_lease_is_taken_back() {
     explore(Some(3), || {
-        let (one, other) = two();
-        let sleep = Arc::new(Sleep::default());
-        let ring = Arc::clone(&sleep);
-        one.set_bells(vec![Box::new(|| {}), Box::new(move || ring.ring())]);
-        let (waits, gives) = (one, other);
+        let waiting = Waiting::new();
         // Two steps more are tight, and one is not. Nothing of it is free.
         let held = LIMIT / 4 * 3 - 100;
-        assert!(gives.try_charge(held));
-        let reader = thread::spawn({
-            let gives = Arc::clone(&gives);
-            move || gives.charge(150)
-        });
-        let releaser = thread::spawn({
-            let gives = Arc::clone(&gives);
-            move || gives.release(150)
-        });
-        // As `Slots::wait_for_budget` does it.
-        loop {
-            waits.announce_wait();
-            fence(Ordering::SeqCst);
-            if !waits.is_tight() {
-                break;
-            }
-            sleep.wait();
-        }
+        assert!(waiting.gives.try_charge(held));
+        let reader = spawn(&waiting.gives, |gives| gives.charge(150));
+        let releaser = spawn(&waiting.gives, |gives| gives.release(150));
+        waiting.wait();
         reader.join().unwrap();
         releaser.join().unwrap();
-        gives.release(held);
-        expect_all_back([waits, gives]);
+        waiting.gives.release(held);
+        waiting.expect_all_back();
     });
 }
