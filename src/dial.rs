@@ -14,16 +14,19 @@ use std::{
 use crossbeam_channel::{Sender, bounded};
 
 use crate::{
+    address::{is_name, parse_address},
     clock::{Tick, ticks_of_timeout},
-    error::ConnectError,
+    error::{AddressError, ConnectError},
     id::LinkId,
-    limits::{ADDRESSES_PER_NAME_MAX, LINKS_MAX, NAME_SIZE_MAX, TIMEOUT_MS_CEILING},
+    limits::{ADDRESSES_PER_NAME_MAX, LINKS_MAX, TIMEOUT_MS_CEILING},
 };
 
 /// Whom to connect to, and how.
 ///
-/// Made of a `SocketAddr`, a list of them, or a text like `gateway.example:8680`, whose name is
-/// looked up at each attempt. All addresses are tried, one after the other.
+/// Made of a `SocketAddr`, a list of them, or a text: an address, as
+/// [`parse_address`](crate::parse_address) reads it, or a name and a port like
+/// `gateway.example:8680`, which is looked up at each attempt. All addresses are tried, one after
+/// the other.
 ///
 /// # Examples
 ///
@@ -101,34 +104,35 @@ impl ConnectOptions {
         }
     }
 
+    /// Whether [`Handle::connect`](crate::Handle::connect) would take the target and the timeout.
+    /// An interface that the target names is looked up; a name is not.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::BadTarget`], [`ConnectError::BadAddress`] or [`ConnectError::BadTimeout`].
+    pub fn validate(&self) -> Result<(), ConnectError> {
+        self.clone().check().map(drop)
+    }
+
     /// Whether a name has to be looked up. A text that is an address is one from now on.
     pub(crate) fn check(&mut self) -> Result<bool, ConnectError> {
         let timeout = self.timeout.map_or(1, ticks_of_timeout);
         if !(1..=TIMEOUT_MS_CEILING).contains(&timeout) {
             return Err(ConnectError::BadTimeout);
         }
-        let parsed = match &self.target {
+        let addr = match &self.target {
             Target::Addrs(addrs) if addrs.is_empty() => return Err(ConnectError::BadTarget),
             Target::Addrs(_) => return Ok(false),
-            Target::Name(name) => name.parse::<SocketAddr>(),
+            Target::Name(text) => match parse_address(text) {
+                Ok(addr) if addr.port() == 0 => return Err(ConnectError::BadTarget),
+                Ok(addr) => addr,
+                Err(AddressError::Malformed) if is_name(text) => return Ok(true),
+                Err(AddressError::Malformed) => return Err(ConnectError::BadTarget),
+                Err(error) => return Err(ConnectError::BadAddress(error)),
+            },
         };
-        let name = match (&mut self.target, parsed) {
-            (target, Ok(addr)) => {
-                *target = Target::Addrs(vec![addr]);
-                return Ok(false);
-            }
-            (Target::Name(name), Err(_)) => name,
-            (Target::Addrs(_), Err(_)) => return Ok(false),
-        };
-        let port = name.rsplit_once(':').map(|(host, port)| {
-            let is_port = port.parse::<u16>().is_ok();
-            is_port && !host.is_empty() && name.len() <= NAME_SIZE_MAX
-        });
-        if port == Some(true) {
-            Ok(true)
-        } else {
-            Err(ConnectError::BadTarget)
-        }
+        self.target = Target::Addrs(vec![addr]);
+        Ok(false)
     }
 }
 
@@ -254,6 +258,7 @@ impl fmt::Debug for Resolver {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::NAME_SIZE_MAX;
 
     #[test]
     fn targets_are_addresses_or_names_with_a_port() {
@@ -273,6 +278,15 @@ mod tests {
             let result = check(bad);
             assert!(
                 matches!(result, Err(ConnectError::BadTarget)),
+                "{bad:?} {result:?}"
+            );
+        }
+        assert!(matches!(check("[fe80::1%lo]:80"), Ok(false)));
+        assert!(matches!(check("[::1]:0"), Err(ConnectError::BadTarget)));
+        for bad in ["[fe80::1%no-such-one]:80", "[fe80::1]:80"] {
+            let result = ConnectOptions::from(bad).validate();
+            assert!(
+                matches!(result, Err(ConnectError::BadAddress(_))),
                 "{bad:?} {result:?}"
             );
         }

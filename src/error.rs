@@ -298,13 +298,55 @@ impl fmt::Display for DialError {
 
 impl Error for DialError {}
 
+/// Why [`parse_address`](crate::parse_address) could not read an address.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum AddressError {
+    /// The text is no IP address with a port; a name, perhaps.
+    Malformed,
+    /// A link-local address that names no interface.
+    NoInterface,
+    /// The system does not know the interface.
+    Interface {
+        /// The name or number given.
+        interface: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl fmt::Display for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed => f.write_str("not an IP address with a port"),
+            Self::NoInterface => {
+                f.write_str("a link-local address needs its interface, as in [fe80::1%eth0]:8680")
+            }
+            Self::Interface { interface, source } => {
+                write!(f, "interface `{interface}`: {source}")
+            }
+        }
+    }
+}
+
+impl Error for AddressError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Malformed | Self::NoInterface => None,
+            Self::Interface { source, .. } => Some(source),
+        }
+    }
+}
+
 /// Why [`Handle::connect`](crate::Handle::connect) did not even try.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The text is not `host:port` with a host of at most 255 bytes, or the list of addresses is
-    /// empty.
+    /// The text is not `host:port` with a host of at most 255 bytes and a port from 1 on, or the
+    /// list of addresses is empty.
     BadTarget,
+    /// The text is an address whose interface is missing or unknown.
+    BadAddress(AddressError),
     /// The timeout is zero, or above 365 days.
     BadTimeout,
     /// There are as many links as a service may have.
@@ -324,6 +366,7 @@ impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BadTarget => f.write_str("the target is not an address or host:port"),
+            Self::BadAddress(source) => write!(f, "{source}"),
             Self::BadTimeout => f.write_str("the timeout is zero or above 365 days"),
             Self::TooManyLinks { limit } => write!(f, "there are {limit} links already"),
             Self::Busy => f.write_str("too many commands wait for the loop"),
@@ -337,6 +380,7 @@ impl Error for ConnectError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Resolver(source) => Some(source),
+            Self::BadAddress(source) => Some(source),
             Self::BadTarget
             | Self::BadTimeout
             | Self::TooManyLinks { .. }
@@ -352,6 +396,14 @@ impl Error for ConnectError {
 pub enum ListenError {
     /// The system refused.
     Io(io::Error),
+    /// What [`Handle::listen_from`](crate::Handle::listen_from) was given is no TCP socket that
+    /// listens.
+    NotListening {
+        /// The number of the descriptor.
+        descriptor: i32,
+        /// What it is, such as `a UDP socket`.
+        found: String,
+    },
     /// The loop has more commands waiting than it takes in a turn, or did not answer in time.
     Busy,
     /// The service has stopped or failed.
@@ -362,6 +414,10 @@ impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io(source) => write!(f, "cannot listen: {source}"),
+            Self::NotListening { descriptor, found } => write!(
+                f,
+                "cannot listen: descriptor {descriptor} is {found}, not a TCP socket that listens"
+            ),
             Self::Busy => f.write_str("the loop did not answer"),
             Self::Stopped => f.write_str("the service has stopped"),
         }
@@ -372,7 +428,7 @@ impl Error for ListenError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Io(source) => Some(source),
-            Self::Busy | Self::Stopped => None,
+            Self::NotListening { .. } | Self::Busy | Self::Stopped => None,
         }
     }
 }

@@ -606,11 +606,12 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// See [`ListenError`].
+    /// [`ListenError::NotListening`] if the descriptor is anything but a TCP socket that listens,
+    /// and the others of [`ListenError`]. The descriptor is closed then.
     pub fn listen_from(&self, socket: TcpListener) -> Result<Listening, ListenError> {
         let (options, shards) = (self.shared.socket_options, self.shared.shards.len());
         let listeners = Listener::adopt_each(socket, options, shards);
-        self.add_listeners(listeners.map_err(ListenError::Io)?)
+        self.add_listeners(listeners?)
     }
 
     /// Closes a listener; connections that it has accepted stay. False if there is no such

@@ -139,6 +139,7 @@ mod sync;
 mod budget;
 mod error;
 // 2
+mod address;
 mod doorbell;
 pub mod frame;
 mod idle;
@@ -175,6 +176,7 @@ mod tests;
 #[doc(hidden)]
 pub mod workbench;
 
+pub use address::parse_address;
 pub use balance::{Balance, Equation, Subject};
 /// What `tests/fuzz` calls.
 #[cfg(fuzzing)]
@@ -210,8 +212,8 @@ pub use dispatch::{
     Subscription, TryIter, Types,
 };
 pub use error::{
-    CloseReason, ConfigError, ConnectError, DialError, FrameError, HandlerError, ListenError,
-    RecvError, RecvTimeoutError, RequestError, SendError, ServiceFailure, StartError,
+    AddressError, CloseReason, ConfigError, ConnectError, DialError, FrameError, HandlerError,
+    ListenError, RecvError, RecvTimeoutError, RequestError, SendError, ServiceFailure, StartError,
     SubscribeError, TimerError, TryRecvError,
 };
 pub use event::{Event, PauseCause};

@@ -12,7 +12,8 @@ mod util;
 
 use std::{
     io::ErrorKind,
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::{AsRawFd as _, OwnedFd},
     time::{Duration, Instant},
 };
 
@@ -468,6 +469,36 @@ fn a_service_does_not_connect_to_itself() {
     );
 }
 
+/// A socket of another kind would be taken, and never have a connection.
+#[test]
+fn only_a_socket_that_listens_is_taken_over() {
+    let mut node = Node::start(config());
+    let to = node.addr();
+    let connected = TcpStream::connect(to).unwrap();
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let cases: [(OwnedFd, String); 3] = [
+        (
+            connected.into(),
+            format!("a TCP socket that is connected to {to}"),
+        ),
+        (udp.into(), "a UDP socket".to_owned()),
+        (
+            std::fs::File::open("/dev/null").unwrap().into(),
+            "a character device".to_owned(),
+        ),
+    ];
+    for (socket, what) in cases {
+        let descriptor = socket.as_raw_fd();
+        let error = node.service.listen_from(socket.into()).unwrap_err();
+        let text = format!(
+            "cannot listen: descriptor {descriptor} is {what}, not a TCP socket that listens"
+        );
+        assert_eq!(error.to_string(), text);
+        assert!(matches!(error, ListenError::NotListening { .. }));
+    }
+    stop(&mut node.service);
+}
+
 #[test]
 fn listeners_come_and_go_while_peers_stay() {
     let mut node = Node::start(config());
@@ -480,7 +511,7 @@ fn listeners_come_and_go_while_peers_stay() {
     let handle = node.service.handle();
     assert!(handle.unlisten(second.id) && !handle.unlisten(second.id));
     wait_until("the port to be closed", || {
-        std::net::TcpStream::connect(second.addr).is_err()
+        TcpStream::connect(second.addr).is_err()
     });
     early.ping(b"still served");
     // A socket that somebody else opened, with a connection that waits already.

@@ -15,8 +15,13 @@ use rustix::{
     net::{self, AddressFamily, SocketFlags, SocketType, ipproto, sockopt},
 };
 
-use crate::limits::{
-    KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES, LISTEN_BACKLOG, TCP_USER_TIMEOUT_MS,
+use super::kind::expect_listening;
+use crate::{
+    error::ListenError,
+    limits::{
+        KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES, LISTEN_BACKLOG,
+        TCP_USER_TIMEOUT_MS,
+    },
 };
 
 /// Options of a listener and the connections that it accepts, and of those that we make.
@@ -84,15 +89,18 @@ impl Listener {
         socket: TcpListener,
         options: SocketOptions,
         shards: usize,
-    ) -> io::Result<Vec<Self>> {
+    ) -> Result<Vec<Self>, ListenError> {
+        expect_listening(&socket)?;
         let others = (1..shards).map(|_| socket.try_clone());
-        let others: Vec<TcpListener> = others.collect::<io::Result<_>>()?;
+        let others: Vec<TcpListener> =
+            others.collect::<io::Result<_>>().map_err(ListenError::Io)?;
         let all = std::iter::once(socket).chain(others);
-        all.map(|socket| Self::adopt(socket, options)).collect()
+        let adopted = all.map(|socket| Self::adopt(socket, options));
+        adopted.collect::<io::Result<_>>().map_err(ListenError::Io)
     }
 
     /// Takes over a socket that listens already. Its backlog stays what it is.
-    pub(crate) fn adopt(socket: TcpListener, options: SocketOptions) -> io::Result<Self> {
+    fn adopt(socket: TcpListener, options: SocketOptions) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         options.apply(&socket)?;
         Self::from_socket(socket)

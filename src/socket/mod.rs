@@ -10,6 +10,7 @@
 //! [`Sockets`] is the real one. The simulator in `src/tests` is the other.
 
 mod accept;
+mod kind;
 mod listener;
 mod poller;
 

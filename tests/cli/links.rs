@@ -116,6 +116,45 @@ fn a_service_says_who_it_is() {
     assert!(ids.iter().all(|id| *id != [0; 16]));
 }
 
+/// A link-local address of this host, as `IP%INTERFACE`.
+fn link_local() -> Option<String> {
+    let table = std::fs::read_to_string("/proc/net/if_inet6").ok()?;
+    let mut rows = table.lines().map(|row| row.split_whitespace());
+    rows.find_map(|mut row| {
+        let (digits, interface) = (row.next()?, row.nth(4)?);
+        let ip = std::net::Ipv6Addr::from(u128::from_str_radix(digits, 16).ok()?);
+        ip.is_unicast_link_local()
+            .then(|| format!("{ip}%{interface}"))
+    })
+}
+
+/// Where there is no such address, what follows is about errors alone.
+#[test]
+fn an_address_may_name_its_interface() {
+    if let Some(host) = link_local() {
+        let service = Service::start_with(&["--echo", "--listen", &format!("[{host}]:0")]);
+        let target = format!("[{host}]:{}", service.addr.port());
+        let linked = Service::start(&["--connect", &target]);
+        wait_for_log(&linked, " is up: peer ", 1);
+        let send = ["send", &target, "--type", "7", "--text", "x", "--replies"];
+        let output = run(&send, b"");
+        assert!(output.status.success(), "{output:?}");
+        linked.stop();
+        service.stop();
+    }
+    let output = run(&["serve", "--connect", "[fe80::1%none]:1"], b"");
+    let text = String::from_utf8(output.stderr).unwrap();
+    let wanted = "`[fe80::1%none]:1`: interface `none`: No such device";
+    assert!(text.contains(wanted), "{text}");
+    let file = TempFile::new("connect = [\"[fe80::1%none]:1\"]\n");
+    let (code, line) = failure(&run(&["check", file.name()], b""));
+    assert_eq!(code, 1);
+    assert!(line.contains(wanted), "{line}");
+    let output = run(&["send", "[fe80::1%none]:1", "--type", "7"], b"");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("interface `none`: No such device"), "{text}");
+}
+
 #[test]
 fn send_is_let_in_by_its_token() {
     let service = Service::start(&["--echo", "--accept-token", "old", "--accept-token", "new"]);

@@ -7,6 +7,13 @@ fn wrong_usage_exits_with_2() {
     for args in [
         &["serve", "--colour"][..],
         &["serve", "--listen", "localhost"],
+        &["serve", "--listen", "[fe80::1%none]:1"],
+        &["serve", "--listen", "[fe80::1]:1"],
+        &["serve", "--metrics", "[fe80::1%none]:1"],
+        &["serve", "--connect", "[fe80::1%none]:1"],
+        &["serve", "--connect", "[fe80::1%lo]"],
+        &["serve", "--connect", "fe80::1%lo:1"],
+        &["serve", "--connect", "localhost:0"],
         &["serve", "--max-payload", "1X"],
         &["serve", "--idle-timeout", "5"],
         &["serve", "--max-peers", "-1"],

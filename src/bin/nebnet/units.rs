@@ -5,7 +5,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use nebnet::{MessageType, NodeId};
+use nebnet::{AddressError, ConnectError, ConnectOptions, MessageType, NodeId};
 
 /// The longest duration, which is also the longest that a timeout of the library may have.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -99,24 +99,26 @@ pub(crate) fn rate(text: &str) -> Result<f64, String> {
 
 /// An IP address and a port.
 pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
-        format!("`{text}` is no address: IP:PORT, such as 127.0.0.1:8680 or [::1]:8680")
+    let parsed = nebnet::parse_address(text);
+    parsed.map_err(|error| {
+        if matches!(error, AddressError::Malformed) {
+            format!("`{text}` is no address: IP:PORT, such as 127.0.0.1:8680 or [::1]:8680")
+        } else {
+            format!("`{text}`: {error}")
+        }
     })
 }
 
 /// A name or an IP address, and a port.
 pub(crate) fn target(text: &str) -> Result<String, String> {
-    let parts = text.rsplit_once(':');
-    let fits = parts.is_some_and(|(host, port)| {
-        !host.is_empty() && host.len() <= 255 && port.parse::<u16>().is_ok()
-    });
-    if fits {
-        Ok(text.to_owned())
-    } else {
-        Err(format!(
-            "`{text}` is no target: HOST:PORT, such as localhost:8680 or 127.0.0.1:8680"
-        ))
-    }
+    let judged = ConnectOptions::from(text).validate();
+    judged.map(|()| text.to_owned()).map_err(|error| {
+        if matches!(error, ConnectError::BadTarget) {
+            format!("`{text}` is no target: HOST:PORT, such as localhost:8680 or 127.0.0.1:8680")
+        } else {
+            format!("`{text}`: {error}")
+        }
+    })
 }
 
 /// Sixteen bytes, as 32 hexadecimal digits. Not all zero, which is nobody: a relay without an id
@@ -262,6 +264,19 @@ mod tests {
         }
         assert!(address("127.0.0.1:0").is_ok());
         assert!(address("localhost:1").unwrap_err().contains("IP:PORT"));
+        assert!(target("localhost:1").is_ok());
+        assert!(target("localhost").unwrap_err().contains("HOST:PORT"));
+        for judge in [
+            |text| address(text).map(drop),
+            |text| target(text).map(drop),
+        ] {
+            assert_eq!(judge("[fe80::1%lo]:1"), Ok(()));
+            let error = judge("[fe80::1%none]:1").unwrap_err();
+            assert!(
+                error.starts_with("`[fe80::1%none]:1`: interface `none`: "),
+                "{error}"
+            );
+        }
         assert!(boolean("yes").is_err());
     }
 }

@@ -21,7 +21,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use nebnet::{
-    CloseReason, MessageType,
+    AddressError, CloseReason, MessageType,
     frame::{Frame, Hello},
 };
 
@@ -146,7 +146,12 @@ pub(crate) fn run(args: SendArgs) -> Result<(), Failure> {
 fn connect(addr: &str, timeout: Duration) -> Result<TcpStream, Failure> {
     let fail = |error| Failure::new(format!("cannot connect to {addr}: {error}"));
     let mut last = None;
-    for candidate in addr.to_socket_addrs().map_err(fail)? {
+    let candidates = match nebnet::parse_address(addr) {
+        Ok(addr) => vec![addr],
+        Err(AddressError::Malformed) => addr.to_socket_addrs().map_err(fail)?.collect(),
+        Err(error) => return Err(Failure::new(format!("cannot connect to {addr}: {error}"))),
+    };
+    for candidate in candidates {
         let connected = if timeout.is_zero() {
             TcpStream::connect(candidate)
         } else {
