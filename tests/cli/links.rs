@@ -147,9 +147,10 @@ fn an_address_may_name_its_interface() {
     let wanted = "`[fe80::1%none]:1`: interface `none`: No such device";
     assert!(text.contains(wanted), "{text}");
     let file = TempFile::new("connect = [\"[fe80::1%none]:1\"]\n");
-    let (code, line) = failure(&run(&["check", file.name()], b""));
-    assert_eq!(code, 1);
-    assert!(line.contains(wanted), "{line}");
+    let output = run(&["check", file.name()], b"");
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains(wanted), "{text}");
     let output = run(&["send", "[fe80::1%none]:1", "--type", "7"], b"");
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("interface `none`: No such device"), "{text}");
