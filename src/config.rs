@@ -589,7 +589,7 @@ impl Config {
                 self.shards as u64,
                 1,
                 limits::SHARDS_MAX as u64,
-                "shards",
+                "",
             ),
             (
                 "max_payload",
@@ -603,14 +603,14 @@ impl Config {
                 self.max_peers as u64,
                 1,
                 limits::PEERS_MAX_CEILING as u64,
-                "peers",
+                "",
             ),
             (
                 "max_pending",
                 self.max_pending as u64,
                 0,
                 limits::PEERS_MAX_CEILING as u64,
-                "peers",
+                "",
             ),
             (
                 "outbox_bytes",
@@ -619,13 +619,7 @@ impl Config {
                 u64::MAX,
                 "bytes",
             ),
-            (
-                "outbox_messages",
-                self.outbox_messages as u64,
-                1,
-                queue,
-                "messages",
-            ),
+            ("outbox_messages", self.outbox_messages as u64, 1, queue, ""),
             (
                 "memory_budget",
                 budget,
@@ -638,14 +632,14 @@ impl Config {
                 self.max_requests as u64,
                 1,
                 limits::REQUESTS_MAX_CEILING as u64,
-                "requests",
+                "",
             ),
             (
                 "dispatch_messages",
                 self.dispatch_messages as u64,
                 1,
                 queue,
-                "messages",
+                "",
             ),
             (
                 "dispatch_bytes",
@@ -687,7 +681,7 @@ impl Config {
         for token in &self.accept_tokens {
             let (value, setting) = (token.size(), "accept_tokens");
             if !(1..=token_size).contains(&value) {
-                problems.push(ConfigError::OutOfRange {
+                problems.push(ConfigError::ElementOutOfRange {
                     setting,
                     value,
                     min: 1,
@@ -769,18 +763,25 @@ impl Config {
             ("dispatcher_cpus", &self.dispatcher_cpus),
         ];
         for (setting, cpus) in lists {
-            let count = (cpus.len(), limits::CPUS_MAX, "processors");
-            let highest = cpus.iter().max().copied().unwrap_or(0);
-            for (value, max, unit) in [count, (highest, limits::CPU_MAX, "at the most")] {
-                if value > max {
-                    problems.push(ConfigError::OutOfRange {
-                        setting,
-                        value: value as u64,
-                        min: 0,
-                        max: max as u64,
-                        unit,
-                    });
-                }
+            let (value, max) = (cpus.len() as u64, limits::CPUS_MAX as u64);
+            if value > max {
+                problems.push(ConfigError::OutOfRange {
+                    setting,
+                    value,
+                    min: 0,
+                    max,
+                    unit: "processors",
+                });
+            }
+            let highest = cpus.iter().max().copied().unwrap_or(0) as u64;
+            if highest > limits::CPU_MAX as u64 {
+                problems.push(ConfigError::ElementOutOfRange {
+                    setting,
+                    value: highest,
+                    min: 0,
+                    max: limits::CPU_MAX as u64,
+                    unit: "",
+                });
             }
         }
     }
@@ -841,6 +842,61 @@ mod tests {
             .dispatch_bytes(4 << 20)
             .outbox_bytes((4 << 20) + 1));
         ok(base().memory_budget(4 << 20).dispatch_bytes(4 << 20));
+    }
+
+    #[test]
+    fn a_problem_reads_as_a_sentence() {
+        let token = vec![0; 256];
+        let base = Config::default;
+        for (config, said) in [
+            (base().shards(65), "shards is 65, allowed are 1 to 64"),
+            (
+                base().max_peers(0),
+                "max_peers is 0, allowed are 1 to 16769024",
+            ),
+            (
+                base().outbox_messages(0),
+                "outbox_messages is 0, allowed are 1 to 4194304",
+            ),
+            (
+                base().outbox_bytes(1),
+                "outbox_bytes is 1 byte, allowed are 65536 and more",
+            ),
+            (
+                base().thread_name("ten letters"),
+                "thread_name is 11 bytes, allowed are 1 to 10",
+            ),
+            (
+                base().accept_tokens(vec!["x"; 17]),
+                "accept_tokens has 17 tokens, allowed are 0 to 16",
+            ),
+            (
+                base().accept_tokens([token.clone()]),
+                "one of accept_tokens is 256 bytes, allowed are 1 to 255",
+            ),
+            (
+                base().token(token),
+                "token is 256 bytes, allowed are 0 to 255",
+            ),
+            (
+                base().loop_cpus([0; 257]),
+                "loop_cpus has 257 processors, allowed are 0 to 256",
+            ),
+            (
+                base().loop_cpus([0, 1024]),
+                "one of loop_cpus is 1024, allowed are 0 to 1023",
+            ),
+            (
+                base().heartbeat(Duration::from_secs(2), Duration::from_secs(1)),
+                "heartbeat_interval is 2000 ms, above heartbeat_timeout of 1000 ms",
+            ),
+        ] {
+            assert_eq!(config.problems()[0].to_string(), said);
+        }
+        let addr = "127.0.0.1:1".parse().unwrap();
+        let config = (0..65).fold(base(), |config, _| config.listen(addr));
+        let said = "listen has 65 addresses, allowed are 0 to 64";
+        assert_eq!(config.problems()[0].to_string(), said);
     }
 
     #[test]

@@ -447,7 +447,20 @@ pub enum ConfigError {
         min: u64,
         /// The largest value allowed.
         max: u64,
-        /// The unit of all three.
+        /// The unit of all three; empty where the setting is named for what it counts.
+        unit: &'static str,
+    },
+    /// One of a setting's values is outside of its range.
+    ElementOutOfRange {
+        /// The setting, which takes several values.
+        setting: &'static str,
+        /// The one that is wrong, or its size.
+        value: u64,
+        /// The smallest value allowed.
+        min: u64,
+        /// The largest value allowed.
+        max: u64,
+        /// The unit of all three; empty where they are plain numbers.
         unit: &'static str,
     },
     /// Two settings contradict each other: the first has to be at most the second.
@@ -467,7 +480,7 @@ pub enum ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
+        match *self {
             Self::OutOfRange {
                 setting,
                 value,
@@ -475,7 +488,24 @@ impl fmt::Display for ConfigError {
                 max,
                 unit,
             } => {
-                write!(f, "{setting} is {value} {unit}, allowed are {min} to {max}")
+                let value = Amount { value, unit };
+                // What a size or a time is, a list has.
+                let verb = match unit {
+                    "" | "bytes" | "ms" => "is",
+                    _ => "has",
+                };
+                write!(f, "{setting} {verb} {value}, {}", Allowed { min, max })
+            }
+            Self::ElementOutOfRange {
+                setting,
+                value,
+                min,
+                max,
+                unit,
+            } => {
+                let value = Amount { value, unit };
+                let allowed = Allowed { min, max };
+                write!(f, "one of {setting} is {value}, {allowed}")
             }
             Self::Exceeds {
                 setting,
@@ -484,11 +514,43 @@ impl fmt::Display for ConfigError {
                 limit,
                 unit,
             } => {
-                write!(
-                    f,
-                    "{setting} is {value} {unit}, above {bound} of {limit} {unit}"
-                )
+                let value = Amount { value, unit };
+                let limit = Amount { value: limit, unit };
+                write!(f, "{setting} is {value}, above {bound} of {limit}")
             }
+        }
+    }
+}
+
+/// A number with its unit.
+struct Amount {
+    value: u64,
+    unit: &'static str,
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.value, self.unit) {
+            (value, "") => write!(f, "{value}"),
+            (1, "bytes") => f.write_str("1 byte"),
+            (value, unit) => write!(f, "{value} {unit}"),
+        }
+    }
+}
+
+/// A range. An end that no machine reaches is left out.
+struct Allowed {
+    min: u64,
+    max: u64,
+}
+
+impl fmt::Display for Allowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { min, max } = self;
+        if *max >= u64::MAX / 4 {
+            write!(f, "allowed are {min} and more")
+        } else {
+            write!(f, "allowed are {min} to {max}")
         }
     }
 }

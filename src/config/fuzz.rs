@@ -23,6 +23,9 @@ pub(crate) fn config(data: &[u8]) {
         match *problem {
             ConfigError::OutOfRange {
                 value, min, max, ..
+            }
+            | ConfigError::ElementOutOfRange {
+                value, min, max, ..
             } => assert!(min <= max && !(min..=max).contains(&value)),
             ConfigError::Exceeds { value, limit, .. } => assert!(value > limit),
         }
