@@ -297,10 +297,10 @@ fn wrong_settings_of_links_are_named_with_their_lines() {
     let text = String::from_utf8(output.stdout).unwrap();
     for (line, why) in [
         (1, "connect: `nowhere` is no target: HOST:PORT"),
-        (2, "relay: a string instead of true or false"),
+        (2, "relay: `yes` is neither true nor false"),
         (3, "node_id: `12` is no node id: 32 hexadecimal digits"),
         (4, "token: the token has 256 bytes, allowed are 1 to 255"),
-        (5, "accept_tokens is 17 tokens, allowed are 0 to 16"),
+        (5, "accept_tokens has 17 tokens, allowed are 0 to 16"),
         (6, "connect_timeout is 0"),
         (
             7,

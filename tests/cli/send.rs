@@ -1,7 +1,7 @@
 //! `send`, against services that this file plays, and against a real one.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener},
     process::{Output, Stdio},
     thread::JoinHandle,
@@ -286,11 +286,35 @@ fn what_cannot_be_reached_or_read_is_named() {
         line.contains(&addr.to_string()) && line.contains("refused"),
         "{line}"
     );
-    let (addr, service) = play(|mut peer| peer.recv());
-    let (code, line) = failure(&send(addr, &["--file", "/nonexistent/x"], b""));
+}
+
+/// What can be known before the service is asked is found out before it sees a connection.
+#[test]
+fn what_cannot_be_sent_does_not_connect() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let folder = std::env::temp_dir();
+    let folder = folder.to_str().unwrap();
+    for args in [
+        &["--file", "/nonexistent/x"][..],
+        &["--file", folder],
+        &["--hello", "--file", "/nonexistent/x"],
+    ] {
+        let (code, line) = failure(&send(addr, args, b""));
+        assert_eq!(code, 1);
+        assert!(line.contains("cannot read /"), "{line}");
+    }
+    let output = nebnet()
+        .args(["send", &addr.to_string(), "--type", "7"])
+        .stdin(std::fs::File::open(folder).unwrap())
+        .output()
+        .unwrap();
+    let (code, line) = failure(&output);
     assert_eq!(code, 1);
-    assert!(line.contains("/nonexistent/x"), "{line}");
-    assert_eq!(service.join().unwrap(), None);
+    assert!(line.contains("standard input: it is a directory"), "{line}");
+    let accepted = listener.accept();
+    assert_eq!(accepted.unwrap_err().kind(), ErrorKind::WouldBlock);
 }
 
 #[test]

@@ -39,6 +39,27 @@ fn wrong_usage_exits_with_2() {
             "--size",
             "1",
         ],
+        &["send", "127.0.0.1", "--type", "1"],
+        &["send", "localhost", "--type", "1"],
+        &["send", ":1", "--type", "1"],
+        &["send", "localhost:", "--type", "1"],
+        &["send", "localhost:65536", "--type", "1"],
+        &["send", "localhost:http", "--type", "1"],
+        &["send", "", "--type", "1"],
+        &["send", "127.0.0.1:1", "--type", "1", "--size", "257M"],
+        &["send", "127.0.0.1:1", "--type", "1", "--size", "1X"],
+        &["send", "127.0.0.1:1", "--type", "1", "--timeout", "5"],
+        &["send", "127.0.0.1:1", "--type", "1", "--timeout", "9000h"],
+        &[
+            "send",
+            "127.0.0.1:1",
+            "--type",
+            "1",
+            "--text",
+            "a",
+            "--token",
+            "t",
+        ],
         &["send", "127.0.0.1:1", "--type", "1", "--count", "0"],
         &["send", "127.0.0.1:1", "--type", "1", "--rate", "0"],
         &["send", "--type", "1"],
@@ -64,7 +85,9 @@ fn a_wrong_value_is_named_with_what_is_allowed() {
     );
     let (code, line) = failure(&run(&["serve", "--max-peers", "0"], b""));
     assert_eq!(code, 2);
-    assert!(line.contains("max_peers is 0"), "{line}");
+    assert!(line.contains("max_peers is 0,"), "{line}");
+    let (_, line) = failure(&run(&["serve", "--shards", "65"], b""));
+    assert_eq!(line, "nebnet: shards is 65, allowed are 1 to 64\n");
 }
 
 #[test]
@@ -189,6 +212,15 @@ fn a_wrong_token_is_not_repeated() {
     let text = String::from_utf8(run(&["serve", "--token", ""], b"").stderr).unwrap();
     let said = "error: invalid value for '--token <TOKEN>': the token has 0 bytes";
     assert!(text.starts_with(said), "{text}");
+}
+
+/// The lists of processors are the one setting whose flag takes several values in one.
+#[test]
+fn a_file_takes_what_flags_take() {
+    let file =
+        TempFile::new("loop_cpus = \"0,1\"\ndispatcher_cpus = [\"0,1\", 2]\necho = \"true\"\n");
+    let output = run(&["check", file.name()], b"");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
 #[test]

@@ -255,7 +255,7 @@ pub(crate) struct CheckArgs {
 #[command(group = clap::ArgGroup::new("payload").multiple(false), after_help = FORMS)]
 pub(crate) struct SendArgs {
     /// Service to send to: HOST:PORT
-    #[arg(value_name = "ADDR")]
+    #[arg(value_name = "ADDR", value_parser = units::target)]
     pub(crate) addr: String,
     /// Type of the messages: 0 to 65279 (0xfeff)
     #[arg(long = "type", value_name = "N", value_parser = units::message_type)]
@@ -267,7 +267,7 @@ pub(crate) struct SendArgs {
     #[arg(long, value_name = "F", group = "payload")]
     pub(crate) file: Option<PathBuf>,
     /// Send a message of this many bytes of filler
-    #[arg(long, value_name = "SIZE", group = "payload", value_parser = units::size_usize)]
+    #[arg(long, value_name = "SIZE", group = "payload", value_parser = units::payload_size)]
     pub(crate) size: Option<usize>,
     /// Send every message this many times
     #[arg(long, value_name = "N", default_value_t = 1,

@@ -5,20 +5,23 @@
 
 use std::{
     collections::BTreeMap,
+    error::Error as _,
     fs::File,
     io::Read as _,
     ops::Range,
     path::{Path, PathBuf},
 };
 
-use clap::ValueEnum;
+use clap::{
+    ArgAction, Args as _, Command, FromArgMatches as _,
+    error::{ContextKind, ContextValue},
+};
 use toml::de::{DeTable, DeValue};
 
 use crate::{
     args::ServeOptions,
     failure::Failure,
     settings::{Origin, Problem},
-    units,
 };
 
 /// No configuration is longer; a larger file is the wrong one.
@@ -111,166 +114,100 @@ impl ConfigFile {
 }
 
 /// Gives one setting its value, or says what is wrong with it.
+///
+/// The value goes the way of the flag's, so that a key takes exactly what its flag takes.
 fn set(options: &mut ServeOptions, key: &str, value: &DeValue<'_>) -> Result<(), String> {
-    let result = match key {
-        "listen" => list(value, units::address).map(|read| options.listen = Some(read)),
-        "echo" => boolean(value).map(|read| options.echo = Some(read)),
-        "connect" => list(value, units::target).map(|read| options.connect = Some(read)),
-        "relay" => boolean(value).map(|read| options.relay = Some(read)),
-        "print" => boolean(value).map(|read| options.print = Some(read)),
-        "stats" => boolean(value).map(|read| options.stats = Some(read)),
-        "metrics" => scalar(value, units::address).map(|read| options.metrics = Some(read)),
-        "max_payload" => {
-            scalar(value, units::size_u32).map(|read| options.max_payload = Some(read))
-        }
-        "shards" => scalar(value, units::count).map(|read| options.shards = Some(read)),
-        "max_peers" => scalar(value, units::count).map(|read| options.max_peers = Some(read)),
-        "max_peers_per_addr" => {
-            scalar(value, units::count).map(|read| options.max_peers_per_addr = Some(read))
-        }
-        "max_pending" => scalar(value, units::count).map(|read| options.max_pending = Some(read)),
-        "checksums" => boolean(value).map(|read| options.checksums = Some(read)),
-        "require_checksums" => boolean(value).map(|read| options.require_checksums = Some(read)),
-        "first_frame_timeout" => {
-            scalar(value, units::duration).map(|read| options.first_frame_timeout = Some(read))
-        }
-        "frame_timeout" => {
-            scalar(value, units::duration).map(|read| options.frame_timeout = Some(read))
-        }
-        "idle_timeout" => {
-            scalar(value, units::duration).map(|read| options.idle_timeout = Some(read))
-        }
-        "write_stall_timeout" => {
-            scalar(value, units::duration).map(|read| options.write_stall_timeout = Some(read))
-        }
-        "outbox_bytes" => {
-            scalar(value, units::size_usize).map(|read| options.outbox_bytes = Some(read))
-        }
-        "outbox_messages" => {
-            scalar(value, units::count).map(|read| options.outbox_messages = Some(read))
-        }
-        "outbox_full" => scalar(value, choice).map(|read| options.outbox_full = Some(read)),
-        "memory_budget" => {
-            scalar(value, units::size_usize).map(|read| options.memory_budget = Some(read))
-        }
-        "require_hello" => boolean(value).map(|read| options.require_hello = Some(read)),
-        "network_id" => scalar(value, units::id_u32).map(|read| options.network_id = Some(read)),
-        "node_id" => scalar(value, units::node_id).map(|read| options.node_id = Some(read)),
-        "token" => scalar(value, units::token).map(|read| options.token = Some(read)),
-        "accept_token" => list(value, units::token).map(|read| options.accept_token = Some(read)),
-        "connect_timeout" => {
-            scalar(value, units::duration).map(|read| options.connect_timeout = Some(read))
-        }
-        "heartbeat_interval" => {
-            scalar(value, units::duration).map(|read| options.heartbeat_interval = Some(read))
-        }
-        "heartbeat_timeout" => {
-            scalar(value, units::duration).map(|read| options.heartbeat_timeout = Some(read))
-        }
-        "drain" => scalar(value, units::duration).map(|read| options.drain = Some(read)),
-        "dispatch" => scalar(value, choice).map(|read| options.dispatch = Some(read)),
-        "idle" => scalar(value, choice).map(|read| options.idle = Some(read)),
-        "thread_name" => {
-            scalar(value, |text| Ok(text.to_owned())).map(|read| options.thread_name = Some(read))
-        }
-        "loop_cpus" => list(value, units::count).map(|read| options.loop_cpus = Some(read)),
-        "dispatcher_cpus" => {
-            list(value, units::count).map(|read| options.dispatcher_cpus = Some(read))
-        }
-        "log_level" => scalar(value, choice).map(|read| options.log_level = Some(read)),
-        _ => return Err(unknown(key)),
+    let flag = key.replace('_', "-");
+    let command = ServeOptions::augment_args(Command::new("serve").no_binary_name(true));
+    let arg = command
+        .get_arguments()
+        .find(|arg| arg.get_long() == Some(&*flag));
+    let Some(arg) = arg.filter(|_| !key.contains('-')) else {
+        return Err(unknown(key, arg.is_some()));
     };
-    result.map_err(|message| format!("{key}: {message}"))
+    let is_list = matches!(arg.get_action(), ArgAction::Append);
+    let texts = texts_of(value, is_list).map_err(|message| format!("{key}: {message}"))?;
+    let mut wrong = Vec::new();
+    // One at a time, so that of several wrong ones each is named.
+    for text in &texts {
+        let given = command
+            .clone()
+            .try_get_matches_from([format!("--{flag}={text}")]);
+        wrong.extend(given.err().map(|error| reason_of(&error)));
+    }
+    if !wrong.is_empty() {
+        return Err(format!("{key}: {}", wrong.join(", ")));
+    }
+    let given = texts.iter().map(|text| format!("--{flag}={text}"));
+    command
+        .try_get_matches_from(given)
+        .and_then(|matches| options.update_from_arg_matches(&matches))
+        .map_err(|error| format!("{key}: {}", reason_of(&error)))
 }
 
 /// Every flag of `serve` is a key, except the one that names the file.
-fn unknown(key: &str) -> String {
+fn unknown(key: &str, is_flag: bool) -> String {
     if key == "config" {
         return "unknown setting `config`: a file cannot name another one".to_owned();
     }
-    let spelled = key.replace('-', "_");
-    if spelled != key && set_exists(&spelled) {
+    if is_flag {
+        let spelled = key.replace('-', "_");
         return format!("unknown setting `{key}`: it is spelled `{spelled}` here");
     }
     format!("unknown setting `{key}`")
 }
 
-fn set_exists(key: &str) -> bool {
-    // No setting takes a table, so the only other answer is that the key is unknown.
-    let refused = set(
-        &mut ServeOptions::default(),
-        key,
-        &DeValue::Table(DeTable::new()),
-    );
-    refused.is_err_and(|message| !message.starts_with("unknown"))
+/// What the command line would be given: a string is text as it is, and a setting that may be
+/// repeated takes an array.
+fn texts_of(value: &DeValue<'_>, is_list: bool) -> Result<Vec<String>, String> {
+    if let (true, DeValue::Array(values)) = (is_list, value) {
+        if values.is_empty() {
+            return Err("the array is empty".to_owned());
+        }
+        return values.iter().map(|one| text_of(one.get_ref())).collect();
+    }
+    text_of(value).map(|text| vec![text])
 }
 
-/// One value, or an array of at least one.
-fn list<T>(
-    value: &DeValue<'_>,
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> Result<Vec<T>, String> {
-    let DeValue::Array(array) = value else {
-        return scalar(value, parse).map(|one| vec![one]);
-    };
-    let (read, wrong): (Vec<_>, Vec<_>) = array
-        .iter()
-        .map(|value| scalar(value.get_ref(), &parse))
-        .partition(Result::is_ok);
-    let wrong: Vec<_> = wrong.into_iter().filter_map(Result::err).collect();
-    if !wrong.is_empty() {
-        return Err(wrong.join(", "));
-    }
-    if read.is_empty() {
-        return Err("the array is empty".to_owned());
-    }
-    Ok(read.into_iter().flatten().collect())
-}
-
-fn boolean(value: &DeValue<'_>) -> Result<bool, String> {
+fn text_of(value: &DeValue<'_>) -> Result<String, String> {
     match value {
-        DeValue::Boolean(value) => Ok(*value),
-        DeValue::String(_)
-        | DeValue::Integer(_)
-        | DeValue::Float(_)
-        | DeValue::Datetime(_)
-        | DeValue::Array(_)
-        | DeValue::Table(_) => Err(format!("{} instead of true or false", kind(value))),
+        DeValue::String(text) => Ok(text.clone().into_owned()),
+        DeValue::Boolean(value) => Ok(value.to_string()),
+        DeValue::Integer(integer) => Ok(
+            match u64::from_str_radix(integer.as_str(), integer.radix()) {
+                Ok(number) => number.to_string(),
+                // Negative or too large, which the parser of the value says in its own words.
+                Err(_) => integer.to_string(),
+            },
+        ),
+        DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
+            Err(format!(
+                "{} instead of a string, a whole number, true or false",
+                kind(value)
+            ))
+        }
     }
 }
 
-/// A value that the flag of the same name would take: the text of a string or of an integer.
-fn scalar<T>(
-    value: &DeValue<'_>,
-    parse: impl FnOnce(&str) -> Result<T, String>,
-) -> Result<T, String> {
-    match value {
-        DeValue::String(text) => parse(text),
-        DeValue::Integer(integer) => match u64::from_str_radix(integer.as_str(), integer.radix()) {
-            Ok(number) => parse(&number.to_string()),
-            // Negative or too large, which the parser of the value says in its own words.
-            Err(_) => parse(&integer.to_string()),
-        },
-        DeValue::Float(_)
-        | DeValue::Boolean(_)
-        | DeValue::Datetime(_)
-        | DeValue::Array(_)
-        | DeValue::Table(_) => Err(format!(
-            "{} instead of a string or a whole number",
-            kind(value)
-        )),
+/// What is wrong with a value, without what the command line says around it.
+fn reason_of(error: &clap::Error) -> String {
+    if let Some(source) = error.source() {
+        return source.to_string();
     }
-}
-
-fn choice<T: ValueEnum>(text: &str) -> Result<T, String> {
-    T::from_str(text, false).map_err(|_| {
-        let names: Vec<_> = T::value_variants()
-            .iter()
-            .filter_map(|variant| variant.to_possible_value())
-            .map(|value| value.get_name().to_owned())
-            .collect();
-        format!("`{text}` is not one of {}", names.join(", "))
-    })
+    let value = error.get(ContextKind::InvalidValue);
+    match (value, error.get(ContextKind::ValidValue)) {
+        (Some(ContextValue::String(value)), Some(ContextValue::Strings(names))) => {
+            format!("`{value}` is not one of {}", names.join(", "))
+        }
+        _ => {
+            // A parser that says its own line, because the value is not to be repeated.
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            line.rsplit_once("': ")
+                .map_or(line, |(_, reason)| reason)
+                .to_owned()
+        }
+    }
 }
 
 const fn kind(value: &DeValue<'_>) -> &'static str {
@@ -318,120 +255,4 @@ pub(crate) fn fuzz(data: &[u8]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    fn problems(text: &str) -> Vec<String> {
-        let file = ConfigFile::parse(Path::new("f"), text);
-        file.problems.iter().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn every_setting_can_be_given() {
-        let text = r#"
-            listen = ["127.0.0.1:1", "[::1]:2"]
-            shards = 4
-            echo = true
-            print = false
-            stats = false
-            metrics = "127.0.0.1:3"
-            max_payload = "2M"
-            max_peers = 1_000
-            max_peers_per_addr = 3
-            max_pending = 9
-            checksums = true
-            require_checksums = true
-            first_frame_timeout = "1s"
-            frame_timeout = "500ms"
-            idle_timeout = 0
-            write_stall_timeout = "1m"
-            outbox_bytes = 0x10_0000
-            outbox_messages = 10
-            outbox_full = "drop-oldest"
-            memory_budget = "1G"
-            require_hello = true
-            network_id = 7
-            drain = "2s"
-            dispatch = "inline"
-            log_level = "debug"
-            idle = "block"
-            thread_name = "core"
-            loop_cpus = [0, 1]
-            dispatcher_cpus = 2
-        "#;
-        let file = ConfigFile::parse(Path::new("f"), text);
-        assert_eq!(problems(text), Vec::<String>::new());
-        assert_eq!(file.options.listen.map(|listen| listen.len()), Some(2));
-        assert_eq!(file.options.max_payload, Some(2 << 20));
-        assert_eq!(file.options.shards, Some(4));
-        assert_eq!(file.options.max_peers, Some(1000));
-        assert_eq!(file.options.idle_timeout, Some(Duration::ZERO));
-        assert_eq!(file.options.frame_timeout, Some(Duration::from_millis(500)));
-        assert_eq!(file.options.outbox_bytes, Some(1 << 20));
-        assert_eq!(file.options.loop_cpus, Some(vec![0, 1]));
-        assert_eq!(file.options.dispatcher_cpus, Some(vec![2]));
-        assert_eq!(file.lines.len(), 29);
-        assert_eq!(file.lines["listen"], 2);
-    }
-
-    #[test]
-    fn one_address_needs_no_list() {
-        let file = ConfigFile::parse(Path::new("f"), "listen = \"127.0.0.1:1\"");
-        assert_eq!(file.options.listen.map(|listen| listen.len()), Some(1));
-    }
-
-    #[test]
-    fn all_problems_are_told_with_their_lines() {
-        let found = problems(concat!(
-            "max-peers = 1\n",
-            "echo = \"yes\"\n",
-            "drain = 5\n",
-            "max_payload = 1.5\n",
-            "listen = [\"a\", \"b\"]\n",
-            "max_peers = = 3\n",
-            "colour = \"red\"\n",
-            "[serve]\n",
-            "x = 1\n",
-        ));
-        let expected = [
-            "f:1: unknown setting `max-peers`: it is spelled `max_peers` here",
-            "f:2: echo: a string instead of true or false",
-            "f:3: drain: `5` has no unit",
-            "f:4: max_payload: a number with a fraction instead of",
-            "f:5: listen: `a` is no address",
-            "f:6: ",
-            "f:7: unknown setting `colour`",
-            "f:8: unknown setting `serve`",
-        ];
-        assert_eq!(found.len(), expected.len(), "{found:#?}");
-        for start in expected {
-            assert!(
-                found.iter().any(|line| line.starts_with(start)),
-                "{start}: {found:#?}"
-            );
-        }
-    }
-
-    #[test]
-    fn negative_and_huge_numbers_are_refused() {
-        assert!(problems("max_peers = -1")[0].contains("`-1` is no number"));
-        assert!(problems("max_peers = 99999999999999999999").len() == 1);
-        assert!(problems("network_id = 4294967296")[0].contains("not in range"));
-    }
-    /// Everything that fuzzers found worth keeping.
-    #[test]
-    fn the_corpus_of_the_configuration_file_is_read() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus/config_file");
-        // The published package has no corpus.
-        let Ok(entries) = std::fs::read_dir(folder) else {
-            return;
-        };
-        for entry in entries {
-            let path = entry.unwrap().path();
-            println!("{}", path.display());
-            fuzz(&std::fs::read(path).unwrap());
-        }
-    }
-}
+mod tests;

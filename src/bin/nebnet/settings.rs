@@ -347,8 +347,13 @@ fn settings_of(error: &ConfigError) -> Vec<&'static str> {
         ConfigError::OutOfRange {
             setting: "accept_tokens",
             ..
+        }
+        | ConfigError::ElementOutOfRange {
+            setting: "accept_tokens",
+            ..
         } => vec!["accept_token"],
-        ConfigError::OutOfRange { setting, .. } => vec![setting],
+        ConfigError::OutOfRange { setting, .. }
+        | ConfigError::ElementOutOfRange { setting, .. } => vec![setting],
         ConfigError::Exceeds { setting, bound, .. } => vec![setting, bound],
         // A later version of the library may judge more.
         _ => Vec::new(),

@@ -7,6 +7,8 @@ use std::{net::SocketAddr, time::Duration};
 
 use nebnet::{AddressError, ConnectError, ConnectOptions, MessageType, NodeId};
 
+/// The longest payload that the wire format's decoder takes.
+pub(crate) const PAYLOAD_SIZE_MAX: u32 = 256 << 20;
 /// The longest duration, which is also the longest that a timeout of the library may have.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -62,6 +64,13 @@ pub(crate) fn size_u32(text: &str) -> Result<u32, String> {
 pub(crate) fn size_usize(text: &str) -> Result<usize, String> {
     usize::try_from(size(text)?)
         .map_err(|_| format!("`{text}` is too large: at most {} bytes", usize::MAX))
+}
+
+/// The size of a payload that the wire format can carry.
+pub(crate) fn payload_size(text: &str) -> Result<usize, String> {
+    let max = PAYLOAD_SIZE_MAX as usize;
+    let fits = Some(size_usize(text)?).filter(|size| *size <= max);
+    fits.ok_or_else(|| format!("`{text}` is too large: at most {max} bytes"))
 }
 
 /// A number of things.
@@ -223,6 +232,8 @@ mod tests {
         assert!(size("99999999999G").unwrap_err().contains("too large"));
         assert_eq!(size_u32("4194303K"), Ok(u32::MAX - 1023));
         assert!(size_u32("4G").unwrap_err().contains("4294967295"));
+        assert_eq!(payload_size("256M"), Ok(256 << 20));
+        assert!(payload_size("257M").unwrap_err().contains("268435456"));
     }
 
     #[test]

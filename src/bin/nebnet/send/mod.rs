@@ -25,7 +25,7 @@ use nebnet::{
     frame::{Frame, Hello},
 };
 
-use crate::{args::SendArgs, failure::Failure, time};
+use crate::{args::SendArgs, failure::Failure, print, time, units::PAYLOAD_SIZE_MAX};
 use reader::{End, How};
 
 /// Protocol messages; docs/wire.md lists them.
@@ -35,8 +35,6 @@ const BYE: MessageType = MessageType(0xFF02);
 const PING: MessageType = MessageType(0xFF03);
 const PONG: MessageType = MessageType(0xFF04);
 
-/// The longest payload that the wire format's decoder takes.
-const PAYLOAD_SIZE_MAX: u32 = 256 << 20;
 /// Once one direction of the connection has ended, how long the other has to say why.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -102,6 +100,11 @@ impl Shared {
 
 pub(crate) fn run(args: SendArgs) -> Result<(), Failure> {
     let addr = args.addr.clone();
+    // All that can fail without the service, so that it never sees a client that cannot go on.
+    let payload = source::Payload::load(&args)?;
+    let hello = args.hello.then(|| hello_frame(&args)).transpose()?;
+    let out = args.replies.then(print::stdout_file).transpose();
+    let out = out.map_err(|error| Failure::new(reader::output_failed(&error)))?;
     let stream = connect(&addr, args.timeout)?;
     let shared = Arc::new(Shared::new(args.timeout));
     // Each thread says at most two things.
@@ -111,7 +114,7 @@ pub(crate) fn run(args: SendArgs) -> Result<(), Failure> {
 
     let failed = |error: std::io::Error| Failure::new(format!("{addr}: {error}"));
     let input = stream.try_clone().map_err(failed)?;
-    let reader = reader::Reader::new(input, &addr, &args, Arc::clone(&shared), pongs);
+    let reader = reader::Reader::new(input, &args, out, Arc::clone(&shared), pongs);
     spawn("reader", &events, move |events| {
         Event::Ended(reader.run(events))
     })?;
@@ -126,9 +129,9 @@ pub(crate) fn run(args: SendArgs) -> Result<(), Failure> {
         said: &said,
         seen: Seen::default(),
     };
-    if args.hello {
+    if let Some(hello) = hello {
         // No message before the OK: the service may still refuse.
-        let sent = frames.send(hello_frame(&args)?);
+        let sent = frames.send(hello);
         if sent.is_ok() {
             watch.until_greeted()?;
         }
@@ -136,7 +139,7 @@ pub(crate) fn run(args: SendArgs) -> Result<(), Failure> {
     let replies = args.replies;
     let source_shared = Arc::clone(&shared);
     spawn("source", &events, move |_| {
-        Event::Produced(source::run(&args, &source_shared, &frames))
+        Event::Produced(source::run(&args, &payload, &source_shared, &frames))
     })?;
     watch.until_ended()?;
     watch.judge(replies)

@@ -10,8 +10,8 @@ use std::{
 use crossbeam_channel::Sender;
 use nebnet::frame::{Bye, Decoder, Frame, Hello};
 
-use super::{BYE, Event, OK, PAYLOAD_SIZE_MAX, PING, PONG, Shared};
-use crate::{args::SendArgs, print, text};
+use super::{BYE, Event, OK, PING, PONG, Shared};
+use crate::{args::SendArgs, text, units::PAYLOAD_SIZE_MAX};
 
 /// Room offered to one read. The buffer grows with what has come, not with what a length claims.
 const READ_SIZE: usize = 64 << 10;
@@ -42,7 +42,6 @@ pub(super) struct Reader {
     pongs: Sender<Vec<u8>>,
     /// Where answers are printed, if they are.
     out: Option<BufWriter<File>>,
-    print: bool,
     answers: u64,
     greeted: bool,
 }
@@ -50,19 +49,18 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn new(
         stream: TcpStream,
-        addr: &str,
         args: &SendArgs,
+        out: Option<File>,
         shared: Arc<Shared>,
         pongs: Sender<Vec<u8>>,
     ) -> Self {
         Self {
             stream,
-            addr: addr.to_owned(),
+            addr: args.addr.clone(),
             network_id: args.network_id,
             shared,
             pongs,
-            out: None,
-            print: args.replies,
+            out: out.map(|out| BufWriter::with_capacity(READ_SIZE, out)),
             answers: 0,
             // Without a HELLO there is nothing that an OK could answer.
             greeted: !args.hello,
@@ -82,10 +80,6 @@ impl Reader {
     }
 
     fn read_all(&mut self, events: &Sender<Event>) -> Result<How, How> {
-        if self.print {
-            let out = print::stdout_file().map_err(output_failed)?;
-            self.out = Some(BufWriter::with_capacity(READ_SIZE, out));
-        }
         let decoder = Decoder::new(PAYLOAD_SIZE_MAX);
         let mut buffer = Vec::new();
         loop {
@@ -185,7 +179,7 @@ impl Reader {
         let written = text::write_message(out, &self.addr, frame.message_type.0, frame.payload);
         self.shared.printing.store(false, Ordering::Relaxed);
         self.shared.progress();
-        written.map_err(output_failed)
+        written.map_err(|error| How::Broken(output_failed(&error)))
     }
 
     fn flush(&mut self) -> Result<(), How> {
@@ -199,7 +193,7 @@ impl Reader {
         let flushed = out.flush();
         self.shared.printing.store(false, Ordering::Relaxed);
         self.shared.progress();
-        flushed.map_err(output_failed)
+        flushed.map_err(|error| How::Broken(output_failed(&error)))
     }
 
     fn broken(&self, what: &str) -> How {
@@ -207,6 +201,6 @@ impl Reader {
     }
 }
 
-fn output_failed(error: io::Error) -> How {
-    How::Broken(format!("cannot write to standard output: {error}"))
+pub(super) fn output_failed(error: &io::Error) -> String {
+    format!("cannot write to standard output: {error}")
 }

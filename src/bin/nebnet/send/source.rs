@@ -9,9 +9,10 @@ use std::{
 
 use crossbeam_channel::Sender;
 use nebnet::frame::Frame;
+use rustix::fs::{self, FileType};
 
-use super::{PAYLOAD_SIZE_MAX, Shared};
-use crate::{args::SendArgs, time};
+use super::Shared;
+use crate::{args::SendArgs, failure::Failure, time, units::PAYLOAD_SIZE_MAX};
 
 /// Frames are handed to the writer in pieces of about this size.
 const PIECE_SIZE: usize = 64 << 10;
@@ -19,10 +20,51 @@ const INPUT_BUFFER_SIZE: usize = 64 << 10;
 /// What `--size` fills a payload with: text, so that it can be printed.
 const FILLER: &[u8] = b"0123456789abcdef";
 
+/// What is sent.
+#[derive(Debug)]
+pub(super) enum Payload {
+    /// The same each time.
+    Whole(Vec<u8>),
+    /// Each line of standard input.
+    Lines,
+}
+
+impl Payload {
+    /// Reads what does not come bit by bit.
+    pub(super) fn load(args: &SendArgs) -> Result<Self, Failure> {
+        if let Some(text) = &args.text {
+            return Ok(Self::Whole(text.clone().into_bytes()));
+        }
+        if let Some(size) = args.size {
+            let filler = FILLER.iter().copied().cycle();
+            return Ok(Self::Whole(filler.take(size).collect()));
+        }
+        if let Some(path) = &args.file {
+            let payload = File::open(path).and_then(read_whole).map_err(|error| {
+                Failure::new(format!("cannot read {}: {error}", path.display()))
+            })?;
+            return Ok(Self::Whole(payload));
+        }
+        // The one thing that can stand there and never gives a line.
+        let is_folder =
+            fs::fstat(io::stdin()).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir());
+        if is_folder {
+            let message = "cannot read standard input: it is a directory";
+            return Err(Failure::new(message));
+        }
+        Ok(Self::Lines)
+    }
+}
+
 /// Makes every message, and ends early without an error if the writer is gone: the reason is its
 /// to tell.
-pub(super) fn run(args: &SendArgs, shared: &Shared, out: &Sender<Vec<u8>>) -> Result<(), String> {
-    let mut source = Source::new(args, shared, out);
+pub(super) fn run(
+    args: &SendArgs,
+    payload: &Payload,
+    shared: &Shared,
+    out: &Sender<Vec<u8>>,
+) -> Result<(), String> {
+    let mut source = Source::new(args, payload, shared, out);
     let result = source.produce();
     shared.complete.store(true, Ordering::Release);
     match result {
@@ -39,6 +81,7 @@ enum Stop {
 
 struct Source<'a> {
     args: &'a SendArgs,
+    payload: &'a Payload,
     shared: &'a Shared,
     out: &'a Sender<Vec<u8>>,
     /// Whole frames that the writer has not been given yet.
@@ -47,7 +90,12 @@ struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    fn new(args: &'a SendArgs, shared: &'a Shared, out: &'a Sender<Vec<u8>>) -> Self {
+    fn new(
+        args: &'a SendArgs,
+        payload: &'a Payload,
+        shared: &'a Shared,
+        out: &'a Sender<Vec<u8>>,
+    ) -> Self {
         let pace = args.rate.map(|rate| Pace {
             start: time::now(),
             rate,
@@ -55,6 +103,7 @@ impl<'a> Source<'a> {
         });
         Self {
             args,
+            payload,
             shared,
             out,
             piece: Vec::new(),
@@ -63,25 +112,12 @@ impl<'a> Source<'a> {
     }
 
     fn produce(&mut self) -> Result<(), Stop> {
-        if let Some(text) = &self.args.text {
-            self.repeat(text.as_bytes())?;
-        } else if let Some(path) = &self.args.file {
-            let payload = File::open(path).and_then(read_whole).map_err(|error| {
-                Stop::Failed(format!("cannot read {}: {error}", path.display()))
-            })?;
-            self.repeat(&payload)?;
-        } else if let Some(size) = self.args.size {
-            if size > PAYLOAD_SIZE_MAX as usize {
-                let message = format!("--size {size} is above {PAYLOAD_SIZE_MAX} bytes");
-                return Err(Stop::Failed(message));
-            }
-            let payload: Vec<u8> = FILLER.iter().copied().cycle().take(size).collect();
-            self.repeat(&payload)?;
-        } else {
-            self.lines(BufReader::with_capacity(
+        match self.payload {
+            Payload::Whole(payload) => self.repeat(payload)?,
+            Payload::Lines => self.lines(BufReader::with_capacity(
                 INPUT_BUFFER_SIZE,
                 io::stdin().lock(),
-            ))?;
+            ))?,
         }
         self.flush()
     }
