@@ -1,12 +1,13 @@
 //! What threads other than the loop hold: sends, closes, subscribes, asks.
 
 mod requests;
+mod stopped;
 
 use std::{
     fmt, io,
     net::{SocketAddr, TcpListener},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -22,9 +23,9 @@ use crate::{
     dial::{ConnectOptions, NewLink, Resolved, Resolver},
     dispatch::{
         ChannelSubscription, EventOptions, EventSubscription, Outlet, Registry, SubscribeOptions,
-        Subscription, Types, is_dispatcher,
+        Subscription, Types,
     },
-    error::{ConnectError, ListenError, SendError, ServiceFailure, SubscribeError, TimerError},
+    error::{ConnectError, ListenError, SendError, SubscribeError, TimerError},
     frame::Frame,
     id::{LinkId, ListenerId, MessageType, PeerId},
     inline::InlineMessage,
@@ -38,8 +39,11 @@ use crate::{
         BroadcastReport, OutFrame, OutFrames, PeerInfo, Recipients, SharedFrame, Slots, never_waits,
     },
     socket::{Listener, SocketOptions},
+    threads::is_dispatcher,
     timers::{TimerHub, Timers},
 };
+
+pub(crate) use stopped::{FinalReport, Signals, is_of_a_service};
 
 /// How long a question to the loop waits for the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,8 +53,6 @@ const ANSWER_LOOK: Duration = Duration::from_millis(20);
 /// What the loop is asked for, besides looking at slots.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// To stop within the time given.
-    Stop(Duration),
     Connect(Box<NewLink>),
     Disconnect(LinkId),
     Resolved(LinkId, Resolved),
@@ -83,27 +85,10 @@ pub(crate) struct Shared {
     /// Started with the first name that has to be looked up.
     pub(crate) resolver: Mutex<Option<Resolver>>,
     pub(crate) timers: Arc<TimerHub>,
-    pub(crate) failure: Arc<OnceLock<ServiceFailure>>,
+    pub(crate) signals: Arc<Signals>,
     /// Threads of the service that run: while there are any, they count.
     pub(crate) threads: AtomicUsize,
-}
-
-/// A thread of the service that runs, from before it is spawned to when it counts nothing more.
-#[derive(Debug)]
-pub(crate) struct Counting(Arc<Shared>);
-
-impl Counting {
-    pub(crate) fn begin(shared: &Arc<Shared>) -> Self {
-        shared.threads.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(shared))
-    }
-}
-
-impl Drop for Counting {
-    fn drop(&mut self) {
-        // Release: whoever sees it sees what was counted.
-        self.0.threads.fetch_sub(1, Ordering::Release);
-    }
+    pub(crate) final_report: FinalReport,
 }
 
 impl Shared {
@@ -682,13 +667,6 @@ impl Handle {
         });
         let resolver = resolver.map_err(ConnectError::Resolver)?;
         Ok(place.insert(resolver).clone())
-    }
-
-    fn has_ended(&self) -> bool {
-        match self.shared.state.get() {
-            ServiceState::New | ServiceState::Running => false,
-            ServiceState::Stopping | ServiceState::Stopped | ServiceState::Failed => true,
-        }
     }
 
     /// What is known of a connection without asking the loop: the lock of its slot is taken for a

@@ -418,7 +418,7 @@ impl StateCell {
         }
     }
 
-    /// A failed service stays failed.
+    /// A life goes one way: a later state stays, and a failed service failed.
     pub(crate) fn set(&self, state: ServiceState) {
         let value = match state {
             ServiceState::New => 0,
@@ -427,11 +427,7 @@ impl StateCell {
             ServiceState::Stopped => 3,
             ServiceState::Failed => 4,
         };
-        let _ = self
-            .0
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
-                (old != 4).then_some(value)
-            });
+        self.0.fetch_max(value, Ordering::AcqRel);
     }
 }
 
@@ -1327,7 +1323,8 @@ impl std::fmt::Display for StopRow {
 pub struct StopReport {
     /// Whether everything accepted was delivered and flushed before the deadline.
     pub drained: bool,
-    /// How long the stop took.
+    /// How long the end took so far: since a stop was asked for, or since a thread failed,
+    /// whichever was first. Zero if neither was.
     pub elapsed: Duration,
     /// The defect that ended the service before, if one did.
     pub failure: Option<ServiceFailure>,
@@ -1344,14 +1341,22 @@ pub struct StopReport {
     pub peers: Vec<StopRow>,
     /// How many more there were.
     pub peers_unlisted: u64,
-    /// Whether all threads ended. Only a callback of the embedder that does not return prevents
-    /// it.
+    /// Whether all threads ended, as [`is_final`](Self::is_final) says. Where the stop waited for
+    /// them, only a callback of the embedder that does not return prevents it.
     pub joined: bool,
-    /// The counters at the end.
+    /// The counters at the end, or now.
     pub snapshot: Snapshot,
 }
 
 impl StopReport {
+    /// Whether the service has ended, so that nothing in here changes any more. A report that is
+    /// not final has the counters of the moment, and says of no connection what became of it:
+    /// [`Handle::wait_stopped`](crate::Handle::wait_stopped) gives the final one.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        self.joined
+    }
+
     /// The connections that lost messages that were accepted for sending, as far as they are
     /// listed.
     pub fn lost(&self) -> impl Iterator<Item = &StopRow> {
@@ -1382,12 +1387,12 @@ impl StopReport {
 
 impl std::fmt::Display for StopReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let verdict = if self.drained {
-            "drained"
-        } else {
-            "not drained"
+        let (state, verdict) = match (self.joined, self.drained) {
+            (false, _) => ("not stopped", "threads of the service run"),
+            (true, true) => ("stopped", "drained"),
+            (true, false) => ("stopped", "not drained"),
         };
-        writeln!(f, "stopped after {:?}: {verdict}", self.elapsed)?;
+        writeln!(f, "{state} after {:?}: {verdict}", self.elapsed)?;
         if let Some(failure) = &self.failure {
             writeln!(f, "  failure: {failure}")?;
         }

@@ -14,7 +14,7 @@ use std::{
     io::IoSlice,
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,8 +28,8 @@ use crate::{
         DispatchQueue, FanOut, Item, Notice, OnTick, Poke, PushError, QueueBounds, Unannounced,
         panic_message,
     },
-    error::{CloseReason, ServiceFailure},
-    handle::Command,
+    error::CloseReason,
+    handle::{Command, Signals},
     id::{ListenerId, PeerId},
     idle::{Idle, IdleStrategy},
     lead::Lead,
@@ -96,8 +96,8 @@ pub(crate) struct Node<N: Net> {
     queue_max: Traffic,
     metrics_next: Tick,
     phase: Phase,
-    /// Set when another thread of the service has failed.
-    failed: Arc<OnceLock<ServiceFailure>>,
+    /// Whether another thread of the service has failed, or a stop was asked for.
+    signals: Arc<Signals>,
     /// What ended the loop itself.
     failure: Option<String>,
     quiet: Quiet,
@@ -158,7 +158,7 @@ impl<N: Net> Node<N> {
         poke: Arc<Poke>,
         commands: Receiver<Command>,
         timers: Arc<TimerHub>,
-        failed: Arc<OnceLock<ServiceFailure>>,
+        signals: Arc<Signals>,
         idle: IdleStrategy,
         now: Tick,
     ) -> Self {
@@ -185,7 +185,7 @@ impl<N: Net> Node<N> {
             queue_max: Traffic::default(),
             metrics_next,
             phase: Phase::Running,
-            failed,
+            signals,
             failure: None,
             quiet: Quiet::default(),
             idle: Idle::new(idle),
@@ -253,11 +253,14 @@ impl<N: Net> Node<N> {
     /// Does what there is to do, within the budgets of a turn.
     pub(crate) fn turn(&mut self, now: Now) {
         self.unannounced.begin_turn();
-        if self.failed.get().is_some() {
+        if self.signals.failure.get().is_some() {
             self.fail(now, "another thread failed".to_owned());
         }
         self.handle_events();
         self.handle_commands(now);
+        if self.is_to_stop() {
+            self.begin_stop(now);
+        }
         self.continue_cut(now);
         self.timers.handle_changes(&mut self.peers.wheel);
         self.push_waiting(now);
@@ -317,7 +320,8 @@ impl<N: Net> Node<N> {
             || !self.commands.is_empty()
             || self.timers.has_changes()
             || (matches!(self.sink, Sink::Inline { .. }) && self.poke.is_set())
-            || self.failed.get().is_some()
+            || self.signals.failure.get().is_some()
+            || self.is_to_stop()
             || (self.is_held_up() && self.has_room_for_next())
     }
 
@@ -340,7 +344,6 @@ impl<N: Net> Node<N> {
                 return;
             };
             match command {
-                Command::Stop(timeout) => self.begin_stop(now, timeout),
                 // Whoever asked may have given up waiting.
                 Command::Peers(answer) => drop(answer.try_send(self.peers.rows(now.tick))),
                 Command::Connect(link) => self.peers.handle_connect(now.tick, *link),
@@ -839,10 +842,14 @@ impl<N: Net> Node<N> {
         }
     }
 
-    fn begin_stop(&mut self, now: Now, timeout: Duration) {
-        if self.phase != Phase::Running {
-            return;
-        }
+    /// Whether a stop was asked for that has not begun.
+    fn is_to_stop(&self) -> bool {
+        self.phase == Phase::Running && self.signals.stop.get().is_some()
+    }
+
+    fn begin_stop(&mut self, now: Now) {
+        let order = self.signals.stop.get();
+        let timeout = order.map_or(Duration::ZERO, |order| order.drain);
         self.phase = Phase::Stopping;
         self.slots.ledger.state.set(ServiceState::Stopping);
         self.listeners.fill(Accepting::Closed);

@@ -1,5 +1,7 @@
 //! The facade: start order, rollback, stop.
 
+mod ending;
+
 use std::{
     collections::hash_map::RandomState,
     fmt,
@@ -15,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::{
     balance::Balance,
@@ -34,7 +36,10 @@ use crate::{
         ServiceFailure, StartError, SubscribeError, TimerError,
     },
     frame::{Decoder, Hello},
-    handle::{Command, Counting, Handle, Listening, Outgoing, Payload, ReplyTo, Shard, Shared},
+    handle::{
+        Command, FinalReport, Handle, Listening, Outgoing, Payload, ReplyTo, Shard, Shared,
+        is_of_a_service,
+    },
     id::{LinkId, ListenerId, MessageType, PeerId},
     inline::{InlineMessage, Replier},
     ledger::{Ledger, ServiceState, Snapshot, StateCell, StopReport, Traffic},
@@ -50,6 +55,8 @@ use crate::{
     threads::{Crew, run_on, warn_if_crowded},
     timers::Timers,
 };
+
+use ending::{Ending, Running};
 
 /// How long a service that is dropped while it runs may drain.
 const DROP_DEADLINE: Duration = Duration::from_secs(1);
@@ -99,13 +106,15 @@ pub struct NetService {
     ended: Receiver<Never>,
     /// Held until the start, then by the threads: when all are gone, `ended` disconnects.
     running: Option<Sender<Never>>,
-    report: Option<StopReport>,
+    ending: Arc<Ending>,
+    /// A stop has waited for the threads in vain; a drop does not wait again.
+    gave_up: bool,
 }
 
 #[derive(Debug, Default)]
 struct Threads {
-    dispatchers: Vec<JoinHandle<Result<(), String>>>,
-    nodes: Vec<JoinHandle<LoopEnd>>,
+    dispatchers: Vec<JoinHandle<()>>,
+    nodes: Vec<JoinHandle<()>>,
 }
 
 impl NetService {
@@ -155,12 +164,14 @@ impl NetService {
             next_link: AtomicU64::new(0),
             resolver: Mutex::default(),
             timers: Arc::default(),
-            failure: Arc::default(),
+            signals: Arc::default(),
             threads: AtomicUsize::new(0),
+            final_report: FinalReport::default(),
         });
         let (running, ended) = bounded(0);
         Ok(Self {
             config,
+            ending: Ending::new(Arc::clone(&shared)),
             shared,
             commands,
             on_metrics: Mutex::default(),
@@ -169,7 +180,7 @@ impl NetService {
             threads: Threads::default(),
             ended,
             running: Some(running),
-            report: None,
+            gave_up: false,
         })
     }
 
@@ -301,17 +312,12 @@ impl NetService {
     ///
     /// See [`StartError`]. A service starts once: after an error, or a stop, make a new one.
     pub fn start(&mut self) -> Result<(), StartError> {
-        let running = self.running.take().ok_or(StartError::AlreadyStarted)?;
-        let result = self.start_threads(&running);
-        match result {
-            Ok(()) => self.shared.state.set(ServiceState::Running),
-            Err(_) => {
-                self.shared.state.set(ServiceState::Stopped);
-                self.shared.registry.close();
-                self.shared.timers.close();
-            }
-        }
-        result
+        let ended = self.running.take().ok_or(StartError::AlreadyStarted)?;
+        // Where nothing is left running, this is the last to go, and finishes the service.
+        let running = Running::begin(&self.ending, ended);
+        self.start_threads(&running)?;
+        self.shared.state.set(ServiceState::Running);
+        Ok(())
     }
 
     /// Addresses listened on, in the order of the configuration; empty before the start.
@@ -336,7 +342,7 @@ impl NetService {
     /// The defect that ended the service, if one did.
     #[must_use]
     pub fn failure(&self) -> Option<ServiceFailure> {
-        self.shared.failure.get().cloned()
+        self.shared.signals.failure.get().cloned()
     }
 
     /// Stops the service: accepts and reads nothing more, delivers what was parsed, lets
@@ -349,35 +355,37 @@ impl NetService {
     /// ([`Overflow::Pause`](crate::Overflow::Pause)); those wait for the deadline and are then
     /// discarded and counted.
     ///
-    /// A second call returns the same report.
+    /// On a thread of a service (in an inline handler or a metrics callback), which may be this
+    /// service's own, it asks for the stop and returns at once, with a report for which
+    /// [`StopReport::is_final`] is false. So it does where a callback of the embedder has not
+    /// returned 3 s after the deadline; subscribers have then found their end all the same.
+    /// [`Handle::wait_stopped`] gives the final report.
+    ///
+    /// A second call returns the same report once there is a final one; until then it waits as the
+    /// first one did, whose deadline stays. A drop stops with a deadline of 1 s.
     pub fn stop(&mut self, deadline: Duration) -> StopReport {
-        if let Some(report) = &self.report {
-            return report.clone();
+        if self.running.take().is_some() {
+            // It never started.
+            self.ending.finish();
         }
-        let started = self.shared.clock.elapsed();
-        self.running = None;
-        if !self.threads.nodes.is_empty() {
-            self.stop_nodes(deadline);
-        }
-        let ended = self
-            .ended
-            .recv_timeout(deadline.saturating_add(JOIN_MARGIN));
-        let joined = match ended {
-            Err(RecvTimeoutError::Disconnected) => true,
-            Err(RecvTimeoutError::Timeout) => false,
-            Ok(never) => match never {},
-        };
-        let end = if joined {
-            self.join()
+        self.shared.order_stop(deadline);
+        let is_inside = is_of_a_service();
+        let wait = if is_inside {
+            Duration::ZERO
         } else {
-            LoopEnd::default()
+            deadline.saturating_add(JOIN_MARGIN)
         };
-        self.shared.registry.close();
-        self.shared.timers.close();
-        self.shared.state.set(ServiceState::Stopped);
-        let report = self.report_of(end, joined, started);
-        self.report = Some(report.clone());
-        report
+        if let Some(report) = self.shared.final_report.wait(wait) {
+            self.join();
+            return report;
+        }
+        if !is_inside {
+            self.gave_up = true;
+            self.shared.state.set(ServiceState::Stopping);
+            self.shared.registry.close();
+            self.shared.timers.close();
+        }
+        self.shared.unfinished_report()
     }
 
     /// As [`Handle::subscribe`].
@@ -558,7 +566,7 @@ impl NetService {
 
     // ----- start -----------------------------------------------------------------------------
 
-    fn start_threads(&mut self, running: &Sender<Never>) -> Result<(), StartError> {
+    fn start_threads(&mut self, running: &Running) -> Result<(), StartError> {
         let shards = shards_of(&self.config);
         self.look_at_places(shards)?;
         let mut sinks = Vec::new();
@@ -576,7 +584,7 @@ impl NetService {
         let result = nodes.and_then(|nodes| self.start_nodes(nodes, running));
         if result.is_err() {
             // The nodes held the queues; without them the dispatchers come to their ends.
-            self.stop_nodes(Duration::ZERO);
+            self.shared.order_stop(Duration::ZERO);
             self.join();
         }
         result
@@ -611,7 +619,7 @@ impl NetService {
         }
     }
 
-    fn start_dispatcher(&mut self, shard: u8, running: &Sender<Never>) -> Result<Sink, StartError> {
+    fn start_dispatcher(&mut self, shard: u8, running: &Running) -> Result<Sink, StartError> {
         let shared = &self.shared;
         let slots = Arc::clone(&shared.shards[usize::from(shard)].slots);
         let registry = Arc::clone(&shared.registry);
@@ -645,17 +653,15 @@ impl NetService {
                     shared.clock,
                 );
                 poke.set_wake(queue.waker());
-                let (running, shared) = (running.clone(), Arc::clone(shared));
-                let counting = Counting::begin(&shared);
+                let (running, shared) = (running.beside(), Arc::clone(shared));
                 let thread = self.spawn(Role::Dispatcher, shard, move || {
-                    let result = worker.run();
-                    if let Err(message) = &result {
+                    if let Err(message) = &worker.run() {
                         fail(&shared, Role::Dispatcher, shard, message);
                         worker.abandon();
                     }
-                    drop(counting);
+                    // With the callback, which may own anything.
+                    let _ = catch_unwind(AssertUnwindSafe(|| drop(worker)));
                     drop(running);
-                    result
                 })?;
                 self.threads.dispatchers.push(thread);
                 Ok(Sink::Queue(queue))
@@ -739,7 +745,7 @@ impl NetService {
             Arc::clone(shared.registry.poke(shard)),
             self.commands[usize::from(shard)].clone(),
             timers,
-            Arc::clone(&shared.failure),
+            Arc::clone(&shared.signals),
             self.config.idle,
             shared.clock.now().tick,
         ))
@@ -748,7 +754,7 @@ impl NetService {
     fn start_nodes(
         &mut self,
         nodes: Vec<Node<Sockets>>,
-        running: &Sender<Never>,
+        running: &Running,
     ) -> Result<(), StartError> {
         for (shard, node) in (0..).zip(nodes) {
             self.start_node(shard, node, running)?;
@@ -760,10 +766,9 @@ impl NetService {
         &mut self,
         shard: u8,
         node: Node<Sockets>,
-        running: &Sender<Never>,
+        running: &Running,
     ) -> Result<(), StartError> {
-        let (running, shared) = (running.clone(), Arc::clone(&self.shared));
-        let counting = Counting::begin(&shared);
+        let (running, shared) = (running.beside(), Arc::clone(&self.shared));
         let inline = self.config.dispatch == Dispatch::Inline;
         let thread = self.spawn(Role::Loop, shard, move || {
             let clock = shared.clock;
@@ -784,9 +789,8 @@ impl NetService {
             if let Some(message) = &end.failure {
                 fail(&shared, Role::Loop, shard, message);
             }
-            drop(counting);
+            running.ending().add(end);
             drop(running);
-            end
         })?;
         self.threads.nodes.push(thread);
         Ok(())
@@ -827,63 +831,23 @@ impl NetService {
 
     // ----- stop ------------------------------------------------------------------------------
 
-    /// Tells every loop to stop.
-    fn stop_nodes(&self, deadline: Duration) {
-        let started = self.shared.clock.elapsed();
-        let give_up = started.saturating_add(deadline).saturating_add(JOIN_MARGIN);
-        let shards = self.shared.shards.iter().take(self.threads.nodes.len());
-        for shard in shards {
-            let left = give_up.saturating_sub(self.shared.clock.elapsed());
-            // The loop takes commands in every turn, so the queue has room soon; one that has ended
-            // needs none.
-            let command = Command::Stop(deadline);
-            if shard.commands.send_timeout(command, left).is_ok() {
-                shard.slots.doorbell.ring();
-            }
+    /// Waits until the threads are gone, which have done all they had to.
+    fn join(&mut self) {
+        let Threads { dispatchers, nodes } = std::mem::take(&mut self.threads);
+        if is_of_a_service() {
+            // One of them may be this one, at its very end.
+            return;
         }
-    }
-
-    fn join(&mut self) -> LoopEnd {
-        let mut sum = LoopEnd::default();
         // The threads caught their panics; a join fails only if reporting one failed.
-        for thread in self.threads.nodes.drain(..) {
-            sum.add(thread.join().unwrap_or_default());
-        }
-        for thread in self.threads.dispatchers.drain(..) {
+        for thread in nodes.into_iter().chain(dispatchers) {
             let _ = thread.join();
-        }
-        sum
-    }
-
-    fn report_of(&self, end: LoopEnd, joined: bool, started: Duration) -> StopReport {
-        let snapshot = self.shared.snapshot();
-        let failure = self.failure();
-        // A subscriber that left before has thrown its messages away itself.
-        let discarded = snapshot.subscribers.iter().any(|row| row.discarded > 0);
-        let (closed_orderly, closed_abortive) = (end.stop.closed_orderly, end.stop.closed_abortive);
-        let (peers, peers_unlisted) = end.stop.into_rows();
-        let drained = joined
-            && failure.is_none()
-            && closed_abortive == 0
-            && peers.iter().all(|row| row.closed.lost.messages == 0)
-            && !discarded;
-        StopReport {
-            drained,
-            elapsed: self.shared.clock.elapsed().saturating_sub(started),
-            failure,
-            closed_orderly,
-            closed_abortive,
-            peers,
-            peers_unlisted,
-            joined,
-            snapshot,
         }
     }
 }
 
 impl Drop for NetService {
     fn drop(&mut self) {
-        if !self.threads.nodes.is_empty() && self.report.is_none() {
+        if !self.gave_up {
             let _ = self.stop(DROP_DEADLINE);
         }
     }
@@ -920,7 +884,7 @@ fn fail(shared: &Shared, role: Role, shard: u8, message: &str) {
     // It may be the logger that panicked.
     let _ = catch_unwind(|| log::error!("thread {thread} of shard {shard} failed: {message}"));
     let after = shared.clock.elapsed();
-    let _ = shared.failure.set(ServiceFailure {
+    let _ = shared.signals.failure.set(ServiceFailure {
         thread,
         message,
         after,

@@ -1,6 +1,6 @@
 //! What the threads of a service are called, and on which processors they run.
 
-use std::{io, thread};
+use std::{cell::Cell, io, thread};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
@@ -11,6 +11,20 @@ use crate::{
 };
 
 const _: () = assert!(CPU_MAX < CpuSet::MAX_CPU);
+
+thread_local! {
+    static IS_DISPATCHER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the calling thread is a dispatcher's: it waits for nothing that it would bring itself.
+pub(crate) fn is_dispatcher() -> bool {
+    IS_DISPATCHER.get()
+}
+
+/// The calling thread is a dispatcher's from now on.
+pub(crate) fn set_dispatcher() {
+    IS_DISPATCHER.set(true);
+}
 
 /// One kind of thread: the loops, or the dispatchers.
 #[derive(Clone, Copy, Debug)]

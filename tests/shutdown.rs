@@ -406,7 +406,7 @@ fn a_dropped_service_ends_in_bounded_time() {
     assert_eq!(handle.snapshot().memory_used, 0);
 }
 
-/// A callback cannot wait for the thread that it runs on: it waits its time, and no longer.
+/// A callback cannot wait for the thread that it runs on: the service ends behind it.
 #[test]
 fn a_service_may_be_dropped_by_its_own_callback() {
     // Nobody joins the threads of such a service, so they are counted.

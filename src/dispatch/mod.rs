@@ -39,4 +39,4 @@ pub(crate) use registry::{Outlet, Registry};
 pub(crate) use replies::Waiter;
 pub(crate) use requests::{Notice, Requests, is_answer};
 pub(crate) use table::FanOut;
-pub(crate) use worker::{OnTick, Worker, is_dispatcher, panic_message};
+pub(crate) use worker::{OnTick, Worker, panic_message};

@@ -19,6 +19,7 @@ use crate::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    threads::is_dispatcher,
 };
 
 /// Where the result of a request goes.
@@ -110,8 +111,9 @@ impl PendingReply {
 
     /// The answer; waits for it, never longer than the request's timeout and a little.
     ///
-    /// On the loop's own thread it does not wait, because nobody else could bring the answer: what
-    /// is not there counts as [`RequestError::Timeout`].
+    /// On a thread of a service (in an inline handler or a metrics callback) it does not wait,
+    /// because that thread may be the one that brings the answer: what is not there counts as
+    /// [`RequestError::Timeout`].
     ///
     /// # Errors
     ///
@@ -119,7 +121,7 @@ impl PendingReply {
     /// there will be no answer; [`RequestError::Taken`] if the result was taken before, or if the
     /// request was given up with [`Handle::cancel`](crate::Handle::cancel).
     pub fn recv(mut self) -> Result<Message, RequestError> {
-        if never_waits() {
+        if never_waits() || is_dispatcher() {
             return self.try_recv().unwrap_or(Err(RequestError::Timeout));
         }
         let result = self.receiver.recv();
@@ -133,10 +135,10 @@ impl PendingReply {
         self.receiver.try_recv().ok()
     }
 
-    /// The result; waits for it no longer than `timeout`, and not at all on the loop's own thread.
+    /// The result; waits for it no longer than `timeout`, and not at all on a thread of a service.
     /// `None` if the request is not resolved by then, and after the result was taken.
     pub fn recv_timeout(&self, timeout: Duration) -> Option<Result<Message, RequestError>> {
-        if never_waits() {
+        if never_waits() || is_dispatcher() {
             return self.try_recv();
         }
         self.receiver.recv_timeout(timeout).ok()

@@ -2,7 +2,6 @@
 
 use std::{
     any::Any,
-    cell::Cell,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -14,17 +13,8 @@ use crate::{
     idle::{Idle, IdleStrategy},
     limits::{UNANNOUNCED_BYTES_MAX, UNANNOUNCED_ITEMS_MAX},
     sync::channel::TryRecvError,
+    threads::set_dispatcher,
 };
-
-thread_local! {
-    /// Whether this is a dispatcher's thread.
-    static IS_DISPATCHER: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether the calling thread is one that a marker in the dispatch queue would wait for.
-pub(crate) fn is_dispatcher() -> bool {
-    IS_DISPATCHER.get()
-}
 
 /// What the thread runs: takes items until the loop has let go of the queue and it is empty.
 pub(crate) struct Worker {
@@ -64,7 +54,7 @@ impl Worker {
     /// Runs to the end of the queue. The error is what a panic said; whatever happens, subscribers
     /// find the end of their queues.
     pub(crate) fn run(&mut self) -> Result<(), String> {
-        IS_DISPATCHER.set(true);
+        set_dispatcher();
         let result = catch_unwind(AssertUnwindSafe(|| {
             while let Some(item) = self.next_item() {
                 self.idle.note_work(self.clock, item.size());

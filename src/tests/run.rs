@@ -3,7 +3,7 @@
 use std::{
     cell::RefCell,
     rc::Rc,
-    sync::{Arc, Mutex, OnceLock, atomic::Ordering},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -25,7 +25,7 @@ use crate::{
     dispatch::{DispatchQueue, FanOut, QueueBounds, Registry, Requests, Worker},
     error::{CloseReason, SendError},
     frame::{Decoder, Frame, Hello},
-    handle::Command,
+    handle::{Command, Signals},
     id::{ListenerId, MessageType, PeerId},
     idle::IdleStrategy,
     inline::{InlineMessage, Replier},
@@ -47,6 +47,7 @@ pub(super) struct Run {
     world: Rc<RefCell<World>>,
     node: Node<SimNet>,
     commands: Sender<Command>,
+    signals: Arc<Signals>,
     hub: Arc<TimerHub>,
     alarms: Option<Alarms>,
     ledger: Arc<Ledger>,
@@ -248,7 +249,7 @@ impl Run {
             peers.set_handlers(echo_handler(message_type, &ledger, requests, &refused));
         }
         let (commands, receiver) = bounded(8);
-        let failed = Arc::new(OnceLock::new());
+        let signals = Arc::<Signals>::default();
         let idle = IdleStrategy::Block;
         let timers = Arc::clone(&hub);
         let node = Node::new(
@@ -260,7 +261,7 @@ impl Run {
             poke,
             receiver,
             timers,
-            failed,
+            Arc::clone(&signals),
             idle,
             0,
         );
@@ -268,6 +269,7 @@ impl Run {
             world,
             node,
             commands,
+            signals,
             hub,
             alarms,
             ledger,
@@ -604,9 +606,8 @@ impl Run {
             5_000
         };
         let stopped = self.world.borrow().now;
-        self.commands
-            .send(Command::Stop(Duration::from_millis(timeout)))
-            .unwrap();
+        self.signals
+            .order_stop(Duration::ZERO, Duration::from_millis(timeout));
         self.world.borrow_mut().rates.jump = 0;
         self.world.borrow_mut().rates.subscribe = 0;
         while !self.node.has_ended() {

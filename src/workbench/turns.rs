@@ -1,11 +1,6 @@
 //! Whole turns of the loop, with the dispatcher inline and a network that costs nothing.
 
-use std::{
-    cell::RefCell,
-    fmt,
-    rc::Rc,
-    sync::{Arc, OnceLock},
-};
+use std::{cell::RefCell, fmt, rc::Rc, sync::Arc};
 
 use crossbeam_channel::{Sender, bounded};
 
@@ -154,7 +149,7 @@ impl Stage {
             Arc::clone(registry.poke(0)),
             receiver,
             Arc::default(),
-            Arc::new(OnceLock::new()),
+            Arc::default(),
             IdleStrategy::Block,
             now.tick,
         );

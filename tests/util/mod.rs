@@ -22,8 +22,8 @@ use std::{
 };
 
 use nebnet::{
-    CloseReason, ClosedRow, Config, MessageType, NetService, OutgoingBatch, Overflow, PeerId,
-    SendError, Snapshot, StopReport, StopRow, SubscribeOptions, Subscription, Types,
+    CloseReason, ClosedRow, Config, Handle, MessageType, NetService, OutgoingBatch, Overflow,
+    PeerId, SendError, Snapshot, StopReport, StopRow, SubscribeOptions, Subscription, Types,
     frame::{Bye, Decoder, Frame},
 };
 
@@ -344,6 +344,25 @@ pub fn only_peer(service: &NetService) -> PeerId {
 pub fn stop_within(service: &mut NetService, deadline: Duration) -> StopReport {
     let report = service.stop(deadline);
     for balance in [report.snapshot.balance(), service.balance()] {
+        assert!(balance.is_exact(), "{balance}\n{report}");
+    }
+    check_stop_rows(&report);
+    report
+}
+
+/// Stops from a thread of the service, which cannot wait for the end: the final report, and the
+/// sums with it, come from [`wait_stopped`].
+pub fn stop_from_inside(service: &mut NetService) -> StopReport {
+    // Far beyond the patience of a test: if it were waited for, the test would fail.
+    service.stop(100 * PATIENCE)
+}
+
+/// Waits for the end of a service, and holds the sums against each other.
+#[track_caller]
+pub fn wait_stopped(handle: &Handle) -> StopReport {
+    let report = handle.wait_stopped(PATIENCE);
+    assert!(report.is_final(), "{report}");
+    for balance in [report.snapshot.balance(), handle.balance()] {
         assert!(balance.is_exact(), "{balance}\n{report}");
     }
     check_stop_rows(&report);

@@ -41,8 +41,9 @@ fn shared() -> Arc<Shared> {
         next_link: AtomicU64::default(),
         resolver: Mutex::default(),
         timers: Arc::default(),
-        failure: Arc::default(),
+        signals: Arc::default(),
         threads: std::sync::atomic::AtomicUsize::default(),
+        final_report: crate::handle::FinalReport::default(),
     })
 }
 

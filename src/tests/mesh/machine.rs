@@ -3,7 +3,7 @@
 use std::{
     cell::RefCell,
     rc::Rc,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -23,7 +23,7 @@ use crate::{
     },
     error::{CloseReason, SendError, TryRecvError},
     frame::Frame,
-    handle::Command,
+    handle::{Command, Signals},
     id::{LinkId, ListenerId, MessageType, NodeId, PeerId},
     idle::IdleStrategy,
     ledger::{Counter, DepartedRow, Ledger, RequestRow, Traffic},
@@ -45,6 +45,7 @@ pub(super) struct Machine {
     fabric: Rc<RefCell<Fabric>>,
     node: Node<MeshNet>,
     commands: Sender<Command>,
+    signals: Arc<Signals>,
     slots: Arc<Slots>,
     pub(super) ledger: Arc<Ledger>,
     worker: Option<Worker>,
@@ -102,6 +103,7 @@ impl Machine {
         let rules = who.rules(times, random.next());
         let peers = Peers::new(Arc::clone(&slots), rules, limits, now);
         let (commands, receiver) = bounded(64);
+        let signals = Arc::<Signals>::default();
         let poke = Arc::clone(registry.poke(0));
         let node = Node::new(
             net,
@@ -112,7 +114,7 @@ impl Machine {
             poke,
             receiver,
             Arc::default(),
-            Arc::new(OnceLock::new()),
+            Arc::clone(&signals),
             IdleStrategy::Block,
             now,
         );
@@ -122,6 +124,7 @@ impl Machine {
             fabric: Rc::clone(fabric),
             node,
             commands,
+            signals,
             slots,
             ledger,
             worker,
@@ -174,7 +177,8 @@ impl Machine {
     }
 
     pub(super) fn stop(&self, timeout: Duration) {
-        self.command(Command::Stop(timeout));
+        self.signals.order_stop(Duration::ZERO, timeout);
+        self.stir();
     }
 
     pub(super) fn has_ended(&self) -> bool {
