@@ -16,12 +16,18 @@ fn service() -> (Service, SocketAddr) {
     (service, metrics)
 }
 
-/// The status line and the body of the answer to these bytes.
-fn ask(addr: SocketAddr, request: &str) -> (String, String) {
+/// The answer to these bytes.
+fn raw(addr: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// The status line and the body of the answer to these bytes.
+fn ask(addr: SocketAddr, request: &str) -> (String, String) {
+    let answer = raw(addr, request);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     (head.lines().next().unwrap().to_owned(), body.to_owned())
 }
@@ -310,21 +316,80 @@ fn other_requests_are_refused() {
         "HTTP/1.1 405 Method Not Allowed"
     );
     assert_eq!(status("nonsense\r\n\r\n"), "HTTP/1.1 400 Bad Request");
+    assert_eq!(
+        status("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        "HTTP/1.1 505 HTTP Version Not Supported"
+    );
     let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(20_000));
     assert!(status(&long).contains(" 431 "));
     service.stop();
 }
 
+/// Whatever comes before its request is there: silence, half a request, or an answer that is not
+/// taken.
 #[test]
 fn silent_clients_delay_nobody() {
     let (service, metrics) = service();
-    let _silent: Vec<_> = (0..3)
-        .map(|_| TcpStream::connect(metrics).unwrap())
-        .collect();
-    let mut slow = TcpStream::connect(metrics).unwrap();
-    slow.write_all(b"GET /metr").unwrap();
-    // All workers wait; the request does until the first of them gives its client up.
-    assert_eq!(json(metrics, "/health")["state"], "running");
+    let mut silent = Vec::new();
+    for count in 1..=100 {
+        let mut client = TcpStream::connect(metrics).unwrap();
+        if count % 3 == 0 {
+            client.write_all(b"GET /metr").unwrap();
+        }
+        silent.push(client);
+        if count % 25 == 0 {
+            assert_eq!(json(metrics, "/health")["state"], "running");
+            assert!(get(metrics, "/metrics").ends_with('\n'));
+        }
+    }
+    // The first has given its place to a later one.
+    let mut piece = [0; 16];
+    assert_eq!(silent[0].read(&mut piece).unwrap_or(0), 0);
+    service.stop();
+}
+
+#[test]
+fn a_head_has_the_answer_without_its_body() {
+    let (service, metrics) = service();
+    for path in [
+        "/metrics",
+        "/health",
+        "/peers",
+        "/closed",
+        "/subscribers",
+        "/none",
+    ] {
+        let (status, body) = ask(metrics, &format!("GET {path} HTTP/1.1\r\n\r\n"));
+        let answer = raw(metrics, &format!("HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        assert!(answer.starts_with(&status), "{path}: {answer}");
+        assert!(answer.ends_with("\r\n\r\n"), "{path}: {answer}");
+        assert_eq!(answer.matches("\r\n\r\n").count(), 1, "{path}: {answer}");
+        let size = answer.split("Content-Length: ").nth(1).unwrap();
+        let size: usize = size.split("\r\n").next().unwrap().parse().unwrap();
+        // Times and counts are of their moment.
+        assert!(
+            size.abs_diff(body.len()) < 64,
+            "{path}: {size} {}",
+            body.len()
+        );
+    }
+    service.stop();
+}
+
+#[test]
+fn a_page_may_be_asked_for_by_its_whole_url() {
+    let (service, metrics) = service();
+    let status = |request: &str| ask(metrics, request).0;
+    for target in [
+        &format!("http://{metrics}/health")[..],
+        &format!("HTTP://{metrics}/health?x=y"),
+        "http://other.example/health",
+    ] {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: {metrics}\r\n\r\n");
+        assert_eq!(status(&request), "HTTP/1.1 200 OK", "{target}");
+    }
+    let request = format!("GET http://{metrics} HTTP/1.1\r\n\r\n");
+    assert_eq!(status(&request), "HTTP/1.1 404 Not Found");
     service.stop();
 }
 

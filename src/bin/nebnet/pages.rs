@@ -42,6 +42,7 @@ impl Page {
             405 => "405 Method Not Allowed",
             431 => "431 Request Header Fields Too Large",
             503 => "503 Service Unavailable",
+            505 => "505 HTTP Version Not Supported",
             _ => "500 Internal Server Error",
         }
     }
