@@ -93,6 +93,8 @@ pub struct Config {
     pub(crate) outbox_messages: usize,
     pub(crate) outbox_full: OutboxFull,
     pub(crate) memory_budget: usize,
+    /// Asked for, and not the default.
+    pub(crate) memory_budget_is_set: bool,
     pub(crate) max_requests: usize,
     pub(crate) require_hello: bool,
     pub(crate) network_id: u32,
@@ -137,6 +139,7 @@ impl Default for Config {
             outbox_messages: limits::OUTBOX_MESSAGES_MAX_DEFAULT,
             outbox_full: OutboxFull::default(),
             memory_budget: limits::MEMORY_BUDGET_DEFAULT,
+            memory_budget_is_set: false,
             max_requests: limits::REQUESTS_MAX_DEFAULT,
             require_hello: false,
             network_id: 0,
@@ -405,10 +408,22 @@ impl Config {
     /// next read, are outside. What the system has handed over has to be kept, so one read and the
     /// growth of one frame on each shard may pass it; then nobody is read, and nothing is accepted
     /// for sending, before there is room.
+    ///
+    /// A memory limit of the host lowers it, when the service is made, to half of what the limit
+    /// leaves. Limits are `RLIMIT_AS`, `RLIMIT_DATA`, and `memory.max` (version 1:
+    /// `memory.limit_in_bytes`) of the process's control group and all above it; what is used is
+    /// taken off first, and for `RLIMIT_AS` the stacks of the service's threads and 64 MiB for each
+    /// dispatcher, which the C library reserves (fewer with `MALLOC_ARENA_MAX` in the environment).
+    /// The bound of the dispatch queue is lowered to a quarter of it. The start then logs one
+    /// warning, and [`Snapshot::memory_budget`](crate::Snapshot::memory_budget) is what it is. It
+    /// fails with [`StartError::Memory`](crate::StartError::Memory) if less than 16 MiB would
+    /// remain, if the value set here is above a whole limit, or if another setting does not fit any
+    /// more.
     #[must_use]
     pub fn memory_budget(self, bytes: usize) -> Self {
         Self {
             memory_budget: bytes,
+            memory_budget_is_set: true,
             ..self
         }
     }

@@ -557,6 +557,101 @@ impl fmt::Display for Allowed {
 
 impl Error for ConfigError {}
 
+/// How a memory limit of the host leaves too little for the settings; see
+/// [`Config::memory_budget`](crate::Config::memory_budget). All numbers are bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// A budget was asked for that is above a whole limit.
+    AboveLimit {
+        /// The budget.
+        budget: u64,
+        /// The limit.
+        limit: u64,
+        /// Where it was read.
+        origin: String,
+    },
+    /// The budget would be lowered to less than a service can do with.
+    TooLittle {
+        /// The budget that there would be.
+        budget: u64,
+        /// The least that it may be lowered to.
+        min: u64,
+        /// The limit.
+        limit: u64,
+        /// What is used of it.
+        used: u64,
+        /// Where it was read.
+        origin: String,
+    },
+    /// A setting that has to lie within the budget is above the lowered one.
+    DoesNotFit {
+        /// The setting, as the configuration file spells it.
+        setting: &'static str,
+        /// Its value.
+        value: u64,
+        /// The lowered budget.
+        budget: u64,
+        /// The limit.
+        limit: u64,
+        /// What is used of it.
+        used: u64,
+        /// Where it was read.
+        origin: String,
+    },
+}
+
+impl fmt::Display for MemoryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (limit, used, origin) = match self {
+            Self::AboveLimit {
+                budget,
+                limit,
+                origin,
+            } => {
+                return write!(
+                    f,
+                    "memory_budget is {budget} bytes, above the whole limit of {limit} bytes in \
+                     {origin}"
+                );
+            }
+            Self::TooLittle {
+                budget,
+                min,
+                limit,
+                used,
+                origin,
+            } => {
+                let text = "the memory budget would be";
+                write!(f, "{text} {budget} bytes, below {min}: it")?;
+                (limit, used, origin)
+            }
+            Self::DoesNotFit {
+                setting,
+                value,
+                budget,
+                limit,
+                used,
+                origin,
+            } => {
+                let text = "above the memory budget of";
+                write!(
+                    f,
+                    "{setting} is {value} bytes, {text} {budget} bytes, which"
+                )?;
+                (limit, used, origin)
+            }
+        };
+        let text = "is half of what";
+        write!(
+            f,
+            " {text} {origin} leaves: {limit} bytes, {used} of them in use"
+        )
+    }
+}
+
+impl Error for MemoryError {}
+
 /// Why [`NetService::start`](crate::NetService::start) failed. Nothing is left running.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -572,6 +667,8 @@ pub enum StartError {
     },
     /// The poller or its waker could not be made.
     Poller(io::Error),
+    /// A memory limit of the host leaves too little.
+    Memory(MemoryError),
     /// A thread could not be spawned.
     Thread(io::Error),
     /// A thread may not run on a processor, or there is no such one.
@@ -591,6 +688,7 @@ impl fmt::Display for StartError {
             Self::AlreadyStarted => f.write_str("the service was already started"),
             Self::Listen { addr, source } => write!(f, "cannot listen on {addr}: {source}"),
             Self::Poller(source) => write!(f, "cannot create the poller: {source}"),
+            Self::Memory(source) => write!(f, "{source}"),
             Self::Thread(source) => write!(f, "cannot start a thread: {source}"),
             Self::Cpu {
                 setting,
@@ -605,6 +703,7 @@ impl Error for StartError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::AlreadyStarted => None,
+            Self::Memory(source) => Some(source),
             Self::Listen { source, .. }
             | Self::Poller(source)
             | Self::Thread(source)

@@ -1036,7 +1036,7 @@ pub struct Snapshot {
     pub requests: RequestRow,
     /// Bytes that buffers hold of the budget.
     pub memory_used: u64,
-    /// The byte budget.
+    /// The byte budget: what the configuration says, or less if the host allows less.
     pub memory_budget: u64,
     /// Errors of `accept` other than "none waiting".
     pub accept_errors: u64,

@@ -157,6 +157,7 @@ mod socket;
 mod threads;
 // 4
 mod block;
+mod host;
 mod outbox;
 mod timers;
 // 5

@@ -168,6 +168,9 @@ pub(crate) const MESSAGE_COPIED_MAX: usize = 1024;
 pub(crate) const MEMORY_BUDGET_DEFAULT: usize = 256 << 20;
 /// Smallest byte budget: a block in flight each way, and something to queue.
 pub(crate) const MEMORY_BUDGET_MIN: usize = 1 << 20;
+/// The least that it is lowered to for a limit of the host: below, a few peers with long frames
+/// would use it up.
+pub(crate) const MEMORY_BUDGET_LOWERED_MIN: usize = 16 << 20;
 /// Steps that the budget is leased in by several shards: so many for each of them.
 pub(crate) const BUDGET_STEPS_PER_SHARD: usize = 64;
 /// Most bytes of the service's budget that a slot leases ahead, and that are as good as none.

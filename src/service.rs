@@ -32,7 +32,7 @@ use crate::{
         Worker, panic_message,
     },
     error::{
-        ConfigError, ConnectError, HandlerError, ListenError, RequestError, SendError,
+        ConfigError, ConnectError, HandlerError, ListenError, MemoryError, RequestError, SendError,
         ServiceFailure, StartError, SubscribeError, TimerError,
     },
     frame::{Decoder, Hello},
@@ -40,6 +40,7 @@ use crate::{
         Command, FinalReport, Handle, Listening, Outgoing, Payload, ReplyTo, Shard, Shared,
         is_of_a_service,
     },
+    host::{Host, Lowered},
     id::{LinkId, ListenerId, MessageType, PeerId},
     inline::{InlineMessage, Replier},
     ledger::{Ledger, ServiceState, Snapshot, StateCell, StopReport, Traffic},
@@ -95,6 +96,8 @@ type MetricsCallback = Box<dyn FnMut(&Snapshot) + Send>;
 /// ```
 pub struct NetService {
     config: Config,
+    /// What the host's limits on memory made of the budget.
+    memory: Result<Option<Lowered>, MemoryError>,
     shared: Arc<Shared>,
     /// By shard.
     commands: Vec<Receiver<Command>>,
@@ -125,6 +128,8 @@ impl NetService {
     /// The first problem of the configuration.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         config.validate()?;
+        let mut config = config;
+        let memory = Host::this().fit(&mut config);
         let clock = Clock::start();
         let capacity = Traffic::new(
             config.dispatch_messages as u64,
@@ -172,6 +177,7 @@ impl NetService {
         Ok(Self {
             config,
             ending: Ending::new(Arc::clone(&shared)),
+            memory,
             shared,
             commands,
             on_metrics: Mutex::default(),
@@ -306,7 +312,8 @@ impl NetService {
     /// dispatcher is stopped again and no thread is left.
     ///
     /// The soft limit of descriptors is raised to the hard one, and the limit of peers is lowered
-    /// to it less 64, which the log says.
+    /// to it less 64, which the log says. So is a memory budget that was lowered for a limit of the
+    /// host ([`Config::memory_budget`]).
     ///
     /// # Errors
     ///
@@ -567,6 +574,9 @@ impl NetService {
     // ----- start -----------------------------------------------------------------------------
 
     fn start_threads(&mut self, running: &Running) -> Result<(), StartError> {
+        if let Some(lowered) = self.memory.as_ref().map_err(Clone::clone)? {
+            log::warn!("{lowered}");
+        }
         let shards = shards_of(&self.config);
         self.look_at_places(shards)?;
         let mut sinks = Vec::new();

@@ -50,7 +50,20 @@ pub(crate) fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
 }
 
 pub(crate) fn nebnet() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nebnet"));
+    piped(Command::new(env!("CARGO_BIN_EXE_nebnet")))
+}
+
+/// The program in an address space of so many MiB.
+#[allow(dead_code, reason = "not every file that uses this one limits memory")]
+pub(crate) fn nebnet_within(mebibytes: u32) -> Command {
+    let kibibytes = (mebibytes << 10).to_string();
+    let program = env!("CARGO_BIN_EXE_nebnet");
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -v \"$0\" && exec \"$@\"", &kibibytes, program]);
+    piped(command)
+}
+
+fn piped(mut command: Command) -> Command {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -136,12 +149,18 @@ impl Service {
     /// Starts a service with exactly these arguments.
     #[track_caller]
     pub(crate) fn start_with(args: &[&str]) -> Self {
+        Self::start_of(nebnet(), args)
+    }
+
+    /// Starts a service by a command that takes the arguments of `nebnet`.
+    #[track_caller]
+    pub(crate) fn start_of(mut command: Command, args: &[&str]) -> Self {
         let shards = std::env::var("NEBNET_SHARDS").unwrap_or_default();
         let more = ["--shards", &shards].into_iter().filter(|_| {
             // As the library's tests have it, unless a test says otherwise.
             !shards.is_empty() && !args.contains(&"--shards")
         });
-        let mut child = nebnet()
+        let mut child = command
             .arg("serve")
             .args(args)
             .args(more)

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    harness::{Service, frame, now, run, wait_until},
+    harness::{Service, failure, frame, nebnet_within, now, run, spawn, wait_until},
     metrics::get,
 };
 
@@ -201,4 +201,78 @@ fn network_id() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.contains("hello_mismatch (10)"), "{stderr}");
     service.stop();
+}
+
+/// The value of a sample on the page of metrics.
+fn metric(page: &str, name: &str) -> u64 {
+    let mut lines = page.lines();
+    let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap().parse().unwrap()
+}
+
+/// Peers that do not read, with bounds that together are far above what the process may have.
+#[test]
+fn no_peer_makes_a_service_exceed_its_address_space() {
+    let args = [
+        "--listen",
+        "127.0.0.1:0",
+        "--metrics",
+        "127.0.0.1:0",
+        "--echo",
+    ];
+    let more = ["--outbox-bytes", "32M", "--drain", "0"];
+    let mut service = Service::start_of(nebnet_within(400), &[&args[..], &more].concat());
+    let metrics = service.announced("metrics on ");
+    let peers: Vec<_> = (0..12)
+        .map(|_| {
+            let mut peer = service.connect();
+            let bytes = frame(7, 0, &[0; 1000]).repeat(100);
+            spawn(move || while peer.stream.write_all(&bytes).is_ok() {})
+        })
+        .collect();
+    let mut page = String::new();
+    wait_until("the budget to be short", || {
+        page = get(metrics, "/metrics");
+        metric(&page, "nebnet_reads_paused_total{cause=\"budget\"}") > 0
+    });
+    let budget = metric(&page, "nebnet_memory_budget_bytes");
+    assert!((100 << 20..200 << 20).contains(&budget), "{budget}");
+    let lowered =
+        format!("memory_budget is lowered from 268435456 to {budget} bytes, half of what");
+    assert_eq!(service.stderr().matches(&lowered).count(), 1);
+    assert!(
+        service
+            .stderr()
+            .contains("RLIMIT_AS leaves: 419430400 bytes, ")
+    );
+    service.stop();
+    for peer in peers {
+        peer.join().unwrap();
+    }
+}
+
+#[test]
+fn a_budget_that_the_host_does_not_allow_is_one_line() {
+    let start = |mebibytes, args: &[&str]| {
+        let mut command = nebnet_within(mebibytes);
+        command
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(args);
+        let (code, line) = failure(&command.output().unwrap());
+        assert_eq!(code, 1, "{line}");
+        line
+    };
+    let line = start(100, &["--memory-budget", "200M"]);
+    let above = "memory_budget is 209715200 bytes, above the whole limit of 104857600 bytes in ";
+    assert!(line.contains(above), "{line}");
+    let line = start(80, &[]);
+    assert!(
+        line.contains("bytes, below 16777216: it is half of what RLIMIT_AS"),
+        "{line}"
+    );
+    let line = start(400, &["--outbox-bytes", "200M"]);
+    assert!(
+        line.contains("outbox_bytes is 209715200 bytes, above the memory"),
+        "{line}"
+    );
 }

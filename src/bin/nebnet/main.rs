@@ -4,6 +4,7 @@
 //! Everything here stands on the public API of the library. Exit codes: 0 done, 1 failed with one
 //! line on standard error, 2 wrong usage, 130 stopped by a second signal.
 
+mod arenas;
 mod args;
 mod check;
 mod config_file;
@@ -36,7 +37,10 @@ fn main() -> ExitCode {
     // Prints help, version and usage errors itself, with exit code 0 or 2.
     let args = args::Args::parse();
     let result = match args.command {
-        args::Command::Serve(serve) => serve::run(serve),
+        args::Command::Serve(serve) => {
+            arenas::limit();
+            serve::run(serve)
+        }
         args::Command::Send(send) => send::run(send),
         args::Command::Check(check) => check::run(&check),
     };

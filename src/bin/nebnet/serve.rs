@@ -44,6 +44,9 @@ enum Cause {
 pub(crate) fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     let ServeArgs { config, options } = *args;
     let settings = Settings::load(options, config.as_deref())?;
+    // Before any thread, whose stack and reserves would count as in use where memory is limited.
+    let mut service = NetService::new(settings.config.clone())
+        .map_err(|error| Failure::new(error.to_string()))?;
     logger::start(settings.log_level)?;
     // Before anything is started, so that no signal finds the default action in the middle of it.
     let signals = signals::watch()?;
@@ -53,8 +56,6 @@ pub(crate) fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
         never()
     };
     let endpoint = settings.metrics.map(Endpoint::bind).transpose()?;
-    let mut service = NetService::new(settings.config.clone())
-        .map_err(|error| Failure::new(error.to_string()))?;
     if settings.stats.unwrap_or_else(|| io::stderr().is_terminal()) {
         let mut stats = Stats::default();
         service.on_metrics(move |snapshot| stats.show(snapshot));

@@ -1,0 +1,193 @@
+//! What the host allows the process, and settings that fit it.
+//!
+//! A process that asks for more memory than a resource limit allows is aborted by its allocator,
+//! and one that touches more than its control group has is killed; neither leaves a report. So the
+//! byte budget is kept to half of what the tightest limit leaves when the service is made. The
+//! other half is for what no budget counts: stacks, the allocator's reserves and fragments, kernel
+//! buffers of sockets (which a control group is charged for), and the embedder.
+//!
+//! All is read from files below a root, which tests choose.
+
+mod cgroup;
+
+use std::{env, fmt, fs, path::PathBuf};
+
+use rustix::process::{Resource, getrlimit};
+
+use crate::{
+    config::{Config, Dispatch},
+    error::{ConfigError, MemoryError, StartError},
+    limits::{BLOCK_SIZE, MEMORY_BUDGET_LOWERED_MIN},
+};
+
+/// Stack of a thread, as the standard library makes it.
+const STACK_BYTES: u64 = 2 << 20;
+/// Address space that the C library's allocator reserves for a thread, at its first allocation.
+const ARENA_BYTES: u64 = 64 << 20;
+
+/// A limit on memory, and what is used of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ceiling {
+    /// Where it was read.
+    pub(crate) origin: String,
+    /// Bytes.
+    pub(crate) limit: u64,
+    /// Bytes that are used already, or will be as soon as the threads run.
+    pub(crate) used: u64,
+}
+
+/// Where limits are read.
+#[derive(Debug)]
+pub(crate) struct Host {
+    root: PathBuf,
+    address_space: Option<u64>,
+    data: Option<u64>,
+    /// Arenas that the C library may make, the first of which reserves nothing.
+    arenas: u64,
+}
+
+/// A budget that the host does not allow in full.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Lowered {
+    /// Bytes that were asked for.
+    pub(crate) from: usize,
+    /// Bytes that it is.
+    pub(crate) to: usize,
+    pub(crate) ceiling: Ceiling,
+}
+
+impl Host {
+    /// The host that the process runs on.
+    pub(crate) fn this() -> Self {
+        let arenas = env::var("MALLOC_ARENA_MAX");
+        let arenas = arenas.ok().and_then(|text| text.parse().ok());
+        Self {
+            root: PathBuf::from("/"),
+            address_space: getrlimit(Resource::As).current,
+            data: getrlimit(Resource::Data).current,
+            arenas: arenas.unwrap_or(u64::MAX).max(1),
+        }
+    }
+
+    /// Lowers the budget of a configuration, and what has to lie within it and nobody asked for, to
+    /// what the host leaves. `None` if it fits as it is.
+    pub(crate) fn fit(&self, config: &mut Config) -> Result<Option<Lowered>, MemoryError> {
+        let ceilings = self.ceilings(config);
+        let (from, asked) = (config.memory_budget, config.memory_budget as u64);
+        let above = ceilings.iter().find(|one| asked > one.limit);
+        if let Some(ceiling) = above.filter(|_| config.memory_budget_is_set) {
+            return Err(MemoryError::AboveLimit {
+                budget: asked,
+                limit: ceiling.limit,
+                origin: ceiling.origin.clone(),
+            });
+        }
+        let tightest = ceilings.into_iter().min_by_key(Ceiling::left);
+        let Some(ceiling) = tightest.filter(|one| one.left() / 2 < asked) else {
+            return Ok(None);
+        };
+        let budget = ceiling.left() / 2;
+        let to = usize::try_from(budget).unwrap_or(from);
+        if to < MEMORY_BUDGET_LOWERED_MIN {
+            return Err(MemoryError::TooLittle {
+                budget,
+                min: MEMORY_BUDGET_LOWERED_MIN as u64,
+                limit: ceiling.limit,
+                used: ceiling.used,
+                origin: ceiling.origin,
+            });
+        }
+        config.memory_budget = to;
+        // The same share that it has of the default budget. A smaller queue only stops reading
+        // earlier, so it is no loss to whoever chose its size.
+        config.dispatch_bytes = config.dispatch_bytes.min((to / 4).max(BLOCK_SIZE));
+        if let Some(ConfigError::Exceeds { setting, value, .. }) =
+            config.problems().into_iter().next()
+        {
+            return Err(MemoryError::DoesNotFit {
+                setting,
+                value,
+                budget,
+                limit: ceiling.limit,
+                used: ceiling.used,
+                origin: ceiling.origin,
+            });
+        }
+        Ok(Some(Lowered { from, to, ceiling }))
+    }
+
+    /// Every limit that there is.
+    fn ceilings(&self, config: &Config) -> Vec<Ceiling> {
+        let loops = config.shards as u64;
+        let dispatchers = match config.dispatch {
+            Dispatch::Thread => loops,
+            Dispatch::Inline => 0,
+        };
+        let stacks = (loops + dispatchers) * STACK_BYTES;
+        // What a loop allocates is what the budget counts, so its reserve is used for that.
+        let reserves = dispatchers.min(self.arenas - 1) * ARENA_BYTES;
+        let resources = [
+            (
+                "RLIMIT_AS",
+                self.address_space,
+                "VmSize:",
+                stacks + reserves,
+            ),
+            ("RLIMIT_DATA", self.data, "VmData:", stacks),
+        ];
+        let status = || fs::read_to_string(self.root.join("proc/self/status")).unwrap_or_default();
+        let limited = resources
+            .into_iter()
+            .filter_map(|(origin, limit, field, coming)| {
+                let used = status_bytes(&status(), field).unwrap_or(0);
+                Some(Ceiling {
+                    origin: origin.to_owned(),
+                    limit: limit?,
+                    used: used + coming,
+                })
+            });
+        let mut all: Vec<Ceiling> = limited.collect();
+        all.extend(cgroup::ceilings(&self.root));
+        all
+    }
+}
+
+impl fmt::Display for Lowered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ceiling {
+            origin,
+            limit,
+            used,
+        } = &self.ceiling;
+        let (from, to) = (self.from, self.to);
+        write!(
+            f,
+            "memory_budget is lowered from {from} to {to} bytes, half of what {origin} "
+        )?;
+        write!(f, "leaves: {limit} bytes, {used} of them in use")
+    }
+}
+
+impl Ceiling {
+    /// Bytes that are not used.
+    fn left(&self) -> u64 {
+        self.limit.saturating_sub(self.used)
+    }
+}
+
+/// A field of `/proc/self/status`, which is in KiB.
+fn status_bytes(status: &str, field: &str) -> Option<u64> {
+    let mut lines = status.lines();
+    let value = lines.find_map(|line| line.strip_prefix(field))?;
+    let kibibytes: u64 = value.split_whitespace().next()?.parse().ok()?;
+    Some(kibibytes.saturating_mul(1024))
+}
+
+impl From<MemoryError> for StartError {
+    fn from(error: MemoryError) -> Self {
+        Self::Memory(error)
+    }
+}
+
+#[cfg(test)]
+mod tests;
