@@ -507,7 +507,8 @@ impl Config {
     }
 
     /// Messages that may wait for a dispatcher: 1 to 2^22, default 65,536. The queue takes 24
-    /// bytes for each from the start. With several [`shards`](Self::shards) each has such a queue.
+    /// bytes for each read in it, and nothing before. With several [`shards`](Self::shards) each
+    /// has such a queue.
     #[must_use]
     pub fn dispatch_messages(self, count: usize) -> Self {
         Self {

@@ -1009,8 +1009,7 @@ pub struct Snapshot {
     pub outbound_queued: Traffic,
     /// Messages that were given to an inline handler instead.
     pub handled: u64,
-    /// Messages that nobody was offered, because the dispatcher had failed, or took nothing at the
-    /// end of a stop.
+    /// Messages that nobody was offered, because the dispatcher had failed.
     pub undelivered: u64,
     /// Bytes of their frames.
     pub undelivered_bytes: u64,

@@ -199,7 +199,7 @@ pub(crate) const SUBSCRIBER_EVENTS_MAX_DEFAULT: usize = 8192;
 pub(crate) const SUBSCRIBER_MESSAGES_MAX_DEFAULT: usize = 8192;
 /// Default bound of a subscriber's queue in bytes.
 pub(crate) const SUBSCRIBER_BYTES_MAX_DEFAULT: usize = 16 << 20;
-/// The most messages that a queue may be asked to hold; its array is allocated up front.
+/// The most messages that a queue may be asked to hold: they share a word with its bytes.
 pub(crate) const QUEUE_MESSAGES_MAX_CEILING: usize = 1 << 22;
 /// Subscribers of one service.
 pub(crate) const SUBSCRIBERS_MAX: usize = 4096;
@@ -223,7 +223,7 @@ pub(crate) const REQUEST_SHARDS: usize = 64;
 pub(crate) const REQUESTS_PUT_OFF_MAX: usize = 1024;
 /// Control commands (stop, rows of peers) that wait for the loop.
 pub(crate) const COMMANDS_MAX: usize = 1024;
-/// The most user timers that a queue of them may be asked to hold; its array is allocated up front.
+/// The most user timers that a queue of them may be asked to hold.
 pub(crate) const USER_TIMERS_MAX_CEILING: usize = 1 << 20;
 /// Queues of user timers of one service.
 pub(crate) const TIMER_QUEUES_MAX: usize = 256;

@@ -46,8 +46,6 @@ use crate::{
     timers::{TimerHub, TimerTable},
 };
 
-/// How long the end of the loop waits for the dispatcher to take an item.
-const LAST_ITEM_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often the end of the loop tries a lock that somebody else holds: at first it gives way, then
 /// it sleeps in between. Whoever holds the lock may have to wait for a processor itself.
 const LAST_TRIES_MAX: usize = 1000;
@@ -886,13 +884,7 @@ impl<N: Net> Node<N> {
         while let Some(item) = self.next_item() {
             match &mut self.sink {
                 Sink::Queue(queue) => {
-                    if !queue.push_last(item, LAST_ITEM_TIMEOUT) {
-                        log::error!("the dispatcher took nothing for {LAST_ITEM_TIMEOUT:?}");
-                        // It will not take the rest either.
-                        while let Some(item) = self.next_item() {
-                            self.sink.lose(&item);
-                        }
-                    }
+                    queue.push_last(item);
                 }
                 Sink::Inline {
                     fan_out, bounds, ..
@@ -999,13 +991,6 @@ impl Sink {
                 }
             }
             Self::Inline { fan_out, .. } => fan_out.handle_cut(marker),
-        }
-    }
-
-    /// Counts what is left when the dispatcher takes nothing more.
-    fn lose(&self, item: &Item) {
-        if let Self::Queue(queue) = self {
-            queue.lose(item);
         }
     }
 

@@ -1,4 +1,4 @@
-//! A bounded channel whose receiver sleeps at once when it is to sleep.
+//! A channel whose receiver sleeps at once when it is to sleep, and that costs what is in it.
 //!
 //! The channels of crossbeam look again for about ten microseconds, and give their core away eight
 //! times meanwhile, before a receiver sleeps. Whether that pays is for
@@ -7,7 +7,11 @@
 //! it sleeps, looks once more, and parks; a sender leaves its item and then looks whether somebody
 //! sleeps, as with [`Doorbell`](crate::doorbell::Doorbell).
 //!
-//! The channel inside is crossbeam's, and whoever waits for it there (`select!`) is woken by it.
+//! The channel inside is crossbeam's, and whoever waits for it there (`select!`) is woken by it. It
+//! has no places of its own: an array of them would cost its whole bound at the start, and all of
+//! it would go through the cache, however little is in it. The bound is a count that the owner of
+//! the channel keeps ([`QueueFill`](super::fill::QueueFill), `QueueBounds`), so every item that is
+//! put in has room.
 
 use std::{
     fmt,
@@ -20,16 +24,15 @@ use crate::{
     sync::{
         Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicUsize, Ordering, fence},
-        channel::{
-            self, RecvError, RecvTimeoutError, SendTimeoutError, TryRecvError, TrySendError,
-        },
+        channel::{self, RecvError, RecvTimeoutError, TryRecvError, TrySendError},
+        counted,
         thread::{self, Thread},
     },
 };
 
-/// A channel with so many places.
-pub(crate) fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
-    let (sender, receiver) = channel::bounded(capacity);
+/// A channel of items that whoever puts them in has counted against a bound.
+pub(crate) fn queue<T>() -> (Sender<T>, Receiver<T>) {
+    let (sender, receiver) = counted();
     let sleeper = Arc::new(Sleeper::default());
     let sender = Sender {
         items: sender,
@@ -149,18 +152,12 @@ impl<T> Sender<T> {
         Ok(())
     }
 
-    pub(crate) fn send_timeout(
-        &self,
-        item: T,
-        timeout: Duration,
-    ) -> Result<(), SendTimeoutError<T>> {
-        self.items.send_timeout(item, timeout)?;
-        self.wake();
-        Ok(())
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.items.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.items.len()
     }
 }
 
@@ -277,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_receiver_that_sleeps_is_woken_by_every_item() {
-        let (sender, mut receiver) = bounded(1);
+        let (sender, mut receiver) = queue();
         let (answer, answers) = channel::bounded(1);
         let sleeper = spawn(move || {
             while let Ok(number) = receiver.recv() {
@@ -294,7 +291,7 @@ mod tests {
 
     #[test]
     fn what_was_put_is_there_for_whoever_looks() {
-        let (sender, mut receiver) = bounded(2);
+        let (sender, mut receiver) = queue();
         assert_eq!(sender.put(1), Ok(()));
         assert_eq!(receiver.recv(), Ok(1));
         assert_eq!(sender.put(2), Ok(()));
@@ -304,7 +301,7 @@ mod tests {
 
     #[test]
     fn the_last_sender_wakes_and_what_was_left_is_taken() {
-        let (sender, mut receiver) = bounded(2);
+        let (sender, mut receiver) = queue();
         let other = sender.clone();
         let sleeper = spawn(move || (receiver.recv(), receiver.recv()));
         other.put(7).unwrap();
@@ -315,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_sender_among_others_is_dropped_in_silence() {
-        let (sender, receiver) = bounded::<u8>(1);
+        let (sender, receiver) = queue::<u8>();
         let other = sender.clone();
         receiver.fall_asleep();
         drop(sender);
@@ -329,7 +326,7 @@ mod tests {
     #[test]
     fn a_timeout_is_never_early() {
         let clock = Clock::start();
-        let (sender, mut receiver) = bounded(1);
+        let (sender, mut receiver) = queue();
         let timeout = Duration::from_millis(20);
         let start = clock.now().instant;
         // What is left of an older wake must not end the wait.

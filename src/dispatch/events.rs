@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use crossbeam_channel::{Receiver, TrySendError, bounded};
+use crossbeam_channel::Receiver;
 
 use super::registry::{Account, Outlet, Registry, Subscriber};
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
     ledger::{EventSubscriberRow, Traffic},
     limits::{QUEUE_MESSAGES_MAX_CEILING, SUBSCRIBER_EVENTS_MAX_DEFAULT},
     slots::Slots,
+    sync::counted_unmodelled,
 };
 
 /// What an event counts for in its subscriber's queue.
@@ -63,8 +64,8 @@ impl EventOptions {
         }
     }
 
-    /// Events that the queue holds: 1 to 2^22, default 8,192. Each costs 32 bytes from the start,
-    /// and up to 300 while it is there.
+    /// Events that the queue holds: 1 to 2^22, default 8,192. Each costs up to 330 bytes while it
+    /// is there, and nothing before.
     ///
     /// When a service with many peers stops, each of them gives an event in a moment.
     #[must_use]
@@ -106,9 +107,10 @@ pub struct EventDelivery {
 impl Drop for EventDelivery {
     fn drop(&mut self) {
         if self.event.is_some() {
-            let lane = self.account.lane(shard_of(self.number));
+            let shard = shard_of(self.number);
+            let lane = self.account.lane(shard);
             lane.begin_move(1);
-            lane.fill.lower(ONE);
+            self.account.lower(shard, ONE);
             lane.end_discarded(1);
         }
     }
@@ -140,23 +142,18 @@ pub(super) fn offer(subscriber: &Subscriber, event: Box<Event>, shard: u8) -> bo
         return true;
     };
     // Raised first, so that the subscriber never lowers what was not raised.
-    lane.fill.raise(ONE);
+    if account.reserve(shard, ONE, 1) == 0 {
+        lane.dropped.add(1);
+        return false;
+    }
     let delivery = EventDelivery {
         event: Some(event),
         number: u64::from(shard) << 56 | number,
         account: Arc::clone(account),
     };
-    match sender.try_send(delivery) {
-        Ok(()) => true,
-        // The subscription was dropped; its removal is on the way. The delivery counts itself.
-        Err(TrySendError::Disconnected(_)) => true,
-        Err(TrySendError::Full(mut delivery)) => {
-            delivery.event = None;
-            lane.fill.lower(ONE);
-            lane.dropped.add(1);
-            false
-        }
-    }
+    // If the subscription was dropped, its removal is on the way. The delivery counts itself.
+    drop(sender.try_send(delivery));
+    true
 }
 
 /// A subscriber's queue of events, and the right to take from it. Dropping it unsubscribes.
@@ -224,7 +221,7 @@ impl EventSubscription {
         slots: Arc<Slots>,
     ) -> Result<Self, SubscribeError> {
         options.validate()?;
-        let (sender, receiver) = bounded(options.capacity);
+        let (sender, receiver) = counted_unmodelled();
         // Counted first, so that nothing that the fan-out could deliver is left unmade.
         slots.event_subscribers.fetch_add(1, Ordering::SeqCst);
         match registry.add_events(options, sender) {
@@ -318,9 +315,10 @@ impl EventSubscription {
             account.id
         );
         let event = delivery.event.take().expect("a delivery is opened once");
-        let lane = account.lane(shard_of(delivery.number));
+        let shard = shard_of(delivery.number);
+        let lane = account.lane(shard);
         lane.begin_move(1);
-        lane.fill.lower(ONE);
+        account.lower(shard, ONE);
         lane.end_taken(1);
         let number = delivery.number & (u64::MAX >> 8);
         let expected = lane.expected.swap(number + 1, Ordering::Relaxed);

@@ -3,12 +3,11 @@
 use std::{
     fmt,
     sync::{Arc, OnceLock},
-    time::Duration,
 };
 
 use super::{
     Desk, FanOut, Notice,
-    channel::{Receiver, Sender, bounded},
+    channel::{self, Receiver, Sender},
 };
 use crate::{
     balance::CutMarker,
@@ -19,14 +18,9 @@ use crate::{
     limits::EVENTS_QUEUED_MAX,
     sync::{
         atomic::{AtomicBool, AtomicUsize, Ordering, fence},
-        channel::{SendTimeoutError, TrySendError},
+        channel::TrySendError,
     },
 };
-
-/// Places in the queue besides those for blocks and events, so that one for which the bounds have
-/// room finds one. A poke goes into an empty queue only; several that meet there are a matter of
-/// chance.
-const POKES_MAX: usize = 4;
 
 /// What travels through the queue.
 #[derive(Debug)]
@@ -56,6 +50,9 @@ impl Item {
 pub(crate) struct DispatchQueue {
     items: Arc<Sender<Item>>,
     bounds: QueueBounds,
+    /// So many items, and nothing that neither bound counts is put in: as many as there are if each
+    /// message comes in a block of its own.
+    items_max: usize,
     /// Where the dispatcher works, once there is one.
     desk: Option<Arc<Desk>>,
 }
@@ -82,12 +79,12 @@ pub(crate) enum PushError {
 impl DispatchQueue {
     pub(crate) fn new(ledger: Arc<Ledger>) -> (Self, Receiver<Item>) {
         let capacity = usize::try_from(ledger.dispatch_capacity.messages).unwrap_or(usize::MAX);
-        let places = capacity.saturating_add(EVENTS_QUEUED_MAX + POKES_MAX);
-        let (items, receiver) = bounded(places);
+        let (items, receiver) = channel::queue();
         (
             Self {
                 items: Arc::new(items),
                 bounds: QueueBounds::new(ledger),
+                items_max: capacity.saturating_add(EVENTS_QUEUED_MAX),
                 desk: None,
             },
             receiver,
@@ -121,19 +118,12 @@ impl DispatchQueue {
         }
     }
 
-    /// Hands over what is left at a stop, whatever the bounds say; waits for the dispatcher to take
-    /// an item if every place is taken. False if it did not in time.
-    pub(crate) fn push_last(&self, item: Item, timeout: Duration) -> bool {
+    /// Hands over what is left at a stop, whatever the bounds say: it is held as it is, and costs
+    /// no more here.
+    pub(crate) fn push_last(&self, item: Item) {
         self.bounds.raise(&item);
-        let sent = self.items.send_timeout(item, timeout);
-        if let Err(error) = &sent {
-            let (SendTimeoutError::Timeout(item) | SendTimeoutError::Disconnected(item)) = error;
-            self.bounds.take_back(item);
-            self.lose(item);
-        } else {
-            self.note_handed();
-        }
-        sent.is_ok()
+        // A dispatcher that has ended takes nothing more, which is counted.
+        let _ = self.send(item);
     }
 
     /// Counts what nobody will be offered.
@@ -144,16 +134,15 @@ impl DispatchQueue {
     }
 
     /// Hands over something that the bounds do not count, behind everything that was handed over
-    /// before. It comes back if every place is taken; a dispatcher that has ended wants nothing.
+    /// before. It comes back if too much is there; a dispatcher that has ended wants nothing.
     pub(crate) fn push_item(&self, item: Item) -> Result<(), Item> {
-        match self.items.try_send(item) {
-            Ok(()) => {
-                self.note_handed();
-                Ok(())
-            }
-            Err(TrySendError::Disconnected(_)) => Ok(()),
-            Err(TrySendError::Full(item)) => Err(item),
+        if self.items.len() >= self.items_max {
+            return Err(item);
         }
+        if self.items.try_send(item).is_ok() {
+            self.note_handed();
+        }
+        Ok(())
     }
 
     /// Wakes those who sleep and for whom this thread dispatched something. False if it is the
@@ -187,21 +176,20 @@ impl DispatchQueue {
         }
         // Raised first, so that the dispatcher never lowers what was not raised.
         self.bounds.raise(&item);
+        self.send(item)
+    }
+
+    /// Puts an item in that the bounds count. One that a dispatcher does not take any more is lost.
+    fn send(&self, item: Item) -> Result<(), PushError> {
         match self.items.try_send(item) {
             Ok(()) => {
                 self.note_handed();
                 Ok(())
             }
-            Err(error) => {
-                let (TrySendError::Full(item) | TrySendError::Disconnected(item)) = &error;
-                self.bounds.take_back(item);
-                match error {
-                    TrySendError::Full(item) => Err(PushError::Full(item)),
-                    TrySendError::Disconnected(item) => {
-                        self.lose(&item);
-                        Err(PushError::Dead)
-                    }
-                }
+            Err(TrySendError::Full(item) | TrySendError::Disconnected(item)) => {
+                self.bounds.take_back(&item);
+                self.lose(&item);
+                Err(PushError::Dead)
             }
         }
     }
@@ -398,5 +386,5 @@ impl fmt::Debug for Poke {
     }
 }
 
-/// The queue has a place for every message from the start, so the size of an item is memory.
+/// Items come in numbers up to what the queue holds, so their size is memory.
 const _: () = assert!(size_of::<Item>() <= 16);

@@ -12,7 +12,7 @@ use std::{
 use super::{
     Delivery, Ended, EventDelivery, EventOptions, Overflow, Poke, Requests, SubscribeOptions,
     Types,
-    channel::{Receiver, Sender, bounded},
+    channel::{Receiver, Sender, queue},
     fill::{BYTES_MAX, QueueFill},
     lane::{Lane, Moves},
 };
@@ -97,7 +97,7 @@ pub(crate) enum Outlet {
 impl Outlet {
     /// A queue as the options ask for, and the subscriber's end of it.
     pub(crate) fn queue(options: &SubscribeOptions) -> (Self, Receiver<Delivery>) {
-        let (sender, receiver) = bounded(options.messages);
+        let (sender, receiver) = queue();
         let gives_up = options.overflow == Overflow::DropOldest;
         let oldest = gives_up.then(|| receiver.items().clone());
         (Self::Deliveries(sender, oldest), receiver)

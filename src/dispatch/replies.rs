@@ -18,6 +18,7 @@ use crate::{
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
+        counted_unmodelled,
     },
     threads::is_dispatcher,
 };
@@ -197,9 +198,9 @@ pub struct Reply {
 /// A queue for the answers to many requests, made by [`Handle::replies`](crate::Handle::replies).
 ///
 /// It has a place for each request from the moment it is sent until its result is taken; without
-/// a free place a request is refused. So it is never full, and nothing is lost in it. Each place
-/// takes about 150 bytes from the start. Dropping it lets the requests that are outstanding run to
-/// their ends unseen; [`Handle::cancel`](crate::Handle::cancel) gives one up.
+/// a free place a request is refused. So it is never full, and nothing is lost in it. Each result
+/// takes about 150 bytes while it is there. Dropping it lets the requests that are outstanding run
+/// to their ends unseen; [`Handle::cancel`](crate::Handle::cancel) gives one up.
 ///
 /// # Examples
 ///
@@ -260,7 +261,7 @@ impl Drop for QueuePlace {
 impl Replies {
     pub(crate) fn new(capacity: usize, requests: Arc<Requests>) -> Self {
         let capacity = capacity.clamp(1, REQUESTS_MAX_CEILING);
-        let (sender, receiver) = bounded(capacity);
+        let (sender, receiver) = counted_unmodelled();
         let queue = Arc::new(ReplyQueue {
             sender: Mutex::new(Some(sender)),
             capacity,

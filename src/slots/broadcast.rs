@@ -156,7 +156,7 @@ impl Slots {
             }
             Recipients::All | Recipients::AllBut(_) | Recipients::Matching(_) => {
                 let peers = usize::try_from(self.ledger.peers.get()).unwrap_or(usize::MAX);
-                call.expect(peers.min(self.attention.0.capacity().unwrap_or(peers)));
+                call.expect(peers.min(self.slots_max()));
                 for (index, slot) in (0..).zip(self.each_slot()) {
                     // Looked at without the lock: most of the free slots are passed over by it.
                     if !slot.admitted.load(Ordering::Acquire) {

@@ -171,12 +171,9 @@ pub(crate) mod channel {
         collections::VecDeque,
         fmt,
         sync::{self, Arc, PoisonError},
-        time::Duration,
     };
 
-    pub(crate) use crossbeam_channel::{
-        RecvError, RecvTimeoutError, SendTimeoutError, TryRecvError, TrySendError,
-    };
+    pub(crate) use crossbeam_channel::{RecvError, RecvTimeoutError, TryRecvError, TrySendError};
     use loom::sync::atomic::{AtomicUsize, Ordering, fence};
 
     struct Shared<T> {
@@ -199,6 +196,11 @@ pub(crate) mod channel {
         (Sender(Arc::clone(&shared)), Receiver(shared))
     }
 
+    /// As many places as anybody asks for.
+    pub(crate) fn counted<T>() -> (Sender<T>, Receiver<T>) {
+        bounded(usize::MAX)
+    }
+
     impl<T> Shared<T> {
         fn items(&self) -> sync::MutexGuard<'_, VecDeque<T>> {
             self.items.lock().unwrap_or_else(PoisonError::into_inner)
@@ -211,8 +213,7 @@ pub(crate) mod channel {
             let order = (Ordering::AcqRel, Ordering::Acquire);
             let len = &self.0.len;
             let raised = len.fetch_update(order.0, order.1, one_more).or_else(|_| {
-                // As crossbeam's, which looks again behind a fence before it says that it is full:
-                // whoever has reserved room that a receiver gave back relies on it.
+                // As crossbeam's, which looks again behind a fence before it says that it is full.
                 fence(Ordering::SeqCst);
                 len.fetch_update(order.0, order.1, one_more)
             });
@@ -223,21 +224,12 @@ pub(crate) mod channel {
             Ok(())
         }
 
-        pub(crate) fn send_timeout(
-            &self,
-            item: T,
-            _timeout: Duration,
-        ) -> Result<(), SendTimeoutError<T>> {
-            self.try_send(item)
-                .map_err(|error| SendTimeoutError::Timeout(error.into_inner()))
-        }
-
         pub(crate) fn is_empty(&self) -> bool {
-            self.0.len.load(Ordering::Acquire) == 0
+            self.len() == 0
         }
 
-        pub(crate) fn capacity(&self) -> Option<usize> {
-            Some(self.0.capacity)
+        pub(crate) fn len(&self) -> usize {
+            self.0.len.load(Ordering::Acquire)
         }
     }
 

@@ -6,7 +6,8 @@
 //! the wheel accordingly; what it finds taken it puts off to its next turn.
 //!
 //! A timer that expires adds to the count in its cell, and goes into the channel unless it still
-//! waits there. The channel has a place for every cell, so no expiry is lost and none has to wait.
+//! waits there. So a channel of counted items holds no more than there are cells, no expiry is lost
+//! and none has to wait. Cells are made when they are first used.
 //!
 //! Invariants:
 //! - an index is in the list of changes at most once, and in the channel at most once
@@ -20,11 +21,11 @@ mod tests;
 
 use std::{
     fmt,
-    sync::{Arc, PoisonError, TryLockError},
+    sync::{Arc, OnceLock, PoisonError, TryLockError},
     time::Duration,
 };
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender};
 
 use crate::{
     clock::Tick,
@@ -34,12 +35,16 @@ use crate::{
     sync::{
         Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        counted_unmodelled,
     },
 };
 
 pub(crate) use table::{TimerTable, UserTimer};
 
 const NANOS_PER_TICK: u64 = 1_000_000;
+
+/// Cells are made in chunks when the first of their timers is set.
+const CHUNK_CELLS: usize = if cfg!(all(test, nebnet_loom)) { 1 } else { 64 };
 
 /// Names a timer of the [`Timers`] that set it; never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -129,7 +134,7 @@ impl Timers {
                 max: USER_TIMERS_MAX_CEILING,
             });
         }
-        let (sender, receiver) = bounded(capacity);
+        let (sender, receiver) = counted_unmodelled();
         let queue = hub.add(slots, capacity, sender)?;
         Ok(Self { receiver, queue })
     }
@@ -308,9 +313,7 @@ impl Timers {
         if inner.sender.is_none() {
             return Err(TimerError::Stopped);
         }
-        let index = inner.free.pop().ok_or(TimerError::TooMany {
-            limit: queue.cells.len(),
-        })?;
+        let index = inner.take_free(queue.capacity)?;
         let plan = &mut inner.plans[index as usize];
         plan.is_set = true;
         (plan.due, plan.period) = (due, period);
@@ -362,7 +365,8 @@ impl fmt::Debug for TimerDelivery {
 /// What a [`Timers`] and the loop share.
 struct TimerQueue {
     id: u32,
-    cells: Box<[Cell]>,
+    capacity: usize,
+    chunks: Box<[OnceLock<Box<[Cell]>>]>,
     inner: Mutex<Inner>,
     /// True while there may be changes that the loop has not seen.
     changed: AtomicBool,
@@ -398,8 +402,9 @@ impl Cell {
 /// What is written under the mutex: by who sets, cancels and takes.
 #[derive(Debug)]
 struct Inner {
+    /// One for each cell that was ever used.
     plans: Vec<Plan>,
-    /// Cells without a timer.
+    /// Of these, the ones without a timer.
     free: Vec<u32>,
     /// Cells whose plan the loop has not seen, each once.
     changes: Vec<u32>,
@@ -422,6 +427,19 @@ struct Plan {
 }
 
 impl Inner {
+    /// The index of a cell without a timer: one that was used before, if there is one.
+    fn take_free(&mut self, capacity: usize) -> Result<u32, TimerError> {
+        if let Some(index) = self.free.pop() {
+            return Ok(index);
+        }
+        let fresh = u32::try_from(self.plans.len()).unwrap_or(u32::MAX);
+        if self.plans.len() >= capacity {
+            return Err(TimerError::TooMany { limit: capacity });
+        }
+        self.plans.push(Plan::default());
+        Ok(fresh)
+    }
+
     fn is_current(&self, index: u32, generation: u32) -> bool {
         let plan = self.plans.get(index as usize);
         plan.is_some_and(|plan| plan.is_set && plan.generation == generation)
@@ -436,6 +454,12 @@ impl Inner {
 }
 
 impl TimerQueue {
+    fn cell(&self, index: u32) -> &Cell {
+        let (chunk, place) = (index as usize / CHUNK_CELLS, index as usize % CHUNK_CELLS);
+        let make = || (0..CHUNK_CELLS).map(|_| Cell::default()).collect();
+        &self.chunks[chunk].get_or_init(make)[place]
+    }
+
     /// Ends a cell's timer. What it has counted goes with its generation.
     fn free(&self, inner: &mut Inner, index: u32) {
         let plan = &mut inner.plans[index as usize];
@@ -446,16 +470,14 @@ impl TimerQueue {
             inner.free.push(index);
         }
         let state = joined(inner.plans[index as usize].generation, 0);
-        self.cells[index as usize]
-            .state
-            .store(state, Ordering::Release);
+        self.cell(index).state.store(state, Ordering::Release);
         inner.note_changed(index);
     }
 
     /// The cell's index came out of the channel. `None` if its timer was cancelled.
     fn take(&self, index: u32) -> Option<Fired> {
         let mut inner = self.lock();
-        let cell = &self.cells[index as usize];
+        let cell = self.cell(index);
         // First this, then the count: what is counted in between goes into the channel again.
         cell.queued.swap(false, Ordering::AcqRel);
         let clear = |state: u64| Some(joined(halves(state).0, 0));
@@ -506,7 +528,7 @@ impl fmt::Debug for TimerQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TimerQueue")
             .field("id", &self.id)
-            .field("capacity", &self.cells.len())
+            .field("capacity", &self.capacity)
             .finish_non_exhaustive()
     }
 }
@@ -557,18 +579,19 @@ impl TimerHub {
                 limit: TIMER_QUEUES_MAX,
             });
         }
-        let count = u32::try_from(capacity).unwrap_or(u32::MAX);
         let inner = Inner {
-            plans: vec![Plan::default(); capacity],
-            // The lowest comes first.
-            free: (0..count).rev().collect(),
+            plans: Vec::new(),
+            free: Vec::new(),
             changes: Vec::new(),
             sender: Some(sender),
             gone: false,
         };
         let queue = Arc::new(TimerQueue {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
-            cells: (0..capacity).map(|_| Cell::default()).collect(),
+            capacity,
+            chunks: (0..capacity.div_ceil(CHUNK_CELLS))
+                .map(|_| OnceLock::new())
+                .collect(),
             inner: Mutex::new(inner),
             changed: AtomicBool::new(false),
             hub,

@@ -120,7 +120,7 @@ impl TimerTable {
             0 => 0,
             period => now.saturating_sub(armed.due) / period,
         };
-        if !entry.queue.cells[timer.index as usize].count(timer.generation, count) {
+        if !entry.queue.cell(timer.index).count(timer.generation, count) {
             // It was cancelled, and the change is still to be seen.
             return;
         }
@@ -223,10 +223,7 @@ impl Entry {
 
     /// Puts the index of a cell into the channel, unless it is there.
     fn deliver(&self, index: u32) {
-        if self.queue.cells[index as usize]
-            .queued
-            .swap(true, Ordering::AcqRel)
-        {
+        if self.queue.cell(index).queued.swap(true, Ordering::AcqRel) {
             return;
         }
         let delivery = TimerDelivery {

@@ -27,7 +27,7 @@ use crate::{
 use std::sync::Arc;
 
 fn outlet() -> Outlet {
-    Outlet::Deliveries(channel::bounded(1).0, None)
+    Outlet::Deliveries(channel::queue().0, None)
 }
 
 fn options() -> SubscribeOptions {
@@ -38,7 +38,7 @@ fn options() -> SubscribeOptions {
 #[test]
 fn a_receiver_that_parks_is_woken() {
     explore(Some(3), || {
-        let (sender, mut receiver) = channel::bounded(2);
+        let (sender, mut receiver) = channel::queue();
         let sender = thread::spawn(move || {
             sender.put(1).unwrap();
             sender.wake();
