@@ -253,7 +253,7 @@ fn slow_reader(task: Task) {
             let piece: Vec<u8> = (0..100).flat_map(message).collect();
             while writing.write_all(&piece).is_ok() {}
         });
-        let mut reading = &client.stream;
+        let mut reading = &*client.stream;
         let started = Instant::now();
         let mut buffer = [0; 1024];
         while started.elapsed() < Duration::from_secs(20) {

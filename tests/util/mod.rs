@@ -8,10 +8,12 @@
     reason = "each test file uses its part, and a test may unwrap"
 )]
 
+pub mod ledgers;
 pub mod proxy;
+pub mod wire;
 
 use std::{
-    io::{ErrorKind, Read, Write},
+    io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     sync::{
         Once,
@@ -26,6 +28,9 @@ use nebnet::{
     PeerId, SendError, Snapshot, StopReport, StopRow, SubscribeOptions, Subscription, Types,
     frame::{Bye, Decoder, Frame},
 };
+
+use ledgers::{arrived, check_stopped};
+use wire::Wire;
 
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -88,7 +93,7 @@ pub fn start_echo(config: Config) -> (NetService, JoinHandle<u64>) {
 
 /// A peer.
 pub struct Client {
-    pub stream: TcpStream,
+    pub stream: Wire,
     /// What was received and not yet looked at begins at `start`.
     buffer: Vec<u8>,
     start: usize,
@@ -144,7 +149,7 @@ impl Client {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         Self {
-            stream,
+            stream: Wire::new(stream),
             buffer: Vec::new(),
             start: 0,
             end: None,
@@ -342,7 +347,9 @@ pub fn only_peer(service: &NetService) -> PeerId {
 /// or by what is built on it.
 #[track_caller]
 pub fn stop_within(service: &mut NetService, deadline: Duration) -> StopReport {
+    let before = service.handle().closed();
     let report = service.stop(deadline);
+    check_stopped(service.local_addrs(), before, &report);
     for balance in [report.snapshot.balance(), service.balance()] {
         assert!(balance.is_exact(), "{balance}\n{report}");
     }
