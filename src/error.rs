@@ -148,7 +148,8 @@ close_reasons! {
     IdleTimeout = 14, "idle_timeout";
     /// No answer to heartbeats.
     HeartbeatTimeout = 15, "heartbeat_timeout";
-    /// The peer did not take its data: no progress for the write stall time.
+    /// The peer did not take its data: its system acknowledged none of it for the write stall time,
+    /// or its outbox was full and the policy says so.
     SlowPeer = 16, "slow_peer";
     /// The service has all the peers it may have.
     TooManyPeers = 17, "too_many_peers";

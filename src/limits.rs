@@ -62,6 +62,8 @@ pub(crate) const DESCRIPTORS_PER_SHARD: usize = 3;
 pub(crate) const DESCRIPTORS_RESERVED: usize = 64;
 /// Length of the queue of connections that the kernel completed and we did not accept yet.
 pub(crate) const LISTEN_BACKLOG: i32 = 4096;
+/// Default for the bytes that the system takes for a connection before it sends them.
+pub(crate) const NOTSENT_LOWAT_DEFAULT: usize = 128 << 10;
 /// Listeners of one service.
 pub(crate) const LISTENERS_MAX: usize = 64;
 /// Rows kept about peers that closed.
@@ -265,6 +267,8 @@ pub(crate) const AUTH_DELAY_MS: u64 = 500;
 pub(crate) const FRAME_TIMEOUT_MS: u64 = 10_000;
 /// How long a peer may take none of the bytes that wait for it.
 pub(crate) const WRITE_STALL_TIMEOUT_MS: u64 = 10_000;
+/// Looks in that time at what the peer's system has acknowledged.
+pub(crate) const STALL_LOOKS: u64 = 10;
 /// TCP_USER_TIMEOUT of every connection.
 pub(crate) const TCP_USER_TIMEOUT_MS: u64 = 30_000;
 /// Keepalive: silence before the first probe, and between probes, in seconds; number of probes.

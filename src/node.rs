@@ -710,6 +710,12 @@ impl<N: Net> Node<N> {
             match action {
                 Action::Connect(id, addr) => self.connect(now, id, addr),
                 Action::LookConnected(id) => self.look_connected(now, id),
+                Action::Look { id, last } => {
+                    if let Some(stream) = stream_of(&mut self.streams, id) {
+                        let told = self.net.unacknowledged(stream, last);
+                        self.peers.handle_unacknowledged(now.tick, id, told);
+                    }
+                }
                 Action::Shutdown(id) => {
                     if let Some(stream) = stream_of(&mut self.streams, id) {
                         // The peer may have reset the connection; reading will tell.

@@ -164,6 +164,7 @@ impl NetService {
                     .unwrap_or(u32::MAX),
                 send_buffer: config.send_buffer,
                 recv_buffer: config.recv_buffer,
+                notsent_lowat: u32::try_from(config.notsent_lowat).unwrap_or(u32::MAX),
             },
             next_listener: AtomicU64::new(config.listen.len() as u64),
             next_link: AtomicU64::new(0),

@@ -71,6 +71,7 @@ fn is_legal(config: &Config) -> bool {
         && (is_off || ticks(config.heartbeat_interval) <= ticks(config.heartbeat_timeout))
         && config.send_buffer < 1 << 30
         && config.recv_buffer < 1 << 30
+        && config.notsent_lowat < 1 << 30
         && (64 << 10..=budget).contains(&config.outbox_bytes)
         && (1..=1 << 22).contains(&config.outbox_messages)
         && (1 << 20..=usize::MAX / 4).contains(&budget)
@@ -87,7 +88,7 @@ fn ticks(duration: Duration) -> u128 {
 }
 
 fn set(config: Config, script: &mut Script<'_>) -> Config {
-    match script.below(26) {
+    match script.below(27) {
         0 => config.listen(([127, 0, 0, 1], u16::from(script.byte())).into()),
         1 => config.listen_nowhere(),
         2 => config.max_payload(u32::try_from(count(script)).unwrap_or(u32::MAX)),
@@ -116,6 +117,7 @@ fn set(config: Config, script: &mut Script<'_>) -> Config {
         22 => config.node_id([script.byte(); 16]),
         23 => config.max_pending(count(script)),
         24 => config.checksums(script.below(2) == 1),
+        25 => config.notsent_lowat(count(script)),
         _ => config.agent(String::from_utf8_lossy(token(script))),
     }
 }

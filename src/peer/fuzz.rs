@@ -293,7 +293,7 @@ impl Machine {
         });
         if taken > 0 {
             self.peer.handle_moved(self.now, self.receiving());
-            self.peer.handle_write_progress();
+            self.peer.handle_written(self.now, taken);
         }
         if taken < offered.len() {
             self.peer.handle_write_blocked(self.now);
@@ -303,7 +303,7 @@ impl Machine {
 
     fn after_output(&mut self) {
         if self.peer.outbox.is_empty() {
-            self.peer.handle_write_progress();
+            self.peer.handle_all_written();
             let before = self.peer.bye_received.is_some();
             if self.peer.finish_drain(self.now, "why") {
                 assert!(!self.peer.has_output());
@@ -376,6 +376,11 @@ impl Machine {
             }
             Some(Verdict::Abort(_) | Verdict::GiveUp | Verdict::Done) => self.gone = true,
             Some(Verdict::CheckQuiet) => self.check_quiet(),
+            Some(Verdict::Look) => {
+                // It acknowledges some of it, or nothing is told.
+                let told = (self.now % 5 > 0).then_some(self.now % 97);
+                self.gone |= self.peer.handle_told(self.now, told, &self.rules);
+            }
         }
     }
 

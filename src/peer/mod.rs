@@ -12,6 +12,8 @@
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod rest;
+mod sent;
+mod stall;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -19,6 +21,7 @@ mod tests;
 use std::{fmt, net::SocketAddr, sync::Arc};
 
 pub(crate) use rest::{Resting, Tally, Untouched};
+use sent::Sent;
 pub(crate) use state::{Bye, State};
 
 use subtle::{Choice, ConstantTimeEq};
@@ -133,8 +136,8 @@ pub(crate) struct Peer {
     idle_since: Tick,
     /// Since when we do not read.
     paused_since: Option<Tick>,
-    /// Since when the outbox waits and the peer takes nothing.
-    stalled_since: Option<Tick>,
+    /// What became of what was written, since the connection was at rest.
+    sent: Option<Box<Sent>>,
     /// When the last byte came from the peer; shifted by the time in which we did not read.
     heard_since: Tick,
     /// The first and the latest PING since then; shifted likewise.
@@ -272,6 +275,8 @@ pub(crate) enum Verdict {
     Abort(CloseReason),
     /// A connection that we make was not made in time.
     GiveUp,
+    /// To ask what its system has acknowledged.
+    Look,
     /// To ask for a sign of life.
     Ping,
     /// A closing connection has lingered long enough.
@@ -307,7 +312,7 @@ impl Peer {
             frame_since: None,
             idle_since: now,
             paused_since: None,
-            stalled_since: None,
+            sent: None,
             heard_since: now,
             pinged: None,
             ping_waits: false,
@@ -647,12 +652,32 @@ impl Peer {
 
     /// The outbox waits for the socket.
     pub(crate) fn handle_write_blocked(&mut self, now: Tick) {
-        self.stalled_since.get_or_insert(now);
+        self.sent.get_or_insert_default().handle_blocked(now);
     }
 
-    /// The peer took `bytes` bytes, or the outbox is empty.
-    pub(crate) fn handle_write_progress(&mut self) {
-        self.stalled_since = None;
+    /// Our system took so many bytes.
+    pub(crate) fn handle_written(&mut self, now: Tick, bytes: usize) {
+        self.sent.get_or_insert_default().handle_taken(now, bytes);
+    }
+
+    /// Nothing waits for the socket any more.
+    pub(crate) fn handle_all_written(&mut self) {
+        if let Some(sent) = &mut self.sent {
+            sent.stall = None;
+        }
+    }
+
+    /// The peer's system is asked what it has not acknowledged.
+    pub(crate) fn handle_asked(&mut self, now: Tick) {
+        if let Some(sent) = &mut self.sent {
+            sent.handle_asked(now);
+        }
+    }
+
+    /// What it has not acknowledged, if that is told. True if it has stalled for too long.
+    pub(crate) fn handle_told(&mut self, now: Tick, told: Option<u64>, rules: &Rules) -> bool {
+        let sent = self.sent.as_mut();
+        sent.is_some_and(|sent| sent.handle_told(now, told, rules.write_stall_ms))
     }
 
     /// Moves the PONG that waits into the outbox.
@@ -886,7 +911,7 @@ impl Peer {
                 .filter(|_| limit > 0)
                 .map(|since| end_of(since, limit))
         };
-        let stall = after(self.stalled_since, rules.write_stall_ms);
+        let stall = self.stall_deadline(rules);
         let receiving = self.paused_since.is_none();
         let ends = match self.state {
             State::Open | State::Greeting { .. } if !receiving => [None; 4],
@@ -923,8 +948,18 @@ impl Peer {
             since.is_some_and(|since| limit > 0 && now >= end_of(since, limit))
         };
         let passed = |since, limit| expired(since, limit, now.saturating_sub(lag));
-        if expired(self.stalled_since, rules.write_stall_ms, now) {
-            return Some(Verdict::Abort(CloseReason::SlowPeer));
+        if self.stall_deadline(rules).is_some_and(|end| now >= end) {
+            return Some(
+                if self
+                    .sent
+                    .as_ref()
+                    .is_some_and(|sent| sent.is_judged_by_taken())
+                {
+                    Verdict::Abort(CloseReason::SlowPeer)
+                } else {
+                    Verdict::Look
+                },
+            );
         }
         match self.state {
             State::Open if self.paused_since.is_some() => None,
@@ -960,6 +995,10 @@ impl Peer {
             State::Draining { .. } => None,
             State::Lingering { deadline, .. } => (now >= deadline).then_some(Verdict::Done),
         }
+    }
+
+    fn stall_deadline(&self, rules: &Rules) -> Option<Tick> {
+        self.sent.as_ref()?.next_deadline(rules.write_stall_ms)
     }
 
     /// When the peer is to be asked for a sign of life, or is dead; and which of the two.

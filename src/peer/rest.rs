@@ -117,7 +117,7 @@ impl Peer {
             frame_since,
             idle_since: _,
             paused_since,
-            stalled_since,
+            sent,
             heard_since: _,
             pinged,
             ping_waits,
@@ -136,8 +136,9 @@ impl Peer {
             sums: _,
             answered: _,
         } = self;
-        let marks = [frame_since, paused_since, stalled_since];
+        let marks = [frame_since, paused_since];
         *state == State::Open
+            && sent.as_ref().is_none_or(|sent| sent.is_at_rest())
             && marks.iter().all(|mark| mark.is_none())
             && pinged.is_none()
             && !(*ping_waits || *eof || *reads_on)

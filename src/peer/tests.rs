@@ -404,12 +404,34 @@ fn a_write_stall_counts_from_the_last_progress_even_while_paused() {
     peer.set_reading(0, false);
     peer.handle_write_blocked(10);
     peer.handle_write_blocked(150);
-    assert_eq!(peer.next_deadline(&rules, 1_000), Some(211));
-    peer.handle_write_progress();
+    assert_eq!(peer.next_deadline(&rules, 1_000), Some(31));
+    peer.handle_all_written();
     peer.handle_write_blocked(160);
+    assert_eq!(peer.judge(180, &rules, 1_000), None);
+    assert_eq!(peer.judge(181, &rules, 1_000), Some(Verdict::Look));
+    assert!(!peer.handle_told(181, Some(500), &rules));
+    peer.handle_written(200, 7);
+    assert!(!peer.handle_told(361, Some(506), &rules));
+    for now in (382..=541).step_by(21) {
+        assert!(!peer.handle_told(now, Some(506), &rules));
+    }
+    assert_eq!(peer.judge(562, &rules, 1_000), Some(Verdict::Look));
+    assert!(peer.handle_told(562, Some(506), &rules));
+}
+
+/// Where the system does not tell, what it takes has to do.
+#[test]
+fn a_write_stall_counts_from_the_last_byte_taken_where_nothing_is_told() {
+    let rules = rules();
+    let mut peer = peer(&rules);
+    peer.handle_write_blocked(160);
+    assert!(!peer.handle_told(181, None, &rules));
     assert_eq!(peer.judge(360, &rules, 1_000), None);
     let abort = Verdict::Abort(CloseReason::SlowPeer);
     assert_eq!(peer.judge(361, &rules, 1_000), Some(abort));
+    peer.handle_written(361, 1);
+    assert_eq!(peer.judge(561, &rules, 1_000), None);
+    assert_eq!(peer.judge(562, &rules, 1_000), Some(abort));
 }
 
 #[test]

@@ -675,7 +675,7 @@ impl Peers {
         seat.peer.outbound.add(written);
         if taken > 0 {
             seat.peer.handle_moved(now, receiving);
-            seat.peer.handle_write_progress();
+            seat.peer.handle_written(now, taken);
             seat.write_tried = false;
             seat.peer.handle_taken(receiving);
         }
@@ -702,7 +702,7 @@ impl Peers {
         }
         let Some(seat) = self.seat(id) else { return };
         if seat.peer.outbox.is_empty() {
-            seat.peer.handle_write_progress();
+            seat.peer.handle_all_written();
             self.slots.trim_lease(id);
             self.finish_drain(now, id);
         } else {

@@ -21,6 +21,7 @@ mod cut;
 mod handlers;
 mod io;
 mod links;
+mod looks;
 mod nodes;
 mod output;
 mod requests;
@@ -125,6 +126,8 @@ pub(crate) enum Action {
     Connect(PeerId, SocketAddr),
     /// To look whether the connection is made.
     LookConnected(PeerId),
+    /// To ask what the peer's system has not acknowledged; `last` if the connection is closed next.
+    Look { id: PeerId, last: bool },
     /// To send the FIN.
     Shutdown(PeerId),
     /// To close; with `abort`, by a RST.
@@ -196,6 +199,8 @@ pub(crate) struct Peers {
     /// How long nobody was read, in all, and since when nobody is.
     lag: Tick,
     stalled_since: Option<Tick>,
+    /// The system does not tell what a peer's system has acknowledged.
+    untold: bool,
     stop: Option<Stop>,
     quiet: Quiet,
 }
@@ -258,6 +263,7 @@ impl Peers {
             in_hand: Traffic::default(),
             lag: 0,
             stalled_since: None,
+            untold: false,
             stop: None,
             quiet: Quiet::default(),
         }
@@ -856,6 +862,7 @@ impl Peers {
                 self.list_writing(id);
                 return;
             }
+            Some(Verdict::Look) => self.look(now, id),
             Some(Verdict::Ping) => {
                 seat.peer.ping(now.saturating_sub(lag));
                 self.list_writing(id);

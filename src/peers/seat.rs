@@ -55,7 +55,8 @@ pub(super) struct Seat {
     pub(super) in_due_list: bool,
     /// Its `Connected` was told, so that its `Closed` is due.
     pub(super) announced: bool,
-    /// The write stall or the drain is over, and the socket is tried a last time.
+    /// The drain is over, or a write stall that is judged by what our system takes, and the socket
+    /// is tried a last time.
     pub(super) write_tried: bool,
     /// Its node is claimed for it among all loops.
     pub(super) listed: bool,

@@ -1,5 +1,7 @@
 //! What holds between turns, and the simulator's look inside.
 
+mod looks;
+
 use std::io;
 
 use rustix::io::Errno;

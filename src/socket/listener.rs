@@ -14,6 +14,7 @@ use rustix::{
     io::Errno,
     net::{self, AddressFamily, SocketFlags, SocketType, ipproto, sockopt},
 };
+use socket2::SockRef;
 
 use super::kind::expect_listening;
 use crate::{
@@ -32,6 +33,8 @@ pub(crate) struct SocketOptions {
     /// Sizes of the kernel's buffers in bytes; zero leaves them to the system.
     pub(crate) send_buffer: usize,
     pub(crate) recv_buffer: usize,
+    /// `TCP_NOTSENT_LOWAT` in bytes; zero leaves what the system takes ahead to the system.
+    pub(crate) notsent_lowat: u32,
 }
 
 /// A socket that listens.
@@ -125,6 +128,9 @@ impl SocketOptions {
         if self.tcp_user_timeout_ms > 0 {
             sockopt::set_tcp_user_timeout(&socket, self.tcp_user_timeout_ms)?;
         }
+        if self.notsent_lowat > 0 {
+            SockRef::from(&socket).set_tcp_notsent_lowat(self.notsent_lowat)?;
+        }
         // Before the connection is made, since the window's scale is agreed on then.
         if self.send_buffer > 0 {
             sockopt::set_socket_send_buffer_size(&socket, self.send_buffer)?;
@@ -178,6 +184,7 @@ impl Default for SocketOptions {
             tcp_user_timeout_ms: u32::try_from(TCP_USER_TIMEOUT_MS).unwrap_or(0),
             send_buffer: 0,
             recv_buffer: 0,
+            notsent_lowat: 0,
         }
     }
 }

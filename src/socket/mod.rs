@@ -10,6 +10,7 @@
 //! [`Sockets`] is the real one. The simulator in `src/tests` is the other.
 
 mod accept;
+mod diag;
 mod kind;
 mod listener;
 mod poller;
@@ -68,6 +69,11 @@ pub(crate) trait Net {
     /// Writes the beginning of the slices.
     fn write(&mut self, stream: &mut Self::Stream, slices: &[IoSlice<'_>]) -> io::Result<usize>;
 
+    /// What the peer's system has not acknowledged; `last` if nothing is read or written any more,
+    /// and only then [`Unacknowledged::Ended`]. Costs several system calls, and is not to be asked
+    /// for each message or each write.
+    fn unacknowledged(&mut self, stream: &Self::Stream, last: bool) -> Unacknowledged;
+
     /// Sends a FIN; reading goes on.
     fn shutdown(&mut self, stream: &mut Self::Stream) -> io::Result<()>;
 
@@ -91,6 +97,20 @@ pub(crate) enum Event {
     Listener(usize),
     /// A peer can be read or written, or its connection changed.
     Peer(PeerId, Ready),
+}
+
+/// What the peer's system has not acknowledged of what was written; a FIN is not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unacknowledged {
+    /// So many bytes.
+    Bytes(u64),
+    /// The connection is over: everything was acknowledged, unless it `failed`, now or at an
+    /// earlier call. Then its system buffer held at most so many bytes, and they are lost.
+    Ended { failed: bool, at_most: u64 },
+    /// The system does not tell now.
+    Unknown,
+    /// The system does not tell, and never will.
+    Never,
 }
 
 /// What a peer is ready for.

@@ -16,7 +16,9 @@ use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 
-use super::{AcceptFault, Event, Listener, Net, Ready, SocketOptions, listener};
+use super::{
+    AcceptFault, Event, Listener, Net, Ready, SocketOptions, Unacknowledged, diag::Diag, listener,
+};
 use crate::{
     id::PeerId,
     limits::{EVENTS_PER_POLL, LISTENERS_MAX},
@@ -35,6 +37,7 @@ pub(crate) struct Sockets {
     events: Events,
     listeners: Vec<Option<Listener>>,
     options: SocketOptions,
+    diag: Diag,
     /// Given up for a moment when descriptors run out, to accept and close the connection that
     /// waits: its peer learns at once, instead of waiting in a queue that nobody serves.
     spare: Option<File>,
@@ -47,6 +50,7 @@ impl Sockets {
             events: Events::with_capacity(EVENTS_PER_POLL),
             listeners: Vec::new(),
             options,
+            diag: Diag::default(),
             spare: open_spare(),
         };
         for (index, listener) in listeners.into_iter().enumerate() {
@@ -174,6 +178,10 @@ impl Net for Sockets {
                 rustix::net::sendmsg(&*stream, slices, &mut control, SendFlags::NOSIGNAL)
             }),
         }
+    }
+
+    fn unacknowledged(&mut self, stream: &TcpStream, last: bool) -> Unacknowledged {
+        self.diag.unacknowledged(stream, last)
     }
 
     fn shutdown(&mut self, stream: &mut TcpStream) -> io::Result<()> {

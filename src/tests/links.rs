@@ -24,7 +24,7 @@ use crate::{
     peer::Rules,
     peers::{Action, PeerLimits, Peers},
     slots::{OutFrame, OutboxLimits, Slots},
-    socket::Ready,
+    socket::{Ready, Unacknowledged},
 };
 
 const LINK: LinkId = LinkId(7);
@@ -160,6 +160,10 @@ impl Desk {
             match action {
                 Action::Connect(id, addr) => self.connects.push((id, addr)),
                 Action::LookConnected(id) => self.peers.handle_connected(self.now, id),
+                Action::Look { id, .. } => {
+                    let told = Unacknowledged::Bytes(0);
+                    self.peers.handle_unacknowledged(self.now, id, told);
+                }
                 Action::Shutdown(_) => {}
                 Action::Close { index, abort } => self.closes.push((index, abort)),
             }

@@ -32,7 +32,7 @@ use crate::{
     id::{MessageType, PeerId},
     limits::{CUT_LOOKS_PER_TURN, CUT_SEGMENTS_MAX, READ_PER_TURN_BYTES},
     slots::Slots,
-    socket::{AcceptFault, Event, Listener, Net, Ready},
+    socket::{AcceptFault, Event, Listener, Net, Ready, Unacknowledged},
 };
 
 /// Polls without a wait and without progress that are taken for a busy loop: more than a cut of
@@ -861,6 +861,19 @@ impl Net for SimNet {
         }
         world.work += 1;
         Ok(count)
+    }
+
+    fn unacknowledged(&mut self, stream: &SimStream, last: bool) -> Unacknowledged {
+        let world = &mut *self.0.borrow_mut();
+        let conn = &world.conns[stream.0];
+        match (conn.rst, last) {
+            (true, true) => Unacknowledged::Ended {
+                failed: conn.rst_error.is_some(),
+                at_most: conn.sent_max as u64,
+            },
+            (true, false) => Unacknowledged::Unknown,
+            (false, _) => Unacknowledged::Bytes(conn.sent.len() as u64),
+        }
     }
 
     fn shutdown(&mut self, stream: &mut SimStream) -> io::Result<()> {

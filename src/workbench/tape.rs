@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     id::PeerId,
-    socket::{AcceptFault, Event, Listener, Net, Ready},
+    socket::{AcceptFault, Event, Listener, Net, Ready, Unacknowledged},
 };
 
 /// The wire; whoever holds it puts bytes on it.
@@ -98,6 +98,10 @@ impl Net for Tape {
         let size = slices.iter().map(|slice| slice.len()).sum();
         self.0.borrow_mut().written += size;
         Ok(size)
+    }
+
+    fn unacknowledged(&mut self, (): &(), _: bool) -> Unacknowledged {
+        Unacknowledged::Bytes(0)
     }
 
     fn shutdown(&mut self, (): &mut ()) -> io::Result<()> {

@@ -96,9 +96,12 @@ pub(crate) struct ServeOptions {
     /// Silence in both directions after which a peer is closed [default: 0]
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     pub(crate) idle_timeout: Option<Duration>,
-    /// Time in which a peer has to take some of what waits for it [default: 10s]
+    /// Time in which a peer has to acknowledge some of what waits for it [default: 10s]
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     pub(crate) write_stall_timeout: Option<Duration>,
+    /// Bytes that the system takes for a peer before it sends them; 0 = no bound [default: 128K]
+    #[arg(long, value_name = "SIZE", value_parser = units::size_usize)]
+    pub(crate) notsent_lowat: Option<usize>,
     /// Most bytes that wait for one peer [default: 4M]
     #[arg(long, value_name = "SIZE", value_parser = units::size_usize)]
     pub(crate) outbox_bytes: Option<usize>,

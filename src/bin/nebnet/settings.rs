@@ -186,6 +186,7 @@ settings!(
     frame_timeout,
     idle_timeout,
     write_stall_timeout,
+    notsent_lowat,
     outbox_bytes,
     outbox_messages,
     outbox_full,
@@ -226,6 +227,7 @@ fn config_of(options: &ServeOptions) -> Config {
         max_peers,
         max_peers_per_addr,
         max_pending,
+        notsent_lowat,
         outbox_bytes,
         outbox_messages
     );

@@ -17,7 +17,7 @@ use super::super::{random::Random, read_scattered};
 use crate::{
     clock::Tick,
     id::PeerId,
-    socket::{AcceptFault, Event, Listener, Net, Ready},
+    socket::{AcceptFault, Event, Listener, Net, Ready, Unacknowledged},
 };
 
 /// Polls without a wait and without progress that are taken for a busy loop.
@@ -694,6 +694,20 @@ impl Net for MeshNet {
             fabric.send(stream.0, 1 - stream.1, Parcel::Bytes(piece));
         }
         Ok(count)
+    }
+
+    fn unacknowledged(&mut self, stream: &MeshStream, last: bool) -> Unacknowledged {
+        let fabric = &mut *self.fabric.borrow_mut();
+        let waiting = fabric.conns[stream.0].ends[1 - stream.1].travelling_bytes as u64;
+        let end = fabric.end(stream);
+        match (end.rst, last) {
+            (true, true) => Unacknowledged::Ended {
+                failed: !end.rst_told,
+                at_most: u64::MAX,
+            },
+            (true, false) => Unacknowledged::Unknown,
+            (false, _) => Unacknowledged::Bytes(waiting),
+        }
     }
 
     fn shutdown(&mut self, stream: &mut MeshStream) -> io::Result<()> {

@@ -75,6 +75,7 @@ const SAMPLES: &[(&str, &[&str], &[&str])] = &[
     ("frame-timeout", &["500ms"], &["5d"]),
     ("idle-timeout", &["2m"], &["-1s"]),
     ("write-stall-timeout", &["1h"], &["9000h"]),
+    ("notsent-lowat", &["0", "64K"], &["K"]),
     ("outbox-bytes", &["64K"], &["K"]),
     ("outbox-messages", &["10"], &["10K"]),
     (

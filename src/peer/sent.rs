@@ -1,0 +1,46 @@
+//! What became of what was written to a peer, as far as its system tells.
+
+use super::stall::Stall;
+use crate::clock::Tick;
+
+/// Made with the first write, and gone when the connection rests.
+#[derive(Debug, Default)]
+pub(super) struct Sent {
+    /// There is one as long as the outbox waits for the socket.
+    pub(super) stall: Option<Stall>,
+}
+
+impl Sent {
+    pub(super) fn handle_blocked(&mut self, now: Tick) {
+        self.stall.get_or_insert_with(|| Stall::begin(now));
+    }
+
+    pub(super) fn handle_taken(&mut self, now: Tick, bytes: usize) {
+        if let Some(stall) = &mut self.stall {
+            stall.handle_taken(now, bytes);
+        }
+    }
+
+    pub(super) fn handle_asked(&mut self, now: Tick) {
+        if let Some(stall) = &mut self.stall {
+            stall.handle_asked(now);
+        }
+    }
+
+    pub(super) fn handle_told(&mut self, now: Tick, told: Option<u64>, limit_ms: u64) -> bool {
+        let stall = self.stall.as_mut();
+        stall.is_some_and(|stall| stall.handle_told(now, told, limit_ms))
+    }
+
+    pub(super) fn next_deadline(&self, limit_ms: u64) -> Option<Tick> {
+        self.stall.as_ref()?.next_deadline(limit_ms)
+    }
+
+    pub(super) fn is_judged_by_taken(&self) -> bool {
+        self.stall.as_ref().is_some_and(Stall::is_judged_by_taken)
+    }
+
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.stall.is_none()
+    }
+}
