@@ -52,7 +52,7 @@ use crate::{
     peer::Rules,
     peers::{Census, Directory, HandlerOptions, Handlers, PeerLimits, Peers},
     slots::{BroadcastReport, OutboxLimits, Recipients, Slots},
-    socket::{Listener, SocketOptions, Sockets, raise_descriptor_limit},
+    socket::{Listener, SocketOptions, Sockets, name_conflict, raise_descriptor_limit},
     threads::{Crew, run_on, warn_if_crowded},
     timers::Timers,
 };
@@ -690,7 +690,7 @@ impl NetService {
             let listeners = Listener::bind_each(*addr, options, shards);
             let listeners = listeners.map_err(|source| StartError::Listen {
                 addr: *addr,
-                source,
+                source: name_conflict(source, *addr, &addrs),
             })?;
             addrs.extend(listeners.first().map(|listener| listener.addr));
             for (all, listener) in by_shard.iter_mut().zip(listeners) {

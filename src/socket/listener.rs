@@ -142,6 +142,43 @@ impl SocketOptions {
     }
 }
 
+/// Adds to "address already in use" which other listener of the service is in the way, if one is.
+pub(crate) fn name_conflict(
+    error: io::Error,
+    wanted: SocketAddr,
+    bound: &[SocketAddr],
+) -> io::Error {
+    let is_taken = error.kind() == io::ErrorKind::AddrInUse;
+    let by = bound
+        .iter()
+        .find_map(|by| Some((by, conflict(wanted, *by)?)));
+    match by.filter(|_| is_taken) {
+        Some((by, how)) => {
+            let text = format!("{error}: {by}, which this service listens on, {how}");
+            io::Error::new(error.kind(), text)
+        }
+        None => error,
+    }
+}
+
+/// How one address stands in the way of another that is bound later.
+fn conflict(wanted: SocketAddr, bound: SocketAddr) -> Option<&'static str> {
+    if wanted.port() != bound.port() {
+        return None;
+    }
+    // An address of IPv6 that stands for one of IPv4 is that one.
+    let (new, old) = (wanted.ip().to_canonical(), bound.ip().to_canonical());
+    let (is_any, was_any) = (new.is_unspecified(), old.is_unspecified());
+    match (new.is_ipv4(), old.is_ipv4()) {
+        _ if new == old => Some("is the same"),
+        (true, false) if was_any => Some("takes IPv4 as well"),
+        (false, true) if is_any => Some("is part of it, since [::] takes IPv4 as well"),
+        (one, other) if one == other && was_any => Some("covers it"),
+        (one, other) if one == other && is_any => Some("is part of it"),
+        _ => None,
+    }
+}
+
 /// Begins to connect. The socket is writable once the connection is made, or has failed.
 pub(super) fn begin_connect(addr: SocketAddr, options: SocketOptions) -> io::Result<TcpStream> {
     let socket = make_socket(addr)?;
@@ -185,6 +222,65 @@ impl Default for SocketOptions {
             send_buffer: 0,
             recv_buffer: 0,
             notsent_lowat: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conflict_of_two_listeners_is_named() {
+        for (bound, wanted, how) in [
+            ("[::]:1", "0.0.0.0:1", "takes IPv4 as well"),
+            ("[::]:1", "127.0.0.1:1", "takes IPv4 as well"),
+            ("[::]:1", "[::1]:1", "covers it"),
+            ("0.0.0.0:1", "127.0.0.1:1", "covers it"),
+            ("127.0.0.1:1", "0.0.0.0:1", "is part of it"),
+            (
+                "0.0.0.0:1",
+                "[::]:1",
+                "is part of it, since [::] takes IPv4 as well",
+            ),
+            ("127.0.0.1:1", "127.0.0.1:1", "is the same"),
+            ("127.0.0.1:1", "[::ffff:127.0.0.1]:1", "is the same"),
+            ("[::]:1", "0.0.0.0:2", ""),
+            ("[::1]:1", "127.0.0.1:1", ""),
+            ("127.0.0.2:1", "127.0.0.1:1", ""),
+        ] {
+            let (bound, wanted) = (bound.parse().unwrap(), wanted.parse().unwrap());
+            let error = || io::Error::from(Errno::ADDRINUSE);
+            let said = name_conflict(error(), wanted, &[bound]).to_string();
+            let more = format!(": {bound}, which this service listens on, {how}");
+            let expected = if how.is_empty() { "" } else { &more };
+            assert_eq!(said, format!("{}{expected}", error()), "{bound} {wanted}");
+        }
+        // Another error has nothing to do with them.
+        let addr = "127.0.0.1:1".parse().unwrap();
+        let error = name_conflict(Errno::ACCESS.into(), addr, &[addr]);
+        assert!(!error.to_string().contains("listens on"), "{error}");
+    }
+
+    /// Every conflict that is named is one to the system (unless `net.ipv6.bindv6only` is set).
+    #[test]
+    fn the_system_sees_the_same_conflicts() {
+        let bind = |ip: &str, port: u16| {
+            let ip: std::net::IpAddr = ip.parse().unwrap();
+            Listener::bind((ip, port).into(), SocketOptions::default())
+        };
+        let ips = ["127.0.0.1", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1"];
+        for (old, new) in ips
+            .iter()
+            .flat_map(|old| ips.iter().map(move |new| (old, new)))
+        {
+            // Where there is no IPv6, nothing is in its way.
+            let Ok(first) = bind(old, 0) else { continue };
+            let wanted = SocketAddr::new(new.parse().unwrap(), first.addr.port());
+            if conflict(wanted, first.addr).is_some() {
+                let error = bind(new, first.addr.port()).map(drop).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{old} {new}");
+            }
         }
     }
 }

@@ -24,7 +24,7 @@ use std::{
 };
 
 pub(crate) use accept::AcceptFault;
-pub(crate) use listener::{Listener, SocketOptions};
+pub(crate) use listener::{Listener, SocketOptions, name_conflict};
 pub(crate) use poller::{Sockets, raise_descriptor_limit};
 
 use crate::id::PeerId;

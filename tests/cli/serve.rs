@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
+    net::TcpListener,
 };
 
 use crate::harness::{Peer, Service, TempFile, failure, frame, run, wait_until};
@@ -178,6 +179,50 @@ fn a_port_in_use_is_one_clear_line() {
     assert_eq!(code, 1);
     assert!(line.contains(&addr) && line.contains("in use"), "{line}");
     service.stop();
+}
+
+/// How a service fails that is given these addresses; a port that another test has taken meanwhile
+/// is no answer.
+#[track_caller]
+fn conflict(flags: [&str; 2], ips: [&str; 2]) -> (String, [String; 2]) {
+    for _ in 0..10 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let addrs = ips.map(|ip| format!("{ip}:{port}"));
+        let args = ["serve", flags[0], &addrs[0], flags[1], &addrs[1]];
+        let (code, line) = failure(&run(&args, b""));
+        assert_eq!(code, 1);
+        if !line.ends_with("(os error 98)\n") {
+            return (line, addrs);
+        }
+    }
+    panic!("ten ports were taken by others");
+}
+
+#[test]
+fn a_port_that_the_service_has_itself_is_explained() {
+    let has_ipv6 = TcpListener::bind("[::]:0").is_ok();
+    for (first, second, how) in [
+        ("[::]", "0.0.0.0", "takes IPv4 as well"),
+        ("0.0.0.0", "127.0.0.1", "covers it"),
+        ("127.0.0.1", "127.0.0.1", "is the same"),
+    ] {
+        if first == "[::]" && !has_ipv6 {
+            continue;
+        }
+        let (line, [first, second]) = conflict(["--listen"; 2], [first, second]);
+        let said = format!(
+            "nebnet: cannot listen on {second}: Address already in use (os error 98): \
+             {first}, which this service listens on, {how}\n"
+        );
+        assert_eq!(line, said);
+    }
+    let (line, [addr, _]) = conflict(["--listen", "--metrics"], ["127.0.0.1"; 2]);
+    assert!(
+        line.ends_with(&format!(": {addr} is that of --metrics\n")),
+        "{line}"
+    );
 }
 
 #[test]

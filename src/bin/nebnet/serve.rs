@@ -2,12 +2,13 @@
 
 use std::{
     io::{self, ErrorKind, IsTerminal as _, Write as _},
+    net::SocketAddr,
     time::Duration,
 };
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use nebnet::{
-    ConnectOptions, EventOptions, EventSubscription, Handle, NetService, Overflow,
+    ConnectOptions, EventOptions, EventSubscription, Handle, NetService, Overflow, StartError,
     SubscribeOptions, Subscription, Types,
 };
 
@@ -63,9 +64,10 @@ pub(crate) fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     let (sender, endings) = bounded(WORKERS_MAX);
     // Before the start, so that no message comes too early for a subscriber.
     let subscriptions = Subscriptions::new(&settings, &service)?;
+    let metrics = endpoint.as_ref().map(Endpoint::addr);
     service
         .start()
-        .map_err(|error| Failure::new(error.to_string()))?;
+        .map_err(|error| start_failure(&error, metrics))?;
 
     for target in &settings.connect {
         let options = ConnectOptions::from(target.as_str()).keep_connected(true);
@@ -73,7 +75,6 @@ pub(crate) fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
             .connect(options)
             .map_err(|error| Failure::new(format!("cannot connect to {target}: {error}")))?;
     }
-    let metrics = endpoint.as_ref().map(Endpoint::addr);
     if let Some(endpoint) = endpoint {
         endpoint.start(&service.handle())?;
     }
@@ -91,6 +92,18 @@ pub(crate) fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
         }
     };
     stop(service, cause, settings.drain, &endings, workers)
+}
+
+/// Names the metrics port where it may be what is in the way.
+fn start_failure(error: &StartError, metrics: Option<SocketAddr>) -> Failure {
+    let mut message = error.to_string();
+    if let (StartError::Listen { addr, source }, Some(metrics)) = (error, metrics) {
+        let is_taken = source.kind() == ErrorKind::AddrInUse;
+        if is_taken && addr.port() == metrics.port() && source.raw_os_error().is_some() {
+            message = format!("{message}: {metrics} is that of --metrics");
+        }
+    }
+    Failure::new(message)
 }
 
 /// What takes the messages.
@@ -175,7 +188,7 @@ fn watch_links(
 }
 
 /// Says where the service can be reached; scripts wait for these lines.
-fn announce(service: &NetService, metrics: Option<std::net::SocketAddr>) -> io::Result<()> {
+fn announce(service: &NetService, metrics: Option<SocketAddr>) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for addr in service.local_addrs() {
         writeln!(out, "listening on {addr}")?;
