@@ -254,6 +254,9 @@ pub enum DialError {
         /// [`CloseReason::from_wire_code`].
         bye_received: Option<u16>,
     },
+    /// The peer refused us, as [`DuplicateNode`](CloseReason::DuplicateNode), for another
+    /// connection of our node id, and this service has none: another one has the same id.
+    NodeIdTaken,
     /// There is no place for another connection.
     NoPlace,
 }
@@ -292,6 +295,9 @@ impl fmt::Display for DialError {
                 Some(reason) => write!(f, "the peer refused our HELLO: {reason}"),
                 None => write!(f, "the peer refused our HELLO: reason {code}"),
             },
+            Self::NodeIdTaken => {
+                f.write_str("our node id is taken there: another service has the same")
+            }
             Self::NoPlace => f.write_str("there is no place for another connection"),
         }
     }

@@ -519,7 +519,7 @@ impl Peers {
 
     /// A peer said who it is: it is welcome, or broke a rule about several connections of one node.
     fn handle_introduction(&mut self, now: Tick, id: PeerId) -> Result<(), Fault> {
-        match self.judge_node(id) {
+        match self.judge_node(now, id) {
             Ok(None) => {}
             Ok(Some(other)) => {
                 let drain_ms = self.rules.drain_ms;

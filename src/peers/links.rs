@@ -27,7 +27,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Action, Peers, Timer, nodes::Claim, seat::Standing};
+use super::{Action, Peers, Timer, doubles::Doubt, nodes::Claim, seat::Standing};
 use crate::{
     clock::Tick,
     dial::{NewLink, Resolved, Source},
@@ -53,6 +53,8 @@ pub(super) struct Links {
     covered: HashMap<NodeId, Vec<LinkId>>,
     /// State of the generator that pauses are drawn from; never zero.
     random: u64,
+    /// What the last warning of a copied node id was about.
+    pub(super) doubt: Option<Doubt>,
 }
 
 #[derive(Debug)]
@@ -79,7 +81,14 @@ struct Link {
 /// Whether the other side has another connection of ours, and keeps that.
 fn is_double(error: &DialError) -> bool {
     let code = CloseReason::DuplicateNode.wire_code();
-    matches!(error, DialError::Handshake { bye_received, .. } if *bye_received == code)
+    match error {
+        DialError::Handshake { bye_received, .. } => *bye_received == code,
+        DialError::NodeIdTaken => true,
+        DialError::Resolve { .. }
+        | DialError::Connect { .. }
+        | DialError::Timeout
+        | DialError::NoPlace => false,
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +110,18 @@ impl Links {
             links: BTreeMap::new(),
             covered: HashMap::new(),
             random: seed | 1,
+            doubt: None,
         }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.links.len()
+    }
+
+    /// Whether any connection but this one is on its way to an OK.
+    pub(super) fn is_another_dialling(&self, peer: PeerId) -> bool {
+        let mut links = self.links.values();
+        links.any(|link| matches!(link.state, LinkState::Dialling(other) if other != peer))
     }
 
     /// A number from 0 to `max`. The generator is Marsaglia's xorshift64.
@@ -397,6 +417,10 @@ impl Peers {
         if !row.node_id.is_anonymous() {
             link.node_id = row.node_id;
         }
+        let error = error.map(|error| self.explain(row, error));
+        let Some(link) = self.links.links.get_mut(&id) else {
+            return;
+        };
         match (error, link.state) {
             (Some(error), _) => self.set_failed(now, id, Some(row.addr), error),
             (None, LinkState::Up { since, .. }) if link.keep => {
@@ -411,6 +435,15 @@ impl Peers {
                 self.links.links.remove(&id);
                 self.forget_link(id);
             }
+        }
+    }
+
+    /// Who was refused for a connection that is not there shares the node id with another service.
+    fn explain(&self, row: &ClosedRow, error: DialError) -> DialError {
+        if is_double(&error) && !self.has_double(row.peer, row.node_id) {
+            DialError::NodeIdTaken
+        } else {
+            error
         }
     }
 
@@ -504,7 +537,7 @@ impl Peers {
 
     /// The connection that counts as the node's. One that is on its way out does not, nor does one
     /// of which the node itself has said that it sends nothing more.
-    fn connection_of(&self, node_id: NodeId) -> Option<PeerId> {
+    pub(super) fn connection_of(&self, node_id: NodeId) -> Option<PeerId> {
         let id = *self.nodes.get(&node_id)?;
         let seat = self.seats.look(id.index() as usize)?;
         let counts = seat.id() == id && seat.leaving.is_none();
@@ -521,7 +554,11 @@ impl Peers {
     /// Whether a peer that just said who it is may stay beside another connection of its node: the
     /// connection that has to go for it, or the refusal of this one. Where they are with different
     /// loops, the other one is told.
-    pub(super) fn judge_node(&mut self, id: PeerId) -> Result<Option<PeerId>, &'static str> {
+    pub(super) fn judge_node(
+        &mut self,
+        now: Tick,
+        id: PeerId,
+    ) -> Result<Option<PeerId>, &'static str> {
         const REFUSAL: &str = "another connection of the same node exists";
         let Some(claim) = self.claim_of(id) else {
             return Ok(None);
@@ -534,23 +571,33 @@ impl Peers {
             return Ok(None);
         }
         if node_id == own {
+            self.doubt_self(now, claim);
             return Err("the peer has our own node id");
         }
         let Some(directory) = self.directory.clone() else {
             let other = self.connection_of(node_id);
-            let old = other.and_then(|other| self.claim_of(other));
-            if old.is_some_and(|old| !claim.takes_over(old, own, node_id)) {
-                return Err(REFUSAL);
-            }
-            return Ok(other);
+            let Some(old) = other.and_then(|other| self.claim_of(other)) else {
+                return Ok(other);
+            };
+            self.doubt_node(now, node_id, claim, old);
+            return if claim.takes_over(old, own, node_id) {
+                Ok(other)
+            } else {
+                Err(REFUSAL)
+            };
         };
         let shard = self.slots.shard();
         let counts =
             |old: Claim| old.peer.shard() != shard || self.connection_of(node_id) == Some(old.peer);
+        let mut in_the_way = None;
         let claimed = directory.claim(node_id, claim, |old| {
-            counts(old) && !claim.takes_over(old, own, node_id)
+            in_the_way = Some(old).filter(|old| counts(*old));
+            in_the_way.is_some() && !claim.takes_over(old, own, node_id)
         });
-        let other = claimed.map_err(|()| REFUSAL)?;
+        if let Some(old) = in_the_way {
+            self.doubt_node(now, node_id, claim, old);
+        }
+        let other = claimed.map_err(|()| REFUSAL)?.map(|old| old.peer);
         if let Some(seat) = self.seat(id) {
             seat.listed = true;
         }
@@ -566,6 +613,7 @@ impl Peers {
         let peer = &self.seat(id)?.peer;
         Some(Claim {
             peer: id,
+            addr: peer.addr,
             is_ours: peer.link.is_some(),
             is_authenticated: peer.is_authenticated(),
         })

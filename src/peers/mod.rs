@@ -18,6 +18,7 @@
 
 mod census;
 mod cut;
+mod doubles;
 mod handlers;
 mod io;
 mod links;

@@ -11,6 +11,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -28,6 +29,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Claim {
     pub(super) peer: PeerId,
+    pub(super) addr: SocketAddr,
     /// We made the connection.
     pub(super) is_ours: bool,
     /// The node showed a token that we accept.
@@ -90,7 +92,7 @@ impl Directory {
         node_id: NodeId,
         claim: Claim,
         stays: impl FnOnce(Claim) -> bool,
-    ) -> Result<Option<PeerId>, ()> {
+    ) -> Result<Option<Claim>, ()> {
         let mut nodes = lock(&self.nodes);
         let old = nodes.get(&node_id).copied();
         let old = old.filter(|old| old.peer != claim.peer);
@@ -98,7 +100,7 @@ impl Directory {
             return Err(());
         }
         nodes.insert(node_id, claim);
-        Ok(old.map(|old| old.peer))
+        Ok(old)
     }
 
     /// Has another shard close its connection of a node.
@@ -112,6 +114,12 @@ impl Directory {
     pub(super) fn is_elsewhere(&self, node_id: NodeId, shard: u8) -> bool {
         let claim = lock(&self.nodes).get(&node_id).copied();
         claim.is_some_and(|claim| claim.peer.shard() != shard)
+    }
+
+    /// Whether any node is connected to a shard other than this one.
+    pub(super) fn is_any_elsewhere(&self, shard: u8) -> bool {
+        let nodes = lock(&self.nodes);
+        nodes.values().any(|claim| claim.peer.shard() != shard)
     }
 
     /// A connection counts no more.

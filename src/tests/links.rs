@@ -810,6 +810,41 @@ fn a_link_that_is_refused_as_a_double_is_quiet() {
     assert_eq!(desk.connects.len(), before + 1);
 }
 
+/// Nobody here is the connection that the other side would rather keep, so another service has our
+/// node id. A peer that has not said who it is, and a link that has not been answered, may be it.
+#[test]
+fn a_link_that_is_refused_for_a_connection_of_others_says_so() {
+    let refused = |desk: &mut Desk| {
+        let id = desk.made();
+        desk.written(id);
+        desk.read(id, &bye(CloseReason::DuplicateNode));
+        desk.finish(id);
+        desk.dial_failed().0
+    };
+    let mut desk = Desk::new(rules());
+    desk.accept();
+    desk.events.clear();
+    desk.connect(link_to(&[addr(1)]));
+    assert_eq!(refused(&mut desk), DialError::NodeIdTaken);
+    desk.connect(NewLink {
+        id: LinkId(8),
+        ..link_to(&[addr(2)])
+    });
+    let greeting = desk.made();
+    desk.connect(link_to(&[addr(1)]));
+    let expected = DialError::Handshake {
+        reason: CloseReason::PeerBye,
+        bye_received: CloseReason::DuplicateNode.wire_code(),
+    };
+    assert_eq!(refused(&mut desk), expected);
+    // The peer is the other link's by then.
+    desk.read(greeting, &ok(2));
+    desk.reset(greeting);
+    desk.events.clear();
+    desk.connect(link_to(&[addr(1)]));
+    assert_eq!(refused(&mut desk), DialError::NodeIdTaken);
+}
+
 // ----- several connections of one node -----------------------------------------------------------
 
 /// A link of ours is up and the node dials us, or the other way round. Node 5 is us.

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 
 use crate::{
     harness::{Peer, Service, TempFile, failure, run, wait_until},
-    mesh::own_addr,
+    mesh::{self, own_addr},
     metrics::get,
 };
 
@@ -154,6 +154,59 @@ fn an_address_may_name_its_interface() {
     let output = run(&["send", "[fe80::1%none]:1", "--type", "7"], b"");
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("interface `none`: No such device"), "{text}");
+}
+
+/// The id that all services here have.
+const COPIED: &str = "000000000000000000000000000000ab";
+
+/// Each side that can know warns; `names` are what the lines of the log have to say.
+#[test]
+fn a_copied_node_id_is_warned_of() {
+    let copied = ["--node-id", COPIED];
+    let linked = |addr: &str| {
+        let args = [&copied[..], &["--connect", addr]].concat();
+        Service::start(&args)
+    };
+    // Two services with one id dial a third.
+    let server = Service::start(&["--echo"]);
+    let addr = server.addr.to_string();
+    let first = linked(&addr);
+    wait_for_log(&first, " is up: peer ", 1);
+    let second = linked(&addr);
+    let taken = format!(
+        "WARN  link 0 to {addr} cannot be made: our node id is taken there: another service has \
+         the same (attempt 1)"
+    );
+    wait_for_log(&second, &taken, 1);
+    wait_for_log(&server, "WARN  peer ", 1);
+    let text = server.stderr();
+    let stays = "which stays: two services with the node id 000000000000000000000000000000ab, or";
+    assert!(text.contains(stays), "{text}");
+    // One of them dials the other.
+    let third = linked(&first.addr.to_string());
+    let taken = "cannot be made: our node id is taken there";
+    wait_for_log(&third, taken, 1);
+    let own = format!("has our own node id {COPIED}: another service");
+    wait_for_log(&first, &own, 1);
+    // A third dials both.
+    let [one, other] = [&first, &second].map(|service| service.addr.to_string());
+    let args = ["--connect", &one, "--connect", &other];
+    let hub = Service::start(&args);
+    wait_for_log(&hub, "which goes: two services with the node id", 1);
+    for service in [server, first, second, third, hub] {
+        service.stop();
+    }
+}
+
+/// Of two connections that each other's services dialled one goes, and nothing is odd about that.
+#[test]
+fn two_services_that_dial_each_other_are_not_warned_of() {
+    let relays = mesh::start(&[&[1], &[0]], &[]);
+    for relay in relays {
+        let text = relay.service.stderr();
+        assert!(!text.contains("node id"), "{text}");
+        relay.service.stop();
+    }
 }
 
 #[test]
