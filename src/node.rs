@@ -94,6 +94,8 @@ pub(crate) struct Node<N: Net> {
     queue_max: Traffic,
     metrics_next: Tick,
     phase: Phase,
+    /// The deadline of the stop has passed.
+    drain_is_over: bool,
     /// Whether another thread of the service has failed, or a stop was asked for.
     signals: Arc<Signals>,
     /// What ended the loop itself.
@@ -183,6 +185,7 @@ impl<N: Net> Node<N> {
             queue_max: Traffic::default(),
             metrics_next,
             phase: Phase::Running,
+            drain_is_over: false,
             signals,
             failure: None,
             quiet: Quiet::default(),
@@ -288,9 +291,22 @@ impl<N: Net> Node<N> {
             self.idle
                 .handle_work(now.instant, std::mem::take(&mut self.moved));
         }
-        if self.phase == Phase::Stopping && self.peers.is_empty() && !self.is_held_up() {
+        if self.may_end() {
             self.phase = Phase::Ended;
         }
+    }
+
+    /// Whether a stop has nothing left to do. Connections may end before what they brought has
+    /// found room with its subscribers, for which there is time until the deadline.
+    fn may_end(&self) -> bool {
+        if self.phase != Phase::Stopping || !self.peers.is_empty() || self.is_held_up() {
+            return false;
+        }
+        let bounds = self.sink.bounds();
+        if !self.drain_is_over && !bounds.is_empty() {
+            bounds.wait_for_end();
+        }
+        self.drain_is_over || bounds.is_empty()
     }
 
     /// Whether timers are so late that the loop, or all of the process, stood still. That may have
@@ -321,6 +337,7 @@ impl<N: Net> Node<N> {
             || self.signals.failure.get().is_some()
             || self.is_to_stop()
             || (self.is_held_up() && self.has_room_for_next())
+            || self.may_end()
     }
 
     fn handle_events(&mut self) {
@@ -808,6 +825,7 @@ impl<N: Net> Node<N> {
                     }
                 }
                 Timer::StopDeadline => {
+                    self.drain_is_over = true;
                     self.peers.abort_all(now.tick, CloseReason::Shutdown);
                     self.push_last();
                 }

@@ -317,6 +317,40 @@ fn what_nobody_takes_is_discarded_at_the_deadline_and_counted() {
     }
 }
 
+/// The peers of parked messages may be gone: the messages have until the deadline all the same.
+#[test]
+fn what_peers_that_left_have_sent_is_waited_for() {
+    let _threads = THREADS.read();
+    for dispatch in MODES {
+        let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
+        let options = SubscribeOptions::new(Types::all()).messages(3);
+        let options = options.overflow(Overflow::Pause);
+        let mut slow = service.subscribe_with(options).unwrap();
+        service.start().unwrap();
+        let mut client = Client::connect(service.local_addrs()[0]);
+        assert!(client.try_write(&numbered(100, 10)));
+        wait_until("the rest is parked", || slow.row().parked == 97);
+        let (handle, peer) = (service.handle(), only_peer(&service));
+        client.reset();
+        // It is not read, so a write has to find out.
+        wait_until("it is gone", || {
+            handle.send(peer, T, b"are you there").is_err() && handle.snapshot().peers == 0
+        });
+        let stopping = thread::spawn(move || (stop(&mut service), service));
+        wait_until("it stops", || {
+            handle.snapshot().state == ServiceState::Stopping
+        });
+        for number in 0..100_u32 {
+            assert_eq!(slow.recv().unwrap().payload()[..4], number.to_be_bytes());
+        }
+        assert!(slow.recv().is_err());
+        let (report, service) = stopping.join().unwrap();
+        assert!(report.drained, "{report}");
+        assert_eq!((slow.row().taken, slow.row().discarded), (100, 0));
+        stop_tap(service, slow);
+    }
+}
+
 #[test]
 fn subscriptions_yield_what_is_left_and_then_their_end() {
     let _threads = THREADS.read();

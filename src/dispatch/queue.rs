@@ -17,7 +17,7 @@ use crate::{
     ledger::{Ledger, Traffic},
     limits::EVENTS_QUEUED_MAX,
     sync::{
-        atomic::{AtomicBool, AtomicUsize, Ordering, fence},
+        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence},
         channel::TrySendError,
     },
 };
@@ -57,12 +57,18 @@ pub(crate) struct DispatchQueue {
     desk: Option<Arc<Desk>>,
 }
 
+const NOTHING: u8 = 0;
+/// The loop has something to hand over, and is to be woken once the queue is half empty.
+const ROOM: u8 = 1;
+/// The loop is about to end, and is to be woken once everything is with its subscribers.
+const EMPTY: u8 = 2;
+
 /// What both ends know of the queue.
 #[derive(Clone, Debug)]
 pub(crate) struct QueueBounds {
     ledger: Arc<Ledger>,
-    /// True while the loop waits for room.
-    loop_waits: Arc<AtomicBool>,
+    /// What the loop waits for: [`NOTHING`], [`ROOM`] or [`EMPTY`].
+    loop_waits: Arc<AtomicU8>,
     /// Events in the queue.
     events: Arc<AtomicUsize>,
     events_max: usize,
@@ -258,13 +264,25 @@ impl QueueBounds {
 
     /// The loop announces that it waits for room; it has to try once more after this.
     pub(crate) fn wait_for_room(&self) {
-        self.loop_waits.store(true, Ordering::Relaxed);
+        self.loop_waits.store(ROOM, Ordering::Relaxed);
         fence(Ordering::SeqCst);
+    }
+
+    /// The loop announces that it ends once the queue is empty, and nothing parked; it has to look
+    /// at [`is_empty`](Self::is_empty) after this.
+    pub(crate) fn wait_for_end(&self) {
+        self.loop_waits.store(EMPTY, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Whether all messages that were handed over are with their subscribers.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ledger.dispatch_queue.get() == Traffic::default()
     }
 
     /// Whether the loop waits for room.
     pub(super) fn is_waited_for(&self) -> bool {
-        self.loop_waits.load(Ordering::Relaxed)
+        self.loop_waits.load(Ordering::Relaxed) == ROOM
     }
 
     /// Whether it does so for what is parked and nothing else.
@@ -286,9 +304,17 @@ impl QueueBounds {
     }
 
     fn wake_loop(&self, doorbell: &Doorbell) {
-        // Pairs with the fence in `wait_for_room`.
+        // Pairs with the fences in `wait_for_room` and `wait_for_end`.
         fence(Ordering::SeqCst);
-        if self.loop_waits.load(Ordering::Relaxed) {
+        let waits = self.loop_waits.load(Ordering::Relaxed);
+        if waits == NOTHING {
+            return;
+        }
+        if waits == EMPTY {
+            if self.is_empty() {
+                doorbell.ring();
+            }
+        } else {
             let (fill, capacity) = (
                 self.ledger.dispatch_queue.get(),
                 self.ledger.dispatch_capacity,
@@ -303,7 +329,7 @@ impl QueueBounds {
                 && is_half(fill.bytes, parked.bytes, capacity.bytes)
                 && self.events.load(Ordering::Relaxed) <= self.events_max / 2
             {
-                self.loop_waits.store(false, Ordering::Relaxed);
+                self.loop_waits.store(NOTHING, Ordering::Relaxed);
                 doorbell.ring();
             }
         }
