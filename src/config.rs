@@ -2,6 +2,8 @@
 //!
 //! Validation happens once, in [`Config::problems`]; everything behind it relies on the ranges.
 
+mod live;
+
 use std::{
     fmt,
     net::{Ipv4Addr, SocketAddr},
@@ -12,6 +14,8 @@ use crate::{
     clock::ticks_of_timeout, error::ConfigError, id::NodeId, idle::IdleStrategy, limits,
     policy::OutboxFull,
 };
+
+pub use live::Reconfigured;
 
 /// Where the fan-out to subscribers runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -659,6 +659,41 @@ impl fmt::Display for MemoryError {
 
 impl Error for MemoryError {}
 
+/// Why [`Handle::reconfigure`](crate::Handle::reconfigure) changed nothing.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ReconfigureError {
+    /// The settings are wrong, or contradict one that cannot change while the service runs.
+    Config(ConfigError),
+    /// The host's limits on memory leave too little for the budget.
+    Memory(MemoryError),
+    /// Another change is under way, or a loop takes no commands. It may be tried again.
+    Busy,
+    /// The service has stopped or failed.
+    Stopped,
+}
+
+impl fmt::Display for ReconfigureError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(source) => write!(f, "{source}"),
+            Self::Memory(source) => write!(f, "{source}"),
+            Self::Busy => f.write_str("the service is busy with another change"),
+            Self::Stopped => f.write_str("the service has stopped"),
+        }
+    }
+}
+
+impl Error for ReconfigureError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Config(source) => Some(source),
+            Self::Memory(source) => Some(source),
+            Self::Busy | Self::Stopped => None,
+        }
+    }
+}
+
 /// Why [`NetService::start`](crate::NetService::start) failed. Nothing is left running.
 #[derive(Debug)]
 #[non_exhaustive]

@@ -1,5 +1,6 @@
 //! What threads other than the loop hold: sends, closes, subscribes, asks.
 
+mod reconfigure;
 mod requests;
 mod stopped;
 
@@ -20,6 +21,7 @@ use crate::{
     balance::{Balance, Cut, CutAnswer},
     block::{Message, MessageRef},
     clock::Clock,
+    config::Config,
     dial::{ConnectOptions, NewLink, Resolved, Resolver},
     dispatch::{
         ChannelSubscription, EventOptions, EventSubscription, Outlet, Registry, SubscribeOptions,
@@ -43,6 +45,7 @@ use crate::{
     timers::{TimerHub, Timers},
 };
 
+pub(crate) use reconfigure::Settings;
 pub(crate) use stopped::{FinalReport, Signals, is_of_a_service};
 
 /// How long a question to the loop waits for the answer.
@@ -62,6 +65,7 @@ pub(crate) enum Command {
     Closed(Sender<Vec<ClosedRow>>),
     /// To begin a cut of the ledger.
     Cut(CutAnswer),
+    Reconfigure(Arc<Config>, Sender<()>),
 }
 
 /// One loop with its dispatcher, as other threads reach it.
@@ -89,6 +93,7 @@ pub(crate) struct Shared {
     /// Threads of the service that run: while there are any, they count.
     pub(crate) threads: AtomicUsize,
     pub(crate) final_report: FinalReport,
+    pub(crate) settings: Mutex<Settings>,
 }
 
 impl Shared {

@@ -175,7 +175,8 @@ pub(crate) struct Ledger {
     pub(crate) dispatch_queue: Fill,
     /// Of this, what is parked for full subscribers.
     pub(crate) dispatch_parked: Fill,
-    pub(crate) dispatch_capacity: Traffic,
+    dispatch_messages_max: u64,
+    dispatch_bytes_max: AtomicU64,
     /// Maxima of the dispatch queue during the interval before the last metrics tick.
     pub(crate) dispatch_max: TrafficCounter,
 }
@@ -226,9 +227,22 @@ impl Ledger {
             handlers: Mutex::default(),
             dispatch_queue: Fill::default(),
             dispatch_parked: Fill::default(),
-            dispatch_capacity,
+            dispatch_messages_max: dispatch_capacity.messages,
+            dispatch_bytes_max: dispatch_capacity.bytes.into(),
             dispatch_max: TrafficCounter::default(),
         }
+    }
+
+    /// What may wait for a dispatcher.
+    #[inline]
+    pub(crate) fn dispatch_capacity(&self) -> Traffic {
+        let bytes = self.dispatch_bytes_max.load(Ordering::Relaxed);
+        Traffic::new(self.dispatch_messages_max, bytes)
+    }
+
+    /// The queue has been made with places for its messages; the bound in bytes can change.
+    pub(crate) fn set_dispatch_bytes(&self, bytes: u64) {
+        self.dispatch_bytes_max.store(bytes, Ordering::Relaxed);
     }
 
     /// The loop has taken messages that were accepted for sending.
@@ -313,8 +327,8 @@ impl Ledger {
                 messages_parked: self.dispatch_parked.get().messages,
                 messages_max: max.messages.max(fill.messages),
                 bytes_max: max.bytes.max(fill.bytes),
-                messages_capacity: self.dispatch_capacity.messages,
-                bytes_capacity: self.dispatch_capacity.bytes,
+                messages_capacity: self.dispatch_capacity().messages,
+                bytes_capacity: self.dispatch_capacity().bytes,
             },
             types: Vec::new(),
             subscribers: Vec::new(),

@@ -205,7 +205,7 @@ pub mod fuzz {
 }
 
 pub use block::{Message, MessageRef};
-pub use config::{Config, Dispatch};
+pub use config::{Config, Dispatch, Reconfigured};
 pub use dial::ConnectOptions;
 pub use dispatch::{
     Batch, ChannelSubscription, Delivery, Ended, EventDelivery, EventIter, EventOptions,
@@ -214,8 +214,8 @@ pub use dispatch::{
 };
 pub use error::{
     AddressError, CloseReason, ConfigError, ConnectError, DialError, FrameError, HandlerError,
-    ListenError, RecvError, RecvTimeoutError, RequestError, SendError, ServiceFailure, StartError,
-    SubscribeError, TimerError, TryRecvError,
+    ListenError, ReconfigureError, RecvError, RecvTimeoutError, RequestError, SendError,
+    ServiceFailure, StartError, SubscribeError, TimerError, TryRecvError,
 };
 pub use event::{Event, PauseCause};
 pub use handle::{Handle, Listening, Outgoing, OutgoingBatch, Payload, Rejected, ReplyTo};

@@ -232,6 +232,9 @@ pub(crate) const TIMER_QUEUES_MAX: usize = 256;
 /// Message types with a counter of their own; the rest share one.
 pub(crate) const TYPE_COUNTERS_MAX: usize = 1024;
 
+/// Peers whose timers are looked at in one turn of the loop after the rules have changed.
+pub(crate) const LIVE_LOOKS_PER_TURN: usize = 1024;
+
 /// Peers and segments that a cut of the ledger looks at in one turn of the loop.
 pub(crate) const CUT_LOOKS_PER_TURN: usize = 1024;
 /// The most segments of one peer that a cut looks at: a message makes one at most, or two if it is

@@ -379,6 +379,10 @@ impl<N: Net> Node<N> {
                     self.cuts.push_back((CutWalk::default(), answer));
                 }
                 Command::Cut(answer) => drop(answer.try_send(None)),
+                Command::Reconfigure(config, answer) => {
+                    self.peers.reconfigure(now.tick, &config);
+                    let _ = answer.try_send(());
+                }
             }
         }
     }

@@ -3,10 +3,7 @@
 mod ending;
 
 use std::{
-    collections::hash_map::RandomState,
-    fmt,
-    hash::{BuildHasher as _, Hasher as _},
-    io,
+    fmt, io,
     net::{SocketAddr, TcpListener},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -35,18 +32,16 @@ use crate::{
         ConfigError, ConnectError, HandlerError, ListenError, MemoryError, RequestError, SendError,
         ServiceFailure, StartError, SubscribeError, TimerError,
     },
-    frame::{Decoder, Hello},
     handle::{
-        Command, FinalReport, Handle, Listening, Outgoing, Payload, ReplyTo, Shard, Shared,
-        is_of_a_service,
+        Command, FinalReport, Handle, Listening, Outgoing, Payload, ReplyTo, Settings, Shard,
+        Shared, is_of_a_service,
     },
     host::{Host, Lowered},
     id::{LinkId, ListenerId, MessageType, PeerId},
     inline::{InlineMessage, Replier},
     ledger::{Ledger, ServiceState, Snapshot, StateCell, StopReport, Traffic},
     limits::{
-        COMMANDS_MAX, DESCRIPTORS_PER_SHARD, DESCRIPTORS_RESERVED, DRAIN_MS, LINKS_MAX,
-        REFUSED_PEERS_MAX,
+        COMMANDS_MAX, DESCRIPTORS_PER_SHARD, DESCRIPTORS_RESERVED, LINKS_MAX, REFUSED_PEERS_MAX,
     },
     node::{LoopEnd, Node, Sink},
     peer::Rules,
@@ -128,6 +123,7 @@ impl NetService {
     /// The first problem of the configuration.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         config.validate()?;
+        let asked = config.clone();
         let mut config = config;
         let memory = Host::this().fit(&mut config);
         let clock = Clock::start();
@@ -173,6 +169,7 @@ impl NetService {
             signals: Arc::default(),
             threads: AtomicUsize::new(0),
             final_report: FinalReport::default(),
+            settings: Mutex::new(Settings::new(asked, config.clone())),
         });
         let (running, ended) = bounded(0);
         Ok(Self {
@@ -700,8 +697,7 @@ impl NetService {
         warn_if_public(&addrs, !config.accept_tokens.is_empty());
         let limits = PeerLimits {
             peers: peers_within_descriptors(config),
-            peers_per_origin: config.max_peers_per_addr,
-            pending: config.max_pending,
+            ..PeerLimits::of(config)
         };
         let census = Arc::new(Census::new(limits));
         let all_slots = self.shared.shards.iter();
@@ -721,7 +717,7 @@ impl NetService {
     fn make_peers(&self, shard: u8, limits: PeerLimits) -> Peers {
         let slots = Arc::clone(&self.shared.shards[usize::from(shard)].slots);
         let now = self.shared.clock.now().tick;
-        let mut peers = Peers::new(slots, rules_of(&self.config), limits, now);
+        let mut peers = Peers::new(slots, Rules::of(&self.config), limits, now);
         let mut handlers = self.handlers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(handlers) = handlers.get_mut(usize::from(shard)) {
             peers.set_handlers(handlers.take());
@@ -950,49 +946,6 @@ fn make_slots(
         first.ledger.budget.set_bells(bells.collect());
     }
     all
-}
-
-fn rules_of(config: &Config) -> Rules {
-    let hello = Hello {
-        network_id: config.network_id,
-        node_id: config.node_id.0,
-        payload_size_max: config.max_payload,
-        agent: &config.agent,
-        token: config.token.bytes(),
-        ..Hello::default()
-    };
-    // Whoever need not show a token is not shown ours.
-    let checks_tokens = !config.accept_tokens.is_empty();
-    let ok = Hello {
-        token: if checks_tokens { hello.token } else { &[] },
-        ..hello.clone()
-    };
-    Rules {
-        decoder: Decoder::new(config.max_payload).with_checksums_required(config.require_checksums),
-        first_frame_ms: ticks_of_timeout(config.first_frame_timeout),
-        frame_ms: ticks_of_timeout(config.frame_timeout),
-        idle_ms: ticks_of_timeout(config.idle_timeout),
-        write_stall_ms: ticks_of_timeout(config.write_stall_timeout),
-        drain_ms: DRAIN_MS,
-        connect_ms: ticks_of_timeout(config.connect_timeout),
-        heartbeat_ms: ticks_of_timeout(config.heartbeat_interval),
-        heartbeat_timeout_ms: ticks_of_timeout(config.heartbeat_timeout),
-        hello_required: config.require_hello || checks_tokens,
-        checksums: config.checksums,
-        network_id: config.network_id,
-        node_id: config.node_id,
-        tokens: config
-            .accept_tokens
-            .iter()
-            .map(|token| token.bytes().to_vec())
-            .collect(),
-        hello_payload: hello.to_payload(),
-        ok_payload: ok.to_payload(),
-        reconnect_min_ms: ticks_of_timeout(config.reconnect_min),
-        reconnect_max_ms: ticks_of_timeout(config.reconnect_max),
-        // The standard library seeds its hashers from the system.
-        seed: RandomState::new().build_hasher().finish(),
-    }
 }
 
 /// The limit of peers, lowered to what the process may open.

@@ -39,7 +39,7 @@ pub(crate) struct Budget {
     /// the pool had.
     give_at: AtomicUsize,
     leased: AtomicUsize,
-    limit: usize,
+    limit: AtomicUsize,
     /// `None` if nobody else draws on the budget: then all of it is leased.
     share: Option<Share>,
 }
@@ -88,7 +88,7 @@ const TOLD_FOR_MS: u64 = 250;
 /// What the shards of a service lease from.
 struct Pool {
     taken: AtomicUsize,
-    limit: usize,
+    limit: AtomicUsize,
     step: usize,
     /// A bit for each shard that does not read because the budget is short.
     waiting: AtomicU64,
@@ -111,7 +111,7 @@ impl Budget {
             free: AtomicUsize::new(limit),
             give_at: AtomicUsize::new(usize::MAX),
             leased: AtomicUsize::new(limit),
-            limit,
+            limit: AtomicUsize::new(limit),
             share: None,
         }
     }
@@ -124,7 +124,7 @@ impl Budget {
         let step = (limit / (BUDGET_STEPS_PER_SHARD * usize::from(shards))).max(1);
         let pool = Arc::new(Pool {
             taken: AtomicUsize::new(0),
-            limit,
+            limit: AtomicUsize::new(limit),
             step,
             waiting: AtomicU64::new(0),
             evicted_at: AtomicU64::new(0),
@@ -135,7 +135,7 @@ impl Budget {
             free: AtomicUsize::new(0),
             give_at: AtomicUsize::new(2 * step),
             leased: AtomicUsize::new(0),
-            limit,
+            limit: AtomicUsize::new(limit),
             share: Some(Share {
                 pool: Arc::clone(&pool),
                 shard,
@@ -184,7 +184,7 @@ impl Budget {
         // Pairs with `replace_free`: whoever adds to what that left sees when to give back.
         let before = self.free.fetch_add(bytes, Ordering::Acquire);
         debug_assert!(
-            self.share.is_some() || self.limit.wrapping_sub(before) >= bytes,
+            self.share.is_some() || self.limit().wrapping_sub(before) >= bytes,
             "released {bytes} bytes of too few"
         );
         let free = before.wrapping_add(bytes);
@@ -202,7 +202,35 @@ impl Budget {
 
     /// That of the service.
     pub(crate) fn limit(&self) -> usize {
-        self.limit
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Changes the limit, as this shard sees it and for all that it leases from. Nothing is taken
+    /// back: what is used beyond a lower one counts as excess until it is released.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        let old = self.limit();
+        let (more, less) = (limit.saturating_sub(old), old.saturating_sub(limit));
+        if let Some(Share { pool, .. }) = &self.share {
+            self.limit.store(limit, Ordering::Relaxed);
+            pool.limit.store(limit, Ordering::Relaxed);
+            if less > 0 {
+                // As if this had been taken beyond it, so that what is free goes back.
+                self.give_at.store(1, Ordering::Release);
+                self.give_back();
+            }
+            pool.ring_waiting();
+            return;
+        }
+        // In an order in which no more is free than the limit at any moment.
+        if more > 0 {
+            self.limit.store(limit, Ordering::Relaxed);
+            self.leased.fetch_add(more, Ordering::Relaxed);
+            self.free.fetch_add(more, Ordering::Relaxed);
+        } else {
+            self.free.fetch_sub(less, Ordering::Relaxed);
+            self.leased.fetch_sub(less, Ordering::Relaxed);
+            self.limit.store(limit, Ordering::Relaxed);
+        }
     }
 
     /// What is leased in sum; of a service with one loop, what is used.
@@ -215,7 +243,7 @@ impl Budget {
 
     /// Bytes that had to be taken beyond the limit.
     pub(crate) fn excess(&self) -> usize {
-        self.taken().saturating_sub(self.limit)
+        self.taken().saturating_sub(self.limit())
     }
 
     /// Bytes that one read may be given storage of ahead of what it brings: none while the budget
@@ -238,12 +266,13 @@ impl Budget {
 
     /// Whether they would have to even if so many bytes came back.
     pub(crate) fn is_tight_without(&self, bytes: usize) -> bool {
-        self.taken().saturating_sub(bytes) > self.limit / 4 * 3
+        self.taken().saturating_sub(bytes) > self.limit() / 4 * 3
     }
 
     /// Whether nobody may read: what is left is not enough for an answer of any length.
     pub(crate) fn is_exhausted(&self) -> bool {
-        self.taken() >= self.limit - (self.limit / 64).min(BUDGET_LEASE_BYTES)
+        let limit = self.limit();
+        self.taken() >= limit - (limit / 64).min(BUDGET_LEASE_BYTES)
     }
 
     /// The shard waits until the budget is no longer tight. It has to look once more after this.
@@ -436,6 +465,10 @@ impl Budget {
 }
 
 impl Pool {
+    fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
     fn in_steps(&self, bytes: usize) -> usize {
         bytes.div_ceil(self.step).saturating_mul(self.step)
     }
@@ -446,7 +479,7 @@ impl Pool {
         let taken = self
             .taken
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
-                let room = self.limit.saturating_sub(taken);
+                let room = self.limit().saturating_sub(taken);
                 grant = self.in_steps(bytes).min(room);
                 (room >= bytes).then_some(taken + grant)
             });
@@ -461,7 +494,7 @@ impl Pool {
         let _ = self
             .taken
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
-                let room = self.limit.saturating_sub(taken);
+                let room = self.limit().saturating_sub(taken);
                 grant = (self.in_steps(bytes).min(room).max(bytes), bytes > room);
                 Some(taken + grant.0)
             });
@@ -472,7 +505,7 @@ impl Pool {
     fn excess(&self) -> usize {
         self.taken
             .load(Ordering::Relaxed)
-            .saturating_sub(self.limit)
+            .saturating_sub(self.limit())
     }
 
     /// Wakes the shards that wait, if they need not any more.
@@ -480,7 +513,7 @@ impl Pool {
         // Pairs with the fence of whoever announces that it waits: either it sees the step, or we
         // see that it waits.
         fence(Ordering::SeqCst);
-        let tight = self.taken.load(Ordering::Relaxed) > self.limit / 4 * 3;
+        let tight = self.taken.load(Ordering::Relaxed) > self.limit() / 4 * 3;
         if tight || self.waiting.load(Ordering::Relaxed) == 0 {
             return;
         }

@@ -84,7 +84,7 @@ pub(crate) enum PushError {
 
 impl DispatchQueue {
     pub(crate) fn new(ledger: Arc<Ledger>) -> (Self, Receiver<Item>) {
-        let capacity = usize::try_from(ledger.dispatch_capacity.messages).unwrap_or(usize::MAX);
+        let capacity = usize::try_from(ledger.dispatch_capacity().messages).unwrap_or(usize::MAX);
         let (items, receiver) = channel::queue();
         (
             Self {
@@ -229,7 +229,7 @@ impl QueueBounds {
         let charge = queue_charge(block);
         let (fill, capacity) = (
             self.ledger.dispatch_queue.get(),
-            self.ledger.dispatch_capacity,
+            self.ledger.dispatch_capacity(),
         );
         let fits = fill.messages + charge.messages <= capacity.messages
             && fill.bytes + charge.bytes <= capacity.bytes;
@@ -317,7 +317,7 @@ impl QueueBounds {
         } else {
             let (fill, capacity) = (
                 self.ledger.dispatch_queue.get(),
-                self.ledger.dispatch_capacity,
+                self.ledger.dispatch_capacity(),
             );
             // What is parked gives way when its subscriber takes, not when the dispatcher works on,
             // so half is half of the rest.

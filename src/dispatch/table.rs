@@ -662,7 +662,7 @@ impl FanOut {
         entry.parked.push_back(Parked { delivery, charge });
         account.begin_wait(self.shard);
         let ledger = &self.slots.ledger;
-        let (parked, capacity) = (ledger.dispatch_parked.get(), ledger.dispatch_capacity);
+        let (parked, capacity) = (ledger.dispatch_parked.get(), ledger.dispatch_capacity());
         // With no room for another block like this one, it is sure that nobody is read. A longer
         // one may be held up before; see `unpark`.
         if parked.bytes + charge.bytes > capacity.bytes
@@ -696,7 +696,7 @@ impl FanOut {
     fn note_unparked(&mut self, position: usize) {
         let entry = &mut self.entries[position];
         let ledger = &self.slots.ledger;
-        let (parked, capacity) = (ledger.dispatch_parked.get(), ledger.dispatch_capacity);
+        let (parked, capacity) = (ledger.dispatch_parked.get(), ledger.dispatch_capacity());
         let is_half =
             parked.bytes <= capacity.bytes / 2 && parked.messages <= capacity.messages / 2;
         if (is_half && !self.bounds.is_waited_for()) || entry.parked.is_empty() {

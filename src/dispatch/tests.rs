@@ -292,7 +292,7 @@ fn what_a_full_subscriber_holds_back_is_counted_when_it_begins() {
     bench.dispatch(&[1, 1]);
     assert_eq!((slow.row().pauses, slow.row().stalls), (0, 0));
     let charge = queue_charge(&bench.block(&[1])).bytes;
-    let places = bench.slots.ledger.dispatch_capacity.bytes / charge;
+    let places = bench.slots.ledger.dispatch_capacity().bytes / charge;
     for round in 1..=3 {
         // With room for one more, others are read.
         for _ in 0..places - 1 {

@@ -74,13 +74,8 @@ impl Host {
     pub(crate) fn fit(&self, config: &mut Config) -> Result<Option<Lowered>, MemoryError> {
         let ceilings = self.ceilings(config);
         let (from, asked) = (config.memory_budget, config.memory_budget as u64);
-        let above = ceilings.iter().find(|one| asked > one.limit);
-        if let Some(ceiling) = above.filter(|_| config.memory_budget_is_set) {
-            return Err(MemoryError::AboveLimit {
-                budget: asked,
-                limit: ceiling.limit,
-                origin: ceiling.origin.clone(),
-            });
+        if config.memory_budget_is_set {
+            is_within(&ceilings, asked)?;
         }
         let tightest = ceilings.into_iter().min_by_key(Ceiling::left);
         let Some(ceiling) = tightest.filter(|one| one.left() / 2 < asked) else {
@@ -114,6 +109,12 @@ impl Host {
             });
         }
         Ok(Some(Lowered { from, to, ceiling }))
+    }
+
+    /// Whether a service that runs may have the budget: what it uses now says little of what it
+    /// will, so only a budget beyond a whole limit is refused.
+    pub(crate) fn allows(&self, config: &Config) -> Result<(), MemoryError> {
+        is_within(&self.ceilings(config), config.memory_budget as u64)
     }
 
     /// Every limit that there is.
@@ -150,6 +151,17 @@ impl Host {
         all.extend(cgroup::ceilings(&self.root));
         all
     }
+}
+
+fn is_within(ceilings: &[Ceiling], budget: u64) -> Result<(), MemoryError> {
+    let Some(ceiling) = ceilings.iter().find(|one| budget > one.limit) else {
+        return Ok(());
+    };
+    Err(MemoryError::AboveLimit {
+        budget,
+        limit: ceiling.limit,
+        origin: ceiling.origin.clone(),
+    })
 }
 
 impl fmt::Display for Lowered {

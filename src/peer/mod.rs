@@ -12,6 +12,7 @@
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod rest;
+mod rules;
 mod sent;
 mod stall;
 mod state;

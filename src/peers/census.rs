@@ -1,9 +1,8 @@
 //! The connections of a service, as far as its limits count them, whichever loop they are with.
 //!
 //! Looked at when a connection comes and when it ends. The numbers are atomics; origins stand
-//! behind a mutex that only loops take, each for one step in the map, and only where peers of one
-//! address are limited. It is one of the two locks that a loop waits for; the other is the
-//! [directory](super::nodes) of nodes.
+//! behind a mutex that only loops take, each for one step in the map. It is one of the two locks
+//! that a loop waits for; the other is the [directory](super::nodes) of nodes.
 
 use std::{
     collections::HashMap,
@@ -19,21 +18,32 @@ use crate::error::CloseReason;
 
 #[derive(Debug)]
 pub(crate) struct Census {
-    limits: PeerLimits,
+    peers_max: AtomicUsize,
+    /// Zero is no limit, of this and of the next.
+    per_origin_max: AtomicUsize,
+    pending_max: AtomicUsize,
     /// Connections: those that were not refused, and not those that we are still making.
     counted: AtomicUsize,
     /// Those among them that came to us.
     accepted: AtomicUsize,
     /// Those among them that owe us their first frame, or HELLO.
     pending: AtomicUsize,
-    /// Those that came to us, if they are limited by where they came from.
+    /// Those that came to us, by where they came from. Limited or not, since a limit may come while
+    /// they are there.
     origins: Mutex<HashMap<Origin, usize>>,
 }
 
 impl Census {
     pub(crate) fn new(limits: PeerLimits) -> Self {
+        let PeerLimits {
+            peers,
+            peers_per_origin,
+            pending,
+        } = limits;
         Self {
-            limits,
+            peers_max: peers.into(),
+            per_origin_max: peers_per_origin.into(),
+            pending_max: pending.into(),
             counted: AtomicUsize::new(0),
             accepted: AtomicUsize::new(0),
             pending: AtomicUsize::new(0),
@@ -41,14 +51,20 @@ impl Census {
         }
     }
 
+    /// Connections that are there beyond the new limits stay.
+    pub(super) fn set_limits(&self, limits: PeerLimits) {
+        self.peers_max.store(limits.peers, Ordering::Relaxed);
+        let per_origin = limits.peers_per_origin;
+        self.per_origin_max.store(per_origin, Ordering::Relaxed);
+        self.pending_max.store(limits.pending, Ordering::Relaxed);
+    }
+
     /// Takes a place for a connection that came to us, or says why there is none. With `is_due` it
     /// is pending.
     pub(super) fn take_place(&self, addr: SocketAddr, is_due: bool) -> Result<(), CloseReason> {
-        let PeerLimits {
-            peers,
-            peers_per_origin,
-            pending,
-        } = self.limits;
+        let [peers, per_origin, pending] =
+            [&self.peers_max, &self.per_origin_max, &self.pending_max]
+                .map(|limit| limit.load(Ordering::Relaxed));
         // Nobody is let in while there are too many that say nothing, whether it is due or not.
         let pending_max = if pending > 0 { pending } else { usize::MAX };
         let crowded = if is_due {
@@ -61,7 +77,7 @@ impl Census {
         }
         let taken = if !take_below(&self.accepted, peers) {
             Err(CloseReason::TooManyPeers)
-        } else if peers_per_origin > 0 && !self.take_origin(addr, peers_per_origin) {
+        } else if !self.take_origin(addr, per_origin) {
             self.accepted.fetch_sub(1, Ordering::Relaxed);
             Err(CloseReason::TooManyPerAddress)
         } else {
@@ -77,7 +93,7 @@ impl Census {
     fn take_origin(&self, addr: SocketAddr, limit: usize) -> bool {
         let mut origins = self.lock();
         let count = origins.entry(Origin::of(addr)).or_default();
-        let has_room = *count < limit;
+        let has_room = limit == 0 || *count < limit;
         *count += usize::from(has_room);
         has_room
     }
@@ -86,9 +102,6 @@ impl Census {
     pub(super) fn give_place(&self, addr: SocketAddr) {
         self.remove_counted();
         self.accepted.fetch_sub(1, Ordering::Relaxed);
-        if self.limits.peers_per_origin == 0 {
-            return;
-        }
         let origin = Origin::of(addr);
         let mut origins = self.lock();
         if let Some(count) = origins.get_mut(&origin) {

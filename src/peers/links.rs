@@ -63,7 +63,8 @@ struct Link {
     keep: bool,
     hello: bool,
     checksums: bool,
-    timeout_ms: Tick,
+    /// `None`: that of the service.
+    timeout_ms: Option<Tick>,
     state: LinkState,
     /// Addresses of this attempt that were not tried yet, the next one last.
     untried: Vec<SocketAddr>,
@@ -145,7 +146,7 @@ impl Peers {
             keep: new.keep,
             hello: new.hello,
             checksums: new.checksums,
-            timeout_ms: new.timeout_ms.unwrap_or(self.rules.connect_ms),
+            timeout_ms: new.timeout_ms,
             state: LinkState::Resolving,
             untried: Vec::new(),
             failures: 0,
@@ -322,7 +323,7 @@ impl Peers {
         };
         let dial = Dial {
             link: id,
-            timeout_ms: link.timeout_ms,
+            timeout_ms: link.timeout_ms.unwrap_or(self.rules.connect_ms),
             hello: link.hello,
             checksums: link.checksums,
         };
@@ -354,7 +355,7 @@ impl Peers {
         let Some(link) = self.seat(id).and_then(|seat| seat.peer.link) else {
             return;
         };
-        let timeout_ms = self.links.links.get(&link).map(|link| link.timeout_ms);
+        let timeout_ms = self.links.links.get(&link).and_then(|link| link.timeout_ms);
         let timeout_ms = timeout_ms.unwrap_or(self.rules.connect_ms);
         let (receiving, rules) = (self.receiving(now), &self.rules);
         let place = self.seats.get_mut(id.index() as usize);

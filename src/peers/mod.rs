@@ -25,6 +25,7 @@ mod links;
 mod looks;
 mod nodes;
 mod output;
+mod reconfigure;
 mod requests;
 mod scatter;
 mod seat;
@@ -57,6 +58,7 @@ use crate::{
     block::BlockPool,
     budget::{Held, Request},
     clock::Tick,
+    config::Config,
     dispatch::Notice,
     error::{CloseReason, DialError},
     event::Event,
@@ -92,6 +94,16 @@ pub(crate) struct PeerLimits {
     pub(crate) peers_per_origin: usize,
     /// Connections that have not sent what is due first; zero is no limit.
     pub(crate) pending: usize,
+}
+
+impl PeerLimits {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            peers: config.max_peers,
+            peers_per_origin: config.max_peers_per_addr,
+            pending: config.max_pending,
+        }
+    }
 }
 
 /// What the wheel tells.
@@ -141,6 +153,10 @@ pub(crate) struct Peers {
     slots: Arc<Slots>,
     rules: Rules,
     limits: PeerLimits,
+    /// The most peers that `limits` may ever allow.
+    places: usize,
+    /// Where a walk goes on that moves timers, see `reconfigure`.
+    unmoved: Option<usize>,
     credit: Credit,
     pool: BlockPool,
     scattered: Option<Scattered>,
@@ -228,6 +244,8 @@ impl Peers {
             slots,
             rules,
             limits,
+            places: limits.peers,
+            unmoved: None,
             credit: Credit {
                 bytes: outbox.bytes,
                 messages: outbox.messages,
@@ -604,6 +622,7 @@ impl Peers {
         self.handle_attention(now);
         self.retry(now);
         self.learn_nodes(now);
+        self.continue_reconfigure(now);
         self.answer_budget(now);
         if self.has_budget_again() {
             self.resume_budget(now);
@@ -698,6 +717,7 @@ impl Peers {
             || !self.writing.is_empty()
             || !self.again.is_empty()
             || !self.actions.is_empty()
+            || self.unmoved.is_some()
     }
 
     /// Whether peers that wait for the budget can be read again. The loop's own writes give bytes

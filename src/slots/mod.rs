@@ -108,7 +108,11 @@ enum Deferred {
 pub(crate) struct Slots {
     shard: u8,
     chunks: Box<[OnceLock<Box<[Slot]>>]>,
-    limits: OutboxLimits,
+    /// Those of an outbox may change while the service runs; who reads them meanwhile may get one
+    /// of before and one of after.
+    outbox_bytes_max: AtomicU64,
+    outbox_messages_max: AtomicU64,
+    payload_size_max: u32,
     full: OutboxFull,
     /// Whatever is sent carries a checksum.
     checksums: bool,
@@ -445,7 +449,9 @@ impl Slots {
             chunks: (0..count.div_ceil(CHUNK_SLOTS))
                 .map(|_| OnceLock::new())
                 .collect(),
-            limits,
+            outbox_bytes_max: limits.bytes.into(),
+            outbox_messages_max: limits.messages.into(),
+            payload_size_max: limits.payload_size,
             full: OutboxFull::Refuse,
             checksums: false,
             attention: attention_queue(count.div_ceil(CHUNK_SLOTS) * CHUNK_SLOTS),
@@ -492,8 +498,20 @@ impl Slots {
         Frame { checksum, ..frame }
     }
 
+    #[inline]
     pub(crate) fn limits(&self) -> OutboxLimits {
-        self.limits
+        OutboxLimits {
+            bytes: self.outbox_bytes_max.load(Ordering::Relaxed),
+            messages: self.outbox_messages_max.load(Ordering::Relaxed),
+            payload_size: self.payload_size_max,
+        }
+    }
+
+    /// Changes the bounds of outboxes; what waits beyond them stays. That of a payload cannot
+    /// change: peers were told.
+    pub(crate) fn set_outbox_limits(&self, bytes: u64, messages: u64) {
+        self.outbox_bytes_max.store(bytes, Ordering::Relaxed);
+        self.outbox_messages_max.store(messages, Ordering::Relaxed);
     }
 
     /// Whether what waits in a tail may be dropped, so that the loop leaves it there.
@@ -677,8 +695,9 @@ impl Slots {
         let alone = queued.messages == 0 && traffic.messages == 1;
         let bytes = queued.bytes.saturating_add(traffic.bytes);
         alone
-            || (bytes <= self.limits.bytes
-                && queued.messages + traffic.messages <= self.limits.messages)
+            || (bytes <= self.outbox_bytes_max.load(Ordering::Relaxed)
+                && queued.messages + traffic.messages
+                    <= self.outbox_messages_max.load(Ordering::Relaxed))
     }
 
     /// Drops what the policy allows to drop, if that makes the message fit.
@@ -710,7 +729,7 @@ impl Slots {
             // It never will, so nobody is to be told when to try again.
             return SendError::Full.into();
         }
-        let within = item.traffic.bytes <= self.limits.bytes;
+        let within = item.traffic.bytes <= self.outbox_bytes_max.load(Ordering::Relaxed);
         if self.full == OutboxFull::Close && within {
             inner.state = SlotState::CutOff;
             slot.close_asked.store(true, Ordering::Relaxed);
@@ -719,7 +738,7 @@ impl Slots {
                 tells_loop: true,
             };
         }
-        if self.limits.is_low(queued) {
+        if self.limits().is_low(queued) {
             self.note_refusal(slot, Refusals::NOT_EMPTY)
         } else {
             self.note_refusal(slot, Refusals::OUTBOX)
@@ -983,7 +1002,7 @@ impl Slots {
     pub(crate) fn open(&self, index: u32) -> Result<PeerId, OpenError> {
         let addr = SocketAddr::from(([127, 0, 0, 1], 1));
         let id = self.open_for(index, About { addr, link: None })?;
-        self.admit(id, self.limits.payload_size);
+        self.admit(id, self.payload_size_max);
         Ok(id)
     }
 
@@ -1019,7 +1038,7 @@ impl Slots {
         slot.given_up.store(false, Ordering::Relaxed);
         slot.marks.store(0, Ordering::Relaxed);
         slot.payload_size_max
-            .store(self.limits.payload_size, Ordering::Relaxed);
+            .store(self.payload_size_max, Ordering::Relaxed);
         if let Some(used) = slot.used.get() {
             used.reset();
         } else if cfg!(all(test, nebnet_loom)) {
@@ -1036,7 +1055,7 @@ impl Slots {
     /// whoever learns of the connection can send to it at once.
     pub(crate) fn admit(&self, peer: PeerId, payload_size_max: u32) {
         let slot = self.own(peer);
-        let limit = payload_size_max.min(self.limits.payload_size);
+        let limit = payload_size_max.min(self.payload_size_max);
         slot.payload_size_max.store(limit, Ordering::Relaxed);
         slot.admitted.store(true, Ordering::Release);
     }
@@ -1113,7 +1132,7 @@ impl Slots {
             Take::Beside(bytes_ahead) if self.may_overflow() && !last => {
                 let mut ahead = slot.queued();
                 ahead.sub(tails.held(Priority::High));
-                let window = self.limits.window();
+                let window = self.limits().window();
                 let messages = ahead.messages;
                 taken.is_rest = tails.take_some(now, window, messages, bytes_ahead, out);
             }

@@ -13,9 +13,10 @@ use crossbeam_channel::bounded;
 use super::*;
 use crate::{
     clock::Clock,
+    config::Config,
     dispatch::{FanOut, Notice, QueueBounds, Registry},
     error::CloseReason,
-    handle::{Shard, Shared},
+    handle::{Settings, Shard, Shared},
     ledger::{Ledger, Traffic},
     slots::{OutboxLimits, Slots, Sums},
     socket::SocketOptions,
@@ -44,6 +45,7 @@ fn shared() -> Arc<Shared> {
         signals: Arc::default(),
         threads: std::sync::atomic::AtomicUsize::default(),
         final_report: crate::handle::FinalReport::default(),
+        settings: Mutex::new(Settings::new(Config::default(), Config::default())),
     })
 }
 

@@ -1,0 +1,151 @@
+//! New settings for a service that runs.
+//!
+//! All is judged before anything changes. What changes then is the same for all loops, and each
+//! takes it as a command, between two turns.
+
+use std::sync::{Arc, PoisonError, TryLockError};
+
+use crossbeam_channel::bounded;
+
+use super::{ANSWER_TIMEOUT, Command, Handle};
+use crate::{
+    config::{Config, Reconfigured},
+    error::ReconfigureError,
+    host::Host,
+    ledger::ServiceState,
+    slots::never_waits,
+};
+
+/// What a service was told to do last, and what it does.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    asked: Config,
+    /// The same within what the process may have.
+    running: Config,
+    /// Peers that the tables have places for.
+    places: usize,
+}
+
+impl Settings {
+    pub(crate) fn new(asked: Config, running: Config) -> Self {
+        Self {
+            places: asked.max_peers,
+            asked,
+            running,
+        }
+    }
+
+    /// What others come to.
+    fn judge(&self, new: &Config) -> Result<(Self, Reconfigured), ReconfigureError> {
+        new.validate().map_err(ReconfigureError::Config)?;
+        let (asked, told) = self.asked.changed_to(new, self.places);
+        // What cannot change may contradict what does.
+        asked.validate().map_err(ReconfigureError::Config)?;
+        let mut running = asked.clone();
+        if asked.memory_budget == self.asked.memory_budget {
+            // It may have been lowered for the host's sake.
+            running.memory_budget = self.running.memory_budget;
+            running.dispatch_bytes = match asked.dispatch_bytes {
+                same if same == self.asked.dispatch_bytes => self.running.dispatch_bytes,
+                other => other.min(running.memory_budget),
+            };
+        } else {
+            let fits = Host::this().allows(&asked);
+            fits.map_err(ReconfigureError::Memory)?;
+        }
+        running.validate().map_err(ReconfigureError::Config)?;
+        let settings = Self {
+            asked,
+            running,
+            ..*self
+        };
+        Ok((settings, told))
+    }
+}
+
+impl Handle {
+    /// Changes the settings of the service while it runs: all of those that can change, or nothing.
+    ///
+    /// The new settings are judged as those of a new service are, together with what cannot change:
+    /// [`Reconfigured::kept`] names what differs of that, and it stays as it is. All others hold
+    /// for every peer, those that are connected included, as soon as this returns:
+    ///
+    /// - a deadline is counted from where it began; one that has passed by its new length ends the
+    ///   connection as it would have;
+    /// - a bound that is lower than what there is refuses what is new, and ends nothing;
+    /// - a HELLO is judged by the tokens, and by whether it is required, from then on; who was let
+    ///   in stays.
+    ///
+    /// Can change: [`max_peers`](Config::max_peers) (up to what it was at the start),
+    /// `max_peers_per_addr`, `max_pending`, `outbox_bytes`, `outbox_messages`, `memory_budget`,
+    /// `dispatch_bytes`, all timeouts but `tcp_user_timeout`, `heartbeat`, `reconnect`,
+    /// `require_hello`, `require_checksums`, `token` and `accept_tokens`.
+    ///
+    /// Waits for the loops, up to five seconds; on a thread of theirs it does not, and the change
+    /// comes with their next turn, as it comes with the start before that.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReconfigureError`]; then nothing has changed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use nebnet::{Config, NetService};
+    ///
+    /// let config = Config::default().listen("127.0.0.1:0".parse()?);
+    /// let mut service = NetService::new(config.clone())?;
+    /// service.start()?;
+    /// let stricter = config.idle_timeout(Duration::from_secs(60)).shards(2);
+    /// let told = service.handle().reconfigure(&stricter)?;
+    /// assert_eq!(told.changed, ["idle_timeout"]);
+    /// assert_eq!(told.kept, ["shards"]);
+    /// # service.stop(Duration::ZERO);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn reconfigure(&self, config: &Config) -> Result<Reconfigured, ReconfigureError> {
+        let shared = &self.shared;
+        let mut settings = match shared.settings.try_lock() {
+            Ok(settings) => settings,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // A change that waits for this very loop would be waited for.
+            Err(TryLockError::WouldBlock) if never_waits() => return Err(ReconfigureError::Busy),
+            Err(TryLockError::WouldBlock) => shared
+                .settings
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        };
+        if self.has_ended() {
+            return Err(ReconfigureError::Stopped);
+        }
+        let (next, told) = settings.judge(config)?;
+        let running = Arc::new(next.running.clone());
+        // Each loop empties its queue in a turn, so there is room for all, or there will be.
+        let waits = shared.state.get() != ServiceState::New && !never_waits();
+        let is_full = shared.shards.iter().any(|shard| shard.commands.is_full());
+        if is_full && !waits {
+            return Err(ReconfigureError::Busy);
+        }
+        let mut answers = Vec::new();
+        for shard in &shared.shards {
+            let (answer, answered) = bounded(1);
+            let command = Command::Reconfigure(Arc::clone(&running), answer);
+            // The first loop that takes nothing for so long is one that never will.
+            let sent = shard.commands.send_timeout(command, ANSWER_TIMEOUT);
+            if sent.is_err() && answers.is_empty() {
+                return Err(ReconfigureError::Busy);
+            }
+            shard.slots.doorbell.ring();
+            answers.push((shard, answered));
+        }
+        *settings = next;
+        let deadline = shared.clock.elapsed() + ANSWER_TIMEOUT;
+        for (shard, answered) in answers.into_iter().filter(|_| waits) {
+            // One that does not answer has it in its queue.
+            let _: Option<()> = shard.answer(&answered, shared.clock, deadline);
+        }
+        Ok(told)
+    }
+}

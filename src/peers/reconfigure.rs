@@ -1,0 +1,63 @@
+//! New rules and limits for connections that are there.
+//!
+//! The rules change at once. A timer on the wheel that is later than its peer's new deadline is
+//! moved by a walk over all peers, so many each turn; until it has passed a peer, that one may be
+//! judged late, as after any long turn, and never early.
+
+use super::{Credit, PeerLimits, Peers};
+use crate::{
+    clock::Tick,
+    config::Config,
+    id::PeerId,
+    limits::{LIVE_LOOKS_PER_TURN, REST_AFTER_MS},
+};
+
+impl Peers {
+    pub(crate) fn reconfigure(&mut self, now: Tick, config: &Config) {
+        self.rules.change_to(config);
+        let limits = PeerLimits {
+            // Descriptors may allow less than the settings.
+            peers: config.max_peers.min(self.places),
+            ..PeerLimits::of(config)
+        };
+        self.limits = limits;
+        self.census.set_limits(limits);
+        let (bytes, messages) = (config.outbox_bytes as u64, config.outbox_messages as u64);
+        self.slots.set_outbox_limits(bytes, messages);
+        self.credit = Credit { bytes, messages };
+        let ledger = &self.slots.ledger;
+        ledger.budget.set_limit(config.memory_budget);
+        ledger.set_dispatch_bytes(config.dispatch_bytes as u64);
+        self.unmoved = Some(0);
+        self.continue_reconfigure(now);
+    }
+
+    /// Goes on with the walk, if there is one.
+    pub(super) fn continue_reconfigure(&mut self, now: Tick) {
+        let Some(start) = self.unmoved else { return };
+        let end = self.seats.index_end().min(start + LIVE_LOOKS_PER_TURN);
+        for index in start..end {
+            let id = self.seats.id_at(index).map(|(id, _)| id);
+            if let Some(id) = id {
+                self.move_timer(now, id);
+                self.reconsider_reading(now, id);
+            }
+        }
+        self.unmoved = Some(end).filter(|end| *end < self.seats.index_end());
+    }
+
+    /// A peer that rests and need not be looked at goes on resting.
+    fn move_timer(&mut self, now: Tick, id: PeerId) {
+        let Some(deadline) = self.own_deadline_of(now, id) else {
+            return;
+        };
+        let timer = self.seats.look(id.index() as usize);
+        let timer = timer.and_then(|seat| seat.timer);
+        let armed = timer.and_then(|timer| self.wheel.deadline_at(timer));
+        if armed.is_none_or(|armed| armed > deadline) {
+            self.arm(now, id);
+            let before = now.saturating_sub(REST_AFTER_MS);
+            self.seats.settle(id.index() as usize, before);
+        }
+    }
+}
