@@ -8,6 +8,10 @@
 //! - per type: `handled and dispatched = handled + claimed + unclaimed + answers`
 //! - per subscriber: `matched = taken + dropped + discarded + queued + parked`
 //! - outbound: `accepted = written + dropped + overflowed + queued`
+//! - between two processes, for each connection: `received + discarded <= written <= received +
+//!   discarded + unconfirmed`, of which the first two are the other side's (what its subscribers
+//!   and handlers were given, and what came to it while it closed); without `unconfirmed` they are
+//!   equal
 //! - requests: `sent = answered + timed_out + closed + cancelled + outstanding`; their answers are
 //!   among the claimed messages, late ones among the unclaimed
 //!
@@ -155,6 +159,10 @@ pub(crate) struct Ledger {
     pub(crate) outbound_overflowed: TrafficCounter,
     /// Of what is accepted, what waits; the loop adds and takes away.
     pub(crate) outbound_queued: TrafficCounter,
+    /// Of what was written, what was not acknowledged when its connection ended; and connections of
+    /// which that is not known.
+    pub(crate) unconfirmed: TrafficCounter,
+    pub(crate) unconfirmed_unknown: Counter,
     /// Given to an inline handler; the loop's.
     pub(crate) handled: Counter,
     /// Received, and lost because the dispatcher had ended or hung; the loop's.
@@ -215,6 +223,8 @@ impl Ledger {
             outbound_dropped: TrafficCounter::default(),
             outbound_overflowed: TrafficCounter::default(),
             outbound_queued: TrafficCounter::default(),
+            unconfirmed: TrafficCounter::default(),
+            unconfirmed_unknown: Counter::default(),
             handled: Counter::default(),
             undelivered: TrafficCounter::default(),
             abandoned: TrafficCounter::default(),
@@ -315,6 +325,8 @@ impl Ledger {
             outbound_dropped: dropped,
             outbound_overflowed: overflowed,
             outbound_queued: self.outbound_queued.get(),
+            unconfirmed: self.unconfirmed.get(),
+            unconfirmed_unknown: self.unconfirmed_unknown.get(),
             handled: self.handled.get(),
             undelivered: undelivered.messages,
             undelivered_bytes: undelivered.bytes,
@@ -1021,6 +1033,11 @@ pub struct Snapshot {
     pub outbound_overflowed: Traffic,
     /// Application messages accepted for sending that wait to be written.
     pub outbound_queued: Traffic,
+    /// The sum of [`ClosedRow::unconfirmed`], as far as it is known: what was written and may not
+    /// have reached the peer's system before its connection ended.
+    pub unconfirmed: Traffic,
+    /// Connections that ended and of which it is not known.
+    pub unconfirmed_unknown: u64,
     /// Messages that were given to an inline handler instead.
     pub handled: u64,
     /// Messages that nobody was offered, because the dispatcher had failed.
@@ -1123,9 +1140,11 @@ impl Snapshot {
             (&mut self.outbound_dropped, other.outbound_dropped),
             (&mut self.outbound_overflowed, other.outbound_overflowed),
             (&mut self.outbound_queued, other.outbound_queued),
+            (&mut self.unconfirmed, other.unconfirmed),
         ] {
             sum.add(other);
         }
+        self.unconfirmed_unknown += other.unconfirmed_unknown;
         self.handled += other.handled;
         self.undelivered += other.undelivered;
         self.undelivered_bytes += other.undelivered_bytes;
@@ -1171,6 +1190,19 @@ impl Snapshot {
     #[must_use]
     pub fn closed_total(&self) -> u64 {
         self.closed.iter().map(|(_, count)| count).sum()
+    }
+
+    /// What may not have reached peers, where that is so.
+    fn write_unconfirmed(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Traffic { messages, bytes } = self.unconfirmed;
+        if bytes > 0 {
+            write!(f, "\n  unconfirmed: {messages} messages, {bytes} bytes")?;
+        }
+        if self.unconfirmed_unknown > 0 {
+            let connections = self.unconfirmed_unknown;
+            write!(f, "\n  unconfirmed: unknown of {connections} connections")?;
+        }
+        Ok(())
     }
 
     /// What came in, and what handlers did with it; of handlers only where there are any.
@@ -1269,6 +1301,27 @@ pub struct ClosedRow {
     /// Application messages accepted for sending that were dropped for later ones; only with
     /// [`OutboxFull::DropOldest`](crate::OutboxFull::DropOldest).
     pub overflowed: Traffic,
+    /// Of `outbound`, what the peer's system had not acknowledged immediately before the close: at
+    /// most that much may not have reached it. An upper bound, in messages rounded up to whole
+    /// calls that wrote them; where the connection broke, its last bytes are bounded by what the
+    /// system's buffer holds. `None` if the system does not tell.
+    ///
+    /// What was acknowledged has reached the peer's system, and not always its program.
+    pub unconfirmed: Option<Traffic>,
+}
+
+impl ClosedRow {
+    /// Whether it is certain that everything written has reached the peer's system.
+    #[must_use]
+    pub fn is_confirmed(&self) -> bool {
+        self.unconfirmed == Some(Traffic::default())
+    }
+
+    /// Whether something may not have.
+    pub(crate) fn has_unconfirmed(&self) -> bool {
+        self.unconfirmed
+            .is_some_and(|sum| sum != Traffic::default())
+    }
 }
 
 /// What a stop did for a connection that was there when it began.
@@ -1293,12 +1346,12 @@ pub struct StopRow {
     pub flushed: Traffic,
 }
 
-const _: () = assert!(size_of::<StopRow>() <= 256, "as StopReport::peers says");
+const _: () = assert!(size_of::<StopRow>() <= 320, "as StopReport::peers says");
 
 impl StopRow {
     /// Who lost something comes first in a report, and last who had nothing to do.
     pub(crate) fn rank(&self) -> u8 {
-        if self.closed.lost.messages > 0 {
+        if self.closed.lost.messages > 0 || self.closed.has_unconfirmed() {
             0
         } else if self.held > 0 {
             1
@@ -1326,6 +1379,13 @@ impl std::fmt::Display for StopRow {
         if self.held > 0 {
             write!(f, ", {} still with subscribers", self.held)?;
         }
+        match closed.unconfirmed {
+            Some(Traffic { messages, bytes }) if bytes > 0 => {
+                write!(f, ", {messages} unconfirmed ({bytes} bytes)")?;
+            }
+            Some(_) => {}
+            None => write!(f, ", unconfirmed unknown")?,
+        }
         write!(f, ": {}", closed.reason)
     }
 }
@@ -1341,12 +1401,13 @@ pub struct StopReport {
     pub elapsed: Duration,
     /// The defect that ended the service before, if one did.
     pub failure: Option<ServiceFailure>,
-    /// Connections that the stop closed in order.
+    /// Connections that the stop closed in order, everything that was written being acknowledged by
+    /// the peer's system, as far as that is told.
     pub closed_orderly: u64,
-    /// Connections that the stop cut off.
+    /// The others: the stop cut them off, or something is [unconfirmed](ClosedRow::unconfirmed).
     pub closed_abortive: u64,
     /// What became of each connection that was there when the stop began; none if the service had
-    /// failed before. At most 1,024, in 256 KiB: first those that lost messages, then those
+    /// failed before. At most 1,024, in 320 KiB: first those that lost messages, then those
     /// whose messages subscribers still had, then those for which the stop delivered or wrote
     /// anything, then the others. While it lasts, a stop needs twice as much for each loop, and 80
     /// bytes for each connection to which a message was ever written or of which one is not
@@ -1458,6 +1519,7 @@ impl std::fmt::Display for StopReport {
             let overflowed = snapshot.outbound_overflowed.messages;
             write!(f, ", {overflowed} dropped for later ones")?;
         }
+        snapshot.write_unconfirmed(f)?;
         self.write_peers(f)
     }
 }

@@ -736,6 +736,9 @@ impl<N: Net> Node<N> {
                         let told = self.net.unacknowledged(stream, last);
                         self.peers.handle_unacknowledged(now.tick, id, told);
                     }
+                    // Of an end it is told now: nothing is read while an event waits.
+                    self.push_waiting(now);
+                    self.push_notices();
                 }
                 Action::Shutdown(id) => {
                     if let Some(stream) = stream_of(&mut self.streams, id) {
@@ -831,6 +834,7 @@ impl<N: Net> Node<N> {
                 Timer::StopDeadline => {
                     self.drain_is_over = true;
                     self.peers.abort_all(now.tick, CloseReason::Shutdown);
+                    self.run_actions(now);
                     self.push_last();
                 }
                 Timer::Peer(_) | Timer::Link(_) | Timer::Budget | Timer::Notices => {}
@@ -927,6 +931,7 @@ impl<N: Net> Node<N> {
     fn end(mut self, now: Now) -> LoopEnd {
         // There may be something to wait for below.
         self.announce();
+        self.run_actions(now);
         // Whoever holds a slot that a connection has to give back does so for a moment.
         for tries in 0..LAST_TRIES_MAX {
             if self.peers.is_empty() {

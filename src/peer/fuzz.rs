@@ -293,7 +293,8 @@ impl Machine {
         });
         if taken > 0 {
             self.peer.handle_moved(self.now, self.receiving());
-            self.peer.handle_written(self.now, taken);
+            self.peer
+                .handle_written(self.now, taken, Traffic::default());
         }
         if taken < offered.len() {
             self.peer.handle_write_blocked(self.now);

@@ -18,6 +18,7 @@ mod stall;
 mod state;
 #[cfg(test)]
 mod tests;
+mod writes;
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
@@ -656,9 +657,11 @@ impl Peer {
         self.sent.get_or_insert_default().handle_blocked(now);
     }
 
-    /// Our system took so many bytes.
-    pub(crate) fn handle_written(&mut self, now: Tick, bytes: usize) {
-        self.sent.get_or_insert_default().handle_taken(now, bytes);
+    /// Our system took so many bytes, of which `written` are the application's.
+    pub(crate) fn handle_written(&mut self, now: Tick, bytes: usize, written: Traffic) {
+        self.outbound.add(written);
+        let sent = self.sent.get_or_insert_default();
+        sent.handle_taken(now, bytes, written);
     }
 
     /// Nothing waits for the socket any more.
@@ -679,6 +682,37 @@ impl Peer {
     pub(crate) fn handle_told(&mut self, now: Tick, told: Option<u64>, rules: &Rules) -> bool {
         let sent = self.sent.as_mut();
         sent.is_some_and(|sent| sent.handle_told(now, told, rules.write_stall_ms))
+    }
+
+    /// Whether bytes were written that may not be acknowledged, and with `of_messages` the
+    /// application's among them.
+    pub(crate) fn is_unsure(&self, of_messages: bool) -> bool {
+        let sent = self.sent.as_ref();
+        sent.is_some_and(|sent| {
+            !sent.writes.is_empty() && (!of_messages || sent.writes.has_messages())
+        })
+    }
+
+    /// Nobody will tell what is acknowledged.
+    pub(crate) fn forget_writes(&mut self) {
+        if let Some(sent) = &mut self.sent {
+            sent.writes.forget_all();
+        }
+    }
+
+    /// What is not acknowledged at the end, at most, if that is told.
+    pub(crate) fn handle_last_told(&mut self, told: Option<u64>) {
+        let all = self.outbound;
+        if let Some(sent) = &mut self.sent {
+            sent.unconfirmed = told.map(|bytes| sent.writes.unconfirmed(bytes, all));
+        }
+    }
+
+    /// What of the application's may not have reached the peer, once the last is told; `None` if
+    /// that is not known.
+    pub(crate) fn unconfirmed(&self) -> Option<Traffic> {
+        let sent = self.sent.as_ref();
+        sent.map_or_else(|| Some(Traffic::default()), |sent| sent.unconfirmed)
     }
 
     /// Moves the PONG that waits into the outbox.

@@ -1,13 +1,27 @@
 //! What became of what was written to a peer, as far as its system tells.
 
-use super::stall::Stall;
-use crate::clock::Tick;
+use super::{stall::Stall, writes::Writes};
+use crate::{clock::Tick, ledger::Traffic};
 
 /// Made with the first write, and gone when the connection rests.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sent {
+    /// What may not be acknowledged.
+    pub(super) writes: Writes,
     /// There is one as long as the outbox waits for the socket.
     pub(super) stall: Option<Stall>,
+    /// What may not have reached the peer when the connection ends. Nothing, unless it was asked.
+    pub(super) unconfirmed: Option<Traffic>,
+}
+
+impl Default for Sent {
+    fn default() -> Self {
+        Self {
+            writes: Writes::default(),
+            stall: None,
+            unconfirmed: Some(Traffic::default()),
+        }
+    }
 }
 
 impl Sent {
@@ -15,7 +29,9 @@ impl Sent {
         self.stall.get_or_insert_with(|| Stall::begin(now));
     }
 
-    pub(super) fn handle_taken(&mut self, now: Tick, bytes: usize) {
+    /// Our system took so many bytes, of which `written` are the application's.
+    pub(super) fn handle_taken(&mut self, now: Tick, bytes: usize, written: Traffic) {
+        self.writes.note(bytes, written);
         if let Some(stall) = &mut self.stall {
             stall.handle_taken(now, bytes);
         }
@@ -27,7 +43,11 @@ impl Sent {
         }
     }
 
+    /// As [`Stall::handle_told`].
     pub(super) fn handle_told(&mut self, now: Tick, told: Option<u64>, limit_ms: u64) -> bool {
+        if let Some(bytes) = told {
+            self.writes.forget_acknowledged(bytes);
+        }
         let stall = self.stall.as_mut();
         stall.is_some_and(|stall| stall.handle_told(now, told, limit_ms))
     }

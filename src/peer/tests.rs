@@ -410,7 +410,7 @@ fn a_write_stall_counts_from_the_last_progress_even_while_paused() {
     assert_eq!(peer.judge(180, &rules, 1_000), None);
     assert_eq!(peer.judge(181, &rules, 1_000), Some(Verdict::Look));
     assert!(!peer.handle_told(181, Some(500), &rules));
-    peer.handle_written(200, 7);
+    peer.handle_written(200, 7, Traffic::default());
     assert!(!peer.handle_told(361, Some(506), &rules));
     for now in (382..=541).step_by(21) {
         assert!(!peer.handle_told(now, Some(506), &rules));
@@ -429,7 +429,7 @@ fn a_write_stall_counts_from_the_last_byte_taken_where_nothing_is_told() {
     assert_eq!(peer.judge(360, &rules, 1_000), None);
     let abort = Verdict::Abort(CloseReason::SlowPeer);
     assert_eq!(peer.judge(361, &rules, 1_000), Some(abort));
-    peer.handle_written(361, 1);
+    peer.handle_written(361, 1, Traffic::default());
     assert_eq!(peer.judge(561, &rules, 1_000), None);
     assert_eq!(peer.judge(562, &rules, 1_000), Some(abort));
 }

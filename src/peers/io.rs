@@ -389,10 +389,18 @@ impl Peers {
                 if error.kind() == io::ErrorKind::WouldBlock {
                     self.handle_read_blocked(now.tick, id);
                 } else {
+                    self.note_failed(id);
                     self.leave(now.tick, id, io_reason(&error), true);
                 }
                 None
             }
+        }
+    }
+
+    /// A call has told of an error, which the system does not tell again.
+    fn note_failed(&mut self, id: PeerId) {
+        if let Some(seat) = self.seat(id) {
+            seat.failed = true;
         }
     }
 
@@ -672,10 +680,9 @@ impl Peers {
                 written.add(traffic);
                 types_out.add(type_map.row(message_type, types_out), traffic);
             });
-        seat.peer.outbound.add(written);
         if taken > 0 {
             seat.peer.handle_moved(now, receiving);
-            seat.peer.handle_written(now, taken);
+            seat.peer.handle_written(now, taken, written);
             seat.write_tried = false;
             seat.peer.handle_taken(receiving);
         }
@@ -734,6 +741,7 @@ impl Peers {
     /// The connection broke. What it has left to read is read first, if there is anything.
     fn handle_write_error(&mut self, now: Tick, id: PeerId, error: &io::Error) {
         let reason = io_reason(error);
+        self.note_failed(id);
         let Some(seat) = self.seat(id) else { return };
         seat.ready.clear(Ready::WRITE);
         // What waits was to be written now, and may have to wait for long instead.

@@ -8,6 +8,9 @@ use crate::{
     clock::Tick,
     error::CloseReason,
     id::PeerId,
+    ledger::{Ledger, Traffic},
+    limits::{REST_AFTER_MS, RESTS_PER_TICK, RESTS_PER_TURN},
+    peer::Peer,
     socket::{Ready, Unacknowledged},
 };
 
@@ -28,14 +31,32 @@ impl Peers {
         }
     }
 
+    /// Whether the end of a connection has to wait for a look: the application's bytes may not be
+    /// acknowledged.
+    pub(super) fn is_to_be_confirmed(&self, id: PeerId) -> bool {
+        let seat = self.seats.look(id.index() as usize);
+        !self.untold && seat.is_some_and(|seat| seat.peer.is_unsure(true))
+    }
+
     /// The answer.
     pub(crate) fn handle_unacknowledged(&mut self, now: Tick, id: PeerId, told: Unacknowledged) {
         self.untold |= told == Unacknowledged::Never;
         let rules = &self.rules;
         let seat = self.seats.get_mut(id.index() as usize);
-        let Some(seat) = seat.filter(|seat| seat.id() == id && seat.leaving.is_none()) else {
+        let Some(seat) = seat.filter(|seat| seat.id() == id) else {
             return;
         };
+        if seat.leaving.is_some() {
+            let most = match told {
+                Unacknowledged::Bytes(bytes) => Some(bytes),
+                Unacknowledged::Ended { failed, at_most } if failed || seat.failed => Some(at_most),
+                Unacknowledged::Ended { .. } => Some(0),
+                Unacknowledged::Unknown | Unacknowledged::Never => None,
+            };
+            seat.peer.handle_last_told(most);
+            self.finish_leaving(now, id);
+            return;
+        }
         let bytes = match told {
             Unacknowledged::Bytes(bytes) => Some(bytes),
             Unacknowledged::Ended { .. } | Unacknowledged::Unknown | Unacknowledged::Never => None,
@@ -50,5 +71,55 @@ impl Peers {
             self.list_writing(id);
         }
         self.arm(now, id);
+        self.settle(now, id);
     }
+
+    /// Lets a connection rest, if nothing has moved for a while.
+    pub(super) fn settle(&mut self, now: Tick, id: PeerId) {
+        let before = now.saturating_sub(REST_AFTER_MS);
+        let untold = self.untold;
+        let seat = self.seats.get_mut(id.index() as usize);
+        if let Some(seat) = seat.filter(|seat| untold && seat.id() == id) {
+            seat.peer.forget_writes();
+        }
+        self.seats.settle(id.index() as usize, before);
+    }
+
+    /// Looks at some more connections whether they may rest. Before one does on which something was
+    /// written, its system is asked whether it has everything: a few of them in each turn.
+    pub(super) fn settle_some(&mut self, now: Tick) {
+        let before = now.saturating_sub(REST_AFTER_MS);
+        let unsure = &mut self.unsure;
+        self.settled = self
+            .seats
+            .settle_some(self.settled, RESTS_PER_TICK, before, |id| {
+                unsure.push_back(id)
+            });
+    }
+
+    /// Asks for some of those that would rest.
+    pub(super) fn look_at_unsure(&mut self, now: Tick) {
+        for _ in 0..RESTS_PER_TURN.min(self.unsure.len()) {
+            let Some(id) = self.unsure.pop_front() else {
+                return;
+            };
+            if self.untold {
+                self.settle(now, id);
+            } else if self.seat(id).is_some() {
+                self.actions.push_back(Action::Look { id, last: false });
+            }
+        }
+    }
+}
+
+/// Counts what may not have reached a peer whose connection ends, and gives it; `None` if that is
+/// not known.
+pub(super) fn count_unconfirmed(ledger: &Ledger, peer: &Peer, untold: bool) -> Option<Traffic> {
+    let known = !untold || peer.outbound == Traffic::default();
+    let unconfirmed = peer.unconfirmed().filter(|_| known);
+    match unconfirmed {
+        Some(sum) => ledger.unconfirmed.add(sum),
+        None => ledger.unconfirmed_unknown.add(1),
+    }
+    unconfirmed
 }

@@ -46,6 +46,7 @@ pub(crate) use cut::CutWalk;
 pub use handlers::HandlerOptions;
 pub(crate) use handlers::Handlers;
 use links::Links;
+use looks::count_unconfirmed;
 pub(crate) use nodes::Directory;
 use output::close_slot;
 use scatter::Scattered;
@@ -66,7 +67,7 @@ use crate::{
     ledger::{ClosedRow, HandlerAccount, HandlerRow, PeerRow, Traffic, TypeMap},
     limits::{
         CLOSED_ROWS_MAX, COMMANDS_PER_TURN, EVENTS_WAITING_MAX, LINGER_MS, REFUSED_PEERS_MAX,
-        REST_AFTER_MS, RESTS_PER_TICK, TIMERS_PER_TURN,
+        REST_AFTER_MS, TIMERS_PER_TURN,
     },
     peer::{Peer, Rules, State, Verdict},
     quiet::{Quiet, Subject, Suppressed},
@@ -218,6 +219,8 @@ pub(crate) struct Peers {
     stalled_since: Option<Tick>,
     /// The system does not tell what a peer's system has acknowledged.
     untold: bool,
+    /// Connections that may rest once their systems have acknowledged everything.
+    unsure: VecDeque<PeerId>,
     stop: Option<Stop>,
     quiet: Quiet,
 }
@@ -283,6 +286,7 @@ impl Peers {
             lag: 0,
             stalled_since: None,
             untold: false,
+            unsure: VecDeque::new(),
             stop: None,
             quiet: Quiet::default(),
         }
@@ -491,7 +495,11 @@ impl Peers {
         let Some(seat) = self.seat(id) else { return };
         seat.leaving.get_or_insert(Leaving { reason, abort });
         self.give_up_node(id);
-        self.finish_leaving(now, id);
+        if self.is_to_be_confirmed(id) {
+            self.actions.push_back(Action::Look { id, last: true });
+        } else {
+            self.finish_leaving(now, id);
+        }
     }
 
     fn finish_leaving(&mut self, now: Tick, id: PeerId) {
@@ -528,7 +536,8 @@ impl Peers {
             self.census.end_pending();
         }
         let dial_error = seat.dial_error.take();
-        let row = closed_row(now, peer, reason, lost);
+        let unconfirmed = count_unconfirmed(ledger, peer, self.untold);
+        let row = closed_row(now, peer, reason, lost, unconfirmed);
         self.seats.remove(index);
         self.forget_standing(now, standing, &row);
         if self.slots.was_asked(id) {
@@ -628,6 +637,7 @@ impl Peers {
             self.resume_budget(now);
         }
         self.recheck_watermarks(now);
+        self.look_at_unsure(now);
         append(&mut self.writing, &mut self.write_list);
     }
 
@@ -716,6 +726,7 @@ impl Peers {
             || !self.write_list.is_empty()
             || !self.writing.is_empty()
             || !self.again.is_empty()
+            || !self.unsure.is_empty()
             || !self.actions.is_empty()
             || self.unmoved.is_some()
     }
@@ -745,8 +756,7 @@ impl Peers {
     pub(crate) fn handle_metrics_tick(&mut self, now: Tick) {
         self.slots.ledger.stalled_ms.set(self.lag(now));
         self.pool.trim();
-        let before = now.saturating_sub(REST_AFTER_MS);
-        self.settled = self.seats.settle_some(self.settled, RESTS_PER_TICK, before);
+        self.settle_some(now);
     }
 
     // ----- attention, timers, budget ---------------------------------------------------------
@@ -1317,7 +1327,13 @@ fn append(list: &mut VecDeque<PeerId>, more: &mut VecDeque<PeerId>) {
     }
 }
 
-fn closed_row(now: Tick, peer: &Peer, reason: CloseReason, lost: Traffic) -> ClosedRow {
+fn closed_row(
+    now: Tick,
+    peer: &Peer,
+    reason: CloseReason,
+    lost: Traffic,
+    unconfirmed: Option<Traffic>,
+) -> ClosedRow {
     ClosedRow {
         peer: peer.id,
         addr: peer.addr,
@@ -1331,6 +1347,7 @@ fn closed_row(now: Tick, peer: &Peer, reason: CloseReason, lost: Traffic) -> Clo
         outbound: peer.outbound,
         lost,
         overflowed: peer.sums.overflowed,
+        unconfirmed,
     }
 }
 

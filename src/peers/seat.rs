@@ -64,6 +64,8 @@ pub(super) struct Seat {
     pub(super) pending: bool,
     /// The connection broke while it was written; unread input is taken first.
     pub(super) broken: Option<CloseReason>,
+    /// A call has failed, so that the system has told of the error and does not tell again.
+    pub(super) failed: bool,
     /// Set when the seat waits for its slot to be given back; nothing else happens to it.
     pub(super) leaving: Option<Leaving>,
 }
@@ -167,6 +169,7 @@ impl Seat {
             listed: false,
             pending: false,
             broken: None,
+            failed: false,
             leaving: None,
         })
     }
@@ -203,6 +206,7 @@ impl Seat {
             listed,
             pending: _,
             broken,
+            failed,
             leaving,
         } = self;
         let lists = [in_read_list, in_write_list, in_refused_list, in_due_list];
@@ -216,6 +220,7 @@ impl Seat {
             && *carry_charge == 0
             && dial_error.is_none()
             && broken.is_none()
+            && !failed
             && leaving.is_none()
             && peer.is_at_rest()
     }

@@ -45,7 +45,7 @@ impl Stop {
 
     /// A connection ended, of whose messages `held` are still somewhere.
     pub(super) fn note_closed(&mut self, row: &ClosedRow, held: u64, abort: bool) {
-        if abort {
+        if abort || row.has_unconfirmed() {
             self.closed_abortive += 1;
         } else {
             self.closed_orderly += 1;
@@ -108,6 +108,7 @@ mod tests {
             outbound: Traffic::new(outbound, outbound * 10),
             lost: Traffic::new(lost, lost * 10),
             overflowed: Traffic::default(),
+            unconfirmed: Some(Traffic::default()),
         }
     }
 

@@ -238,20 +238,26 @@ impl Table {
 
     /// Lets a connection rest on which nothing is under way. One that was ever used rests only if
     /// nothing has moved since `before`: it would soon have its seat again.
-    pub(super) fn settle(&mut self, index: usize, before: Tick) {
+    ///
+    /// Returns who would, if it were known that its system has acknowledged everything.
+    pub(super) fn settle(&mut self, index: usize, before: Tick) -> Option<PeerId> {
         let places = self.chunks.get_mut(index / CHUNK_PLACES);
-        if let Some(places) = places.and_then(|chunk| chunk.places.as_mut()) {
-            places[index % CHUNK_PLACES].settle(&self.slots, before);
-        }
+        let places = places.and_then(|chunk| chunk.places.as_mut())?;
+        places[index % CHUNK_PLACES].settle(&self.slots, before)
     }
 
     /// Does so for `count` places from `from` on, and returns where to go on.
-    pub(super) fn settle_some(&mut self, from: usize, count: usize, before: Tick) -> usize {
+    pub(super) fn settle_some(
+        &mut self,
+        from: usize,
+        count: usize,
+        before: Tick,
+        unsure: impl FnMut(PeerId),
+    ) -> usize {
         let end = self.chunks.len() * CHUNK_PLACES;
         let to = from.saturating_add(count).min(end);
-        for index in from..to {
-            self.settle(index, before);
-        }
+        let settle = |index| self.settle(index, before);
+        (from..to).filter_map(settle).for_each(unsure);
         if to == end { 0 } else { to }
     }
 
@@ -281,19 +287,25 @@ impl Place {
         };
     }
 
-    fn settle(&mut self, slots: &Slots, before: Tick) {
-        let Self::Seated(seat) = self else { return };
+    fn settle(&mut self, slots: &Slots, before: Tick) -> Option<PeerId> {
+        let Self::Seated(seat) = self else {
+            return None;
+        };
         if !seat.is_at_rest() {
-            return;
+            return None;
         }
         if let Some(fresh) = Fresh::of(seat) {
             *self = Self::Fresh(fresh);
         } else if seat.peer.moved < before {
+            if seat.peer.is_unsure(false) {
+                return Some(seat.id());
+            }
             slots.rest(seat.id());
             if let Self::Seated(seat) = std::mem::take(self) {
                 *self = Self::Resting(Box::new(Rest::of(*seat)));
             }
         }
+        None
     }
 
     fn look(&self, slots: &Slots) -> Option<Look<'_>> {
@@ -507,8 +519,8 @@ mod tests {
             table.settle(index, Tick::MAX);
             assert!(!table.is_at_rest(id), "{}", told(&table, id));
         }
-        assert_eq!(table.settle_some(0, 7, Tick::MAX), 7);
-        assert_eq!(table.settle_some(7, usize::MAX, Tick::MAX), 0);
+        assert_eq!(table.settle_some(0, 7, Tick::MAX, |_| ()), 7);
+        assert_eq!(table.settle_some(7, usize::MAX, Tick::MAX, |_| ()), 0);
     }
 
     #[test]

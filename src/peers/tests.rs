@@ -17,6 +17,7 @@ use crate::{
     limits::{CUT_LOOKS_PER_TURN, CUT_SEGMENTS_MAX, CUT_TRIES_MAX, FRAME_OVERHEAD_MAX},
     policy::{OutboxFull, Priority},
     slots::{Contended, OutFrame, OutboxLimits, Recipients, SharedFrame},
+    socket::Unacknowledged,
 };
 
 impl Peers {
@@ -1453,8 +1454,12 @@ mod output {
         slots.send_as(id, Priority::High, message).unwrap();
         turn(&mut peers, 11, id, 0);
         peers.leave(12, id, CloseReason::Reset, true);
+        assert_eq!(peers.poll_action(), Some(Action::Look { id, last: true }));
+        peers.handle_unacknowledged(12, id, Unacknowledged::Bytes(30));
         let row = peers.closed_rows().remove(0);
         assert_eq!(row.outbound, Traffic::new(2, 230));
+        // One call wrote both messages.
+        assert_eq!(row.unconfirmed, Some(Traffic::new(2, 30)));
         assert_eq!(row.lost, Traffic::new(58 + 1, 5_770 + 50));
         let accepted = slots.ledger.outbound_accepted.get();
         assert_eq!(accepted, Traffic::new(61, 6_050));

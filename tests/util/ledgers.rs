@@ -30,7 +30,7 @@ impl Ledger {
     pub fn of(snapshot: &Snapshot) -> Self {
         Self {
             written: snapshot.outbound,
-            unconfirmed: Some(Traffic::default()),
+            unconfirmed: (snapshot.unconfirmed_unknown == 0).then_some(snapshot.unconfirmed),
             received: snapshot.inbound,
             discarded: Traffic::default(),
         }
@@ -40,7 +40,7 @@ impl Ledger {
     pub fn of_row(row: &ClosedRow) -> Self {
         Self {
             written: row.outbound,
-            unconfirmed: Some(Traffic::default()),
+            unconfirmed: row.unconfirmed,
             received: row.inbound,
             discarded: Traffic::default(),
         }

@@ -183,6 +183,8 @@ struct Closed {
     outbound: Way,
     lost: Way,
     overflowed: Way,
+    /// `null` where the system does not tell.
+    unconfirmed: Option<Way>,
 }
 
 fn closed_row(row: &ClosedRow) -> Closed {
@@ -199,6 +201,7 @@ fn closed_row(row: &ClosedRow) -> Closed {
         outbound: row.outbound.into(),
         lost: row.lost.into(),
         overflowed: row.overflowed.into(),
+        unconfirmed: row.unconfirmed.map(Into::into),
     }
 }
 

@@ -151,6 +151,11 @@ fn outbound(out: &mut Exposition, snapshot: &Snapshot) {
             "messages accepted and dropped for later ones",
             snapshot.outbound_overflowed,
         ),
+        (
+            "unconfirmed",
+            "messages written that may not have reached their peer before its connection ended",
+            snapshot.unconfirmed,
+        ),
     ] {
         out.traffic(name, what, traffic);
     }
@@ -164,6 +169,11 @@ fn outbound(out: &mut Exposition, snapshot: &Snapshot) {
         "outbound_queued_bytes",
         "the same in bytes of whole frames",
         queued.bytes,
+    );
+    out.counter(
+        "unconfirmed_unknown_total",
+        "connections that ended and of which that is not known",
+        snapshot.unconfirmed_unknown,
     );
     out.counter(
         "sends_refused_for_budget_total",

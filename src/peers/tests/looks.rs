@@ -43,6 +43,13 @@ fn write(peers: &mut Peers, now: Tick, id: PeerId, takes: usize) {
     peers.handle_written(now, id, offered, result);
 }
 
+fn read_nothing(peers: &mut Peers, id: PeerId, error: io::ErrorKind) {
+    let buffer = peers.prepare_read(0, id).unwrap();
+    let now = Clock::start().now();
+    let read = peers.handle_read(now, id, buffer, Err(error.into()));
+    assert!(read.is_none());
+}
+
 /// When it is cut off, of which the system says `told` at a tick; our own takes a byte each 20 ms.
 fn cut_off_at(told: impl Fn(Tick, u64) -> Unacknowledged, until: Tick) -> Option<Tick> {
     let (mut peers, id) = waiting();
@@ -99,5 +106,119 @@ fn a_byte_acknowledged_within_each_timeout_is_enough() {
 fn where_nothing_is_told_what_our_system_takes_counts() {
     for told in [Unacknowledged::Unknown, Unacknowledged::Never] {
         assert_eq!(cut_off_at(|_, _| told, 5_000), None);
+    }
+}
+
+/// A peer to which three calls wrote ten messages each, and that leaves.
+fn leaving(failed: bool) -> (Peers, PeerId) {
+    let (mut peers, id) = waiting();
+    for now in 1..=3 {
+        write(&mut peers, now, id, 9_080);
+    }
+    if failed {
+        read_nothing(&mut peers, id, io::ErrorKind::ConnectionReset);
+    } else {
+        peers.leave(4, id, CloseReason::SlowPeer, true);
+    }
+    assert_eq!(peers.poll_action(), Some(Action::Look { id, last: true }));
+    assert!(peers.closed_rows().is_empty(), "it waits for the answer");
+    (peers, id)
+}
+
+#[test]
+fn what_was_not_acknowledged_is_told_with_the_end() {
+    let ended = |failed, at_most| Unacknowledged::Ended { failed, at_most };
+    let messages = |messages, bytes| Some(Traffic::new(messages, bytes));
+    for (failed, told, unconfirmed) in [
+        (false, Unacknowledged::Bytes(0), messages(0, 0)),
+        (false, Unacknowledged::Bytes(1), messages(10, 1)),
+        (false, Unacknowledged::Bytes(9_080), messages(10, 9_080)),
+        (false, Unacknowledged::Bytes(9_081), messages(20, 9_081)),
+        (false, Unacknowledged::Bytes(1 << 31), messages(30, 27_240)),
+        // Nothing failed, so everything was acknowledged.
+        (false, ended(false, 1 << 20), messages(0, 0)),
+        (false, ended(true, 1 << 20), messages(30, 27_240)),
+        (false, ended(true, 9_000), messages(10, 9_000)),
+        // A call was told of the error, and the last look is not.
+        (true, ended(false, 1 << 20), messages(30, 27_240)),
+        (true, Unacknowledged::Bytes(7), messages(10, 7)),
+        (false, Unacknowledged::Unknown, None),
+        (false, Unacknowledged::Never, None),
+    ] {
+        let (mut peers, id) = leaving(failed);
+        peers.handle_unacknowledged(5, id, told);
+        let row = peers.closed_rows().remove(0);
+        assert_eq!(row.unconfirmed, unconfirmed, "{failed} {told:?}");
+        let ledger = &peers.slots.ledger;
+        assert_eq!(ledger.unconfirmed.get(), unconfirmed.unwrap_or_default());
+        let unknown = u64::from(unconfirmed.is_none());
+        assert_eq!(ledger.unconfirmed_unknown.get(), unknown);
+    }
+}
+
+/// What a look has seen acknowledged is not asked for again, and where nothing was written, or
+/// nothing is told, nobody is asked.
+#[test]
+fn an_end_waits_for_an_answer_only_if_there_is_a_question() {
+    let close = |id: PeerId| {
+        Some(Action::Close {
+            index: id.index(),
+            abort: true,
+        })
+    };
+    for told in [Unacknowledged::Bytes(0), Unacknowledged::Never] {
+        let (mut peers, id) = waiting();
+        write(&mut peers, 1, id, 9_080);
+        peers.handle_unacknowledged(2, id, told);
+        while peers.poll_action().is_some() {}
+        peers.leave(3, id, CloseReason::SlowPeer, true);
+        assert_eq!(peers.poll_action(), close(id));
+        let known = told != Unacknowledged::Never;
+        let unconfirmed = known.then(Traffic::default);
+        assert_eq!(peers.closed_rows()[0].unconfirmed, unconfirmed);
+    }
+    let (mut peers, id) = waiting();
+    peers.leave(1, id, CloseReason::SlowPeer, true);
+    assert_eq!(peers.poll_action(), close(id));
+    assert_eq!(peers.closed_rows()[0].unconfirmed, Some(Traffic::default()));
+}
+
+/// A connection does not rest before its system has acknowledged everything; where nothing is told,
+/// that is not waited for.
+#[test]
+fn a_connection_rests_when_everything_is_acknowledged() {
+    for tells in [true, false] {
+        let (slots, mut peers, id) = one_peer_that(OutboxFull::Refuse, Clock::start(), 64 << 20);
+        let message = OutFrame {
+            frame: Frame::new(MessageType(1), &[0; 900]),
+            owned: None,
+        };
+        slots.send_as(id, Priority::Normal, message).unwrap();
+        peers.begin_turn(0);
+        write(&mut peers, 0, id, 908);
+        read_nothing(&mut peers, id, io::ErrorKind::WouldBlock);
+        while peers.poll_write().or_else(|| peers.poll_read()).is_some() {}
+        let answers = if tells {
+            vec![
+                Unacknowledged::Unknown,
+                Unacknowledged::Bytes(7),
+                Unacknowledged::Bytes(0),
+            ]
+        } else {
+            vec![Unacknowledged::Never]
+        };
+        for (second, told) in (2..).zip(answers) {
+            assert!(!peers.seats.is_at_rest(id), "{told:?}");
+            let now = second * 1_000;
+            peers.handle_metrics_tick(now);
+            assert!(peers.has_work());
+            peers.begin_turn(now);
+            assert_eq!(peers.poll_action(), Some(Action::Look { id, last: false }));
+            peers.handle_unacknowledged(now, id, told);
+            // It may have been asked to write, which it has nothing for.
+            peers.begin_turn(now);
+        }
+        assert!(peers.seats.is_at_rest(id));
+        assert!(!peers.has_work());
     }
 }
