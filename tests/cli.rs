@@ -20,6 +20,8 @@ mod mesh;
 mod metrics;
 #[path = "cli/relay.rs"]
 mod relay;
+#[path = "cli/reload.rs"]
+mod reload;
 #[path = "cli/send.rs"]
 mod send;
 #[path = "cli/serve.rs"]

@@ -160,12 +160,18 @@ impl Service {
             // As the library's tests have it, unless a test says otherwise.
             !shards.is_empty() && !args.contains(&"--shards")
         });
-        let mut child = command
+        let child = command
             .arg("serve")
             .args(args)
             .args(more)
             .spawn()
             .expect("nebnet runs");
+        Self::of(child)
+    }
+
+    /// A service that was started; waits until it listens.
+    #[track_caller]
+    pub(crate) fn of(mut child: Child) -> Self {
         let watchdog = Some(watchdog(&child));
         let stdout = child.stdout.take();
         let mut pipe = child.stderr.take().expect("stderr is a pipe");

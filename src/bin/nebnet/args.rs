@@ -36,7 +36,7 @@ const FORMS: &str = "DURATION: a whole number with ms, s, m or h; 0 = off. \
 #[derive(Debug, clap::Args)]
 #[command(after_help = FORMS)]
 pub(crate) struct ServeArgs {
-    /// Read settings from a TOML file; flags win over it
+    /// Read settings from a TOML file; flags win over it; SIGHUP reads it again
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]

@@ -2,6 +2,8 @@
 
 use std::io::{self, Write as _};
 
+use nebnet::NodeId;
+
 use crate::{
     args::{CheckArgs, ServeOptions},
     config_file,
@@ -14,7 +16,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
     let shown = args.file.display();
     let file = config_file::load(&args.file)?;
     let mut out = io::stdout().lock();
-    let written = match settings::resolve(ServeOptions::default(), Some(file)) {
+    let written = match settings::resolve(ServeOptions::default(), Some(file), NodeId::ANONYMOUS) {
         Ok(_) => writeln!(out, "{shown}: ok").map(|()| 0),
         Err(problems) => problems
             .iter()

@@ -246,7 +246,11 @@ pub(crate) fn fuzz(data: &[u8]) {
     };
     let first = said(&read().problems);
     assert_eq!(said(&read().problems), first);
-    match crate::settings::resolve(ServeOptions::default(), Some(read())) {
+    match crate::settings::resolve(
+        ServeOptions::default(),
+        Some(read()),
+        nebnet::NodeId::ANONYMOUS,
+    ) {
         Ok(settings) => {
             assert_eq!((first.len(), settings.config.problems().len()), (0, 0));
         }

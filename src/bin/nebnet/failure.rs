@@ -38,6 +38,10 @@ impl Failure {
         }
     }
 
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Writes the line. What it quotes may come from the network, so control characters are
     /// escaped, which also keeps it one line.
     pub(crate) fn show(&self) {

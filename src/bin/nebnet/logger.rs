@@ -37,7 +37,6 @@ struct Writer {
     items: Sender<Item>,
     /// Lines that found the queue full, and that the thread has not told yet.
     dropped: AtomicU64,
-    level: LevelFilter,
 }
 
 #[derive(Debug)]
@@ -54,7 +53,6 @@ pub(crate) fn start(level: LevelFilter) -> Result<(), Failure> {
     let writer = Writer {
         items,
         dropped: AtomicU64::new(0),
-        level,
     };
     assert!(WRITER.set(writer).is_ok(), "the logger is started once");
     thread::Builder::new()
@@ -64,9 +62,14 @@ pub(crate) fn start(level: LevelFilter) -> Result<(), Failure> {
     if let Some(writer) = WRITER.get() {
         log::set_logger(writer)
             .map_err(|error| Failure::new(format!("cannot start the logger: {error}")))?;
-        log::set_max_level(level);
+        set_level(level);
     }
     Ok(())
+}
+
+/// What is logged from now on.
+pub(crate) fn set_level(level: LevelFilter) {
+    log::set_max_level(level);
 }
 
 /// Shows the line in place of the status line before it, or below it if this is no terminal.
@@ -107,7 +110,7 @@ impl Log for Writer {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         // What a dependency has to say matters when something is wrong with it.
         let ours = metadata.target().starts_with("nebnet");
-        metadata.level() <= self.level && (ours || metadata.level() <= Level::Warn)
+        metadata.level() <= log::max_level() && (ours || metadata.level() <= Level::Warn)
     }
 
     fn log(&self, record: &Record<'_>) {

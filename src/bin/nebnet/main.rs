@@ -18,6 +18,7 @@ mod pages;
 mod print;
 mod prometheus;
 mod relay;
+mod reload;
 mod send;
 mod serve;
 mod settings;

@@ -19,7 +19,10 @@ use std::{
     cell::Cell,
     collections::{HashMap, VecDeque, hash_map::RandomState},
     hash::{BuildHasher as _, Hasher as _},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use nebnet::{
@@ -42,8 +45,8 @@ struct Relay<'a> {
     seen: Seen,
     next: u64,
     hasher: RandomState,
-    /// Bytes that may wait for a peer.
-    queued_max: u64,
+    /// Of which a quarter may wait for a peer.
+    outbox_bytes: &'a AtomicUsize,
     relayed: u64,
     suppressed: u64,
     /// From relays that did not know yet that we are a service.
@@ -62,7 +65,7 @@ enum Origin {
 pub(crate) fn run(
     mut messages: Subscription,
     handle: &Handle,
-    outbox_bytes: usize,
+    outbox_bytes: &AtomicUsize,
 ) -> Result<Summary, WorkerError> {
     let hasher = RandomState::new();
     let mut relay = Relay {
@@ -71,7 +74,7 @@ pub(crate) fn run(
         // Drawn, so that numbers of different services and runs do not meet.
         next: hasher.build_hasher().finish() & !MARK_MASK,
         hasher,
-        queued_max: outbox_bytes as u64 / 4,
+        outbox_bytes,
         relayed: 0,
         suppressed: 0,
         early: 0,
@@ -192,9 +195,10 @@ impl Relay<'_> {
             outgoing = outgoing.correlation(number);
         }
         let full = Cell::new(0);
+        let queued_max = self.outbox_bytes.load(Ordering::Relaxed) as u64 / 4;
         let chosen = |info: &PeerInfo| {
             let wanted = info.peer != sender && is_service(info) == services;
-            let has_room = info.queued.bytes <= self.queued_max;
+            let has_room = info.queued.bytes <= queued_max;
             full.set(full.get() + u64::from(wanted && !has_room));
             wanted && has_room
         };

@@ -3,6 +3,7 @@
 use std::{
     io::{self, ErrorKind, IsTerminal as _, Write as _},
     net::SocketAddr,
+    sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -18,8 +19,9 @@ use crate::{
     failure::Failure,
     http::Endpoint,
     links, logger, print, relay,
+    reload::Running,
     settings::Settings,
-    signals,
+    signals::{self, Asked},
     stats::Stats,
     tap, time,
     worker::{self, Ending, WorkerError},
@@ -44,13 +46,15 @@ enum Cause {
 
 pub(crate) fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     let ServeArgs { config, options } = *args;
-    let settings = Settings::load(options, config.as_deref())?;
+    // Before anything else, so that no signal finds the default action in the middle of it.
+    let signals = signals::catch()?;
+    let mut running = Running::load(options, config)?;
+    let settings = running.settings.clone();
     // Before any thread, whose stack and reserves would count as in use where memory is limited.
     let mut service = NetService::new(settings.config.clone())
         .map_err(|error| Failure::new(error.to_string()))?;
     logger::start(settings.log_level)?;
-    // Before anything is started, so that no signal finds the default action in the middle of it.
-    let signals = signals::watch()?;
+    let asked = signals.watch()?;
     let output_closed = if settings.print {
         print::watch_stdout()?
     } else {
@@ -88,10 +92,16 @@ pub(crate) fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
             if let Err(error) = result {
                 log::warn!("cannot write to standard output: {error}");
             }
-            wait(&service, &signals, &endings, &output_closed, &mut workers)
+            let sources = Sources {
+                asked: &asked,
+                endings: &endings,
+                output_closed: &output_closed,
+            };
+            wait(&service, &sources, &mut running, &mut workers)
         }
     };
-    stop(service, cause, settings.drain, &endings, workers)
+    let drain = running.settings.drain;
+    stop(service, cause, drain, &endings, workers)
 }
 
 /// Names the metrics port where it may be what is in the way.
@@ -116,7 +126,7 @@ struct Subscriptions {
     tap: Option<Subscription>,
     /// What becomes of links, if there are any.
     links: Option<EventSubscription>,
-    outbox_bytes: usize,
+    outbox_bytes: Arc<AtomicUsize>,
 }
 
 impl Subscriptions {
@@ -129,7 +139,7 @@ impl Subscriptions {
             relay: some(settings.relay, "relay")?,
             tap: some(tap, "tap")?,
             links: watch_links(settings, service)?,
-            outbox_bytes: settings.outbox_bytes,
+            outbox_bytes: Arc::clone(&settings.outbox_bytes),
         })
     }
 
@@ -148,7 +158,7 @@ impl Subscriptions {
             let handle = handle.clone();
             let outbox_bytes = self.outbox_bytes;
             worker::start("relay", endings, move || {
-                relay::run(messages, &handle, outbox_bytes)
+                relay::run(messages, &handle, &outbox_bytes)
             })?;
             workers.running.push("relay");
         }
@@ -227,18 +237,35 @@ impl Workers {
     }
 }
 
+/// What a running service waits for.
+struct Sources<'a> {
+    asked: &'a Asked,
+    endings: &'a Receiver<Ending>,
+    output_closed: &'a Receiver<()>,
+}
+
+/// Reloads when asked to, until there is a reason to stop.
 fn wait(
     service: &NetService,
-    signals: &Receiver<i32>,
-    endings: &Receiver<Ending>,
-    output_closed: &Receiver<()>,
+    sources: &Sources<'_>,
+    running: &mut Running,
     workers: &mut Workers,
 ) -> Cause {
-    select! {
-        recv(signals) -> _ => Cause::Asked,
-        recv(output_closed) -> _ => Cause::Asked,
-        recv(service.ended()) -> _ => Cause::Ended,
-        recv(endings) -> ending => ending.map_or(Cause::Ended, |ending| workers.ended(ending)),
+    let handle = service.handle();
+    loop {
+        select! {
+            recv(sources.asked.stop) -> _ => return Cause::Asked,
+            recv(sources.output_closed) -> _ => return Cause::Asked,
+            recv(service.ended()) -> _ => return Cause::Ended,
+            recv(sources.endings) -> ending => {
+                return ending.map_or(Cause::Ended, |ending| workers.ended(ending));
+            }
+            recv(sources.asked.reload) -> asked => match asked {
+                Ok(()) => running.reload(&handle),
+                // As if it were the other of the two, since the same thread tells both.
+                Err(_) => return Cause::Asked,
+            },
+        }
     }
 }
 

@@ -6,11 +6,15 @@ use std::{
     hash::{BuildHasher as _, Hasher as _},
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use log::LevelFilter;
-use nebnet::{Config, ConfigError, Dispatch, IdleStrategy, NodeId, OutboxFull};
+use nebnet::{Config, ConfigError, Dispatch, IdleStrategy, NodeId, OutboxFull, Reconfigured};
 
 use crate::{
     args::{DispatchOn, LogLevel, ServeOptions, WhenFull, WhenIdle},
@@ -33,13 +37,16 @@ const HEARTBEAT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(45);
 const BLOCK_SIZE: usize = 64 << 10;
 
 /// What `serve` runs with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) config: Config,
     pub(crate) echo: bool,
     pub(crate) print: bool,
     pub(crate) relay: bool,
-    pub(crate) outbox_bytes: usize,
+    /// Its node id was given, and not drawn.
+    has_node_id: bool,
+    /// Shared with the relay, which goes by it.
+    pub(crate) outbox_bytes: Arc<AtomicUsize>,
     pub(crate) connect: Vec<String>,
     /// `None`: only on a terminal.
     pub(crate) stats: Option<bool>,
@@ -80,9 +87,13 @@ impl Settings {
     ///
     /// One failure tells all problems. Only flags can make it a usage failure: what stands in the
     /// file was not typed with the command.
-    pub(crate) fn load(flags: ServeOptions, path: Option<&Path>) -> Result<Self, Failure> {
+    pub(crate) fn load(
+        flags: ServeOptions,
+        path: Option<&Path>,
+        drawn: NodeId,
+    ) -> Result<Self, Failure> {
         let file = path.map(config_file::load).transpose()?;
-        resolve(flags, file).map_err(|problems| {
+        resolve(flags, file, drawn).map_err(|problems| {
             let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
             let message = lines.join("; ");
             if problems
@@ -97,7 +108,45 @@ impl Settings {
     }
 }
 
-/// Joins flags and file, and judges the result as a whole.
+macro_rules! kept {
+    ($old:expr, $new:expr, $kept:expr; $($name:ident),*) => {
+        $(if $old.$name != $new.$name {
+            $kept.push(stringify!($name));
+        })*
+    };
+}
+
+impl Settings {
+    /// Takes over what can change while the service runs; the library has taken its part. Adds to
+    /// what is said of that, in the words of the command line.
+    pub(crate) fn take_live(&mut self, new: Self, changes: &mut Reconfigured) {
+        let kept = &mut changes.kept;
+        kept!(self, new, kept; echo, print, relay, connect, stats, metrics);
+        // What goes with another setting, and nobody has set.
+        let is_named = self.has_node_id || new.has_node_id;
+        kept.retain(|name| *name != "agent" && (is_named || *name != "node_id"));
+        if self.drain != new.drain {
+            changes.changed.push("drain");
+        }
+        if self.log_level != new.log_level {
+            changes.changed.push("log_level");
+        }
+        changes.changed.retain(|name| *name != "dispatch_bytes");
+        for name in changes.changed.iter_mut().chain(&mut changes.kept) {
+            *name = match *name {
+                "accept_tokens" => "accept_token",
+                "tcp_user_timeout" => "the TCP user timeout that goes with write_stall_timeout",
+                name => name,
+            };
+        }
+        let outbox_bytes = new.outbox_bytes.load(Ordering::Relaxed);
+        self.outbox_bytes.store(outbox_bytes, Ordering::Relaxed);
+        (self.drain, self.log_level) = (new.drain, new.log_level);
+    }
+}
+
+/// Joins flags and file, and judges the result as a whole. `drawn` is who the service is if it
+/// needs to be somebody and nothing says who.
 ///
 /// # Errors
 ///
@@ -105,12 +154,13 @@ impl Settings {
 pub(crate) fn resolve(
     flags: ServeOptions,
     file: Option<ConfigFile>,
+    drawn: NodeId,
 ) -> Result<Settings, Vec<Problem>> {
     let given = names_of(&flags);
     let mut file = file.unwrap_or_default();
     let mut problems = std::mem::take(&mut file.problems);
     let options = overlay(flags, std::mem::take(&mut file.options));
-    let config = config_of(&options);
+    let config = config_of(&options, drawn);
     for error in config.problems() {
         let settings = settings_of(&error);
         let origin = if settings.iter().any(|setting| given.contains(setting)) {
@@ -130,17 +180,19 @@ pub(crate) fn resolve(
         });
         return Err(problems);
     }
+    let outbox_bytes = options.outbox_bytes.unwrap_or_else(|| {
+        let quarter = options
+            .memory_budget
+            .map_or(usize::MAX, |budget| budget / 4);
+        OUTBOX_BYTES_DEFAULT.min(quarter.max(BLOCK_SIZE))
+    });
     Ok(Settings {
         config,
         echo: options.echo.unwrap_or(false),
         print: options.print.unwrap_or(false),
         relay: options.relay.unwrap_or(false),
-        outbox_bytes: options.outbox_bytes.unwrap_or_else(|| {
-            let quarter = options
-                .memory_budget
-                .map_or(usize::MAX, |budget| budget / 4);
-            OUTBOX_BYTES_DEFAULT.min(quarter.max(BLOCK_SIZE))
-        }),
+        has_node_id: options.node_id.is_some(),
+        outbox_bytes: Arc::new(outbox_bytes.into()),
         connect: options.connect.unwrap_or_default(),
         stats: options.stats,
         metrics: options.metrics,
@@ -209,7 +261,7 @@ settings!(
 );
 
 /// The library's settings. What is not given stays at the library's default.
-fn config_of(options: &ServeOptions) -> Config {
+fn config_of(options: &ServeOptions, drawn: NodeId) -> Config {
     let mut config = Config::default();
     for addr in options.listen.iter().flatten() {
         config = config.listen(*addr);
@@ -239,7 +291,7 @@ fn config_of(options: &ServeOptions) -> Config {
     );
     set!(require_hello, network_id, connect_timeout);
     set!(checksums, require_checksums);
-    config = identity_of(config, options);
+    config = identity_of(config, options, drawn);
     if options.heartbeat_interval.is_some() || options.heartbeat_timeout.is_some() {
         config = config.heartbeat(
             options
@@ -298,12 +350,12 @@ fn threads_of(mut config: Config, options: &ServeOptions) -> Config {
 ///
 /// A service that connects to others gets an id if it has none, so that two that connect to each
 /// other notice, and a relay can tell services from their clients.
-fn identity_of(mut config: Config, options: &ServeOptions) -> Config {
+fn identity_of(mut config: Config, options: &ServeOptions, drawn: NodeId) -> Config {
     let needs_id = options.connect.is_some() || options.relay == Some(true);
     if let Some(id) = options.node_id {
         config = config.node_id(id);
     } else if needs_id {
-        config = config.node_id(random_node_id());
+        config = config.node_id(drawn);
     }
     if options.relay == Some(true) {
         config = config.agent(relay::AGENT);
@@ -318,7 +370,7 @@ fn identity_of(mut config: Config, options: &ServeOptions) -> Config {
 }
 
 /// The standard library seeds its hashers from the system.
-fn random_node_id() -> NodeId {
+pub(crate) fn random_node_id() -> NodeId {
     let mut bytes = [0; 16];
     for half in bytes.chunks_mut(8) {
         half.copy_from_slice(&RandomState::new().build_hasher().finish().to_be_bytes());
@@ -373,7 +425,7 @@ mod tests {
             ..ServeOptions::default()
         };
         let file = ConfigFile::parse(Path::new("f"), "max_peers = 6\nmax_payload = \"2M\"\n");
-        let settings = resolve(flags, Some(file)).unwrap();
+        let settings = resolve(flags, Some(file), NodeId::ANONYMOUS).unwrap();
         assert_eq!(
             settings.config,
             Config::default().max_peers(5).max_payload(2 << 20)
@@ -389,14 +441,17 @@ mod tests {
                 memory_budget: Some(budget),
                 ..ServeOptions::default()
             };
-            assert!(resolve(flags, None).is_ok(), "{budget}");
+            assert!(resolve(flags, None, NodeId::ANONYMOUS).is_ok(), "{budget}");
         }
         let flags = ServeOptions {
             memory_budget: Some(1 << 20),
             outbox_bytes: Some(2 << 20),
             ..ServeOptions::default()
         };
-        assert_eq!(resolve(flags, None).unwrap_err().len(), 1);
+        assert_eq!(
+            resolve(flags, None, NodeId::ANONYMOUS).unwrap_err().len(),
+            1
+        );
     }
 
     #[test]
@@ -406,7 +461,7 @@ mod tests {
             ..ServeOptions::default()
         };
         let file = ConfigFile::parse(Path::new("f"), "\noutbox_bytes = 1\nwrong = 1\n");
-        let problems = resolve(flags, Some(file)).unwrap_err();
+        let problems = resolve(flags, Some(file), NodeId::ANONYMOUS).unwrap_err();
         let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
         assert_eq!(lines.len(), 3, "{lines:?}");
         assert!(lines[0].starts_with("max_peers is 0"), "{lines:?}");
