@@ -1,24 +1,14 @@
-//! Whom to connect to, and how: what a link is asked for with, and the thread that looks names up.
-//!
-//! Looking up a name can take as long as the system likes, so neither the caller nor the loop does
-//! it: one thread does, when the first name is given. It ends when nobody can ask it any more; a
-//! lookup that hangs in the system cannot be ended from outside, so a stop does not wait for it.
+//! Whom to connect to, and how: what a link is asked for with.
 
-use std::{
-    fmt, io,
-    net::{SocketAddr, ToSocketAddrs},
-    thread,
-    time::Duration,
-};
-
-use crossbeam_channel::{Sender, bounded};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use crate::{
     address::{is_name, parse_address},
     clock::{Tick, ticks_of_timeout},
     error::{AddressError, ConnectError},
     id::LinkId,
-    limits::{ADDRESSES_PER_NAME_MAX, LINKS_MAX, TIMEOUT_MS_CEILING},
+    limits::{ADDRESSES_PER_NAME_MAX, TIMEOUT_MS_CEILING},
+    resolve::Resolver,
 };
 
 /// Whom to connect to, and how.
@@ -26,7 +16,8 @@ use crate::{
 /// Made of a `SocketAddr`, a list of them, or a text: an address, as
 /// [`parse_address`](crate::parse_address) reads it, or a name and a port like
 /// `gateway.example:8680`, which is looked up at each attempt. All addresses are tried, one after
-/// the other.
+/// the other; those that it had the last time, if the lookup fails or takes longer than the
+/// [`timeout`](Self::timeout).
 ///
 /// # Examples
 ///
@@ -94,7 +85,8 @@ impl ConnectOptions {
         }
     }
 
-    /// How long one address may take to connect, and then to answer HELLO; 1 ms to 365 days.
+    /// How long one address may take to connect, and then to answer HELLO, and how long an attempt
+    /// waits for the addresses of a name before; 1 ms to 365 days.
     /// Default: [`Config::connect_timeout`](crate::Config::connect_timeout).
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
@@ -188,6 +180,24 @@ pub(crate) enum Source {
     Name(String, Resolver),
 }
 
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Addrs(addrs) => write!(f, "{} addresses", addrs.len()),
+            Self::Name(name, _) => f.write_str(name),
+        }
+    }
+}
+
+impl Source {
+    /// A link wants no addresses any more.
+    pub(crate) fn forget(&self, link: LinkId) {
+        if let Self::Name(name, resolver) = self {
+            resolver.forget(link, name);
+        }
+    }
+}
+
 impl NewLink {
     /// `resolver` is there if [`ConnectOptions::check`] asked for it.
     pub(crate) fn new(id: LinkId, options: ConnectOptions, resolver: Option<Resolver>) -> Self {
@@ -204,54 +214,6 @@ impl NewLink {
             checksums: options.checksums,
             timeout_ms: options.timeout.map(ticks_of_timeout),
         }
-    }
-}
-
-/// The addresses of a name, or what the system said.
-pub(crate) type Resolved = Result<Vec<SocketAddr>, String>;
-
-/// The way to the thread that looks names up.
-#[derive(Clone)]
-pub(crate) struct Resolver {
-    jobs: Sender<(LinkId, String)>,
-}
-
-impl Resolver {
-    /// Starts the thread. `answer` gets what it finds.
-    pub(crate) fn start(
-        answer: impl Fn(LinkId, Resolved) + Send + 'static,
-    ) -> Result<Self, io::Error> {
-        // A link asks for one thing at a time, so every question finds a place.
-        let (jobs, receiver) = bounded::<(LinkId, String)>(LINKS_MAX);
-        thread::Builder::new()
-            .name("nebnet-resolve".to_owned())
-            .spawn(move || {
-                for (link, name) in receiver {
-                    answer(link, resolve(&name));
-                }
-            })?;
-        Ok(Self { jobs })
-    }
-
-    /// Asks for the addresses of a name. False if there are more questions than links.
-    #[must_use]
-    pub(crate) fn ask(&self, link: LinkId, name: &str) -> bool {
-        self.jobs.try_send((link, name.to_owned())).is_ok()
-    }
-}
-
-fn resolve(name: &str) -> Resolved {
-    let found = name.to_socket_addrs().map_err(|error| error.to_string())?;
-    let addrs: Vec<SocketAddr> = found.take(ADDRESSES_PER_NAME_MAX).collect();
-    if addrs.is_empty() {
-        return Err("the name has no address".to_owned());
-    }
-    Ok(addrs)
-}
-
-impl fmt::Debug for Resolver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Resolver")
     }
 }
 
@@ -300,11 +262,5 @@ mod tests {
             .timeout(Duration::ZERO)
             .check();
         assert!(matches!(none, Err(ConnectError::BadTimeout)));
-    }
-
-    #[test]
-    fn a_name_that_is_none_is_said_to_be() {
-        assert!(resolve("name.invalid:80").is_err());
-        assert!(resolve("localhost:80").is_ok_and(|addrs| !addrs.is_empty()));
     }
 }

@@ -231,11 +231,14 @@ impl From<FrameError> for CloseReason {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DialError {
-    /// The name has no address, or the system could not look it up.
+    /// The name has no address, or could not be looked up.
     Resolve {
-        /// What the system said.
+        /// What the system said, or that too many names wait to be looked up.
         message: String,
     },
+    /// The name was not looked up within the connect timeout. An answer that comes later is used
+    /// for the next attempt.
+    ResolveTimeout,
     /// The system refused or lost the connection before it was made.
     Connect {
         /// The kind of the system's error.
@@ -274,6 +277,9 @@ impl fmt::Display for DialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Resolve { message } => write!(f, "cannot resolve the name: {message}"),
+            Self::ResolveTimeout => {
+                f.write_str("the name was not resolved within the connect timeout")
+            }
             Self::Connect {
                 os_error: Some(number),
                 ..
@@ -365,8 +371,6 @@ pub enum ConnectError {
     Busy,
     /// The service has stopped or failed.
     Stopped,
-    /// The thread that looks names up could not be started.
-    Resolver(io::Error),
 }
 
 impl fmt::Display for ConnectError {
@@ -378,7 +382,6 @@ impl fmt::Display for ConnectError {
             Self::TooManyLinks { limit } => write!(f, "there are {limit} links already"),
             Self::Busy => f.write_str("too many commands wait for the loop"),
             Self::Stopped => f.write_str("the service has stopped"),
-            Self::Resolver(source) => write!(f, "cannot start the resolver: {source}"),
         }
     }
 }
@@ -386,7 +389,6 @@ impl fmt::Display for ConnectError {
 impl Error for ConnectError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Resolver(source) => Some(source),
             Self::BadAddress(source) => Some(source),
             Self::BadTarget
             | Self::BadTimeout

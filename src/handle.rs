@@ -8,7 +8,7 @@ use std::{
     fmt, io,
     net::{SocketAddr, TcpListener},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -22,7 +22,7 @@ use crate::{
     block::{Message, MessageRef},
     clock::Clock,
     config::Config,
-    dial::{ConnectOptions, NewLink, Resolved, Resolver},
+    dial::{ConnectOptions, NewLink},
     dispatch::{
         ChannelSubscription, EventOptions, EventSubscription, Outlet, Registry, SubscribeOptions,
         Subscription, Types,
@@ -37,6 +37,7 @@ use crate::{
         PAYLOAD_SIZE_MAX_CEILING,
     },
     policy::Priority,
+    resolve::{Resolved, Resolver},
     slots::{
         BroadcastReport, OutFrame, OutFrames, PeerInfo, Recipients, SharedFrame, Slots, never_waits,
     },
@@ -86,8 +87,8 @@ pub(crate) struct Shared {
     pub(crate) socket_options: SocketOptions,
     pub(crate) next_listener: AtomicU64,
     pub(crate) next_link: AtomicU64,
-    /// Started with the first name that has to be looked up.
-    pub(crate) resolver: Mutex<Option<Resolver>>,
+    /// Made for the first link to a name.
+    pub(crate) resolver: OnceLock<Resolver>,
     pub(crate) timers: Arc<TimerHub>,
     pub(crate) signals: Arc<Signals>,
     /// Threads of the service that run: while there are any, they count.
@@ -514,10 +515,16 @@ impl Handle {
     /// The link ends with its first failure or with its connection, unless it is
     /// [kept](ConnectOptions::keep_connected). [`disconnect`](Self::disconnect) gives it up, and so
     /// does [`close`](Self::close) of its connection. Before the start of the service it waits for
-    /// it. A name is looked up by a thread of its own, which the first name starts; names are
-    /// looked up one after the other, and for as long as the system takes. A service may have 4,096
-    /// links, besides the peers that it accepts, and their descriptors are not among those that the
-    /// limit of peers is lowered for.
+    /// it.
+    ///
+    /// A name is looked up anew for each attempt: 8 names at a time, each by a thread that ends
+    /// when none waits, and up to 256 that wait. An attempt waits for it as long as the connect
+    /// timeout says; then, and where the lookup fails, the addresses that the link knew last are
+    /// tried, or the attempt has failed. What is answered later is used for the next one. No lookup
+    /// begins once a stop was asked for; one that hangs in the system is not waited for.
+    ///
+    /// A service may have 4,096 links, besides the peers that it accepts, and their descriptors are
+    /// not among those that the limit of peers is lowered for.
     ///
     /// # Errors
     ///
@@ -541,7 +548,7 @@ impl Handle {
         if self.has_ended() {
             return Err(ConnectError::Stopped);
         }
-        let resolver = is_name.then(|| self.resolver()).transpose()?;
+        let resolver = is_name.then(|| self.resolver());
         let links = &self.shared.first().links;
         let taken = links.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
             (count < LINKS_MAX).then_some(count + 1)
@@ -650,28 +657,33 @@ impl Handle {
         result
     }
 
-    fn resolver(&self) -> Result<Resolver, ConnectError> {
-        let place = &self.shared.resolver;
-        let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(resolver) = &*place {
-            return Ok(resolver.clone());
-        }
-        let shards: Vec<(Sender<Command>, Arc<Slots>)> = self
-            .shared
-            .shards
-            .iter()
+    fn resolver(&self) -> Resolver {
+        let make = || Resolver::new(self.answer_lookups());
+        self.shared.resolver.get_or_init(make).clone()
+    }
+
+    /// Tells a link's loop what was found.
+    fn answer_lookups(&self) -> impl Fn(LinkId, Resolved) + Send + Sync + 'static {
+        let shards = self.shared.shards.iter();
+        let shards: Vec<(Sender<Command>, Arc<Slots>)> = shards
             .map(|shard| (shard.commands.clone(), Arc::clone(&shard.slots)))
             .collect();
-        let resolver = Resolver::start(move |link, resolved| {
+        move |link, resolved| {
             let (commands, slots) = &shards[shard_of_link(link, shards.len())];
             // The loop takes commands in every turn; one that has ended takes none, and needs none.
             let command = Command::Resolved(link, resolved);
             if commands.send_timeout(command, ANSWER_TIMEOUT).is_ok() {
                 slots.doorbell.ring();
             }
-        });
-        let resolver = resolver.map_err(ConnectError::Resolver)?;
-        Ok(place.insert(resolver).clone())
+        }
+    }
+
+    /// Has names looked up by a function, before the first link to a name.
+    #[cfg(test)]
+    pub(crate) fn resolve_by(&self, find: impl Fn(&str) -> Resolved + Send + Sync + 'static) {
+        let resolver = Resolver::by(find, self.answer_lookups());
+        let set = self.shared.resolver.set(resolver);
+        set.expect("no link has a name yet");
     }
 
     /// What is known of a connection without asking the loop: the lock of its slot is taken for a

@@ -140,6 +140,8 @@ pub(crate) struct Ledger {
     pub(crate) accepted: Counter,
     pub(crate) dialled: Counter,
     pub(crate) dials_failed: Counter,
+    pub(crate) lookups_timed_out: Counter,
+    pub(crate) lookups_refused: Counter,
     pub(crate) closed: [Counter; CloseReason::COUNT],
     pub(crate) accept_errors: Counter,
     pub(crate) stale_events: Counter,
@@ -209,6 +211,8 @@ impl Ledger {
             accepted: Counter::default(),
             dialled: Counter::default(),
             dials_failed: Counter::default(),
+            lookups_timed_out: Counter::default(),
+            lookups_refused: Counter::default(),
             closed: Default::default(),
             accept_errors: Counter::default(),
             stale_events: Counter::default(),
@@ -315,6 +319,8 @@ impl Ledger {
             accepted: self.accepted.get(),
             dialled: self.dialled.get(),
             dials_failed: self.dials_failed.get(),
+            lookups_timed_out: self.lookups_timed_out.get(),
+            lookups_refused: self.lookups_refused.get(),
             closed: CloseReason::ALL
                 .iter()
                 .map(|reason| (*reason, self.closed[reason.ordinal()].get()))
@@ -1018,6 +1024,11 @@ pub struct Snapshot {
     pub dialled: u64,
     /// Attempts of links that failed: all addresses were tried.
     pub dials_failed: u64,
+    /// Attempts of links whose name was not looked up within the connect timeout.
+    pub lookups_timed_out: u64,
+    /// Attempts of links whose name was not even asked for: 8 were looked up and 256 waited, or no
+    /// thread could be started.
+    pub lookups_refused: u64,
     /// Connections that ended, by reason; every reason is listed.
     pub closed: Vec<(CloseReason, u64)>,
     /// Application messages received.
@@ -1130,6 +1141,8 @@ impl Snapshot {
         self.accepted += other.accepted;
         self.dialled += other.dialled;
         self.dials_failed += other.dials_failed;
+        self.lookups_timed_out += other.lookups_timed_out;
+        self.lookups_refused += other.lookups_refused;
         for (sum, other) in self.closed.iter_mut().zip(other.closed) {
             sum.1 += other.1;
         }

@@ -145,6 +145,7 @@ pub mod frame;
 mod idle;
 mod ledger;
 mod quiet;
+mod resolve;
 pub mod wheel;
 // 3
 mod balance;

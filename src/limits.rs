@@ -47,6 +47,10 @@ pub(crate) const NODES_GONE_MAX: usize = 1024;
 pub(crate) const LINKS_MAX: usize = 4096;
 /// Addresses of one name that are tried.
 pub(crate) const ADDRESSES_PER_NAME_MAX: usize = 16;
+/// Names that are looked up at a time, each by a thread of its own.
+pub(crate) const LOOKUPS_MAX: usize = 8;
+/// Names that wait for one of these.
+pub(crate) const LOOKUPS_WAITING_MAX: usize = 256;
 /// Bytes of a name with its port.
 pub(crate) const NAME_SIZE_MAX: usize = 255 + 6;
 /// Tokens that a service may accept, and bytes of one.

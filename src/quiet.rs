@@ -19,6 +19,7 @@ pub(crate) enum Subject {
     Listener(usize),
     Subscriber(u64),
     Handler(usize),
+    Link(u64),
     /// Stands for all that the table has no room for.
     Others,
 }

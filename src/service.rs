@@ -7,7 +7,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize},
     },
     thread::{self, JoinHandle},
@@ -164,7 +164,7 @@ impl NetService {
             },
             next_listener: AtomicU64::new(config.listen.len() as u64),
             next_link: AtomicU64::new(0),
-            resolver: Mutex::default(),
+            resolver: OnceLock::new(),
             timers: Arc::default(),
             signals: Arc::default(),
             threads: AtomicUsize::new(0),
@@ -897,6 +897,7 @@ fn fail(shared: &Shared, role: Role, shard: u8, message: &str) {
         after,
     });
     shared.state.set(ServiceState::Failed);
+    shared.end_lookups();
     shared.ring_all();
 }
 

@@ -81,7 +81,15 @@ impl Shared {
     /// Asks all loops to stop, and waits for nothing.
     pub(crate) fn order_stop(&self, drain: Duration) {
         self.signals.order_stop(self.clock.elapsed(), drain);
+        self.end_lookups();
         self.ring_all();
+    }
+
+    /// No name is looked up any more.
+    pub(crate) fn end_lookups(&self) {
+        if let Some(resolver) = self.resolver.get() {
+            resolver.end();
+        }
     }
 
     /// How long ago the end began: a stop was asked for, or a thread failed.

@@ -15,6 +15,9 @@
 //!                          pause                   (not kept, or given up: the link ends)
 //! ```
 //!
+//! A lookup that takes longer than the connect timeout has failed (`names`). Where it fails, the
+//! addresses that the link knew last are dialled, if there are any.
+//!
 //! A link whose pause ends while another connection of the same node is up is `Covered` until that
 //! one ends, and then pauses again: its own connection would only be refused.
 //!
@@ -30,7 +33,7 @@ use std::{
 use super::{Action, Peers, Timer, doubles::Doubt, nodes::Claim, seat::Standing};
 use crate::{
     clock::Tick,
-    dial::{NewLink, Resolved, Source},
+    dial::{NewLink, Source},
     error::{CloseReason, DialError},
     event::Event,
     id::{LinkId, NodeId, PeerId},
@@ -48,7 +51,7 @@ const BACKLOG_PAUSE_MS: u64 = 100;
 /// All links of a loop.
 #[derive(Debug, Default)]
 pub(super) struct Links {
-    links: BTreeMap<LinkId, Link>,
+    pub(super) links: BTreeMap<LinkId, Link>,
     /// Those that are covered, by the node that covers them.
     covered: HashMap<NodeId, Vec<LinkId>>,
     /// State of the generator that pauses are drawn from; never zero.
@@ -58,25 +61,35 @@ pub(super) struct Links {
 }
 
 #[derive(Debug)]
-struct Link {
-    source: Source,
+pub(super) struct Link {
+    pub(super) source: Source,
     keep: bool,
     hello: bool,
     checksums: bool,
     /// `None`: that of the service.
-    timeout_ms: Option<Tick>,
-    state: LinkState,
+    pub(super) timeout_ms: Option<Tick>,
+    pub(super) state: LinkState,
     /// Addresses of this attempt that were not tried yet, the next one last.
-    untried: Vec<SocketAddr>,
+    pub(super) untried: Vec<SocketAddr>,
+    /// The last that is known of the name.
+    pub(super) known: Known,
     /// Failures in a row.
     failures: u32,
     /// The address tried last, and what went wrong there.
-    last: (Option<SocketAddr>, DialError),
+    pub(super) last: (Option<SocketAddr>, DialError),
     /// Who answered the last time.
     node_id: NodeId,
     /// The other side refused the last attempt, because it is connected to us already. It did not
     /// say who it is, so this link is not covered by that connection, and only tries rarely.
     is_double: bool,
+}
+
+/// What is known of a name.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub(super) addrs: Vec<SocketAddr>,
+    /// They came when their attempt did not wait for them any more, and none has begun since.
+    pub(super) is_news: bool,
 }
 
 /// Whether the other side has another connection of ours, and keeps that.
@@ -88,13 +101,15 @@ fn is_double(error: &DialError) -> bool {
         DialError::Resolve { .. }
         | DialError::Connect { .. }
         | DialError::Timeout
+        | DialError::ResolveTimeout
         | DialError::NoPlace => false,
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum LinkState {
-    Resolving,
+pub(super) enum LinkState {
+    /// Until the timer, for the addresses of the name.
+    Resolving(TimerKey),
     Dialling(PeerId),
     Up {
         peer: PeerId,
@@ -147,8 +162,10 @@ impl Peers {
             hello: new.hello,
             checksums: new.checksums,
             timeout_ms: new.timeout_ms,
-            state: LinkState::Resolving,
+            // A placeholder until the attempt begins, right below.
+            state: LinkState::Covered,
             untried: Vec::new(),
+            known: Known::default(),
             failures: 0,
             last: (None, DialError::NoPlace),
             node_id: NodeId::ANONYMOUS,
@@ -158,26 +175,6 @@ impl Peers {
         self.begin_attempt(now, new.id);
     }
 
-    /// The addresses of a link's name.
-    pub(crate) fn handle_resolved(&mut self, now: Tick, id: LinkId, resolved: Resolved) {
-        let Some(link) = self.links.links.get_mut(&id) else {
-            return;
-        };
-        if link.state != LinkState::Resolving {
-            return;
-        }
-        match resolved {
-            Ok(addrs) => {
-                link.untried = addrs.into_iter().rev().collect();
-                self.dial_next(now, id);
-            }
-            Err(message) => {
-                link.last = (None, DialError::Resolve { message });
-                self.fail_attempt(now, id);
-            }
-        }
-    }
-
     /// Gives a link up, and closes its connection in order.
     pub(crate) fn handle_disconnect(&mut self, now: Tick, id: LinkId) {
         let Some(link) = self.links.links.remove(&id) else {
@@ -185,7 +182,10 @@ impl Peers {
         };
         self.forget_link(id);
         match link.state {
-            LinkState::Resolving => {}
+            LinkState::Resolving(timer) => {
+                self.wheel.cancel(timer);
+                link.source.forget(id);
+            }
             LinkState::Covered => self.forget_covered(id, link.node_id),
             LinkState::Waiting(timer) => drop(self.wheel.cancel(timer)),
             // Nothing was sent but HELLO, which needs no long time to go out.
@@ -236,9 +236,10 @@ impl Peers {
     pub(super) fn drop_links(&mut self) {
         self.links.covered.clear();
         while let Some((id, link)) = self.links.links.pop_first() {
-            if let LinkState::Waiting(timer) = link.state {
+            if let LinkState::Waiting(timer) | LinkState::Resolving(timer) = link.state {
                 self.wheel.cancel(timer);
             }
+            link.source.forget(id);
             self.forget_link(id);
         }
     }
@@ -266,7 +267,7 @@ impl Peers {
                     (link.is_double, link.failures) = (false, 0);
                     Some((*id, timer))
                 }
-                LinkState::Resolving
+                LinkState::Resolving(_)
                 | LinkState::Dialling(_)
                 | LinkState::Up { .. }
                 | LinkState::Covered => None,
@@ -301,19 +302,12 @@ impl Peers {
                 link.untried = addrs.iter().rev().copied().collect();
                 self.dial_next(now, id);
             }
-            Source::Name(name, resolver) => {
-                link.state = LinkState::Resolving;
-                if !resolver.ask(id, name) {
-                    let message = "the resolver has too many questions".to_owned();
-                    link.last = (None, DialError::Resolve { message });
-                    self.fail_attempt(now, id);
-                }
-            }
+            Source::Name(..) => self.look_up(now, id),
         }
     }
 
     /// Tries the next address of a link, if there is one.
-    fn dial_next(&mut self, now: Tick, id: LinkId) {
+    pub(super) fn dial_next(&mut self, now: Tick, id: LinkId) {
         let Some(link) = self.links.links.get_mut(&id) else {
             return;
         };
@@ -400,6 +394,7 @@ impl Peers {
             link.node_id = node_id;
             link.is_double = false;
             link.untried = Vec::new();
+            link.known.is_news = false;
         }
     }
 
@@ -461,7 +456,7 @@ impl Peers {
     }
 
     /// All addresses were tried.
-    fn fail_attempt(&mut self, now: Tick, id: LinkId) {
+    pub(super) fn fail_attempt(&mut self, now: Tick, id: LinkId) {
         let Some(link) = self.links.links.get_mut(&id) else {
             return;
         };
@@ -514,6 +509,10 @@ impl Peers {
             self.slots.ledger.stale_events.add(1);
             return;
         };
+        if let LinkState::Resolving(_) = link.state {
+            self.fail_lookup(now, id, DialError::ResolveTimeout);
+            return;
+        }
         // Another connection of the same node would only be refused.
         let node_id = link.node_id;
         if self.is_connected(node_id) {
@@ -673,7 +672,7 @@ impl Peers {
         let mut covered = 0;
         for (id, link) in &self.links.links {
             match link.state {
-                LinkState::Resolving => {}
+                LinkState::Resolving(timer) => assert!(self.wheel.deadline(timer).is_some()),
                 LinkState::Dialling(peer) | LinkState::Up { peer, .. } => {
                     let seat = self.seats.look(peer.index() as usize).unwrap();
                     assert_eq!((seat.id(), seat.peer.link), (peer, Some(*id)));
@@ -703,7 +702,7 @@ impl Peers {
                 let peer = seat.id();
                 let agrees = match state {
                     Some(LinkState::Dialling(own) | LinkState::Up { peer: own, .. }) => own == peer,
-                    Some(LinkState::Resolving | LinkState::Waiting(_) | LinkState::Covered) => {
+                    Some(LinkState::Resolving(_) | LinkState::Waiting(_) | LinkState::Covered) => {
                         false
                     }
                     // The stop has ended it, or its close waits for a lock.
@@ -726,6 +725,12 @@ impl Peers {
             let waits = matches!(link.state, LinkState::Waiting(_) | LinkState::Covered);
             waits && link.node_id == node_id
         })
+    }
+
+    /// Whether an attempt of the link waits for the addresses of its name.
+    pub(crate) fn is_resolving(&self, id: LinkId) -> bool {
+        let link = self.links.links.get(&id);
+        link.is_some_and(|link| matches!(link.state, LinkState::Resolving(_)))
     }
 
     pub(crate) fn describe_links(&self) -> String {

@@ -23,6 +23,7 @@ mod handlers;
 mod io;
 mod links;
 mod looks;
+mod names;
 mod nodes;
 mod output;
 mod reconfigure;

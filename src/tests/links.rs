@@ -2,6 +2,8 @@
 //!
 //! The test plays the network and the other side.
 
+mod names;
+
 use std::{
     collections::VecDeque,
     io::{self, ErrorKind, IoSlice},

@@ -13,6 +13,7 @@ mod links;
 mod mesh;
 #[cfg(nebnet_loom)]
 mod models;
+mod names;
 mod random;
 mod run;
 mod subscribers;

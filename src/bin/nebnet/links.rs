@@ -83,6 +83,9 @@ pub(crate) fn run(events: &EventSubscription) -> Result<Summary, WorkerError> {
                     if failure.count == 1 {
                         log::info!("link {link}{addr} is not needed: another connection is up");
                     }
+                } else if error == DialError::ResolveTimeout {
+                    // The library has its own line, for this cannot be seen where an address is
+                    // known.
                 } else if is_news {
                     log::warn!("link {link}{addr} cannot be made: {what} (attempt {attempts})");
                 }

@@ -70,6 +70,16 @@ fn connections(out: &mut Exposition, snapshot: &Snapshot) {
             snapshot.dials_failed,
         ),
         (
+            "lookups_timed_out_total",
+            "names that were not looked up within the connect timeout",
+            snapshot.lookups_timed_out,
+        ),
+        (
+            "lookups_refused_total",
+            "names that were not looked up because too many waited",
+            snapshot.lookups_refused,
+        ),
+        (
             "accept_errors_total",
             "accepts that failed",
             snapshot.accept_errors,

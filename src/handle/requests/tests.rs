@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Mutex,
+        Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
@@ -40,7 +40,7 @@ fn shared() -> Arc<Shared> {
         socket_options: SocketOptions::default(),
         next_listener: AtomicU64::default(),
         next_link: AtomicU64::default(),
-        resolver: Mutex::default(),
+        resolver: OnceLock::new(),
         timers: Arc::default(),
         signals: Arc::default(),
         threads: std::sync::atomic::AtomicUsize::default(),

@@ -10,7 +10,8 @@ mod source;
 mod writer;
 
 use std::{
-    net::{TcpStream, ToSocketAddrs as _},
+    fmt, io,
+    net::{SocketAddr, TcpStream, ToSocketAddrs as _},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -112,7 +113,7 @@ pub(crate) fn run(args: SendArgs) -> Result<(), Failure> {
     let (pongs, waiting_pongs) = bounded(1);
     let (frames, waiting_frames) = bounded(1);
 
-    let failed = |error: std::io::Error| Failure::new(format!("{addr}: {error}"));
+    let failed = |error: io::Error| Failure::new(format!("{addr}: {error}"));
     let input = stream.try_clone().map_err(failed)?;
     let reader = reader::Reader::new(input, &args, out, Arc::clone(&shared), pongs);
     spawn("reader", &events, move |events| {
@@ -151,7 +152,7 @@ fn connect(addr: &str, timeout: Duration) -> Result<TcpStream, Failure> {
     let mut last = None;
     let candidates = match nebnet::parse_address(addr) {
         Ok(addr) => vec![addr],
-        Err(AddressError::Malformed) => addr.to_socket_addrs().map_err(fail)?.collect(),
+        Err(AddressError::Malformed) => look_up(addr, timeout)?,
         Err(error) => return Err(Failure::new(format!("cannot connect to {addr}: {error}"))),
     };
     for candidate in candidates {
@@ -172,6 +173,28 @@ fn connect(addr: &str, timeout: Duration) -> Result<TcpStream, Failure> {
         || Failure::new(format!("cannot connect to {addr}: no address")),
         fail,
     ))
+}
+
+/// The addresses of a name. The system's lookup cannot be interrupted, so a thread does it, and is
+/// left behind if it takes too long.
+fn look_up(addr: &str, timeout: Duration) -> Result<Vec<SocketAddr>, Failure> {
+    let fail =
+        |error: &dyn fmt::Display| Failure::new(format!("cannot connect to {addr}: {error}"));
+    let (found, answer) = bounded(1);
+    let name = addr.to_owned();
+    let find = move || {
+        let addrs = name.to_socket_addrs().map(Iterator::collect);
+        let _ = found.send(addrs);
+    };
+    let thread = thread::Builder::new().name("nebnet-resolve".to_owned());
+    thread.spawn(find).map_err(|error| fail(&error))?;
+    let answer = if timeout.is_zero() {
+        answer.recv().map_err(|error| fail(&error))?
+    } else {
+        let late = || format!("the name was not resolved within {timeout:?}");
+        answer.recv_timeout(timeout).map_err(|_| fail(&late()))?
+    };
+    answer.map_err(|error: io::Error| fail(&error))
 }
 
 fn hello_frame(args: &SendArgs) -> Result<Vec<u8>, Failure> {
