@@ -327,6 +327,32 @@ fn a_loop_that_found_the_queue_full_learns_of_room() {
 }
 
 #[test]
+fn a_loop_that_waits_for_its_end_learns_of_the_last_block() {
+    explore(Some(3), || {
+        let ledger = Arc::new(Ledger::new(1 << 20, Traffic::new(9, 9)));
+        let (queue, _items) = DispatchQueue::new(Arc::clone(&ledger));
+        let doorbell = Arc::new(Doorbell::default());
+        let bell = hang_bell(&doorbell);
+        let block = Traffic::new(1, 1);
+        ledger.dispatch_queue.raise(Traffic::new(2, 2));
+        let dispatcher = thread::spawn({
+            let (bounds, doorbell) = (queue.bounds().clone(), Arc::clone(&doorbell));
+            move || {
+                for _ in 0..2 {
+                    bounds.lower(block, &doorbell);
+                }
+            }
+        });
+        // As `Node::may_end` does it, and then `Node::poll`.
+        while !queue.bounds().is_empty() {
+            queue.bounds().wait_for_end();
+            sleep_unless(&doorbell, &bell, || queue.bounds().is_empty());
+        }
+        dispatcher.join().unwrap();
+    });
+}
+
+#[test]
 fn a_poke_reaches_a_dispatcher_that_waits_or_works() {
     explore(None, || {
         let (queue, mut items) = queue(4);
