@@ -228,3 +228,45 @@ proptest! {
         }
     }
 }
+
+/// A limit that changes while bytes are used: none is lost, what is beyond a lower one is excess
+/// until it is released, and a higher one is there, but for what shards keep.
+#[test]
+fn a_limit_can_fall_and_rise() {
+    for shards in [1, 3] {
+        let all = Budget::shares(1 << 20, shards);
+        let set = |limit| all.iter().for_each(|one| one.set_limit(limit));
+        let used = || all.iter().map(Budget::used).sum::<usize>();
+        let kept = if shards == 1 {
+            0
+        } else {
+            4 * all[0].share.as_ref().unwrap().pool.step
+        };
+        let (one, last) = (&all[0], &all[usize::from(shards) - 1]);
+        let is_full = || all.iter().all(|one| !one.try_charge(kept + 1));
+        one.charge(900_000);
+        set(500_000);
+        assert_eq!((one.limit(), used()), (500_000, 900_000));
+        assert!((400_000..=400_000 + kept).contains(&one.excess()));
+        assert!(is_full() && one.is_exhausted() && last.is_exhausted());
+        one.release(450_000);
+        assert_eq!((used(), one.excess()), (450_000, 0));
+        assert!(last.try_charge(50_000 - kept));
+        assert!(is_full());
+        set(3 << 20);
+        assert!(!one.is_tight() && !last.is_tight());
+        let more = (3 << 20) - 500_000;
+        assert!(last.try_charge(more));
+        assert!(is_full());
+        last.release(more + 50_000 - kept);
+        one.release(450_000);
+        assert_eq!((used(), one.excess()), (0, 0));
+        set(1 << 20);
+        assert!(one.try_charge((1 << 20) - kept));
+        assert!(is_full());
+        one.release((1 << 20) - kept);
+        if shards > 1 {
+            check(&all);
+        }
+    }
+}

@@ -16,6 +16,7 @@ mod models;
 mod names;
 mod random;
 mod run;
+mod settings;
 mod subscribers;
 mod turns;
 mod watchers;

@@ -14,6 +14,7 @@ use super::{
     askers::Asker,
     clients::{Client, Kind},
     random::Random,
+    settings::Settings,
     subscribers::{Subscriber, note_refused},
     turns::{Turns, check_told},
     watchers::Watchers,
@@ -61,6 +62,7 @@ pub(super) struct Run {
     /// Cuts of the ledger that are under way, and how many were looked at.
     cuts: Vec<Receiver<Option<Cut>>>,
     cuts_seen: usize,
+    settings: Settings,
     /// No limit of the service can end a well-behaved connection.
     calm: bool,
     size: Size,
@@ -201,7 +203,7 @@ impl Run {
             draw_healthy_people(&mut world);
         } else {
             draw_people(&mut world, size, payload_max, calm);
-            draw_what_is_rare(&mut world, size == Size::Bulk);
+            draw_what_is_rare(&mut world, size == Size::Bulk, calm);
         }
         let bell = Arc::clone(&world.bell);
         slots
@@ -241,6 +243,7 @@ impl Run {
         });
         let world = Rc::new(RefCell::new(world));
         let net = SimNet(Rc::clone(&world));
+        let settings = Settings::new(&rules, limits, outbox, budget, capacity);
         let mut peers = Peers::new(Arc::clone(&slots), rules, limits, 0);
         let refused = Refused::default();
         let handled = world.borrow().handled;
@@ -281,6 +284,7 @@ impl Run {
             turns: Turns::default(),
             cuts: Vec::new(),
             cuts_seen: 0,
+            settings,
             calm,
             size,
             stops,
@@ -344,6 +348,7 @@ impl Run {
         }
         let now = self.now();
         self.begin_cut();
+        self.change_settings();
         self.node.turn(now);
         for (peer, error) in self.refused.lock().unwrap().drain(..) {
             note_refused(&mut self.world.borrow_mut(), peer, error);
@@ -383,6 +388,14 @@ impl Run {
             if self.commands.try_send(Command::Cut(sender)).is_ok() {
                 self.cuts.push(receiver);
             }
+        }
+    }
+
+    fn change_settings(&mut self) {
+        let world = &mut *self.world.borrow_mut();
+        if world.rare.chance(world.rates.settings) {
+            world.say(|| "new settings".to_owned());
+            self.settings.change(&mut world.rare, &self.commands);
         }
     }
 
@@ -526,6 +539,7 @@ impl Run {
             }
             world.worker_at = now;
         }
+        self.settings.restore(&self.commands);
         // A narrow pipe takes its time, so what counts is that something moves.
         let (mut work, mut moved) = (0, self.world.borrow().now);
         while !self.is_quiet() {
@@ -823,7 +837,7 @@ fn draw_rates(world: &mut World, calm: bool) {
 }
 
 /// In half of the runs.
-fn draw_what_is_rare(world: &mut World, bulk: bool) {
+fn draw_what_is_rare(world: &mut World, bulk: bool, calm: bool) {
     let random = &mut world.rare;
     if !bulk && !random.chance(500) {
         return;
@@ -832,6 +846,9 @@ fn draw_what_is_rare(world: &mut World, bulk: bool) {
     world.rates.subscribe = random.pick(&[0, 5, 20]);
     world.rates.reset = random.pick(&[0, 0, 2, 20]);
     world.rates.urgent = random.pick(&[0, 0, 20]);
+    if !calm {
+        world.rates.settings = random.pick(&[0, 0, 5, 30]);
+    }
     let floods = if bulk { 700 } else { random.pick(&[0, 0, 200]) };
     for client in &mut world.clients {
         if random.chance(floods) {

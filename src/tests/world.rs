@@ -76,6 +76,8 @@ pub(super) struct Rates {
     pub(super) subscribe: usize,
     pub(super) reset: usize,
     pub(super) urgent: usize,
+    /// New settings.
+    pub(super) settings: usize,
 }
 
 /// An application frame as a client sent it.
