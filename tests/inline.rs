@@ -214,7 +214,9 @@ fn a_stop_drains_answers() {
     wait_until("all questions", || {
         service.snapshot().handled == u64::from(PAGES)
     });
-    assert!(service.snapshot().outbound_queued.messages > 0);
+    wait_until("answers that wait", || {
+        service.snapshot().outbound_queued.messages > 0
+    });
     let reader = thread::spawn(move || {
         for _ in 0..PAGES {
             let answer = client.receive().expect("an answer");

@@ -100,7 +100,6 @@ fn ten_thousand_connections_one_after_the_other_leave_nothing() {
     wait_until("descriptors come back", || descriptors() <= files);
     let grown = resident_kib().saturating_sub(memory);
     assert!(grown < 6 << 10, "{grown} KiB more than before");
-    assert_eq!(service.snapshot().memory_used, 0);
     let report = stop_tap(service, tap);
     assert_eq!(report.snapshot.accepted, 10_000);
     assert_eq!(report.snapshot.accept_errors, 0);

@@ -232,8 +232,7 @@ fn pause_holds_back_only_the_peers_that_sent_to_the_full_subscriber() {
         wait_until("its reading has stopped", || {
             handle.peers().iter().any(|row| !row.reading)
         });
-        let shot = service.snapshot();
-        assert!(shot.pauses.subscriber > 0, "{shot:?}");
+        wait_until("it is counted", || service.snapshot().pauses.subscriber > 0);
         let counts = |row: &SubscriberRow| (row.pauses, row.stalls);
         assert_eq!(
             (counts(&full.row()), counts(&other.row())),

@@ -293,8 +293,9 @@ fn threads_that_spin_on_one_processor_are_warned_of() {
         let service = Service::start(&[&args[..], &places, &shards].concat());
         assert_echoes(&mut service.connect());
         let warning = format!("{spinning} threads that never sleep on 1 processor");
-        assert_eq!(service.stderr().matches(&warning).count(), 1);
-        service.stop();
+        service.signal(rustix::process::Signal::TERM);
+        let (_, stderr) = service.wait();
+        assert_eq!(stderr.matches(&warning).count(), 1, "{stderr}");
     }
 
     let output = run(
