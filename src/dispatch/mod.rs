@@ -10,6 +10,7 @@
 mod answers;
 pub(crate) mod channel;
 mod desk;
+mod entry;
 mod events;
 mod fill;
 mod index;

@@ -6,7 +6,7 @@
 //! per list in one walk over their headers, and listed in an [`index`](super::index).
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
 };
@@ -16,6 +16,7 @@ use crossbeam_channel::TrySendError;
 use super::{
     Ended, Notice, Overflow, Registry,
     answers::Answers,
+    entry::{End, Entry, Parked, discard_parked},
     events,
     index::{Share, Sorter},
     queue::{Item, QueueBounds, queue_charge},
@@ -81,40 +82,6 @@ struct InHand {
     /// Its messages, without answers to our requests.
     claimed: u64,
     unclaimed: u64,
-}
-
-/// A subscriber, with what only the fan-out knows of it.
-#[derive(Debug)]
-struct Entry {
-    subscriber: Subscriber,
-    /// Running number of the next message that matches.
-    number: u64,
-    /// Waits for room, the oldest first. While anything does, all that follows waits behind it.
-    parked: VecDeque<Parked>,
-    /// True from a drop until a block fits again.
-    dropping: bool,
-    /// What waits here has left no room in the dispatch queue. False again once half of that is
-    /// free of what waits, or nothing waits here.
-    stalling: bool,
-    /// It gets nothing more, and is about to be removed.
-    end: Option<End>,
-    /// It is listed as one whose receiver was not told yet.
-    is_unannounced: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// The receiver is gone.
-    Gone,
-    /// Its queue was full, for which it asked to be removed.
-    Overflow,
-}
-
-#[derive(Debug)]
-struct Parked {
-    delivery: Delivery,
-    /// What the delivery keeps of the dispatch queue's bounds.
-    charge: Traffic,
 }
 
 impl FanOut {
@@ -869,96 +836,5 @@ impl FanOut {
         self.lists.push(list.clone());
         known.insert(list, position);
         position
-    }
-}
-
-impl Entry {
-    fn new(subscriber: Subscriber) -> Self {
-        Self {
-            subscriber,
-            number: 0,
-            parked: VecDeque::new(),
-            dropping: false,
-            stalling: false,
-            end: None,
-            is_unannounced: false,
-        }
-    }
-
-    /// Takes room in the subscriber's queue for as many messages of a delivery as it can take, and
-    /// none if that is less than `least`. An empty queue takes something of every delivery.
-    #[inline]
-    fn reserve(&self, shard: u8, delivery: &Delivery, least: u64) -> u64 {
-        let account = &self.subscriber.account;
-        account.reserve(shard, delivery.charge(), least)
-    }
-
-    /// Gives room back that was reserved for a part of a delivery.
-    fn give_back(&self, shard: u8, room: u64, delivery: &Delivery) {
-        if room > 0 {
-            let taken = Traffic::new(room, delivery.charge().bytes);
-            self.subscriber.account.lower(shard, taken);
-        }
-    }
-
-    /// Takes room that is about to be there.
-    fn reserve_anyway(&self, shard: u8, delivery: &Delivery) {
-        self.subscriber.account.raise(shard, delivery.charge());
-    }
-
-    /// Whether the bound in bytes has no room for a delivery.
-    fn lacks_bytes(&self, delivery: &Delivery) -> bool {
-        let account = &self.subscriber.account;
-        let fill = account.fill();
-        fill.messages > 0 && fill.bytes + delivery.charge().bytes > account.capacity.bytes
-    }
-
-    /// Drops the oldest delivery of the queue, and says how many messages that were.
-    fn drop_oldest(&self) -> Option<u32> {
-        let Outlet::Deliveries(_, Some(oldest)) = &self.subscriber.outlet else {
-            return None;
-        };
-        let delivery = oldest.try_recv().ok()?;
-        let count = delivery.count();
-        delivery.displace();
-        Some(count)
-    }
-
-    /// Wakes the receiver, if it sleeps.
-    #[inline]
-    fn wake(&self) {
-        if let Outlet::Deliveries(sender, _) = &self.subscriber.outlet {
-            sender.wake();
-        }
-    }
-
-    /// Puts a delivery into the queue, where its room was reserved.
-    #[inline]
-    fn deliver(&mut self, mut delivery: Delivery) {
-        delivery.enter_queue();
-        let Outlet::Deliveries(sender, _) = &self.subscriber.outlet else {
-            // The service has failed meanwhile. The delivery counts itself, as below.
-            return;
-        };
-        match sender.put(delivery) {
-            // What is woken late must not be full by then.
-            Ok(()) if self.subscriber.account.is_part_full() => sender.wake(),
-            Ok(()) => {}
-            // The subscription was dropped; its removal is on the way. The delivery counts itself.
-            Err(TrySendError::Disconnected(delivery) | TrySendError::Full(delivery)) => {
-                drop(delivery);
-            }
-        }
-    }
-}
-
-/// Discards what waits for a subscriber that left.
-fn discard_parked(entry: &mut Entry, slots: &Slots, bounds: &QueueBounds) {
-    for Parked { delivery, charge } in entry.parked.drain(..) {
-        let peer = delivery.block().head().peer;
-        drop(delivery);
-        slots.unhold(peer);
-        slots.ledger.dispatch_parked.lower(charge);
-        bounds.lower(charge, &slots.doorbell);
     }
 }
