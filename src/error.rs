@@ -867,7 +867,7 @@ pub enum SubscribeError {
     NoTypes,
     /// A bound of the queue is outside of its range.
     OutOfRange {
-        /// Which bound: `messages`, `bytes` or, of events, `capacity`.
+        /// Which bound: `messages`, `bytes`, `event_capacity` or, of events alone, `capacity`.
         setting: &'static str,
         /// The value given.
         value: usize,
@@ -881,8 +881,12 @@ pub enum SubscribeError {
     },
     /// A channel of the embedder's can neither give up its oldest messages nor let others wait
     /// behind it: [`Overflow::DropOldest`](crate::Overflow::DropOldest) and
-    /// [`Overflow::Pause`](crate::Overflow::Pause) need a queue of the service's own.
+    /// [`Overflow::Pause`](crate::Overflow::Pause) need a queue of the service's own. So do events
+    /// and timers among the messages.
     NeedsOwnQueue,
+    /// The timers asked for by
+    /// [`SubscribeOptions::with_timers`](crate::SubscribeOptions::with_timers) are not to be had.
+    Timers(TimerError),
     /// The service has stopped or failed.
     Stopped,
 }
@@ -902,15 +906,27 @@ impl fmt::Display for SubscribeError {
                 )
             }
             Self::TooMany { limit } => write!(f, "all {limit} subscribers are taken"),
-            Self::NeedsOwnQueue => {
-                f.write_str("the overflow policy needs a queue of the service's own")
-            }
+            Self::NeedsOwnQueue => f.write_str(
+                "the overflow policy, events or timers need a queue of the service's own",
+            ),
+            Self::Timers(error) => write!(f, "timers of the subscriber: {error}"),
             Self::Stopped => f.write_str("the service has stopped"),
         }
     }
 }
 
-impl Error for SubscribeError {}
+impl Error for SubscribeError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Timers(error) => Some(error),
+            Self::NoTypes
+            | Self::OutOfRange { .. }
+            | Self::TooMany { .. }
+            | Self::NeedsOwnQueue
+            | Self::Stopped => None,
+        }
+    }
+}
 
 /// Why [`NetService::handle_inline`](crate::NetService::handle_inline) failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

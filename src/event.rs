@@ -2,7 +2,7 @@
 //!
 //! Events travel through the dispatch queue, so that they keep their order with the messages of
 //! the peer: what a peer sent comes after its [`Event::Connected`] and before its
-//! [`Event::Closed`].
+//! [`Event::Closed`]. A subscriber sees that order if it has both in one queue.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

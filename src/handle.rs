@@ -198,7 +198,8 @@ impl Handle {
         self.subscribe_with(SubscribeOptions::new(types))
     }
 
-    /// Subscribes to messages.
+    /// Subscribes to messages, and, as the options say, to what becomes of peers and to timers, all
+    /// through one queue.
     ///
     /// # Errors
     ///
@@ -207,18 +208,8 @@ impl Handle {
         &self,
         options: SubscribeOptions,
     ) -> Result<Subscription, SubscribeError> {
-        options.validate()?;
-        let (outlet, receiver) = Outlet::queue(&options);
-        let registry = Arc::clone(&self.shared.registry);
-        let idle = options.idle;
-        let account = registry.add(options, outlet)?;
-        Ok(Subscription::new(
-            receiver,
-            account,
-            registry,
-            idle,
-            self.shared.clock,
-        ))
+        let (registry, slots) = (&self.shared.registry, self.shared.first());
+        Subscription::subscribe(options, registry, slots, &self.shared.timers)
     }
 
     /// Subscribes a channel of the caller's, which gets the messages one by one, each by a

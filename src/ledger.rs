@@ -803,7 +803,9 @@ impl SubscriberRow {
 }
 
 /// What became of the events that an event subscriber was offered:
-/// `matched = taken + dropped + discarded + queued`.
+/// `matched = taken + dropped + discarded + queued`. A subscriber with
+/// [`with_events`](crate::SubscribeOptions::with_events) has such a row beside the one of its
+/// messages, under the same id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EventSubscriberRow {
@@ -815,11 +817,11 @@ pub struct EventSubscriberRow {
     pub matched: u64,
     /// Events that it took.
     pub taken: u64,
-    /// Events dropped because its queue was full.
+    /// Events dropped because its queue was full, and those of peers whose `Connected` was.
     pub dropped: u64,
     /// Events thrown away untaken.
     pub discarded: u64,
-    /// Events in its queue.
+    /// Events in its queue, and those that wait for room there.
     pub queued: u64,
 }
 
@@ -833,7 +835,7 @@ impl EventSubscriberRow {
             taken: row.taken,
             dropped: row.dropped,
             discarded: row.discarded,
-            queued: row.queued,
+            queued: row.queued + row.parked,
         }
     }
 
@@ -1334,6 +1336,28 @@ impl ClosedRow {
     pub(crate) fn has_unconfirmed(&self) -> bool {
         self.unconfirmed
             .is_some_and(|sum| sum != Traffic::default())
+    }
+}
+
+#[cfg(test)]
+impl ClosedRow {
+    /// Of a peer that did nothing.
+    pub(crate) fn of_peer(peer: PeerId) -> Self {
+        Self {
+            peer,
+            addr: std::net::SocketAddr::from(([127, 0, 0, 1], 1)),
+            link: None,
+            node_id: NodeId::default(),
+            reason: CloseReason::PeerClosed,
+            bye_received: None,
+            closed_at: Duration::ZERO,
+            age: Duration::ZERO,
+            inbound: Traffic::default(),
+            outbound: Traffic::default(),
+            lost: Traffic::default(),
+            unconfirmed: None,
+            overflowed: Traffic::default(),
+        }
     }
 }
 

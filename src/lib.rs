@@ -88,8 +88,8 @@
 //! use std::time::Duration;
 //!
 //! use nebnet::{
-//!     ConnectOptions, EventOptions, HandlerOptions, MessageType, NetService, Outgoing, PeerId,
-//!     Priority, Recipients,
+//!     ConnectOptions, Event, HandlerOptions, MessageType, NetService, Outgoing, PeerId, Priority,
+//!     Received, Recipients, SubscribeOptions,
 //! };
 //!
 //! # fn both_ways(
@@ -97,8 +97,15 @@
 //! #     sender: PeerId,
 //! #     peer: PeerId,
 //! # ) -> Result<(), Box<dyn std::error::Error>> {
-//! // What becomes of peers, in order with their messages.
-//! let events = service.subscribe_events(EventOptions::new())?;
+//! // What becomes of peers and what they say: through one queue, in its true order.
+//! let options = SubscribeOptions::new(MessageType(7)).with_events();
+//! let mut inbox = service.subscribe_with(options)?;
+//! match inbox.recv_any()? {
+//!     Received::Event(Event::Connected { peer, addr, .. }) => println!("{peer} is {addr}"),
+//!     Received::Batch(batch) => println!("{} messages of {}", batch.len(), batch.peer()),
+//!     Received::Event(Event::Closed(row)) => println!("that was all of {}", row.peer),
+//!     _ => {}
+//! }
 //! // Stays connected: back-off with full jitter, HELLO, heartbeats; one connection for each node.
 //! let link = service.connect(ConnectOptions::from("gateway:8680").keep_connected(true))?;
 //! // Encoded once for everybody; whoever is full is left out and named.
@@ -112,7 +119,7 @@
 //! service.handle_inline(HandlerOptions::new(MessageType(10)), |message, replier| {
 //!     let _ = replier.reply(message.payload());
 //! })?;
-//! # let _ = (link, events, report, sent, answer);
+//! # let _ = (link, report, sent, answer);
 //! # Ok(())
 //! # }
 //! ```
@@ -210,8 +217,8 @@ pub use config::{Config, Dispatch, Reconfigured};
 pub use dial::ConnectOptions;
 pub use dispatch::{
     Batch, ChannelSubscription, Delivery, Ended, EventDelivery, EventIter, EventOptions,
-    EventSubscription, Iter, Messages, Overflow, PendingReply, Replies, Reply, SubscribeOptions,
-    Subscription, TryIter, Types,
+    EventSubscription, Iter, Messages, Opened, Overflow, PendingReply, Received, Replies, Reply,
+    SubscribeOptions, Subscription, TryIter, Types,
 };
 pub use error::{
     AddressError, CloseReason, ConfigError, ConnectError, DialError, FrameError, HandlerError,

@@ -201,6 +201,8 @@ pub(crate) const EVENTS_QUEUED_MAX: usize = 4096;
 pub(crate) const EVENTS_WAITING_MAX: usize = 4096;
 /// Default bound of an event subscriber's queue.
 pub(crate) const SUBSCRIBER_EVENTS_MAX_DEFAULT: usize = 8192;
+/// Events that a queue holds beside its messages, those included that its bound does not hold back.
+pub(crate) const EVENTS_MIXED_MAX: u64 = 2 * QUEUE_MESSAGES_MAX_CEILING as u64 - 1;
 /// Default bound of a subscriber's queue in messages.
 pub(crate) const SUBSCRIBER_MESSAGES_MAX_DEFAULT: usize = 8192;
 /// Default bound of a subscriber's queue in bytes.

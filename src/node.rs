@@ -540,13 +540,15 @@ impl<N: Net> Node<N> {
         if self.waiting.is_some() && !self.peers.has_events_ahead() {
             return self.waiting.take().map(Item::Block);
         }
-        self.peers.poll_event().map(Item::Event)
+        self.peers.poll_told()
     }
 
     fn return_item(&mut self, item: Item) {
         match item {
             Item::Block(block) => self.waiting = Some(block),
-            Item::Event(event) => self.peers.return_event(event, self.waiting.is_some()),
+            Item::Event(_) | Item::Timer(_) => {
+                self.peers.return_told(item, self.waiting.is_some());
+            }
             Item::Notice(_) | Item::Cut(_) | Item::Poke => {}
         }
     }
@@ -824,7 +826,10 @@ impl<N: Net> Node<N> {
             match timer {
                 Timer::Metrics => self.handle_metrics_tick(now.tick),
                 Timer::User(timer) => {
-                    self.timers.fire(now.tick, timer, &mut self.peers.wheel);
+                    let fired = self.timers.fire(now.tick, timer, &mut self.peers.wheel);
+                    if let Some(fired) = fired {
+                        self.peers.tell(Item::Timer(fired));
+                    }
                 }
                 Timer::Accept(index) => {
                     if let Some(listener @ Accepting::Paused) = self.listeners.get_mut(index) {
@@ -1048,7 +1053,11 @@ impl Sink {
                         Ok(()) => return Ok(announces),
                         Err(block) => Item::Block(block),
                     },
-                    Item::Event(_) | Item::Notice(_) | Item::Cut(_) | Item::Poke => item,
+                    Item::Event(_)
+                    | Item::Timer(_)
+                    | Item::Notice(_)
+                    | Item::Cut(_)
+                    | Item::Poke => item,
                 };
                 queue.push(item).map(|()| true)
             }
@@ -1075,6 +1084,7 @@ fn dispatch_inline(fan_out: &mut FanOut, bounds: &QueueBounds, item: Item) {
     match item {
         Item::Block(block) => fan_out.dispatch_unannounced(block),
         Item::Event(event) => fan_out.dispatch_event(event),
+        Item::Timer(timer) => fan_out.dispatch_timer(timer),
         Item::Notice(notice) => fan_out.handle_notice(*notice),
         Item::Cut(marker) => fan_out.handle_cut(*marker),
         Item::Poke => {}

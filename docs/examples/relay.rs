@@ -1,7 +1,8 @@
 //! A relay in a few lines: what one peer says goes to all others, with its type, its correlation
-//! and its checksum.
+//! and its checksum, and so does the news that it is gone.
 //!
-//! `Overflow::Pause` lets no message be lost between the peers and this thread. On the way out
+//! Events come through the queue of the messages, so that the news is behind the last message.
+//! `Overflow::Pause` lets neither be lost between the peers and this thread. On the way out
 //! nobody is waited for: a peer that does not read is left out once its outbox is full. For relays
 //! that are connected to each other see `nebnet serve --relay`, which also ends what goes in
 //! circles.
@@ -14,23 +15,25 @@ use std::time::Duration;
 
 use nebnet::frame::{Decoder, Frame};
 use nebnet::{
-    Config, Handle, MessageType, NetService, Outgoing, Overflow, Recipients, SubscribeOptions,
-    Subscription, Types,
+    Config, Event, Handle, MessageType, NetService, Outgoing, Overflow, PeerId, Received,
+    Recipients, SendError, SubscribeOptions, Subscription, Types,
 };
 
 const CHAT: MessageType = MessageType(7);
+const GONE: MessageType = MessageType(8);
 const PEERS: usize = 3;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut service = NetService::new(Config::default().listen("127.0.0.1:0".parse()?))?;
     let options = SubscribeOptions::new(Types::all())
         .name("relay")
-        .overflow(Overflow::Pause);
-    let messages = service.subscribe_with(options)?;
+        .overflow(Overflow::Pause)
+        .with_events();
+    let inbox = service.subscribe_with(options)?;
     let handle = service.handle();
     let relay = thread::Builder::new()
         .name("relay".to_owned())
-        .spawn(move || relay(messages, &handle))?;
+        .spawn(move || relay(inbox, &handle))?;
     service.start()?;
 
     let addr = service.local_addrs()[0];
@@ -56,6 +59,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         assert_eq!(heard, others);
     }
 
+    // One leaves, and the others hear of it.
+    drop(peers.remove(0));
+    for peer in &mut peers {
+        let heard = hear(peer, 1)?;
+        println!("{}", heard[0]);
+        assert!(heard[0].ends_with("is gone"));
+    }
+
     drop(peers);
     println!("{}", service.stop(Duration::from_secs(5)));
     let skipped = relay.join().map_err(|_| "the relay panicked")?;
@@ -64,17 +75,32 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Runs until the service has stopped. Gives how often a peer was left out.
-fn relay(mut messages: Subscription, handle: &Handle) -> usize {
+fn relay(mut inbox: Subscription, handle: &Handle) -> usize {
     let mut skipped = 0;
-    while let Ok(batch) = messages.recv_batch() {
-        for message in &batch {
-            let mut copy = Outgoing::new(message.message_type(), message.payload())
-                .checksum(message.checksum());
-            if let Some(number) = message.correlation() {
-                copy = copy.correlation(number);
+    let mut tell = |from: PeerId, said: &Outgoing<'_>| {
+        let report = handle.broadcast_message(said, Recipients::AllBut(from));
+        // Others may be on their way out too.
+        let full = report
+            .skipped
+            .iter()
+            .filter(|(_, why)| *why == SendError::Full);
+        skipped += full.count();
+    };
+    while let Ok(received) = inbox.recv_any() {
+        if let Received::Batch(batch) = &received {
+            for message in batch {
+                let mut copy = Outgoing::new(message.message_type(), message.payload())
+                    .checksum(message.checksum());
+                if let Some(number) = message.correlation() {
+                    copy = copy.correlation(number);
+                }
+                tell(batch.peer(), &copy);
             }
-            let report = handle.broadcast_message(&copy, Recipients::AllBut(batch.peer()));
-            skipped += report.skipped.len();
+        }
+        // Its last message was relayed before.
+        if let Received::Event(Event::Closed(row)) = &received {
+            let news = format!("peer {} is gone", row.peer);
+            tell(row.peer, &Outgoing::new(GONE, news.as_bytes()));
         }
     }
     skipped

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// What an event counts for in its subscriber's queue.
-const ONE: Traffic = Traffic::new(1, 0);
+pub(super) const ONE: Traffic = Traffic::new(1, 0);
 
 /// How to subscribe to events.
 ///
@@ -104,14 +104,45 @@ pub struct EventDelivery {
     account: Arc<Account>,
 }
 
+impl EventDelivery {
+    /// An event of a shard, with its running number there; a place was taken for it.
+    pub(super) fn new(event: Box<Event>, shard: u8, number: u64, account: &Arc<Account>) -> Self {
+        Self {
+            event: Some(event),
+            number: u64::from(shard) << 56 | number,
+            account: Arc::clone(account),
+        }
+    }
+
+    /// The shard that the event comes from.
+    pub(super) fn shard(&self) -> u8 {
+        self.number.to_be_bytes()[0]
+    }
+
+    /// Takes the event, and says how many are missing before it.
+    pub(super) fn open(mut self) -> (Event, u64) {
+        let event = self.event.take().expect("a delivery is opened once");
+        let shard = self.shard();
+        let lane = self.account.lane(shard);
+        lane.begin_move(1);
+        self.account.lower(shard, ONE);
+        lane.end_taken(1);
+        let number = self.number & (u64::MAX >> 8);
+        let expected = lane.expected.swap(number + 1, Ordering::Relaxed);
+        self.account.note_event_room();
+        (*event, number.saturating_sub(expected))
+    }
+}
+
 impl Drop for EventDelivery {
     fn drop(&mut self) {
         if self.event.is_some() {
-            let shard = shard_of(self.number);
+            let shard = self.shard();
             let lane = self.account.lane(shard);
             lane.begin_move(1);
             self.account.lower(shard, ONE);
             lane.end_discarded(1);
+            self.account.note_event_room();
         }
     }
 }
@@ -123,11 +154,6 @@ impl fmt::Debug for EventDelivery {
             .field("number", &self.number)
             .finish_non_exhaustive()
     }
-}
-
-/// The shard that an event comes from.
-fn shard_of(number: u64) -> u8 {
-    number.to_be_bytes()[0]
 }
 
 /// Offers an event of a shard to a subscriber; false if its queue was full, which is counted.
@@ -146,11 +172,7 @@ pub(super) fn offer(subscriber: &Subscriber, event: Box<Event>, shard: u8) -> bo
         lane.dropped.add(1);
         return false;
     }
-    let delivery = EventDelivery {
-        event: Some(event),
-        number: u64::from(shard) << 56 | number,
-        account: Arc::clone(account),
-    };
+    let delivery = EventDelivery::new(event, shard, number, account);
     // If the subscription was dropped, its removal is on the way. The delivery counts itself.
     drop(sender.try_send(delivery));
     true
@@ -161,7 +183,10 @@ pub(super) fn offer(subscriber: &Subscriber, event: Box<Event>, shard: u8) -> bo
 /// The events of a peer come in the order in which they came about, and in order with its messages:
 /// `Connected` is in the queue before any message of the peer is in any queue; when `Closed` is in
 /// it, every message of the peer is in the queues of its subscribers, or was taken already, or
-/// waits for room there.
+/// waits for room there. But two queues have no order: a thread that takes from both sees messages
+/// before their `Connected`, or behind their `Closed`. Who wants both asks for events among the
+/// messages, with [`SubscribeOptions::with_events`](crate::SubscribeOptions::with_events); this
+/// queue is for those who want events alone.
 ///
 /// When the queue is full, the newest events are dropped and counted: [`missed`](Self::missed) says
 /// how many, between which events. After the service stopped, the subscription yields what is left,
@@ -169,37 +194,24 @@ pub(super) fn offer(subscriber: &Subscriber, event: Box<Event>, shard: u8) -> bo
 ///
 /// # Examples
 ///
-/// Events and messages on one thread:
-///
 /// ```
-/// # use nebnet::{Config, MessageType, NetService};
-/// # use std::{io::Write, net::TcpStream};
-/// use crossbeam_channel::select;
+/// # use nebnet::{Config, NetService};
+/// # use std::net::TcpStream;
 /// use nebnet::{Event, EventOptions};
 ///
 /// # let config = Config::default().listen("127.0.0.1:0".parse()?);
 /// # let mut service = NetService::new(config)?;
 /// let events = service.subscribe_events(EventOptions::new())?;
-/// let messages = service.subscribe(MessageType(7))?;
 /// # service.start()?;
-/// # let mut client = TcpStream::connect(service.local_addrs()[0])?;
-/// # client.write_all(b"\0\0\0\x06\0\x07\0\x01hi")?;
-/// # drop(client);
-/// loop {
-///     select! {
-///         recv(messages.receiver()) -> delivery => {
-///             let batch = messages.take(delivery?);
-///             println!("{} messages of {}", batch.len(), batch.peer());
+/// # drop(TcpStream::connect(service.local_addrs()[0])?);
+/// for event in &events {
+///     match event {
+///         Event::Connected { peer, addr, .. } => println!("{peer} is {addr}"),
+///         Event::Closed(row) => {
+///             println!("{} closed: {}", row.peer, row.reason);
+///             break;
 ///         }
-///         recv(events.receiver()) -> delivery => match events.take(delivery?) {
-///             Event::Connected { peer, addr, .. } => println!("{peer} is {addr}"),
-///             Event::Closed(row) => {
-///                 // What it sent may still be in the other queue, and is all that will be.
-///                 println!("{} closed: {}", row.peer, row.reason);
-///                 break;
-///             }
-///             _ => {}
-///         }
+///         _ => {}
 ///     }
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -306,7 +318,7 @@ impl EventSubscription {
     /// # Panics
     ///
     /// If the delivery is another subscription's.
-    pub fn take(&self, mut delivery: EventDelivery) -> Event {
+    pub fn take(&self, delivery: EventDelivery) -> Event {
         let account = &self.account;
         assert!(
             Arc::ptr_eq(account, &delivery.account),
@@ -314,17 +326,9 @@ impl EventSubscription {
             delivery.account.id,
             account.id
         );
-        let event = delivery.event.take().expect("a delivery is opened once");
-        let shard = shard_of(delivery.number);
-        let lane = account.lane(shard);
-        lane.begin_move(1);
-        account.lower(shard, ONE);
-        lane.end_taken(1);
-        let number = delivery.number & (u64::MAX >> 8);
-        let expected = lane.expected.swap(number + 1, Ordering::Relaxed);
-        let missed = number.saturating_sub(expected);
+        let (event, missed) = delivery.open();
         self.missed.store(missed, Ordering::Relaxed);
-        *event
+        event
     }
 
     /// The subscriber's id.

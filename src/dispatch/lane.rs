@@ -71,6 +71,15 @@ impl Lane {
         self.displaced.fetch_add(count, Ordering::Release);
     }
 
+    /// Messages or events wait for room, or no more.
+    pub(super) fn park(&self, count: u64) {
+        self.parked.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn unpark(&self, count: u64) {
+        self.parked.fetch_sub(count, Ordering::Relaxed);
+    }
+
     /// Messages that came to their end without being in the queue.
     pub(super) fn discard(&self, count: u64) {
         self.begin_move(count);

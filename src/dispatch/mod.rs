@@ -15,6 +15,7 @@ mod events;
 mod fill;
 mod index;
 mod lane;
+mod mixed;
 mod options;
 mod queue;
 mod registry;
@@ -28,11 +29,10 @@ mod tests;
 mod worker;
 
 pub use events::{EventDelivery, EventIter, EventOptions, EventSubscription};
+pub use mixed::{Delivery, Opened, Received};
 pub use options::{Ended, Overflow, SubscribeOptions, Types};
 pub use replies::{PendingReply, Replies, Reply};
-pub use subscription::{
-    Batch, ChannelSubscription, Delivery, Iter, Messages, Subscription, TryIter,
-};
+pub use subscription::{Batch, ChannelSubscription, Iter, Messages, Subscription, TryIter};
 
 pub(crate) use desk::{Desk, Unannounced};
 pub(crate) use queue::{DispatchQueue, Item, Poke, PushError, QueueBounds};

@@ -7,7 +7,8 @@ use crate::{
     id::MessageType,
     idle::IdleStrategy,
     limits::{
-        QUEUE_MESSAGES_MAX_CEILING, SUBSCRIBER_BYTES_MAX_DEFAULT, SUBSCRIBER_MESSAGES_MAX_DEFAULT,
+        QUEUE_MESSAGES_MAX_CEILING, SUBSCRIBER_BYTES_MAX_DEFAULT, SUBSCRIBER_EVENTS_MAX_DEFAULT,
+        SUBSCRIBER_MESSAGES_MAX_DEFAULT,
     },
 };
 
@@ -202,6 +203,10 @@ pub struct SubscribeOptions {
     pub(crate) bytes: usize,
     pub(crate) overflow: Overflow,
     pub(crate) idle: IdleStrategy,
+    pub(crate) events: bool,
+    pub(crate) event_capacity: usize,
+    /// Timers of its own; zero for none.
+    pub(crate) timers: usize,
 }
 
 impl SubscribeOptions {
@@ -215,6 +220,9 @@ impl SubscribeOptions {
             bytes: SUBSCRIBER_BYTES_MAX_DEFAULT,
             overflow: Overflow::default(),
             idle: IdleStrategy::default(),
+            events: false,
+            event_capacity: SUBSCRIBER_EVENTS_MAX_DEFAULT,
+            timers: 0,
         }
     }
 
@@ -257,6 +265,62 @@ impl SubscribeOptions {
         Self { idle, ..self }
     }
 
+    /// What becomes of peers comes through the same queue as the messages, in its true order: see
+    /// [`Subscription::recv_any`](crate::Subscription::recv_any).
+    ///
+    /// Of a peer the queue has all of this or nothing: `Connected`, then messages, then `Closed`.
+    /// [`event_capacity`](Self::event_capacity) says how many events may be in the queue beside the
+    /// messages. When they are as many:
+    ///
+    /// - with [`Overflow::Pause`] every event waits, as messages do and behind those that wait
+    ///   already; when 4,096 events wait, the loop reads and accepts nothing more
+    /// - else `Hello` and `Closed` enter all the same: at most two for each connection
+    /// - `Connected` is dropped, and everything of the peer with it, its messages too
+    /// - the others are dropped, alone
+    /// - what is dropped closes the peer with [`Overflow::Close`], and ends the subscription with
+    ///   [`Overflow::Unsubscribe`]
+    ///
+    /// What is dropped is counted, in the row of the subscriber's events and, of messages, in its
+    /// own; [`missed_events`](crate::Subscription::missed_events) says where events are missing.
+    /// Messages that are dropped for want of room take no event with them.
+    #[must_use]
+    pub fn with_events(self) -> Self {
+        Self {
+            events: true,
+            ..self
+        }
+    }
+
+    /// Events that the queue holds beside its messages: 1 to 2^22, default 8,192. Each costs up to
+    /// 370 bytes while it is there, and nothing before. Only with
+    /// [`with_events`](Self::with_events).
+    #[must_use]
+    pub fn event_capacity(self, capacity: usize) -> Self {
+        Self {
+            event_capacity: capacity,
+            ..self
+        }
+    }
+
+    /// So many timers, 1 to 2^20, may be set by [`Subscription::after`](crate::Subscription::after)
+    /// and [`every`](crate::Subscription::every) and expire into the same queue as the messages,
+    /// behind everything that the loop (of several, the first) had read when their time was over:
+    /// an answer that came in time is in front of its timeout. They take no room from messages and
+    /// events, and none is lost. A service has up to 256 such subscribers and
+    /// [`Timers`](crate::Timers).
+    #[must_use]
+    pub fn with_timers(self, capacity: usize) -> Self {
+        Self {
+            timers: capacity,
+            ..self
+        }
+    }
+
+    /// Whether the queue holds anything besides messages.
+    pub(crate) fn is_mixed(&self) -> bool {
+        self.events || self.timers > 0
+    }
+
     pub(crate) fn validate(&self) -> Result<(), SubscribeError> {
         if self.types.is_empty() {
             return Err(SubscribeError::NoTypes);
@@ -264,6 +328,11 @@ impl SubscribeOptions {
         let ranges = [
             ("messages", self.messages, QUEUE_MESSAGES_MAX_CEILING),
             ("bytes", self.bytes, usize::MAX),
+            (
+                "event_capacity",
+                self.event_capacity,
+                QUEUE_MESSAGES_MAX_CEILING,
+            ),
         ];
         for (setting, value, max) in ranges {
             if value == 0 || value > max {

@@ -20,6 +20,7 @@ use crate::{
         atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence},
         channel::TrySendError,
     },
+    timers::TimerDelivery,
 };
 
 /// What travels through the queue.
@@ -27,6 +28,8 @@ use crate::{
 pub(crate) enum Item {
     Block(BlockRef),
     Event(Box<Event>),
+    /// A timer of a subscriber that gets it among its messages.
+    Timer(TimerDelivery),
     Notice(Box<Notice>),
     /// A cut of the ledger has come this far.
     Cut(Box<CutMarker>),
@@ -39,7 +42,7 @@ impl Item {
     pub(crate) fn size(&self) -> usize {
         match self {
             Self::Block(block) => block.bytes().len(),
-            Self::Event(_) | Self::Notice(_) | Self::Cut(_) | Self::Poke => 0,
+            Self::Event(_) | Self::Timer(_) | Self::Notice(_) | Self::Cut(_) | Self::Poke => 0,
         }
     }
 }
@@ -69,8 +72,10 @@ pub(crate) struct QueueBounds {
     ledger: Arc<Ledger>,
     /// What the loop waits for: [`NOTHING`], [`ROOM`] or [`EMPTY`].
     loop_waits: Arc<AtomicU8>,
-    /// Events in the queue.
+    /// Events and timers in the queue, or parked.
     events: Arc<AtomicUsize>,
+    /// Those that are parked.
+    events_parked: Arc<AtomicUsize>,
     events_max: usize,
 }
 
@@ -207,6 +212,7 @@ impl QueueBounds {
             ledger,
             loop_waits: Arc::default(),
             events: Arc::default(),
+            events_parked: Arc::default(),
             events_max: EVENTS_QUEUED_MAX,
         }
     }
@@ -215,7 +221,7 @@ impl QueueBounds {
     pub(crate) fn has_room_for(&self, item: &Item) -> bool {
         match item {
             Item::Block(block) => self.has_room_for_block(block),
-            Item::Event(_) => self.has_room_for_event(),
+            Item::Event(_) | Item::Timer(_) => self.has_room_for_event(),
             Item::Notice(_) | Item::Cut(_) | Item::Poke => true,
         }
     }
@@ -240,7 +246,7 @@ impl QueueBounds {
     pub(crate) fn raise(&self, item: &Item) {
         match item {
             Item::Block(block) => self.raise_block(block),
-            Item::Event(_) => {
+            Item::Event(_) | Item::Timer(_) => {
                 self.events.fetch_add(1, Ordering::Relaxed);
             }
             Item::Notice(_) | Item::Cut(_) | Item::Poke => {}
@@ -255,7 +261,7 @@ impl QueueBounds {
     fn take_back(&self, item: &Item) {
         match item {
             Item::Block(block) => self.ledger.dispatch_queue.lower(queue_charge(block)),
-            Item::Event(_) => {
+            Item::Event(_) | Item::Timer(_) => {
                 self.events.fetch_sub(1, Ordering::Relaxed);
             }
             Item::Notice(_) | Item::Cut(_) | Item::Poke => {}
@@ -275,9 +281,10 @@ impl QueueBounds {
         fence(Ordering::SeqCst);
     }
 
-    /// Whether all messages that were handed over are with their subscribers.
+    /// Whether everything that was handed over is with its subscribers.
     pub(crate) fn is_empty(&self) -> bool {
         self.ledger.dispatch_queue.get() == Traffic::default()
+            && self.events.load(Ordering::Relaxed) == 0
     }
 
     /// Whether the loop waits for room.
@@ -287,8 +294,27 @@ impl QueueBounds {
 
     /// Whether it does so for what is parked and nothing else.
     pub(super) fn is_waited_for_parked(&self) -> bool {
+        if !self.is_waited_for() {
+            return false;
+        }
+        if !self.has_room_for_event() {
+            let (all, parked) = (&self.events, &self.events_parked);
+            return all.load(Ordering::Relaxed) == parked.load(Ordering::Relaxed);
+        }
         let (fill, parked) = (&self.ledger.dispatch_queue, &self.ledger.dispatch_parked);
-        self.is_waited_for() && self.has_room_for_event() && fill.get() == parked.get()
+        fill.get() == parked.get()
+    }
+
+    /// An event or a timer is parked, and keeps a place.
+    pub(super) fn raise_parked_event(&self) {
+        self.events.fetch_add(1, Ordering::Relaxed);
+        self.events_parked.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It gives that place back.
+    pub(super) fn lower_parked_event(&self, doorbell: &Doorbell) {
+        self.events_parked.fetch_sub(1, Ordering::Relaxed);
+        self.lower_event(doorbell);
     }
 
     /// Gives back what a block held; wakes a loop that waits once the queue is half empty.
@@ -301,6 +327,14 @@ impl QueueBounds {
     pub(crate) fn lower_event(&self, doorbell: &Doorbell) {
         self.events.fetch_sub(1, Ordering::Relaxed);
         self.wake_loop(doorbell);
+    }
+
+    /// Whether half of what is not parked is free, as with messages.
+    fn has_half_for_events(&self) -> bool {
+        let parked = self.events_parked.load(Ordering::Relaxed);
+        let fill = self.events.load(Ordering::Relaxed).saturating_sub(parked);
+        let room = self.events_max.saturating_sub(parked);
+        room > 0 && fill <= room / 2
     }
 
     fn wake_loop(&self, doorbell: &Doorbell) {
@@ -327,7 +361,7 @@ impl QueueBounds {
             };
             if is_half(fill.messages, parked.messages, capacity.messages)
                 && is_half(fill.bytes, parked.bytes, capacity.bytes)
-                && self.events.load(Ordering::Relaxed) <= self.events_max / 2
+                && self.has_half_for_events()
             {
                 self.loop_waits.store(NOTHING, Ordering::Relaxed);
                 doorbell.ring();

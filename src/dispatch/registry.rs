@@ -15,6 +15,7 @@ use super::{
     channel::{Receiver, Sender, queue},
     fill::{BYTES_MAX, QueueFill},
     lane::{Lane, Moves},
+    mixed::Ahead,
 };
 use crate::{
     balance::SubscribersCut,
@@ -79,13 +80,24 @@ impl List {
 pub(crate) struct Subscriber {
     pub(crate) account: Arc<Account>,
     pub(crate) outlet: Outlet,
+    /// Counts the events that its queue holds beside its messages.
+    pub(crate) events: Option<Arc<Account>>,
+    /// The set of timers that expire into its queue.
+    pub(crate) timers: Option<u32>,
+}
+
+impl Subscriber {
+    /// Whether its queue holds anything besides messages.
+    pub(super) fn is_mixed(&self) -> bool {
+        self.events.is_some() || self.timers.is_some()
+    }
 }
 
 /// Where the messages of a subscriber go.
 #[derive(Clone)]
 pub(crate) enum Outlet {
     /// Its [`Subscription`](super::Subscription); the other end too if the oldest may be dropped.
-    Deliveries(Sender<Delivery>, Option<channel::Receiver<Delivery>>),
+    Deliveries(Sender<Delivery>, Option<Oldest>),
     /// A channel of its own, one message at a time.
     Messages(crossbeam_channel::Sender<Message>),
     /// Its [`EventSubscription`](super::EventSubscription).
@@ -94,13 +106,32 @@ pub(crate) enum Outlet {
     Closed,
 }
 
+/// The end of a queue at which the oldest are.
+#[derive(Clone, Debug)]
+pub(crate) struct Oldest {
+    pub(super) items: channel::Receiver<Delivery>,
+    /// Where events go that stand before batches which give way.
+    pub(super) ahead: Option<Arc<Ahead>>,
+}
+
 impl Outlet {
     /// A queue as the options ask for, and the subscriber's end of it.
     pub(crate) fn queue(options: &SubscribeOptions) -> (Self, Receiver<Delivery>) {
         let (sender, receiver) = queue();
         let gives_up = options.overflow == Overflow::DropOldest;
-        let oldest = gives_up.then(|| receiver.items().clone());
+        let oldest = gives_up.then(|| Oldest {
+            items: receiver.items().clone(),
+            ahead: options.is_mixed().then(Arc::default),
+        });
         (Self::Deliveries(sender, oldest), receiver)
+    }
+
+    /// What is ahead of the queue, if anything may be.
+    pub(super) fn ahead(&self) -> Option<Arc<Ahead>> {
+        match self {
+            Self::Deliveries(_, oldest) => oldest.as_ref()?.ahead.clone(),
+            Self::Messages(_) | Self::Events(_) | Self::Closed => None,
+        }
     }
 }
 
@@ -130,9 +161,34 @@ pub(crate) struct Account {
     stopped: AtomicBool,
     overflowed: AtomicBool,
     pokes: Arc<[Arc<Poke>]>,
+    /// Of an account of events in a queue with messages: that of the messages, for which the
+    /// dispatchers wait.
+    messages: Option<Arc<Self>>,
 }
 
 impl Account {
+    /// An account of events, without a name.
+    fn empty(id: SubscriberId, capacity: Traffic, pokes: &Arc<[Arc<Poke>]>) -> Self {
+        Self {
+            id,
+            name: String::new(),
+            types: MessageType::HELLO.into(),
+            is_events: true,
+            overflow: Overflow::default(),
+            capacity,
+            untold_max: untold_max(capacity),
+            first: Lane::default(),
+            others: pokes[1..].iter().map(|_| Lane::default()).collect(),
+            total: QueueFill::default(),
+            waited: AtomicU64::new(0),
+            turn: AtomicU64::new(0),
+            stopped: AtomicBool::new(false),
+            overflowed: AtomicBool::new(false),
+            pokes: Arc::clone(pokes),
+            messages: None,
+        }
+    }
+
     #[inline]
     pub(super) fn lane(&self, shard: u8) -> &Lane {
         match usize::from(shard) {
@@ -313,6 +369,17 @@ impl Account {
         }
     }
 
+    /// An event left a queue. Where messages wait behind events, the dispatchers are poked once
+    /// half of the room for those is free.
+    #[inline]
+    pub(super) fn note_event_room(&self) {
+        if let Some(messages) = &self.messages {
+            if self.fill().messages <= self.capacity.messages / 2 {
+                messages.note_room();
+            }
+        }
+    }
+
     /// Pokes the dispatcher whose turn it is; all that wait, when the queue is empty.
     fn poke_waiting(&self, waited: u64) {
         let turn = u8::try_from(self.turn.load(Ordering::Relaxed)).unwrap_or(0);
@@ -418,10 +485,22 @@ impl Registry {
     ) -> Result<Arc<Account>, SubscribeError> {
         options.validate()?;
         let own = matches!(outlet, Outlet::Messages(_));
-        if own && matches!(options.overflow, Overflow::Pause | Overflow::DropOldest) {
+        let needs_queue = matches!(options.overflow, Overflow::Pause | Overflow::DropOldest);
+        if own && (needs_queue || options.is_mixed()) {
             return Err(SubscribeError::NeedsOwnQueue);
         }
-        self.insert(options, false, outlet)
+        Ok(self.insert(options, false, outlet, None)?.account)
+    }
+
+    /// The same for a queue that holds events or timers of a set too.
+    pub(super) fn add_mixed(
+        &self,
+        options: SubscribeOptions,
+        outlet: Outlet,
+        timers: Option<u32>,
+    ) -> Result<Subscriber, SubscribeError> {
+        options.validate()?;
+        self.insert(options, false, outlet, timers)
     }
 
     /// Adds a subscriber of events. Events dispatched from now on reach it.
@@ -436,7 +515,9 @@ impl Registry {
             // No message is of this type.
             ..SubscribeOptions::new(MessageType::HELLO).messages(options.capacity)
         };
-        self.insert(options, true, Outlet::Events(sender))
+        Ok(self
+            .insert(options, true, Outlet::Events(sender), None)?
+            .account)
     }
 
     fn insert(
@@ -444,7 +525,8 @@ impl Registry {
         options: SubscribeOptions,
         is_events: bool,
         outlet: Outlet,
-    ) -> Result<Arc<Account>, SubscribeError> {
+        timers: Option<u32>,
+    ) -> Result<Subscriber, SubscribeError> {
         let mut list = self.lock();
         if list.closed {
             return Err(SubscribeError::Stopped);
@@ -466,23 +548,25 @@ impl Registry {
             types: options.types,
             is_events,
             overflow: options.overflow,
-            capacity,
-            untold_max: untold_max(capacity),
-            first: Lane::default(),
-            others: self.pokes[1..].iter().map(|_| Lane::default()).collect(),
-            total: QueueFill::default(),
-            waited: AtomicU64::new(0),
-            turn: AtomicU64::new(0),
-            stopped: AtomicBool::new(false),
-            overflowed: AtomicBool::new(false),
-            pokes: Arc::clone(&self.pokes),
+            ..Account::empty(id, capacity, &self.pokes)
         });
-        list.subscribers.push(Subscriber {
-            account: Arc::clone(&account),
+        let events = options.events.then(|| {
+            let capacity = Traffic::new(options.event_capacity as u64, BYTES_MAX);
+            Arc::new(Account {
+                name: account.name.clone(),
+                messages: Some(Arc::clone(&account)),
+                ..Account::empty(id, capacity, &self.pokes)
+            })
+        });
+        let subscriber = Subscriber {
+            account,
             outlet,
-        });
+            events,
+            timers,
+        };
+        list.subscribers.push(subscriber.clone());
         self.version.fetch_add(1, Ordering::Release);
-        Ok(account)
+        Ok(subscriber)
     }
 
     /// Removes a subscriber, and makes the fan-out let go of what it holds for it. Once the fan-out
@@ -587,6 +671,10 @@ impl Registry {
             } else {
                 cut.rows.push(row);
             }
+            if let Some(events) = &one.events {
+                let row = events.steady_row(shard)?;
+                cut.events.push(EventSubscriberRow::of(row));
+            }
         }
         Some(cut)
     }
@@ -603,13 +691,15 @@ impl Registry {
 
     /// Those of messages, or those of events, in the order of their ids.
     fn accounts(&self, is_events: bool) -> Vec<Arc<Account>> {
-        let mut accounts: Vec<Arc<Account>> = self
-            .lock()
-            .subscribers
-            .iter()
-            .filter(|one| one.account.is_events == is_events)
-            .map(|one| Arc::clone(&one.account))
+        let list = self.lock();
+        let each = list.subscribers.iter();
+        let each = each.flat_map(|one| [Some(&one.account), one.events.as_ref()]);
+        let mut accounts: Vec<Arc<Account>> = each
+            .flatten()
+            .filter(|account| account.is_events == is_events)
+            .map(Arc::clone)
             .collect();
+        drop(list);
         accounts.sort_by_key(|account| account.id);
         accounts
     }

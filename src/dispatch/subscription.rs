@@ -1,5 +1,7 @@
 //! A subscriber's end of its queue.
 
+mod any;
+
 use std::{
     fmt, slice,
     sync::{Arc, atomic::Ordering},
@@ -7,27 +9,28 @@ use std::{
 };
 
 use super::{
-    Ended, Overflow,
+    Delivery, Ended, Overflow, SubscribeOptions,
     channel::Receiver,
     index::{Index, Share},
-    registry::{Account, Registry},
+    mixed::{Content, MixedEnd},
+    registry::{Account, Outlet, Registry},
     requests::is_answer,
 };
 use crate::{
     block::{BlockFrames, BlockRef, Message, MessageRef},
     clock::Clock,
-    error::{RecvError, RecvTimeoutError, TryRecvError},
+    error::{RecvError, RecvTimeoutError, SubscribeError, TryRecvError},
     id::{PeerId, SubscriberId},
     idle::{Idle, IdleStrategy},
     ledger::{SubscriberRow, Traffic},
+    slots::Slots,
     sync::channel,
+    timers::TimerHub,
 };
 
-/// Messages on their way to one subscriber: a part of a block.
-///
-/// It comes out of [`Subscription::receiver`], for use in `select!`; [`Subscription::take`] makes a
-/// [`Batch`] of it. Dropped before that, its messages count as discarded.
-pub struct Delivery {
+/// Messages on their way to one subscriber: a part of a block. Dropped before they are taken, they
+/// count as discarded.
+pub(crate) struct BatchDelivery {
     block: BlockRef,
     /// Where its first message begins: in the block, or among the offsets of the index.
     start: u32,
@@ -60,7 +63,7 @@ pub(crate) enum Place {
     Taken,
 }
 
-impl Delivery {
+impl BatchDelivery {
     #[inline]
     pub(crate) fn new(block: BlockRef, share: &Share, number: u64, account: Arc<Account>) -> Self {
         Self {
@@ -143,9 +146,14 @@ impl Delivery {
         !answers && self.account.types.contains(message.message_type())
     }
 
+    /// Running number of the first message.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// The shard that the delivery comes from.
     #[inline]
-    fn shard(&self) -> u8 {
+    pub(super) fn shard(&self) -> u8 {
         self.block.head().peer.shard()
     }
 
@@ -194,7 +202,7 @@ impl Delivery {
     }
 }
 
-impl Drop for Delivery {
+impl Drop for BatchDelivery {
     fn drop(&mut self) {
         match self.place {
             Place::Taken | Place::Offered => {}
@@ -211,7 +219,7 @@ impl Drop for Delivery {
     }
 }
 
-impl fmt::Debug for Delivery {
+impl fmt::Debug for BatchDelivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Delivery")
             .field("peer", &self.block.head().peer)
@@ -230,7 +238,7 @@ impl fmt::Debug for Delivery {
 /// stops being sent more.
 #[derive(Debug)]
 pub struct Batch {
-    delivery: Delivery,
+    delivery: BatchDelivery,
     missed: u64,
 }
 
@@ -299,7 +307,7 @@ pub struct Messages<'a> {
     offsets: slice::Iter<'a, u16>,
     /// The size of every frame, if it need not be read in the headers; 0 otherwise.
     size: usize,
-    delivery: &'a Delivery,
+    delivery: &'a BatchDelivery,
     left: usize,
 }
 
@@ -318,7 +326,7 @@ impl<'a> Messages<'a> {
 /// and go by value, so that whoever walks a block without others keeps them in registers.
 #[inline(never)]
 fn next_tested<'a>(
-    delivery: &Delivery,
+    delivery: &BatchDelivery,
     mut frames: BlockFrames<'a>,
 ) -> (Option<MessageRef<'a>>, BlockFrames<'a>) {
     let message = frames.find(|message| delivery.takes(message));
@@ -368,6 +376,14 @@ impl ExactSizeIterator for Messages<'_> {}
 
 /// A subscriber's queue, and the right to take from it. Dropping it unsubscribes.
 ///
+/// With [`SubscribeOptions::with_events`] it holds what becomes of peers as well, and with
+/// [`SubscribeOptions::with_timers`] timers of its own, all in their true order:
+/// [`recv_any`](Self::recv_any) and its like take from such a queue, and the methods that give
+/// messages alone panic, because they would have to throw something away.
+///
+/// [`SubscribeOptions::with_events`]: crate::SubscribeOptions::with_events
+/// [`SubscribeOptions::with_timers`]: crate::SubscribeOptions::with_timers
+///
 /// After the service stopped, it yields what is left and then says that it is disconnected.
 ///
 /// [`recv_batch`](Self::recv_batch) is the fast way: it borrows. [`recv`](Self::recv) makes an
@@ -396,6 +412,8 @@ impl ExactSizeIterator for Messages<'_> {}
 #[derive(Debug)]
 pub struct Subscription {
     receiver: Receiver<Delivery>,
+    /// What a queue with events or timers has besides.
+    mixed: Option<Box<MixedEnd>>,
     /// The batch that `recv` takes messages from.
     current: Option<Batch>,
     /// Messages that are missing before the one that `recv` gave last.
@@ -416,6 +434,7 @@ impl Subscription {
     ) -> Self {
         Self {
             receiver,
+            mixed: None,
             current: None,
             missed: 0,
             account,
@@ -423,6 +442,28 @@ impl Subscription {
             idle: Idle::new(idle),
             clock,
         }
+    }
+
+    /// Subscribes as the options say; `slots` are those of the first loop.
+    pub(crate) fn subscribe(
+        options: SubscribeOptions,
+        registry: &Arc<Registry>,
+        slots: &Arc<Slots>,
+        hub: &Arc<TimerHub>,
+    ) -> Result<Self, SubscribeError> {
+        options.validate()?;
+        let (outlet, receiver) = Outlet::queue(&options);
+        let (registry, idle) = (Arc::clone(registry), options.idle);
+        if !options.is_mixed() {
+            let account = registry.add(options, outlet)?;
+            return Ok(Self::new(receiver, account, registry, idle, slots.clock));
+        }
+        let mixed = MixedEnd::new(&options, &outlet, slots, hub)?;
+        let subscriber = registry.add_mixed(options, outlet, mixed.timer_set())?;
+        let account = subscriber.account;
+        let mut new = Self::new(receiver, account, registry, idle, slots.clock);
+        new.mixed = Some(Box::new(mixed.counting(subscriber.events)));
+        Ok(new)
     }
 
     /// The next message; waits for it.
@@ -519,7 +560,8 @@ impl Subscription {
     }
 
     /// The channel behind the subscription, for crossbeam's `select!`. What comes out of it is to
-    /// be given to [`take`](Self::take).
+    /// be given to [`take`](Self::take), or to [`open`](Self::open) if the queue has events or
+    /// timers.
     ///
     /// # Examples
     ///
@@ -556,8 +598,17 @@ impl Subscription {
     ///
     /// # Panics
     ///
-    /// If the delivery is another subscription's.
-    pub fn take(&self, mut delivery: Delivery) -> Batch {
+    /// If the delivery is another subscription's, or the queue has events or timers.
+    pub fn take(&self, delivery: Delivery) -> Batch {
+        self.expect_messages_alone();
+        match delivery.0 {
+            Content::Batch(batch) => self.take_batch(batch),
+            Content::Extra(_) => unreachable!("a queue of messages alone has nothing else"),
+        }
+    }
+
+    #[inline]
+    pub(super) fn take_batch(&self, mut delivery: BatchDelivery) -> Batch {
         let account = &self.account;
         assert!(
             Arc::ptr_eq(account, &delivery.account),
@@ -644,25 +695,52 @@ impl Subscription {
         self.current.take().filter(|batch| !batch.is_empty())
     }
 
+    #[inline]
+    fn expect_messages_alone(&self) {
+        assert!(
+            self.mixed.is_none(),
+            "the queue of subscriber {} has events or timers: take them with recv_any or open",
+            self.account.id
+        );
+    }
+
     fn next_batch(&mut self) -> Result<Batch, RecvError> {
-        if let Some(result) = self.poll_batch(None) {
-            return result.map_err(|_| RecvError);
-        }
-        let delivery = self.receiver.recv().map_err(|_| RecvError)?;
-        Ok(self.take_noted(delivery))
+        self.expect_messages_alone();
+        let delivery = self.next_delivery()?;
+        Ok(self.take(delivery))
     }
 
     fn try_next_batch(&mut self) -> Result<Batch, TryRecvError> {
+        self.expect_messages_alone();
+        let delivery = self.try_next_delivery()?;
+        Ok(self.take(delivery))
+    }
+
+    fn next_batch_timeout(&mut self, timeout: Duration) -> Result<Batch, RecvTimeoutError> {
+        self.expect_messages_alone();
+        let delivery = self.next_delivery_timeout(timeout)?;
+        Ok(self.take(delivery))
+    }
+
+    fn next_delivery(&mut self) -> Result<Delivery, RecvError> {
+        if let Some(result) = self.poll_delivery(None) {
+            return result;
+        }
+        let delivery = self.receiver.recv().map_err(|_| RecvError)?;
+        Ok(self.note(delivery))
+    }
+
+    fn try_next_delivery(&mut self) -> Result<Delivery, TryRecvError> {
         match self.receiver.try_recv() {
-            Ok(delivery) => Ok(self.take_noted(delivery)),
+            Ok(delivery) => Ok(self.note(delivery)),
             Err(crossbeam_channel::TryRecvError::Empty) => Err(TryRecvError::Empty),
             Err(crossbeam_channel::TryRecvError::Disconnected) => Err(TryRecvError::Disconnected),
         }
     }
 
-    fn next_batch_timeout(&mut self, timeout: Duration) -> Result<Batch, RecvTimeoutError> {
+    fn next_delivery_timeout(&mut self, timeout: Duration) -> Result<Delivery, RecvTimeoutError> {
         let started = self.clock.now().instant;
-        if let Some(result) = self.poll_batch(Some(timeout)) {
+        if let Some(result) = self.poll_delivery(Some(timeout)) {
             return result.map_err(|_| RecvTimeoutError::Disconnected);
         }
         let waited = self.clock.now().instant.saturating_duration_since(started);
@@ -670,7 +748,7 @@ impl Subscription {
             .receiver
             .recv_timeout(self.clock, timeout.saturating_sub(waited))
         {
-            Ok(delivery) => Ok(self.take_noted(delivery)),
+            Ok(delivery) => Ok(self.note(delivery)),
             Err(crossbeam_channel::RecvTimeoutError::Timeout) => Err(RecvTimeoutError::Timeout),
             Err(crossbeam_channel::RecvTimeoutError::Disconnected) => {
                 Err(RecvTimeoutError::Disconnected)
@@ -678,13 +756,13 @@ impl Subscription {
         }
     }
 
-    /// Looks for a batch for as long as the idle strategy says, and no longer than `limit`. `None`
-    /// if none came; an error is the end of the queue.
-    fn poll_batch(&mut self, limit: Option<Duration>) -> Option<Result<Batch, RecvError>> {
+    /// Looks for something for as long as the idle strategy says, and no longer than `limit`.
+    /// `None` if nothing came; an error is the end of the queue.
+    fn poll_delivery(&mut self, limit: Option<Duration>) -> Option<Result<Delivery, RecvError>> {
         let mut started = None;
         loop {
-            match self.try_next_batch() {
-                Ok(batch) => return Some(Ok(batch)),
+            match self.try_next_delivery() {
+                Ok(delivery) => return Some(Ok(delivery)),
                 Err(TryRecvError::Disconnected) => return Some(Err(RecvError)),
                 Err(TryRecvError::Empty) => {}
             }
@@ -702,11 +780,11 @@ impl Subscription {
         }
     }
 
-    /// Opens a delivery, and remembers how much work it is.
-    fn take_noted(&mut self, delivery: Delivery) -> Batch {
-        self.idle
-            .note_work(self.clock, delivery.block.bytes().len());
-        self.take(delivery)
+    /// Remembers how much work a delivery is.
+    #[inline]
+    fn note(&mut self, delivery: Delivery) -> Delivery {
+        self.idle.note_work(self.clock, delivery.size());
+        delivery
     }
 }
 
@@ -716,6 +794,9 @@ impl Drop for Subscription {
         if self.account.overflow == Overflow::DropOldest {
             // The dispatcher holds this end too, and is not to be left with the work.
             while self.receiver.try_recv().is_ok() {}
+            if let Some(mixed) = &self.mixed {
+                mixed.clear();
+            }
         }
     }
 }
@@ -800,4 +881,4 @@ impl Drop for ChannelSubscription {
 }
 
 /// Deliveries come in numbers up to what the queue holds, so their size is memory.
-const _: () = assert!(size_of::<Delivery>() <= 56);
+const _: () = assert!(size_of::<BatchDelivery>() <= 56);

@@ -16,25 +16,26 @@ use crossbeam_channel::TrySendError;
 use super::{
     Ended, Notice, Overflow, Registry,
     answers::Answers,
-    entry::{End, Entry, Parked, discard_parked},
+    entry::{Entry, Oldest, Parked, Standing, discard_parked},
     events,
     index::{Share, Sorter},
     queue::{Item, QueueBounds, queue_charge},
     registry::{Outlet, Subscriber},
-    subscription::{Delivery, Place},
+    subscription::{BatchDelivery, Place},
     tally::Tally,
 };
 use crate::{
     balance::{CutMarker, DispatchCut},
     block::BlockRef,
     error::CloseReason,
-    event::Event,
     id::{MessageType, PeerId},
     ledger::{Traffic, TypeMap},
     limits::{DIRECT_BLOCK_BYTES_MAX, DIRECT_SUBSCRIBERS_MAX},
     quiet::{Quiet, Subject},
     slots::{Slots, never_waits},
 };
+
+mod extras;
 
 /// The list of types that nobody subscribes to.
 const NOBODY: u16 = 0;
@@ -52,8 +53,10 @@ pub(crate) struct FanOut {
     bounds: QueueBounds,
     version: Option<u64>,
     entries: Vec<Entry>,
-    /// Those that get events.
+    /// Those that get events alone.
     event_subscribers: Vec<Subscriber>,
+    /// Entries that get events or timers beside messages.
+    mixed: Vec<u16>,
     /// For each type, the position of its list.
     routes: Vec<u16>,
     /// Positions of entries. The first list is empty.
@@ -99,6 +102,7 @@ impl FanOut {
             version: None,
             entries: Vec::new(),
             event_subscribers: Vec::new(),
+            mixed: Vec::new(),
             routes: vec![NOBODY; 1 << 16],
             lists: vec![Vec::new()],
             type_map: TypeMap::default(),
@@ -210,28 +214,6 @@ impl FanOut {
         })
     }
 
-    /// Offers an event to everybody who subscribes to them, and gives back its place in the
-    /// dispatch queue.
-    pub(crate) fn dispatch_event(&mut self, event: Box<Event>) {
-        self.refresh();
-        let mut event = Some(event);
-        let count = self.event_subscribers.len();
-        for position in 0..count {
-            // The last one needs no copy.
-            let own = if position + 1 == count {
-                event.take()
-            } else {
-                event.clone()
-            };
-            let Some(own) = own else { break };
-            let subscriber = &self.event_subscribers[position];
-            if !events::offer(subscriber, own, self.shard) {
-                self.note_event_dropped(position);
-            }
-        }
-        self.bounds.lower_event(&self.slots.doorbell);
-    }
-
     /// Does what the loop says of requests, behind everything that was dispatched before.
     pub(crate) fn handle_notice(&mut self, notice: Notice) {
         self.answers.handle_notice(notice);
@@ -292,6 +274,7 @@ impl FanOut {
         // While the positions are those of the table.
         self.announce();
         self.routes.fill(NOBODY);
+        self.mixed.clear();
         let mut entries = std::mem::take(&mut self.entries);
         let event_subscribers = std::mem::take(&mut self.event_subscribers);
         let settled = catch_unwind(AssertUnwindSafe(|| {
@@ -323,7 +306,7 @@ impl FanOut {
                 drop(block);
                 self.bounds.lower(charge, &self.slots.doorbell);
             }
-            Item::Event(_) => self.bounds.lower_event(&self.slots.doorbell),
+            Item::Event(_) | Item::Timer(_) => self.bounds.lower_event(&self.slots.doorbell),
             Item::Notice(_) => self.bounds.lower(Traffic::default(), &self.slots.doorbell),
             Item::Cut(marker) => marker.finish(None),
             Item::Poke => {}
@@ -412,13 +395,16 @@ impl FanOut {
         let count = share.count;
         let lane = account.lane(self.shard);
         lane.matched.add(u64::from(count));
-        match entry.end {
-            None => {}
-            Some(End::Gone) => {
+        match entry.standing {
+            Standing::Open => {}
+            Standing::Hides if !entry.hidden.contains(&block.head().peer) => {}
+            Standing::Gone => {
                 lane.discard(u64::from(count));
                 return;
             }
-            Some(End::Overflow) => {
+            Standing::Hides | Standing::Overflow => {
+                // What is not told as missing now is with the next batch.
+                entry.number += u64::from(count);
                 lane.dropped.add(u64::from(count));
                 return;
             }
@@ -429,7 +415,7 @@ impl FanOut {
         }
         let number = entry.number;
         entry.number += u64::from(count);
-        let mut delivery = Delivery::new(block.clone(), share, number, Arc::clone(account));
+        let mut delivery = BatchDelivery::new(block.clone(), share, number, Arc::clone(account));
         let room = if entry.parked.is_empty() {
             entry.reserve(self.shard, &delivery, 1)
         } else {
@@ -473,12 +459,12 @@ impl FanOut {
         match overflow {
             Overflow::DropNewest | Overflow::DropOldest | Overflow::Pause => {}
             Overflow::Close => self.slots.close_for(peer, CloseReason::Flood),
-            Overflow::Unsubscribe => self.end(position, End::Overflow),
+            Overflow::Unsubscribe => self.end(position, Standing::Overflow),
         }
     }
 
     /// Puts a delivery into a queue that has no room for it, in place of the oldest there.
-    fn replace_oldest(&mut self, position: usize, mut delivery: Delivery) {
+    fn replace_oldest(&mut self, position: usize, mut delivery: BatchDelivery) {
         let entry = &mut self.entries[position];
         let capacity = entry.subscriber.account.capacity.messages;
         let capacity = u32::try_from(capacity).unwrap_or(u32::MAX);
@@ -488,20 +474,23 @@ impl FanOut {
             delivery = delivery.split_off(dropped);
         }
         let mut looks_left = REPLACE_LOOKS_MAX;
+        let mut moved = false;
         while entry.reserve(self.shard, &delivery, u64::from(delivery.count())) == 0 {
             let lacks_bytes = entry.lacks_bytes(&delivery);
-            if let Some(count) = entry.drop_oldest() {
+            let oldest = entry.drop_oldest(&mut moved);
+            if let Oldest::Dropped(count) = oldest {
                 displaced += count;
                 for_bytes += if lacks_bytes { count } else { 0 };
                 continue;
             }
-            // Without one, all that the queue counts is being taken at this moment.
-            if !entry.subscriber.account.has_several_lanes() {
+            // Without one, all that the queue counts is being taken at this moment. Or another
+            // shard is about to put into it what is no older than this.
+            looks_left -= 1;
+            let is_alone = !entry.subscriber.account.has_several_lanes();
+            if (is_alone && oldest == Oldest::None) || (moved && looks_left == 0) {
                 entry.reserve_anyway(self.shard, &delivery);
                 break;
             }
-            // Or another shard is about to put into it what is no older than this.
-            looks_left -= 1;
             if looks_left == 0 {
                 dropped += delivery.count();
                 self.note_dropped(position, dropped, displaced, for_bytes);
@@ -528,7 +517,7 @@ impl FanOut {
         let stops = matches!(account.overflow, Overflow::Close | Overflow::Unsubscribe);
         let mut dropped = 0;
         let mut gone = false;
-        let delivery = Delivery::new(block.clone(), share, 0, Arc::clone(account));
+        let delivery = BatchDelivery::new(block.clone(), share, 0, Arc::clone(account));
         for message in delivery.messages() {
             if stops && dropped > 0 {
                 dropped += 1;
@@ -550,7 +539,7 @@ impl FanOut {
         if gone {
             lane.dropped.add(u64::from(dropped));
             log::debug!("subscriber {:?} is gone", account.name);
-            self.end(position, End::Gone);
+            self.end(position, Standing::Gone);
         } else if dropped > 0 {
             self.note_dropped(position, dropped, 0, 0);
             self.follow_up(position, overflow, block.head().peer);
@@ -600,21 +589,8 @@ impl FanOut {
         }
     }
 
-    /// Says once in a while that a subscriber of events is full.
-    fn note_event_dropped(&mut self, position: usize) {
-        let account = &self.event_subscribers[position].account;
-        let now = self.slots.clock.now().tick;
-        let subject = Subject::Subscriber(account.id.0);
-        if let Some(suppressed) = self.quiet.allow(now, "event subscriber full", subject) {
-            let (name, dropped) = (&account.name, account.dropped());
-            log::warn!(
-                "event subscriber {name:?} is full: {dropped} events dropped so far{suppressed}"
-            );
-        }
-    }
-
     /// Lets a delivery wait for room, and holds back the peer that it came from.
-    fn park(&mut self, position: usize, mut delivery: Delivery) {
+    fn park(&mut self, position: usize, mut delivery: BatchDelivery) {
         let messages = queue_charge(delivery.block()).messages;
         let charge = Traffic::new(messages, delivery.charge().bytes);
         self.slots.ledger.dispatch_queue.raise(charge);
@@ -626,7 +602,7 @@ impl FanOut {
         if entry.parked.is_empty() {
             account.lane(self.shard).pauses.add(1);
         }
-        entry.parked.push_back(Parked { delivery, charge });
+        entry.parked.push_back(Parked::Batch { delivery, charge });
         account.begin_wait(self.shard);
         let ledger = &self.slots.ledger;
         let (parked, capacity) = (ledger.dispatch_parked.get(), ledger.dispatch_capacity());
@@ -691,45 +667,55 @@ impl FanOut {
     }
 
     fn deliver_parked(&mut self, position: usize) {
-        loop {
-            let entry = &mut self.entries[position];
-            let Some(first) = entry.parked.front() else {
-                return;
+        while let Some(first) = self.entries[position].parked.pop_front() {
+            let back = match first {
+                Parked::Batch { delivery, charge } => {
+                    self.deliver_parked_batch(position, delivery, charge)
+                }
+                extra @ (Parked::Event { .. } | Parked::Timer { .. }) => {
+                    self.deliver_parked_extra(position, extra)
+                }
             };
-            let account = &entry.subscriber.account;
-            let room = account.reserve_in_turn(self.shard, first.delivery.charge());
-            let room = u32::try_from(room).unwrap_or(u32::MAX);
-            if room == 0 {
+            if let Some(back) = back {
+                self.entries[position].parked.push_front(back);
                 return;
             }
-            let Some(Parked {
-                mut delivery,
-                charge,
-            }) = entry.parked.pop_front()
-            else {
-                return;
-            };
-            if room < delivery.count() {
-                let rest = delivery.split_off(room);
-                entry.parked.push_front(Parked {
-                    delivery: rest,
-                    charge,
-                });
-                self.deliver(position, delivery);
-                return;
-            }
-            let peer = delivery.block().head().peer;
-            self.deliver(position, delivery);
-            self.slots.unhold(peer);
-            self.slots.ledger.dispatch_parked.lower(charge);
-            self.bounds.lower(charge, &self.slots.doorbell);
         }
+    }
+
+    /// What is left of it comes back.
+    fn deliver_parked_batch(
+        &mut self,
+        position: usize,
+        mut delivery: BatchDelivery,
+        charge: Traffic,
+    ) -> Option<Parked> {
+        let account = &self.entries[position].subscriber.account;
+        let room = account.reserve_in_turn(self.shard, delivery.charge());
+        let room = u32::try_from(room).unwrap_or(u32::MAX);
+        if room == 0 {
+            return Some(Parked::Batch { delivery, charge });
+        }
+        if room < delivery.count() {
+            let rest = delivery.split_off(room);
+            self.deliver(position, delivery);
+            return Some(Parked::Batch {
+                delivery: rest,
+                charge,
+            });
+        }
+        let peer = delivery.block().head().peer;
+        self.deliver(position, delivery);
+        self.slots.unhold(peer);
+        self.slots.ledger.dispatch_parked.lower(charge);
+        self.bounds.lower(charge, &self.slots.doorbell);
+        None
     }
 
     /// Puts a delivery into the queue of an entry, where its room was reserved, and wakes the
     /// receiver, or lists it as one to wake.
     #[inline]
-    fn deliver(&mut self, position: usize, delivery: Delivery) {
+    fn deliver(&mut self, position: usize, delivery: BatchDelivery) {
         let entry = &mut self.entries[position];
         entry.deliver(delivery);
         if !entry.is_unannounced {
@@ -740,19 +726,20 @@ impl FanOut {
         }
     }
 
-    /// Gives a subscriber nothing more. It leaves the list behind this block.
-    fn end(&mut self, position: usize, end: End) {
-        self.entries[position].end = Some(end);
+    /// Gives a subscriber nothing more. It leaves the list behind this block or event.
+    fn end(&mut self, position: usize, standing: Standing) {
+        self.entries[position].standing = standing;
         self.any_ended = true;
     }
 
     #[cold]
     fn remove_ended(&mut self) {
         self.any_ended = false;
-        for entry in self.entries.iter().filter(|entry| entry.end.is_some()) {
-            let why = match entry.end {
-                Some(End::Overflow) => Some(Ended::Overflow),
-                Some(End::Gone) | None => None,
+        for entry in &self.entries {
+            let why = match entry.standing {
+                Standing::Open | Standing::Hides => continue,
+                Standing::Overflow => Some(Ended::Overflow),
+                Standing::Gone => None,
             };
             let id = entry.subscriber.account.id;
             if !self.registry.try_remove(id, why) {
@@ -796,6 +783,9 @@ impl FanOut {
         for mut left in old {
             discard_parked(&mut left, &self.slots, &self.bounds);
         }
+        let positions = self.entries.iter().zip(0_u16..);
+        let positions = positions.filter(|(entry, _)| entry.subscriber.is_mixed());
+        self.mixed = positions.map(|(_, position)| position).collect();
         self.rebuild_routes();
         true
     }

@@ -3,6 +3,7 @@
 mod answers;
 mod cuts;
 mod desk;
+mod merged;
 mod mixed;
 #[cfg(nebnet_loom)]
 mod models;

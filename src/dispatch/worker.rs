@@ -102,6 +102,7 @@ impl Worker {
                 });
             }
             Item::Event(event) => self.desk.handle(|fan_out| fan_out.dispatch_event(event)),
+            Item::Timer(timer) => self.desk.handle(|fan_out| fan_out.dispatch_timer(timer)),
             Item::Notice(notice) => self.desk.handle(|fan_out| fan_out.handle_notice(*notice)),
             Item::Cut(marker) => self.desk.handle(|fan_out| fan_out.handle_cut(*marker)),
             Item::Poke => {}

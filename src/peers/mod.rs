@@ -61,7 +61,7 @@ use crate::{
     budget::{Held, Request},
     clock::Tick,
     config::Config,
-    dispatch::Notice,
+    dispatch::{Item, Notice},
     error::{CloseReason, DialError},
     event::Event,
     id::{LinkId, NodeId, PeerId},
@@ -192,9 +192,9 @@ pub(crate) struct Peers {
     #[cfg(test)]
     turns: Vec<PeerId>,
     actions: VecDeque<Action>,
-    /// To be told, in this order: a few for each connection, because nobody is read or accepted
-    /// while one of them finds no room.
-    events: VecDeque<Box<Event>>,
+    /// Events and timers to be told, in this order: a few for each connection, because nobody is
+    /// read or accepted while one of them finds no room.
+    events: VecDeque<Item>,
     /// How many of them came before the block that was made last.
     events_ahead: usize,
     /// To be told to the dispatcher, about requests.
@@ -666,16 +666,31 @@ impl Peers {
         }
     }
 
-    /// The next event for whoever subscribed to them.
-    pub(crate) fn poll_event(&mut self) -> Option<Box<Event>> {
+    /// The next event for whoever subscribed to them, or timer.
+    pub(crate) fn poll_told(&mut self) -> Option<Item> {
         self.events_ahead = self.events_ahead.saturating_sub(1);
         self.events.pop_front()
     }
 
-    /// Takes back an event that found no room; `ahead` if it comes before the block.
-    pub(crate) fn return_event(&mut self, event: Box<Event>, ahead: bool) {
+    /// The next event, where there are no timers.
+    #[cfg(test)]
+    pub(crate) fn poll_event(&mut self) -> Option<Box<Event>> {
+        let told = self.poll_told()?;
+        let Item::Event(event) = told else {
+            panic!("{told:?} is no event");
+        };
+        Some(event)
+    }
+
+    /// Takes back an event or a timer that found no room; `ahead` if it comes before the block.
+    pub(crate) fn return_told(&mut self, item: Item, ahead: bool) {
         self.events_ahead += usize::from(ahead);
-        self.events.push_front(event);
+        self.events.push_front(item);
+    }
+
+    /// Takes in what is to be told behind everything that was read, and behind the events.
+    pub(crate) fn tell(&mut self, item: Item) {
+        self.events.push_back(item);
     }
 
     pub(crate) fn has_events(&self) -> bool {
@@ -848,7 +863,7 @@ impl Peers {
     /// Tells whoever subscribed to events.
     fn emit(&mut self, event: Event) {
         if self.is_watched() {
-            self.events.push_back(Box::new(event));
+            self.events.push_back(Item::Event(Box::new(event)));
         }
     }
 

@@ -119,6 +119,12 @@ pub struct Fired {
 #[derive(Debug)]
 pub struct Timers {
     receiver: Receiver<TimerDelivery>,
+    set: TimerSet,
+}
+
+/// Timers without a queue of their own; dropping it cancels all of them.
+#[derive(Debug)]
+pub(crate) struct TimerSet {
     queue: Arc<TimerQueue>,
 }
 
@@ -128,15 +134,9 @@ impl Timers {
         slots: Arc<Slots>,
         capacity: usize,
     ) -> Result<Self, TimerError> {
-        if capacity == 0 || capacity > USER_TIMERS_MAX_CEILING {
-            return Err(TimerError::Capacity {
-                value: capacity,
-                max: USER_TIMERS_MAX_CEILING,
-            });
-        }
         let (sender, receiver) = counted_unmodelled();
-        let queue = hub.add(slots, capacity, sender)?;
-        Ok(Self { receiver, queue })
+        let set = TimerSet::with(hub, slots, capacity, Way::Channel(sender))?;
+        Ok(Self { receiver, set })
     }
 
     /// Sets a timer that expires once, when the time is over: at once for zero, at most 365 days.
@@ -145,7 +145,7 @@ impl Timers {
     ///
     /// See [`TimerError`].
     pub fn after(&self, delay: Duration) -> Result<TimerId, TimerError> {
-        self.set(delay, Duration::ZERO)
+        self.set.after(delay)
     }
 
     /// Sets a timer that expires again and again, the first time when one period is over: at most
@@ -155,10 +155,7 @@ impl Timers {
     ///
     /// See [`TimerError`]. A period of zero is refused.
     pub fn every(&self, period: Duration) -> Result<TimerId, TimerError> {
-        if period.is_zero() {
-            return Err(TimerError::Duration(period));
-        }
-        self.set(period, period)
+        self.set.every(period)
     }
 
     /// Ends a timer. True if it was there: then it comes out of the queue no more, even if it has
@@ -166,22 +163,13 @@ impl Timers {
     /// cancelled.
     #[must_use = "false says that the timer had ended before"]
     pub fn cancel(&self, timer: TimerId) -> bool {
-        let queue = &*self.queue;
-        let mut inner = queue.lock();
-        let known = timer.queue == queue.id && inner.is_current(timer.index, timer.generation);
-        if known {
-            queue.free(&mut inner, timer.index);
-            drop(inner);
-            queue.ask();
-        }
-        known
+        self.set.cancel(timer)
     }
 
     /// How many timers there are: set and not cancelled, and not taken if they expire once.
     #[must_use]
     pub fn len(&self) -> usize {
-        let inner = self.queue.lock();
-        inner.plans.iter().filter(|plan| plan.is_set).count()
+        self.set.len()
     }
 
     /// Whether there is no timer.
@@ -230,7 +218,7 @@ impl Timers {
     /// [`RecvTimeoutError::Timeout`] if none did, [`RecvTimeoutError::Disconnected`] as for
     /// [`recv`](Self::recv).
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Fired, RecvTimeoutError> {
-        let clock = self.queue.slots.clock;
+        let clock = self.set.queue.slots.clock;
         let started = clock.elapsed();
         loop {
             let waited = clock.elapsed().saturating_sub(started);
@@ -286,7 +274,84 @@ impl Timers {
     /// # Panics
     ///
     /// If the delivery is of other timers.
-    pub fn take(&self, mut delivery: TimerDelivery) -> Option<Fired> {
+    pub fn take(&self, delivery: TimerDelivery) -> Option<Fired> {
+        self.set.take(delivery)
+    }
+}
+
+#[cfg(test)]
+impl Timers {
+    /// As [`TimerSet::set_at`].
+    pub(crate) fn set_at(&self, due: u64, period: u64) -> Result<TimerId, TimerError> {
+        self.set.set_at(due, period)
+    }
+}
+
+impl TimerSet {
+    /// Timers that the loop hands over in their order to what it reads.
+    pub(crate) fn new(
+        hub: Arc<TimerHub>,
+        slots: Arc<Slots>,
+        capacity: usize,
+    ) -> Result<Self, TimerError> {
+        Self::with(hub, slots, capacity, Way::InOrder)
+    }
+
+    fn with(
+        hub: Arc<TimerHub>,
+        slots: Arc<Slots>,
+        capacity: usize,
+        way: Way,
+    ) -> Result<Self, TimerError> {
+        if capacity == 0 || capacity > USER_TIMERS_MAX_CEILING {
+            return Err(TimerError::Capacity {
+                value: capacity,
+                max: USER_TIMERS_MAX_CEILING,
+            });
+        }
+        let queue = hub.add(slots, capacity, way)?;
+        Ok(Self { queue })
+    }
+
+    /// Tells the timers of this set from those of others.
+    pub(crate) fn id(&self) -> u32 {
+        self.queue.id
+    }
+
+    pub(crate) fn after(&self, delay: Duration) -> Result<TimerId, TimerError> {
+        self.set(delay, Duration::ZERO)
+    }
+
+    pub(crate) fn every(&self, period: Duration) -> Result<TimerId, TimerError> {
+        if period.is_zero() {
+            return Err(TimerError::Duration(period));
+        }
+        self.set(period, period)
+    }
+
+    pub(crate) fn cancel(&self, timer: TimerId) -> bool {
+        let queue = &*self.queue;
+        let mut inner = queue.lock();
+        let known = timer.queue == queue.id && inner.is_current(timer.index, timer.generation);
+        if known {
+            queue.free(&mut inner, timer.index);
+            drop(inner);
+            queue.ask();
+        }
+        known
+    }
+
+    fn len(&self) -> usize {
+        let inner = self.queue.lock();
+        inner.plans.iter().filter(|plan| plan.is_set).count()
+    }
+
+    /// Opens a delivery; `None` if the timer was cancelled meanwhile.
+    ///
+    /// # Panics
+    ///
+    /// If the delivery is of other timers.
+    pub(crate) fn take(&self, mut delivery: TimerDelivery) -> Option<Fired> {
         assert!(
             Arc::ptr_eq(&self.queue, &delivery.queue),
             "the delivery is of queue {}, not of {}",
@@ -310,7 +375,7 @@ impl Timers {
     pub(crate) fn set_at(&self, due: u64, period: u64) -> Result<TimerId, TimerError> {
         let queue = &*self.queue;
         let mut inner = queue.lock();
-        if inner.sender.is_none() {
+        if inner.way.is_none() {
             return Err(TimerError::Stopped);
         }
         let index = inner.take_free(queue.capacity)?;
@@ -329,7 +394,7 @@ impl Timers {
     }
 }
 
-impl Drop for Timers {
+impl Drop for TimerSet {
     fn drop(&mut self) {
         self.queue.hub.remove(&self.queue);
     }
@@ -343,6 +408,13 @@ pub struct TimerDelivery {
     queue: Arc<TimerQueue>,
     index: u32,
     opened: bool,
+}
+
+impl TimerDelivery {
+    /// The set that the timer belongs to.
+    pub(crate) fn set_id(&self) -> u32 {
+        self.queue.id
+    }
 }
 
 impl Drop for TimerDelivery {
@@ -408,10 +480,19 @@ struct Inner {
     free: Vec<u32>,
     /// Cells whose plan the loop has not seen, each once.
     changes: Vec<u32>,
-    /// The other end of the channel; `None` once the service has stopped.
-    sender: Option<Sender<TimerDelivery>>,
+    /// Where what has expired goes; `None` once the service has stopped.
+    way: Option<Way>,
     /// The [`Timers`] was dropped.
     gone: bool,
+}
+
+/// Where what has expired goes.
+#[derive(Clone, Debug)]
+enum Way {
+    /// Into a channel of its own, at once.
+    Channel(Sender<TimerDelivery>),
+    /// Behind what the loop has read before.
+    InOrder,
 }
 
 /// What a cell's timer is to do. Times are in nanoseconds since the start of the clock.
@@ -558,8 +639,8 @@ impl TimerHub {
             std::mem::take(&mut *list)
         };
         for queue in list {
-            let sender = queue.lock().sender.take();
-            drop(sender);
+            let way = queue.lock().way.take();
+            drop(way);
         }
     }
 
@@ -567,7 +648,7 @@ impl TimerHub {
         self: Arc<Self>,
         slots: Arc<Slots>,
         capacity: usize,
-        sender: Sender<TimerDelivery>,
+        way: Way,
     ) -> Result<Arc<TimerQueue>, TimerError> {
         let hub = Arc::clone(&self);
         let mut list = self.lock();
@@ -583,7 +664,7 @@ impl TimerHub {
             plans: Vec::new(),
             free: Vec::new(),
             changes: Vec::new(),
-            sender: Some(sender),
+            way: Some(way),
             gone: false,
         };
         let queue = Arc::new(TimerQueue {
@@ -604,12 +685,12 @@ impl TimerHub {
     /// Takes a queue off the list, and has the loop forget it.
     fn remove(&self, queue: &Arc<TimerQueue>) {
         self.lock().retain(|other| !Arc::ptr_eq(other, queue));
-        let sender = {
+        let way = {
             let mut inner = queue.lock();
             inner.gone = true;
-            inner.sender.take()
+            inner.way.take()
         };
-        drop(sender);
+        drop(way);
         queue.ask();
     }
 

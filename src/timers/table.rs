@@ -6,9 +6,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use crossbeam_channel::{Sender, TrySendError};
-
-use super::{NANOS_PER_TICK, Plan, TimerDelivery, TimerHub, TimerQueue, note, tick_of};
+use super::{NANOS_PER_TICK, Plan, TimerDelivery, TimerHub, TimerQueue, Way, note, tick_of};
 use crate::{
     clock::Tick,
     limits::COMMANDS_PER_TURN,
@@ -34,7 +32,7 @@ pub(crate) struct TimerTable {
 
 struct Entry {
     queue: Arc<TimerQueue>,
-    sender: Sender<TimerDelivery>,
+    way: Way,
     /// By the index of the cell.
     armed: Vec<Option<Armed>>,
 }
@@ -94,25 +92,21 @@ impl TimerTable {
         }
     }
 
-    /// A timer of the wheel has expired.
+    /// A timer of the wheel has expired. What comes back is to be handed over behind what was read.
     pub(crate) fn fire<T: From<UserTimer>>(
         &mut self,
         now: Tick,
         timer: UserTimer,
         wheel: &mut Wheel<T>,
-    ) {
-        let Some(entry) = self.queues.get_mut(&timer.queue) else {
-            return;
-        };
-        let Some(place) = entry.armed.get_mut(timer.index as usize) else {
-            return;
-        };
+    ) -> Option<TimerDelivery> {
+        let entry = self.queues.get_mut(&timer.queue)?;
+        let place = entry.armed.get_mut(timer.index as usize)?;
         let Some(mut armed) = place
             .take()
             .filter(|one| one.generation == timer.generation)
         else {
             debug_assert!(false, "{timer:?} is on the wheel and not armed");
-            return;
+            return None;
         };
         let now = now.saturating_mul(NANOS_PER_TICK);
         // Those that a pause of the process has swallowed are counted.
@@ -122,7 +116,7 @@ impl TimerTable {
         };
         if !entry.queue.cell(timer.index).count(timer.generation, count) {
             // It was cancelled, and the change is still to be seen.
-            return;
+            return None;
         }
         if armed.period > 0 {
             let passed = count.saturating_mul(armed.period);
@@ -130,7 +124,7 @@ impl TimerTable {
             armed.key = wheel.insert(tick_of(armed.due), timer.into());
             *place = Some(armed);
         }
-        entry.deliver(timer.index);
+        entry.deliver(timer.index)
     }
 
     /// Takes in the queues that have come. False if somebody holds what is needed for it.
@@ -147,13 +141,13 @@ impl TimerTable {
                 all = false;
                 continue;
             };
-            let Some(sender) = inner.sender.clone() else {
+            let Some(way) = inner.way.clone() else {
                 continue;
             };
             drop(inner);
             let entry = Entry {
                 queue: Arc::clone(queue),
-                sender,
+                way,
                 armed: Vec::new(),
             };
             self.queues.insert(queue.id, entry);
@@ -221,23 +215,27 @@ impl Entry {
         }
     }
 
-    /// Puts the index of a cell into the channel, unless it is there.
-    fn deliver(&self, index: u32) {
+    /// Sends the index of a cell on its way, unless it is under way: into the channel, or back.
+    fn deliver(&self, index: u32) -> Option<TimerDelivery> {
         if self.queue.cell(index).queued.swap(true, Ordering::AcqRel) {
-            return;
+            return None;
         }
         let delivery = TimerDelivery {
             queue: Arc::clone(&self.queue),
             index,
             opened: false,
         };
-        match self.sender.try_send(delivery) {
-            Ok(()) => {}
-            Err(TrySendError::Full(mut delivery) | TrySendError::Disconnected(mut delivery)) => {
-                // The queue was dropped; that is still to be seen. Nobody counts what was in it.
-                delivery.opened = true;
+        match &self.way {
+            Way::InOrder => return Some(delivery),
+            Way::Channel(sender) => {
+                if let Err(error) = sender.try_send(delivery) {
+                    // The queue was dropped; that is still to be seen. What was in it is not
+                    // counted.
+                    error.into_inner().opened = true;
+                }
             }
         }
+        None
     }
 }
 

@@ -207,7 +207,7 @@ fn dropped_timers_leave_the_wheel() {
 fn the_loop_does_not_wait() {
     let mut bench = Bench::new(2);
     let timer = bench.after(MS);
-    let queue = Arc::clone(&bench.timers.queue);
+    let queue = Arc::clone(&bench.timers.set.queue);
     let locked = queue.lock();
     bench.turn(1);
     drop(locked);
