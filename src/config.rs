@@ -226,9 +226,9 @@ impl Config {
     ///
     /// Besides what the system needs for it, and besides messages, which the
     /// [budget](Self::memory_budget) bounds, a connection takes about 0.2 KiB of memory until
-    /// something happens on it, 1 KiB while it is used, and 0.5 KiB when nothing has moved for some
-    /// seconds. About 0.25 KiB of that are kept when it has gone, for those that come later. Each
-    /// possible connection takes 16 bytes from the start.
+    /// something happens on it, 1 to 2.5 KiB while it is used, and 0.5 KiB when nothing has moved
+    /// for some seconds. About 0.25 KiB of that are kept when it has gone, for those that come
+    /// later. Each possible connection takes 16 bytes from the start.
     #[must_use]
     pub fn max_peers(self, count: usize) -> Self {
         Self {

@@ -4,13 +4,13 @@
 //! be calls without end, marks are few: where they become too many, neighbours share one, and the
 //! more so the longer ago they were, because what is not acknowledged is what was written last. So
 //! a sum over the last marks is never too small, and too large by one mark at the most, which is
-//! one call for what is recent and up to half of what came after it otherwise.
+//! one call for what is recent and up to two thirds of what came after it otherwise.
 
 use crate::ledger::Traffic;
 
 /// Marks kept at most, after the oldest were joined, and those of the latest calls among them.
-const MARKS_MAX: usize = 64;
-const MARKS_LEFT_MAX: usize = 40;
+const MARKS_MAX: usize = 128;
+const MARKS_LEFT_MAX: usize = 48;
 const MARKS_APART: usize = 8;
 /// The system has no larger buffer, so nothing before that can be without an acknowledgement. What
 /// is beyond its usual bounds shares one mark.
@@ -98,41 +98,39 @@ impl Writes {
     /// Joins marks until few are left.
     #[cold]
     fn thin(&mut self) {
-        for quarters in 0.. {
-            let (kept, count) = self.join(1 << quarters);
-            if count <= MARKS_LEFT_MAX {
-                self.marks.clear();
-                self.marks.extend(kept[..count].iter().rev());
-                return;
-            }
+        let mut quarters = 1;
+        while self.marks.len() > MARKS_LEFT_MAX {
+            self.join(quarters);
+            quarters *= 2;
         }
     }
 
-    /// The marks, newest first, joined to at most so many quarters of what came after them.
-    fn join(&self, quarters: u64) -> ([Mark; MARKS_MAX], usize) {
-        let mut kept = [Mark::default(); MARKS_MAX];
-        // How many there are, what all of them wrote, and what came after the last of them.
-        let (mut count, mut reach, mut after) = (0, 0, 0);
-        for mark in self.marks.iter().rev() {
+    /// Joins marks up to so many quarters of what came after them, from the newest on.
+    fn join(&mut self, quarters: u64) {
+        // Those from `first` on are done with: what all of them wrote, and all but the first.
+        let (mut first, mut reach, mut after) = (self.marks.len(), 0, 0);
+        for index in (0..self.marks.len()).rev() {
             if reach >= REACH_BYTES {
                 break;
             }
-            let last = kept[..count].last_mut();
+            let mark = self.marks[index];
+            let is_recent = self.marks.len() - first <= MARKS_APART;
+            let last = self.marks.get_mut(first).filter(|_| !is_recent);
             let joined = last.filter(|last| {
                 let size = u64::from(last.size) + u64::from(mark.size);
                 let is_old = size <= after / 4 * quarters || after >= USUAL_BYTES;
-                count > MARKS_APART && is_old && size <= REACH_BYTES
+                is_old && size <= REACH_BYTES
             });
             if let Some(last) = joined {
-                last.join(*mark);
+                last.join(mark);
             } else {
                 after = reach;
-                kept[count] = *mark;
-                count += 1;
+                first -= 1;
+                self.marks[first] = mark;
             }
             reach += u64::from(mark.size);
         }
-        (kept, count)
+        self.marks.drain(..first);
     }
 }
 
@@ -204,7 +202,7 @@ mod tests {
             for waits in [1, 10_000, 500_000, 5_000_000] {
                 let exact = (waits as u64).div_ceil(size as u64);
                 let told = writes.unconfirmed(waits as u64, all).messages;
-                let most = exact + exact / 2 + 1;
+                let most = exact + exact * 2 / 3 + 1;
                 assert!((exact..=most).contains(&told), "{size}: {told} for {exact}");
             }
         }
