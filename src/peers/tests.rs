@@ -115,6 +115,11 @@ impl Peers {
         );
     }
 
+    /// The connections that ended, the newest first.
+    pub(crate) fn newest_closed(&self) -> impl Iterator<Item = &ClosedRow> {
+        self.closed.iter().rev()
+    }
+
     /// How much was read of a peer and not released.
     pub(crate) fn in_flight(&self, id: PeerId) -> Option<Traffic> {
         let seat = self.seats.look(id.index() as usize);

@@ -123,7 +123,8 @@ impl Client {
     fn go_on(&mut self, world: &mut World, index: usize) {
         self.read(world, index);
         let conn = &world.conns[index];
-        let over = conn.sent.is_empty() && conn.server_fin && (self.reads(world) || conn.aborted);
+        let all_taken = conn.sent.is_empty() && conn.queue.is_empty();
+        let over = all_taken && conn.server_fin && (self.reads(world) || conn.aborted);
         if conn.refused || conn.rst || conn.aborted || over {
             world.say(|| format!("client leaves conn {index}"));
             if over && !self.ended {
@@ -333,6 +334,7 @@ pub(super) fn check_received(
     let mut at = 0;
     while let Some((frame, size)) = decoder.decode(&conn.got[at..]).expect("whole frames") {
         at += size;
+        conn.received += u64::from(!frame.message_type.is_protocol());
         assert!(conn.bye.is_none(), "conn {index}: a frame behind BYE");
         match frame.message_type {
             MessageType::BYE => conn.bye = Some(Bye::parse(frame.payload).unwrap().code),

@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    collections::HashMap,
     rc::Rc,
     sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, Instant},
@@ -12,13 +13,13 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use super::{
     alarms::Alarms,
     askers::Asker,
-    clients::{Client, Kind},
+    clients::{Client, Kind, check_received},
     random::Random,
     settings::Settings,
     subscribers::{Subscriber, note_refused},
     turns::{Turns, check_told},
     watchers::Watchers,
-    world::{Rates, SimNet, World},
+    world::{Rates, SimNet, System, World},
 };
 use crate::{
     balance::{Balance, Cut},
@@ -43,6 +44,8 @@ use crate::{
 /// What happens rarely is drawn apart from the rest. Of the seeds that have a test of their own
 /// none is a run in which it does.
 const RARE_SALT: u64 = 0x5EED_0004;
+/// And so is what systems have for a connection.
+const SYSTEM_SALT: u64 = 0x5EED_0005;
 
 pub(super) struct Run {
     world: Rc<RefCell<World>>,
@@ -66,6 +69,8 @@ pub(super) struct Run {
     /// No limit of the service can end a well-behaved connection.
     calm: bool,
     size: Size,
+    /// What the service says of connections that ended: messages written, and unconfirmed.
+    ended: HashMap<PeerId, (u64, u64)>,
     /// All timeouts are set, everybody is healthy and in time, and the process stands still now
     /// and then.
     stops: bool,
@@ -198,6 +203,7 @@ impl Run {
         world.hello_required = rules.hello_required;
         world.payload_max = payload_max;
         world.rare = Random::new(seed ^ RARE_SALT);
+        world.system = System::new(seed ^ SYSTEM_SALT);
         draw_rates(&mut world, calm);
         if stops {
             draw_healthy_people(&mut world);
@@ -287,6 +293,7 @@ impl Run {
             settings,
             calm,
             size,
+            ended: HashMap::new(),
             stops,
         }
     }
@@ -429,6 +436,7 @@ impl Run {
         if looks_at_all {
             self.check_ring();
         }
+        self.note_ended();
         {
             let world = &mut *self.world.borrow_mut();
             Watchers::look(world);
@@ -503,6 +511,37 @@ impl Run {
         );
     }
 
+    /// Keeps what the service says of connections that ended since this was called last.
+    fn note_ended(&mut self) {
+        let ended = &mut self.ended;
+        for row in self.node.peers().newest_closed() {
+            let unconfirmed = row.unconfirmed.expect("the network tells").messages;
+            let told = (row.outbound.messages, unconfirmed);
+            if ended.insert(row.peer, told).is_some() {
+                break;
+            }
+        }
+    }
+
+    /// What was written to a client has reached its system, or is unconfirmed.
+    fn check_sums(world: &mut World, ended: &HashMap<PeerId, (u64, u64)>) {
+        let dressed = world.slots.dress(Frame::new(MessageType(0), b"")).checksum;
+        for index in 0..world.conns.len() {
+            let (handled, conn) = (world.handled, &mut world.conns[index]);
+            // What the client did not take is with its system.
+            conn.got.extend(conn.sent.drain(..));
+            check_received(conn, index, handled, dressed);
+            let Some((written, unconfirmed)) = conn.id.and_then(|id| ended.get(&id)) else {
+                continue;
+            };
+            let received = conn.received;
+            assert!(
+                received <= *written && *written <= received + unconfirmed,
+                "conn {index}: {received} received, {written} written, {unconfirmed} unconfirmed"
+            );
+        }
+    }
+
     /// The list of closed connections has the last ones, and of each reason as many as were counted
     /// if it has them all.
     fn check_ring(&mut self) {
@@ -561,10 +600,11 @@ impl Run {
             let conn = &world.conns[index];
             let inside = conn.id.map(|id| self.node.peers().describe(id));
             panic!(
-                "{:?} client is not served on conn {index}: arrived {} sent {} fin {} \
+                "{:?} client is not served on conn {index}: arrived {} sent {} and {} fin {} \
                  server fin {} closed {} waiting {} dispatch queue {:?} budget {}: {inside:?}",
                 client.kind,
                 conn.arrived.len(),
+                conn.queue.len(),
                 conn.sent.len(),
                 conn.fin,
                 conn.server_fin,
@@ -633,6 +673,7 @@ impl Run {
                 "the stop takes too long"
             );
         }
+        self.note_ended();
         let took = self.world.borrow().now - stopped;
         assert!(
             early || took < 600,
@@ -648,6 +689,7 @@ impl Run {
             hub,
             mut alarms,
             ledger,
+            ended,
             ..
         } = self;
         let stop = node.finish(now).stop;
@@ -676,6 +718,7 @@ impl Run {
                 "conn {index} is closed once: {conn:?}"
             );
         }
+        Self::check_sums(world, &ended);
         let made = world.conns.iter().filter(|conn| !conn.refused).count() as u64;
         let made = made + world.turned_away;
         let given_up = world.conns.iter().filter(|conn| conn.given_up).count() as u64;

@@ -3,6 +3,12 @@
 //! An edge to read is given when bytes come after a read that found the end; an edge to write when
 //! there is room after a write that found none. Nothing reminds of an edge that was lost. Only a
 //! FIN, a RST and urgent bytes make an edge of their own.
+//!
+//! What the server writes waits in its system's buffer until the client's system, which has a
+//! buffer of its own, has acknowledged it. As on Linux (6.18, looked at with a small program) a RST
+//! goes out at once where a socket with unread input is closed, and destroys what its system was
+//! still to send. Where it comes in, it destroys what that system was to send, and leaves what can
+//! be read; one call fails then, reads find the end, and writes fail. Behind a FIN no read fails.
 
 use std::{
     cell::RefCell,
@@ -110,8 +116,12 @@ pub(super) struct Conn {
     rst_error: Option<io::ErrorKind>,
     /// The system gave it up.
     pub(super) given_up: bool,
-    /// Written by the server and not taken by the client.
+    /// Written by the server and not acknowledged: with its system.
+    pub(super) queue: VecDeque<u8>,
+    /// Acknowledged by the client's system, and not taken by the client.
     pub(super) sent: VecDeque<u8>,
+    /// Application messages that the client's system has.
+    pub(super) received: u64,
     pub(super) server_fin: bool,
     pub(super) closed: u32,
     pub(super) aborted: bool,
@@ -125,7 +135,11 @@ pub(super) struct Conn {
     written: bool,
     write_blocked: Option<Tick>,
     pub(super) arrived_max: usize,
+    queue_max: usize,
     sent_max: usize,
+    /// How long bytes are under way to the client, and when the next of them are there.
+    latency: Tick,
+    flows_at: Tick,
     /// Application frames in the order in which the client sent them.
     pub(super) log: Vec<Sent>,
     /// For each subscriber, which of them comes next.
@@ -145,8 +159,30 @@ pub(super) struct Conn {
     pub(super) hostile: bool,
 }
 
+/// What systems have for a connection to a client, drawn apart from the rest.
+pub(super) struct System(Option<Random>);
+
+impl System {
+    /// In some runs a client's system acknowledges just what its program takes.
+    pub(super) fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        Self(random.chance(700).then_some(random))
+    }
+
+    fn sent_max(&mut self) -> usize {
+        let random = self.0.as_mut();
+        random.map_or(0, |random| random.pick(&[0, 50, 3_000, 60_000]))
+    }
+
+    fn latency(&mut self) -> Tick {
+        let random = self.0.as_mut();
+        random.map_or(0, |random| random.pick(&[0, 0, 1, 20]))
+    }
+}
+
 pub(super) struct World {
     pub(super) random: Random,
+    pub(super) system: System,
     /// For what happens in some runs only, so that the others are what they were.
     pub(super) rare: Random,
     pub(super) now: Tick,
@@ -210,6 +246,7 @@ impl World {
     pub(super) fn new(random: Random, slots: Arc<Slots>, registry: Arc<Registry>) -> Self {
         Self {
             random,
+            system: System(None),
             rare: Random::new(0),
             now: 0,
             rates: Rates::default(),
@@ -361,7 +398,9 @@ impl World {
             rst: false,
             rst_error: None,
             given_up: false,
+            queue: VecDeque::new(),
             sent: VecDeque::new(),
+            received: 0,
             server_fin: false,
             closed: 0,
             aborted: false,
@@ -373,7 +412,10 @@ impl World {
             written: false,
             write_blocked: None,
             arrived_max: self.random.pick(&[100, 5_000, 100_000, 400_000]),
-            sent_max: self.random.pick(&[60, 3_000, 100_000]),
+            queue_max: self.random.pick(&[60, 3_000, 100_000]),
+            sent_max: self.system.sent_max(),
+            latency: self.system.latency(),
+            flows_at: 0,
             log: Vec::new(),
             subscribers_at: vec![0; self.subscribers.len()],
             echo_lossy: false,
@@ -436,7 +478,7 @@ impl World {
     pub(super) fn reset(&mut self, index: usize) {
         self.work += 1;
         let drawn = self.random.below(1000);
-        let (purge, given_up) = (drawn < 500, drawn % 4 == 0);
+        let given_up = drawn % 4 == 0;
         let conn = &mut self.conns[index];
         if !conn.rst {
             conn.rst = true;
@@ -445,12 +487,10 @@ impl World {
             conn.rst_error = Some(match drawn % 12 {
                 0 => io::ErrorKind::HostUnreachable,
                 4 | 8 => io::ErrorKind::TimedOut,
+                _ if conn.fin => io::ErrorKind::BrokenPipe,
                 _ => io::ErrorKind::ConnectionReset,
             });
-            conn.sent.clear();
-            if purge {
-                conn.arrived.clear();
-            }
+            conn.queue.clear();
             let all = Ready::READ | Ready::WRITE | Ready::READ_CLOSED | Ready::ERROR;
             self.tell(index, all);
         }
@@ -458,10 +498,27 @@ impl World {
 
     /// The client takes up to `size` bytes.
     pub(super) fn take(&mut self, index: usize, size: usize) -> usize {
+        self.flow(index, size);
         let conn = &mut self.conns[index];
         let size = size.min(conn.sent.len());
         move_bytes(&mut conn.sent, size, &mut conn.got);
+        self.flow(index, 0);
         size
+    }
+
+    /// What is under way to a client gets there, as far as its system has room, or the client takes
+    /// it at once.
+    fn flow(&mut self, index: usize, taking: usize) {
+        let now = self.now;
+        let conn = &mut self.conns[index];
+        let room = conn.sent_max.max(taking).saturating_sub(conn.sent.len());
+        let count = room.min(conn.queue.len());
+        if conn.flows_at > now || count == 0 {
+            return;
+        }
+        conn.sent.extend(conn.queue.drain(..count));
+        conn.flows_at = now + conn.latency;
+        self.work += 1;
     }
 
     // ----- time and events -------------------------------------------------------------------
@@ -551,7 +608,8 @@ impl World {
     pub(super) fn heal(&mut self) {
         self.healed = true;
         for conn in &mut self.conns {
-            conn.sent_max = conn.sent_max.max(100_000);
+            conn.queue_max = conn.queue_max.max(100_000);
+            conn.latency = 0;
             conn.arrived_max = conn.arrived_max.max(100_000);
         }
     }
@@ -602,9 +660,10 @@ impl World {
         for index in looked_at.iter().copied().collect::<Vec<_>>() {
             let split = self.random.chance(self.rates.split);
             let spurious = self.random.chance(rate);
+            self.flow(index, 0);
             let conn = &self.conns[index];
-            let room = conn.sent_max.saturating_sub(conn.sent.len());
-            if conn.write_blocked.is_some_and(|tick| tick <= now) && room * 3 >= conn.sent_max {
+            let room = conn.queue_max.saturating_sub(conn.queue.len());
+            if conn.write_blocked.is_some_and(|tick| tick <= now) && room * 3 >= conn.queue_max {
                 self.set_blocked(index, None);
                 self.tell(index, Ready::WRITE);
             }
@@ -843,7 +902,7 @@ impl Net for SimNet {
             let error = conn.rst_error.take();
             return Err(error.unwrap_or(io::ErrorKind::BrokenPipe).into());
         }
-        let mut count = offered.min(conn.sent_max - conn.sent.len().min(conn.sent_max));
+        let mut count = offered.min(conn.queue_max - conn.queue.len().min(conn.queue_max));
         if short {
             count = world.random.below(count + 1);
         }
@@ -855,10 +914,13 @@ impl Net for SimNet {
         if count == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
+        if conn.queue.is_empty() {
+            conn.flows_at = world.now + conn.latency;
+        }
         let mut left = count;
         for slice in slices {
             let part = left.min(slice.len());
-            conn.sent.extend(&slice[..part]);
+            conn.queue.extend(&slice[..part]);
             left -= part;
         }
         world.work += 1;
@@ -867,14 +929,15 @@ impl Net for SimNet {
 
     fn unacknowledged(&mut self, stream: &SimStream, last: bool) -> Unacknowledged {
         let world = &mut *self.0.borrow_mut();
+        world.flow(stream.0, 0);
         let conn = &world.conns[stream.0];
         match (conn.rst, last) {
             (true, true) => Unacknowledged::Ended {
                 failed: conn.rst_error.is_some(),
-                at_most: conn.sent_max as u64,
+                at_most: conn.queue_max as u64,
             },
             (true, false) => Unacknowledged::Unknown,
-            (false, _) => Unacknowledged::Bytes(conn.sent.len() as u64),
+            (false, _) => Unacknowledged::Bytes(conn.queue.len() as u64),
         }
     }
 
@@ -896,7 +959,7 @@ impl Net for SimNet {
         // Unread input turns the FIN into a RST.
         if abort || !conn.arrived.is_empty() {
             conn.aborted = true;
-            conn.sent.clear();
+            conn.queue.clear();
         }
         world.stale.extend(conn.id);
         world.work += 1;
@@ -932,7 +995,7 @@ impl SimNet {
         assert!(world.read_in_turn < READ_PER_TURN_BYTES, "others wait");
         world.touched.insert(stream.0);
         if conn.arrived.is_empty() {
-            if let Some(error) = conn.rst_error.take() {
+            if let Some(error) = conn.rst_error.take_if(|_| !conn.fin) {
                 return Err(error.into());
             }
             if conn.fin || conn.rst {
