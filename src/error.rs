@@ -200,6 +200,12 @@ impl CloseReason {
             .find(|reason| reason.wire_code() == Some(code))
     }
 
+    /// Whether the side that closes for it reads on until the other side's end: it stops, was asked
+    /// to close, or keeps another connection of the same node.
+    pub(crate) const fn reads_on(self) -> bool {
+        matches!(self, Self::Shutdown | Self::AppClosed | Self::DuplicateNode)
+    }
+
     /// Position in [`ALL`](Self::ALL), for tables of counters.
     pub(crate) fn ordinal(self) -> usize {
         // The list is sorted by code, which the tests check.

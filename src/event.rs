@@ -71,6 +71,19 @@ pub enum Event {
         /// The connection.
         peer: PeerId,
     },
+    /// The peer said BYE: it closes, and sends nothing more. Sends to it are refused as
+    /// [`SendError::Closing`](crate::SendError::Closing) by now. If the code is that of
+    /// [`Shutdown`](crate::CloseReason::Shutdown), [`AppClosed`](crate::CloseReason::AppClosed) or
+    /// [`DuplicateNode`](crate::CloseReason::DuplicateNode), it still reads: what was accepted
+    /// before is written, and what it had sent may be answered. With any other code all of that is
+    /// lost. Comes behind the peer's last message, at most once, and `Closed` follows.
+    ByeReceived {
+        /// The connection.
+        peer: PeerId,
+        /// The code of the BYE; [`CloseReason::from_wire_code`](crate::CloseReason::from_wire_code)
+        /// has its meaning.
+        code: u16,
+    },
     /// The connection ended. Comes once for each `Connected`, after every message of the peer, and
     /// nothing of the peer comes after it.
     Closed(Box<ClosedRow>),
@@ -104,7 +117,8 @@ impl Event {
             | Self::Paused { peer, .. }
             | Self::Resumed { peer }
             | Self::Congested { peer, .. }
-            | Self::Writable { peer } => Some(*peer),
+            | Self::Writable { peer }
+            | Self::ByeReceived { peer, .. } => Some(*peer),
             Self::Closed(row) => Some(row.peer),
             Self::DialFailed { .. } => None,
         }

@@ -373,6 +373,11 @@ impl Handle {
 
     /// Answers a message: the same peer, type and correlation, and a checksum if it had one.
     ///
+    /// A peer that said BYE and still reads, and one that is being closed, are answered until our
+    /// own BYE is due, when sends of other messages are refused as [`SendError::Closing`] already.
+    /// Behind that an answer is refused as `Closing` too, and counted in
+    /// [`ClosedRow::unanswered`](crate::ClosedRow::unanswered).
+    ///
     /// # Errors
     ///
     /// See [`SendError`].
@@ -401,7 +406,11 @@ impl Handle {
             checksum: to.checksum,
             priority: Priority::Normal,
         };
-        self.try_send(to.peer, &message)
+        let owned = self.payload_of(&message)?;
+        let frame = self.frame_of(&message);
+        let slots = self.shared.slots_of(to.peer);
+        let slots = slots.ok_or(SendError::NotConnected)?;
+        slots.send_reply(to.peer, OutFrame { frame, owned })
     }
 
     /// Sends a message to many peers. Never waits for any of them.
@@ -482,15 +491,20 @@ impl Handle {
     /// # Errors
     ///
     /// See [`SendError`]; the batch has the same messages as before. A batch above the outbox's
-    /// limits never fits.
+    /// limits never fits. A batch of replies alone is refused as `Closing` when a
+    /// [`reply`](Self::reply) would be, any other one when a [`send`](Self::send) would be.
     pub fn send_batch(&self, peer: PeerId, batch: &mut OutgoingBatch) -> Result<(), SendError> {
         let slots = self.shared.slots_of(peer);
         let slots = slots.ok_or(SendError::NotConnected)?;
         slots.send_batch(peer, batch.priority, &mut batch.frames)
     }
 
-    /// Closes a connection in order: what was accepted for it is written, then BYE with
-    /// [`CloseReason::AppClosed`](crate::CloseReason::AppClosed). False if there is no such
+    /// Closes a connection in order, within the drain time of 5 s. From now on sends to it are
+    /// refused as [`SendError::Closing`]; what was read before may still be answered
+    /// ([`reply`](Self::reply)). Once that was released by its subscribers and everything accepted
+    /// is written, after half the drain time at the latest, BYE with
+    /// [`CloseReason::AppClosed`](crate::CloseReason::AppClosed) and FIN go out. What the peer
+    /// sends until its own end is delivered, and no longer answered. False if there is no such
     /// connection.
     #[must_use = "false says that the peer was not connected"]
     pub fn close(&self, peer: PeerId) -> bool {
@@ -686,7 +700,9 @@ impl Handle {
 
     /// The connections now. Asks the loop, and waits up to 5 s for its answer; empty if it does not
     /// run, and on the loop's own thread (an inline handler, or a metrics callback with
-    /// [`Dispatch::Inline`](crate::Dispatch::Inline)), where nobody could answer.
+    /// [`Dispatch::Inline`](crate::Dispatch::Inline)), where it could not be answered, and while 64
+    /// other calls wait. The loop makes 512 rows in a turn, so the rows of more connections are not
+    /// of one moment.
     #[must_use]
     pub fn peers(&self) -> Vec<PeerRow> {
         let rows = self.ask_all(Command::Peers);
@@ -1158,7 +1174,9 @@ impl OutgoingBatch {
             correlation: to.correlation(),
             checksum: to.checksum(),
             payload,
-        })
+        })?;
+        self.frames.replies += 1;
+        Ok(())
     }
 
     /// Number of messages.

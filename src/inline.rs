@@ -106,11 +106,17 @@ pub struct Replier<'a> {
     checksum: bool,
     accepted: Traffic,
     refused: u64,
+    /// The BYE is due, and nothing is accepted any more.
+    is_closing: bool,
+    /// Answers refused for that.
+    unanswered: u64,
 }
 
 impl<'a> Replier<'a> {
     pub(crate) fn new(slots: &'a Slots, outbox: &'a mut Outbox, now: Tick, peer: PeerId) -> Self {
         Self {
+            is_closing: false,
+            unanswered: 0,
             slots,
             outbox,
             now,
@@ -140,8 +146,8 @@ impl<'a> Replier<'a> {
     ///   full outbox. An answer that is no longer than its question meets this only if others send
     ///   to the peer too, or the budget is short.
     /// - [`SendError::TooLarge`]: the payload is longer than the peer takes.
-    /// - [`SendError::Closing`], [`SendError::NotConnected`]: the application asked for a close, or
-    ///   the peer may not be sent to yet.
+    /// - [`SendError::Closing`], [`SendError::NotConnected`]: our BYE is due, or the peer may not
+    ///   be sent to yet.
     pub fn reply(&mut self, payload: impl AsRef<[u8]>) -> Result<(), SendError> {
         self.push(&Frame {
             message_type: self.message_type,
@@ -172,6 +178,11 @@ impl<'a> Replier<'a> {
         let frame = &self.slots.dress_for(self.peer, *frame);
         let traffic = Traffic::new(1, frame.encoded_size() as u64);
         let size = frame.payload.len();
+        if self.is_closing {
+            self.refused += 1;
+            self.unanswered += 1;
+            return Err(SendError::Closing);
+        }
         if let Err(error) = self.slots.accept_inline(self.peer, traffic, size) {
             self.refused += 1;
             return Err(error);
@@ -179,6 +190,16 @@ impl<'a> Replier<'a> {
         self.outbox.push_inline(self.now, frame);
         self.accepted.add(traffic);
         Ok(())
+    }
+
+    /// The same for a peer to which nothing more is sent.
+    pub(crate) fn closing(self, is_closing: bool) -> Self {
+        Self { is_closing, ..self }
+    }
+
+    /// Answers that were refused because the BYE is due.
+    pub(crate) fn unanswered(&self) -> u64 {
+        self.unanswered
     }
 
     /// Turns to the next message.

@@ -165,6 +165,12 @@ pub(crate) struct Ledger {
     /// which that is not known.
     pub(crate) unconfirmed: TrafficCounter,
     pub(crate) unconfirmed_unknown: Counter,
+    /// Replies that were refused because our BYE was out.
+    pub(crate) unanswered: Counter,
+    /// Input that came while a connection was being closed, and went to no subscriber.
+    pub(crate) discarded_after_close: TrafficCounter,
+    /// Connections that ended with a loss.
+    pub(crate) closed_with_loss: Counter,
     /// Given to an inline handler; the loop's.
     pub(crate) handled: Counter,
     /// Received, and lost because the dispatcher had ended or hung; the loop's.
@@ -229,6 +235,9 @@ impl Ledger {
             outbound_queued: TrafficCounter::default(),
             unconfirmed: TrafficCounter::default(),
             unconfirmed_unknown: Counter::default(),
+            unanswered: Counter::default(),
+            discarded_after_close: TrafficCounter::default(),
+            closed_with_loss: Counter::default(),
             handled: Counter::default(),
             undelivered: TrafficCounter::default(),
             abandoned: TrafficCounter::default(),
@@ -333,6 +342,9 @@ impl Ledger {
             outbound_queued: self.outbound_queued.get(),
             unconfirmed: self.unconfirmed.get(),
             unconfirmed_unknown: self.unconfirmed_unknown.get(),
+            unanswered: self.unanswered.get(),
+            discarded_after_close: self.discarded_after_close.get(),
+            closed_with_loss: self.closed_with_loss.get(),
             handled: self.handled.get(),
             undelivered: undelivered.messages,
             undelivered_bytes: undelivered.bytes,
@@ -1051,6 +1063,14 @@ pub struct Snapshot {
     pub unconfirmed: Traffic,
     /// Connections that ended and of which it is not known.
     pub unconfirmed_unknown: u64,
+    /// The sum of [`ClosedRow::unanswered`]: replies refused because our BYE was out, in messages.
+    pub unanswered: u64,
+    /// The sum of [`ClosedRow::discarded_after_close`]: input that came while its connection was
+    /// being closed, and that no subscriber got.
+    pub discarded_after_close: Traffic,
+    /// Connections that ended with a loss: messages accepted for sending that were not written, or
+    /// input that no subscriber got. Each is one line of the log, ten a second at most.
+    pub closed_with_loss: u64,
     /// Messages that were given to an inline handler instead.
     pub handled: u64,
     /// Messages that nobody was offered, because the dispatcher had failed.
@@ -1156,10 +1176,13 @@ impl Snapshot {
             (&mut self.outbound_overflowed, other.outbound_overflowed),
             (&mut self.outbound_queued, other.outbound_queued),
             (&mut self.unconfirmed, other.unconfirmed),
+            (&mut self.discarded_after_close, other.discarded_after_close),
         ] {
             sum.add(other);
         }
         self.unconfirmed_unknown += other.unconfirmed_unknown;
+        self.unanswered += other.unanswered;
+        self.closed_with_loss += other.closed_with_loss;
         self.handled += other.handled;
         self.undelivered += other.undelivered;
         self.undelivered_bytes += other.undelivered_bytes;
@@ -1207,8 +1230,8 @@ impl Snapshot {
         self.closed.iter().map(|(_, count)| count).sum()
     }
 
-    /// What may not have reached peers, where that is so.
-    fn write_unconfirmed(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    /// What the ends of connections left open, where they did.
+    fn write_ends(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Traffic { messages, bytes } = self.unconfirmed;
         if bytes > 0 {
             write!(f, "\n  unconfirmed: {messages} messages, {bytes} bytes")?;
@@ -1216,6 +1239,16 @@ impl Snapshot {
         if self.unconfirmed_unknown > 0 {
             let connections = self.unconfirmed_unknown;
             write!(f, "\n  unconfirmed: unknown of {connections} connections")?;
+        }
+        if self.unanswered > 0 {
+            write!(f, "\n  unanswered: {} messages", self.unanswered)?;
+        }
+        let Traffic { messages, bytes } = self.discarded_after_close;
+        if bytes > 0 {
+            write!(
+                f,
+                "\n  discarded after the close: {messages} messages, {bytes} bytes"
+            )?;
         }
         Ok(())
     }
@@ -1323,6 +1356,14 @@ pub struct ClosedRow {
     ///
     /// What was acknowledged has reached the peer's system, and not always its program.
     pub unconfirmed: Option<Traffic>,
+    /// Replies refused as [`SendError::Closing`](crate::SendError::Closing) because our BYE was
+    /// out, in messages: what they would have answered was delivered. Replies that come after the
+    /// end of the connection are refused as `NotConnected`, and are not among them.
+    pub unanswered: u64,
+    /// Input that came while the connection was being closed, and that no subscriber got: bytes of
+    /// application messages, and of what could not be parsed; messages as far as the stream could
+    /// be parsed, so none behind a framing error.
+    pub discarded_after_close: Traffic,
 }
 
 impl ClosedRow {
@@ -1336,6 +1377,41 @@ impl ClosedRow {
     pub(crate) fn has_unconfirmed(&self) -> bool {
         self.unconfirmed
             .is_some_and(|sum| sum != Traffic::default())
+    }
+
+    /// Whether something was lost with the connection: messages accepted for sending, or input.
+    #[must_use]
+    pub fn has_loss(&self) -> bool {
+        let is_lost = self.lost.messages > 0 || self.discarded_after_close.bytes > 0;
+        is_lost || self.has_unconfirmed()
+    }
+
+    /// Whether whole messages were, as far as they could be parsed.
+    pub(crate) fn has_lost_messages(&self) -> bool {
+        let is_lost = self.lost.messages > 0 || self.discarded_after_close.messages > 0;
+        is_lost || self.has_unconfirmed()
+    }
+
+    /// One of which nothing is to be said.
+    #[cfg(test)]
+    pub(crate) fn sample() -> Self {
+        Self {
+            peer: PeerId::new(0, 0, 1),
+            addr: std::net::SocketAddr::from(([10, 0, 0, 1], 1)),
+            link: None,
+            node_id: NodeId::default(),
+            reason: CloseReason::Shutdown,
+            bye_received: None,
+            closed_at: Duration::ZERO,
+            age: Duration::ZERO,
+            inbound: Traffic::default(),
+            outbound: Traffic::default(),
+            lost: Traffic::default(),
+            overflowed: Traffic::default(),
+            unconfirmed: Some(Traffic::default()),
+            unanswered: 0,
+            discarded_after_close: Traffic::default(),
+        }
     }
 }
 
@@ -1388,7 +1464,7 @@ const _: () = assert!(size_of::<StopRow>() <= 320, "as StopReport::peers says");
 impl StopRow {
     /// Who lost something comes first in a report, and last who had nothing to do.
     pub(crate) fn rank(&self) -> u8 {
-        if self.closed.lost.messages > 0 || self.closed.has_unconfirmed() {
+        if self.closed.has_lost_messages() {
             0
         } else if self.held > 0 {
             1
@@ -1422,6 +1498,14 @@ impl std::fmt::Display for StopRow {
             }
             Some(_) => {}
             None => write!(f, ", unconfirmed unknown")?,
+        }
+        if closed.unanswered > 0 {
+            write!(f, ", {} unanswered", closed.unanswered)?;
+        }
+        let discarded = closed.discarded_after_close;
+        if discarded.bytes > 0 {
+            let Traffic { messages, bytes } = discarded;
+            write!(f, ", {messages} discarded after the close ({bytes} bytes)")?;
         }
         write!(f, ": {}", closed.reason)
     }
@@ -1468,10 +1552,12 @@ impl StopReport {
         self.joined
     }
 
-    /// The connections that lost messages that were accepted for sending, as far as they are
-    /// listed.
+    /// The connections that lost messages, as far as they are listed: accepted for sending and not
+    /// written, or of the peer and got by no subscriber.
     pub fn lost(&self) -> impl Iterator<Item = &StopRow> {
-        self.peers.iter().filter(|row| row.closed.lost.messages > 0)
+        self.peers
+            .iter()
+            .filter(|row| row.closed.has_lost_messages())
     }
 
     /// Names all that lost something, some of those that had anything to do, and nobody else.
@@ -1556,7 +1642,7 @@ impl std::fmt::Display for StopReport {
             let overflowed = snapshot.outbound_overflowed.messages;
             write!(f, ", {overflowed} dropped for later ones")?;
         }
-        snapshot.write_unconfirmed(f)?;
+        snapshot.write_ends(f)?;
         self.write_peers(f)
     }
 }

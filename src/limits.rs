@@ -243,6 +243,13 @@ pub(crate) const LIVE_LOOKS_PER_TURN: usize = 1024;
 
 /// Peers and segments that a cut of the ledger looks at in one turn of the loop.
 pub(crate) const CUT_LOOKS_PER_TURN: usize = 1024;
+/// Lists of connections that are being made at a time.
+pub(crate) const ROW_WALKS_MAX: usize = 64;
+/// Rows of the list of connections that a loop makes in a turn.
+pub(crate) const ROWS_PER_TURN: usize = 512;
+/// Peers that a loop looks at in a turn to find the one that is to make room in the budget: a
+/// fraction of a millisecond.
+pub(crate) const HELD_LOOKS_PER_TURN: usize = 4096;
 /// The most segments of one peer that a cut looks at: a message makes one at most, or two if it is
 /// long, and the default outbox takes 65,536 messages.
 pub(crate) const CUT_SEGMENTS_MAX: usize = 1 << 17;
@@ -299,8 +306,10 @@ pub(crate) const TIMERS_LATE_MS: u64 = 10;
 pub(crate) const METRICS_TICK_MS: u64 = 1_000;
 /// Flush and linger of an orderly close after an error, a timeout or a refusal.
 pub(crate) const LINGER_MS: u64 = 500;
-/// Input discarded while a closed connection lingers.
-pub(crate) const LINGER_BYTES_MAX: usize = 64 << 10;
+/// Input of a connection that is looked at once more when the connection is cut off.
+pub(crate) const LAST_READ_BYTES: usize = 256 << 10;
+/// How often it is looked whether the system of a peer has everything that both sides have ended.
+pub(crate) const CONFIRM_LOOK_MS: u64 = 10;
 /// After a peer's FIN: quiet time between its last answer and our FIN.
 pub(crate) const HALF_CLOSE_GRACE_MS: u64 = 250;
 /// Accept back-off after the system ran out of something: first pause, and the longest.

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 
 use crate::{
     balance::{CutAnswer, CutMarker, LoopCut},
@@ -33,13 +33,14 @@ use crate::{
     id::{ListenerId, PeerId},
     idle::{Idle, IdleStrategy},
     lead::Lead,
-    ledger::{ServiceState, Traffic},
+    ledger::{PeerRow, ServiceState, Traffic},
     limits::{
         ACCEPT_BACKOFF_MAX_MS, ACCEPT_BACKOFF_MIN_MS, ACCEPTS_PER_TURN, BLOCK_COPIED_MAX,
         COMMANDS_PER_TURN, CUTS_WAITING_MAX, EVENTS_PER_POLL, METRICS_TICK_MS, READ_PER_TURN_BYTES,
-        SLICES_FEW, SLICES_PER_WRITE, TIMERS_LATE_MS, TIMERS_PER_TURN, WRITE_PER_TURN_BYTES,
+        ROW_WALKS_MAX, SLICES_FEW, SLICES_PER_WRITE, TIMERS_LATE_MS, TIMERS_PER_TURN,
+        WRITE_PER_TURN_BYTES,
     },
-    peers::{Action, CutWalk, Peers, Stop, Timer},
+    peers::{Action, CutWalk, Peers, RowWalk, Stop, Timer},
     quiet::{Quiet, Subject},
     slots::Slots,
     socket::{AcceptFault, Event, Listener, Net},
@@ -81,6 +82,8 @@ pub(crate) struct Node<N: Net> {
     commands: Receiver<Command>,
     /// Cuts of the ledger: the one that is under way, and those that wait for its end.
     cuts: VecDeque<(CutWalk, CutAnswer)>,
+    /// Lists of connections that are being made, likewise.
+    row_walks: VecDeque<(RowWalk, Sender<Vec<PeerRow>>)>,
     timers: TimerTable,
     events: Vec<Event>,
     /// Whether the last poll may have left events behind.
@@ -177,6 +180,7 @@ impl<N: Net> Node<N> {
             poke,
             commands,
             cuts: VecDeque::new(),
+            row_walks: VecDeque::new(),
             timers: TimerTable::new(timers),
             events: Vec::new(),
             more_events: false,
@@ -262,6 +266,7 @@ impl<N: Net> Node<N> {
         if self.is_to_stop() {
             self.begin_stop(now);
         }
+        self.continue_rows(now);
         self.continue_cut(now);
         self.timers.handle_changes(&mut self.peers.wheel);
         self.push_waiting(now);
@@ -318,12 +323,17 @@ impl<N: Net> Node<N> {
 
     fn timeout(&self, now: Tick) -> Option<Duration> {
         let accepts = !self.peers.has_events() && self.listeners.contains(&Accepting::Ready);
-        let busy = self.peers.has_work() || accepts || self.more_events || !self.cuts.is_empty();
+        let busy = self.peers.has_work() || accepts || self.more_events || self.has_walks();
         if busy || self.phase == Phase::Ended {
             return Some(Duration::ZERO);
         }
         let next = self.peers.wheel.next_expiry()?;
         Some(Duration::from_millis(next.saturating_sub(now)))
+    }
+
+    /// Whether something is being made bit by bit, a bit in each turn.
+    fn has_walks(&self) -> bool {
+        !(self.cuts.is_empty() && self.row_walks.is_empty())
     }
 
     fn has_commands(&self) -> bool {
@@ -360,7 +370,10 @@ impl<N: Net> Node<N> {
             };
             match command {
                 // Whoever asked may have given up waiting.
-                Command::Peers(answer) => drop(answer.try_send(self.peers.rows(now.tick))),
+                Command::Peers(answer) if self.row_walks.len() < ROW_WALKS_MAX => {
+                    self.row_walks.push_back((RowWalk::default(), answer));
+                }
+                Command::Peers(answer) => drop(answer),
                 Command::Connect(link) => self.peers.handle_connect(now.tick, *link),
                 Command::Disconnect(link) => self.peers.handle_disconnect(now.tick, link),
                 Command::Resolved(link, addrs) => {
@@ -383,6 +396,19 @@ impl<N: Net> Node<N> {
                     self.peers.reconfigure(now.tick, &config);
                     let _ = answer.try_send(());
                 }
+            }
+        }
+    }
+
+    /// Makes some more rows of a list of connections, and hands it over after the last.
+    fn continue_rows(&mut self, now: Now) {
+        let Some((walk, _)) = self.row_walks.front_mut() else {
+            return;
+        };
+        if self.peers.continue_rows(now.tick, walk) {
+            if let Some((walk, answer)) = self.row_walks.pop_front() {
+                // Whoever asked may have given up waiting.
+                drop(answer.try_send(walk.into_rows()));
             }
         }
     }
@@ -748,6 +774,12 @@ impl<N: Net> Node<N> {
                         let _ = self.net.shutdown(stream);
                     }
                 }
+                Action::Settle(id) => {
+                    self.settle(now, id);
+                    // Its end is told now: nothing is read while an event waits.
+                    self.push_waiting(now);
+                    self.push_notices();
+                }
                 Action::Close { index, abort } => {
                     let place = self.streams.get_mut(index as usize);
                     if let Some(stream) = place.and_then(Option::take) {
@@ -756,6 +788,18 @@ impl<N: Net> Node<N> {
                 }
             }
         }
+    }
+
+    /// Looks what is left unread of a connection before it is closed.
+    fn settle(&mut self, now: Now, id: PeerId) {
+        let mut unread = 0;
+        if let Some(stream) = stream_of(&mut self.streams, id) {
+            let net = &mut self.net;
+            self.peers
+                .handle_last_input(id, |buffer, limit| net.read_last(stream, buffer, limit));
+            unread = net.unread(stream);
+        }
+        self.peers.handle_settled(now.tick, id, unread);
     }
 
     fn connect(&mut self, now: Now, id: PeerId, addr: SocketAddr) {
@@ -838,7 +882,7 @@ impl<N: Net> Node<N> {
                 }
                 Timer::StopDeadline => {
                     self.drain_is_over = true;
-                    self.peers.abort_all(now.tick, CloseReason::Shutdown);
+                    self.peers.end_stop(now.tick);
                     self.run_actions(now);
                     self.push_last();
                 }

@@ -361,11 +361,9 @@ fn subscriptions_yield_what_is_left_and_then_their_end() {
         wait_until("all were read", || {
             service.snapshot().inbound.messages == 1000
         });
-        let report = stop(&mut service);
-        assert!(
-            report.elapsed < Duration::from_secs(5),
-            "waited for who takes nothing: {report}"
-        );
+        // Half of the time is waited for who takes nothing, and what it has stays its own.
+        let report = util::stop_within(&mut service, Duration::from_secs(1));
+        assert_eq!(report.closed_abortive, 0, "{report}");
         assert_eq!(tap.row().queued, 1000);
         for number in 0..1000_u32 {
             assert_eq!(tap.recv().unwrap().payload()[..4], number.to_be_bytes());

@@ -70,6 +70,11 @@ impl Decoder {
         }
     }
 
+    /// The highest length field that is not refused.
+    pub(crate) const fn length_max(&self) -> u32 {
+        self.length_max
+    }
+
     /// The same decoder that also refuses a length field above `length_max`.
     #[must_use]
     pub(crate) const fn with_length_max(self, length_max: u32) -> Self {

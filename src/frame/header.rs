@@ -86,6 +86,16 @@ impl Header {
         self.flags & FLAG_CORRELATION != 0
     }
 
+    /// Whether a frame may begin like this whose length is at most `length_max`. Whether its flags
+    /// fit its type, and its payload the limit, is not looked at.
+    pub(crate) const fn is_plausible(self, length_max: u32) -> bool {
+        let length_min = length_overhead(self.has_correlation(), self.has_checksum());
+        self.version == VERSION
+            && self.flags & !FLAGS_APPLICATION == 0
+            && length_min <= self.length
+            && self.length <= length_max
+    }
+
     /// Bytes of the frame on the wire.
     pub(crate) const fn frame_size(self) -> usize {
         LENGTH_SIZE + self.length as usize

@@ -200,6 +200,11 @@ impl Outbox {
         !self.front.is_empty() && !self.front.is_control && self.has_control()
     }
 
+    /// Bytes that are left of the frame in writing.
+    pub(crate) fn frame_left(&self) -> usize {
+        self.frame_left
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.front.is_empty() && self.lanes().is_none()
     }

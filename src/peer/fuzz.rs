@@ -177,33 +177,35 @@ impl Machine {
     // ----- reading ---------------------------------------------------------------------------
 
     fn read(&mut self, size: usize) {
-        let lingering = matches!(self.peer.state(), State::Lingering { .. });
-        let reads = self.peer.state().takes_input() && !self.paused;
-        if !(reads || lingering) {
+        let reads = self.peer.takes_messages() && !self.paused;
+        if !(reads || self.peer.discards()) {
             return;
         }
         let size = size.min(self.incoming.len());
         let piece: Vec<u8> = self.incoming.drain(..size).collect();
         if piece.is_empty() {
             if self.fin && !self.peer.eof {
-                self.handle_eof(lingering);
+                self.handle_eof();
             }
             return;
         }
         self.peer.handle_moved(self.now, self.receiving());
         self.peer.handle_heard(self.receiving());
-        if lingering {
-            self.gone |= !self.peer.handle_discarded(self.now, piece.len());
-        } else {
+        if self.peer.takes_messages() {
             self.handle_piece(&piece);
+        } else {
+            let before = self.peer.discarded();
+            self.peer.discard(&self.rules, &piece);
+            let most = before.bytes + piece.len() as u64;
+            assert!(self.peer.discarded().bytes <= most);
         }
     }
 
-    fn handle_eof(&mut self, lingering: bool) {
+    fn handle_eof(&mut self) {
         let carries = !self.peer.carry.is_empty();
         let partial = self.peer.handle_eof(self.now);
-        assert_eq!(partial, carries && !lingering);
-        if lingering {
+        assert_eq!(partial, carries);
+        if matches!(self.peer.state(), State::Lingering { .. }) {
             self.gone = true;
         }
         self.check_quiet();
@@ -216,8 +218,11 @@ impl Machine {
         bytes.extend_from_slice(piece);
         let parsed = self.parse(&bytes);
         self.check_parsed(&bytes, &parsed);
-        if self.peer.state().takes_input() && parsed.fault.is_none() {
-            self.peer.carry = bytes[parsed.consumed..].to_vec();
+        let rest = &bytes[parsed.consumed..];
+        if self.peer.takes_messages() && parsed.fault.is_none() {
+            self.peer.carry = rest.to_vec();
+        } else {
+            self.peer.discard(&self.rules, rest);
         }
         self.parsed.add(parsed.traffic());
         if parsed.frames > 0 {
@@ -226,6 +231,9 @@ impl Machine {
         }
         if let Some(fault) = parsed.fault {
             self.handle_fault(fault);
+        }
+        if parsed.said_bye {
+            self.handle_bye();
         }
         self.check_quiet();
         self.end_greeting();
@@ -243,7 +251,7 @@ impl Machine {
             if std::mem::take(&mut self.duplicate) {
                 self.was_duplicate = true;
                 parsed.fault = Some(Fault::Message(CloseReason::DuplicateNode, ""));
-            } else {
+            } else if self.peer.state().takes_input() {
                 self.peer.accept_introduction(self.now, &self.rules);
                 self.admitted = true;
             }
@@ -253,11 +261,27 @@ impl Machine {
     fn handle_fault(&mut self, fault: Fault) {
         self.fault = Some(fault);
         let (now, reason) = (self.now, fault.reason());
-        if reason == CloseReason::AuthFailed && self.dial.is_none() {
-            self.peer.begin_refusal(now, reason);
-        } else if self.peer.state().takes_input() {
-            let released = self.released.bytes;
-            self.peer.begin_stop(now, reason, now + LINGER_MS, released);
+        if !self.peer.state().takes_input() {
+            self.peer.end_reading_on(&self.rules);
+        } else if reason == CloseReason::AuthFailed && self.dial.is_none() {
+            self.peer.begin_refusal(now, &self.rules, reason);
+        } else {
+            self.peer
+                .begin_stop(now, &self.rules, reason, LINGER_MS, false);
+        }
+    }
+
+    fn handle_bye(&mut self) {
+        let code = self.peer.bye_received.expect("it was just said");
+        let State::HalfClosed { reason, .. } = self.peer.state() else {
+            return;
+        };
+        if CloseReason::from_wire_code(code).is_some_and(CloseReason::reads_on) {
+            self.peer.limit_half_closed(self.now, self.rules.drain_ms);
+        } else {
+            self.bye_was_first = true;
+            self.peer.begin_abandon(self.now, &self.rules, reason);
+            self.after_output();
         }
     }
 
@@ -278,7 +302,8 @@ impl Machine {
         }
         self.peer.queue_pong();
         let mut slices = [IoSlice::new(&[]); 4];
-        let filled = self.peer.outbox.fill_slices(&mut slices, 4_000);
+        let offered_max = self.peer.offered_max().min(4_000);
+        let filled = self.peer.outbox.fill_slices(&mut slices, offered_max);
         let offered: Vec<u8> = slices[..filled]
             .iter()
             .flat_map(|slice| slice.iter().copied())
@@ -303,7 +328,7 @@ impl Machine {
     }
 
     fn after_output(&mut self) {
-        if self.peer.outbox.is_empty() {
+        if self.peer.is_written_out() {
             self.peer.handle_all_written();
             let before = self.peer.bye_received.is_some();
             if self.peer.finish_drain(self.now, "why") {
@@ -375,6 +400,11 @@ impl Machine {
                 self.check_deadline(reason);
                 self.begin_close(reason, LINGER_MS);
             }
+            Some(Verdict::Abandon(reason)) => {
+                self.bye_was_first = true;
+                self.peer.begin_abandon(self.now, &self.rules, reason);
+                self.after_output();
+            }
             Some(Verdict::Abort(_) | Verdict::GiveUp | Verdict::Done) => self.gone = true,
             Some(Verdict::CheckQuiet) => self.check_quiet(),
             Some(Verdict::Look) => {
@@ -409,7 +439,8 @@ impl Machine {
         let queued = self.peer.has_output();
         let reason = self.peer.judge_quiet(self.now, self.released, queued);
         if let Some(reason) = reason {
-            assert!(!queued);
+            let stops = matches!(self.peer.state(), State::Stopping { .. });
+            assert!(!queued || stops);
             let drain_ms = self.rules.drain_ms;
             self.begin_close(reason, drain_ms);
         }
@@ -428,7 +459,8 @@ impl Machine {
             return;
         }
         self.bye_was_first |= self.peer.bye_received.is_some();
-        self.peer.begin_drain(self.now, reason, drain_ms);
+        self.peer
+            .begin_drain(self.now, &self.rules, reason, drain_ms);
         self.after_output();
     }
 
@@ -436,9 +468,9 @@ impl Machine {
         self.rules.drain_ms = ms;
         match self.peer.state() {
             State::Open | State::HalfClosed { .. } => {
-                let (reason, deadline) = (CloseReason::Shutdown, self.now + ms);
-                let released = self.released.bytes;
-                self.peer.begin_stop(self.now, reason, deadline, released);
+                let reason = CloseReason::Shutdown;
+                self.peer
+                    .begin_stop(self.now, &self.rules, reason, ms, true);
                 self.check_quiet();
             }
             State::Refused { reason, .. } => self.begin_close(reason, LINGER_MS),
@@ -477,7 +509,7 @@ impl Machine {
 impl Machine {
     fn check(&self) {
         let peer = &self.peer;
-        assert!(peer.carry.is_empty() || peer.state().takes_input());
+        assert!(peer.carry.is_empty() || peer.takes_messages());
         assert_eq!(peer.inbound, self.parsed);
         assert!(self.released.bytes <= peer.read.bytes);
         assert!(peer.read.messages == self.parsed.messages);
@@ -588,7 +620,7 @@ impl Machine {
             let got: Vec<Vec<u8>> = got.map(encoded).collect();
             assert!(sent.starts_with(&got), "out of order");
             assert!(
-                !self.fin_sent || sent.len() == got.len(),
+                !self.fin_sent || self.peer.abandoned || sent.len() == got.len(),
                 "lost before a FIN"
             );
         }

@@ -9,6 +9,7 @@
 //! [`set_reading`](Peer::set_reading), that of everybody by a time of receiving that lags behind.
 //! The methods that take bytes get the time of receiving; all others get the time.
 
+mod discard;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod rest;
@@ -26,6 +27,7 @@ pub(crate) use rest::{Resting, Tally, Untouched};
 use sent::Sent;
 pub(crate) use state::{Bye, State};
 
+use discard::Discarded;
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::{
@@ -35,8 +37,8 @@ use crate::{
     id::{LinkId, MessageType, NodeId, PeerId, PeerIdentity},
     ledger::Traffic,
     limits::{
-        AUTH_DELAY_MS, BEFORE_OK_BYTES_MAX, HALF_CLOSE_GRACE_MS, LENGTH_BEFORE_HELLO_MAX,
-        LINGER_BYTES_MAX, LINGER_MS, PING_SIZE_MAX, TOKEN_SIZE_MAX,
+        AUTH_DELAY_MS, BEFORE_OK_BYTES_MAX, CONFIRM_LOOK_MS, HALF_CLOSE_GRACE_MS,
+        LENGTH_BEFORE_HELLO_MAX, LINGER_MS, PING_SIZE_MAX, TOKEN_SIZE_MAX,
     },
     outbox::Outbox,
     slots::Sums,
@@ -153,9 +155,15 @@ pub(crate) struct Peer {
     before_ok: Option<Box<Parsed>>,
     /// The peer's FIN came.
     pub(crate) eof: bool,
-    /// It gives way to another connection of its node: until the peer's BYE or FIN, or the end of
-    /// the linger, what the peer had sent before it knew is taken in.
+    /// We close, and what the peer sends before it knows is taken in: until its BYE or FIN, or a
+    /// fault. False while the state itself takes input.
     reads_on: bool,
+    /// It reads nothing more: of what is queued only the frame that has begun is finished.
+    abandoned: bool,
+    /// Input that came while we closed and went to no subscriber. Made with the first of it.
+    discarded: Option<Box<Discarded>>,
+    /// Replies of inline handlers that were refused because our BYE was due.
+    pub(crate) unanswered: u64,
     /// The code of its BYE.
     pub(crate) bye_received: Option<u16>,
     /// The beginning of an unfinished frame.
@@ -210,6 +218,8 @@ pub(crate) struct Parsed {
     pub(crate) fault: Option<Fault>,
     /// The peer said who it is.
     pub(crate) introduced: bool,
+    /// The peer said BYE.
+    pub(crate) said_bye: bool,
 }
 
 impl Parsed {
@@ -275,6 +285,8 @@ pub(crate) enum Verdict {
     Close(CloseReason),
     /// To cut off.
     Abort(CloseReason),
+    /// To close in order without what is queued: the peer reads no more, or not in time.
+    Abandon(CloseReason),
     /// A connection that we make was not made in time.
     GiveUp,
     /// To ask what its system has acknowledged.
@@ -323,6 +335,9 @@ impl Peer {
             before_ok: None,
             eof: false,
             reads_on: false,
+            abandoned: false,
+            discarded: None,
+            unanswered: 0,
             bye_received: None,
             carry: Vec::new(),
             outbox: Outbox::default(),
@@ -376,7 +391,8 @@ impl Peer {
         false
     }
 
-    /// The peer that introduced itself is welcome: HELLO is answered, OK opens the connection.
+    /// The peer that introduced itself is welcome: HELLO is answered, OK opens the connection. Not
+    /// to be called while the connection is being closed.
     pub(crate) fn accept_introduction(&mut self, now: Tick, rules: &Rules) {
         match self.state {
             State::Greeting { .. } => self.set_state(now, State::Open),
@@ -508,6 +524,7 @@ impl Peer {
             (MessageType::BYE, _) => match frame::Bye::parse(frame.payload) {
                 Ok(bye) => {
                     self.bye_received = Some(bye.code);
+                    parsed.said_bye = true;
                     if !std::mem::take(&mut self.reads_on) {
                         self.handle_end(now, CloseReason::PeerBye);
                     }
@@ -517,7 +534,7 @@ impl Peer {
             (MessageType::PING, _) if frame.payload.len() > PING_SIZE_MAX => {
                 return wrong("PING is longer than 64 bytes");
             }
-            (MessageType::PING, _) if self.reads_on => {}
+            (MessageType::PING, _) if self.is_closing() => {}
             (MessageType::PING, _) => self.pong = Some(frame.payload.into()),
             (MessageType::PONG, _) => {}
             _ => return wrong("unknown protocol message"),
@@ -626,8 +643,29 @@ impl Peer {
             State::HalfClosed {
                 reason,
                 quiet_since: None,
+                deadline: None,
             },
         );
+    }
+
+    /// Bounds how long what is queued for a peer that said BYE may take.
+    pub(crate) fn limit_half_closed(&mut self, now: Tick, drain_ms: u64) {
+        if let State::HalfClosed {
+            reason,
+            quiet_since,
+            deadline: None,
+        } = self.state
+        {
+            let deadline = Some(now.saturating_add(drain_ms));
+            self.set_state(
+                now,
+                State::HalfClosed {
+                    reason,
+                    quiet_since,
+                    deadline,
+                },
+            );
+        }
     }
 
     /// Says whether we read, which the deadlines about receiving depend on.
@@ -730,17 +768,40 @@ impl Peer {
 
     /// Whether a write could make progress.
     pub(crate) fn has_output(&self) -> bool {
-        !self.outbox.is_empty() || self.pong.is_some()
+        !self.is_written_out() || self.pong.is_some()
     }
 
-    /// Begins an orderly close: what is queued goes out, then BYE and FIN.
-    pub(crate) fn begin_drain(&mut self, now: Tick, reason: CloseReason, drain_ms: u64) {
+    /// Whether all of the outbox was written that is to be.
+    pub(crate) fn is_written_out(&self) -> bool {
+        self.outbox.is_empty() || (self.abandoned && self.outbox.frame_left() == 0)
+    }
+
+    /// Bytes to offer to the socket at most.
+    pub(crate) fn offered_max(&self) -> usize {
+        if self.abandoned {
+            self.outbox.frame_left()
+        } else {
+            usize::MAX
+        }
+    }
+
+    /// Begins an orderly close: what is queued goes out, then BYE and FIN. Input goes on to be
+    /// taken in if it was meant to be in spite of the close, and is discarded otherwise.
+    pub(crate) fn begin_drain(
+        &mut self,
+        now: Tick,
+        rules: &Rules,
+        reason: CloseReason,
+        drain_ms: u64,
+    ) {
         let says = reason.wire_code().is_some() && self.bye_received.is_none();
         let bye = if says { Bye::Due } else { Bye::Never };
         self.pong = None;
-        self.carry = Vec::new();
         self.frame_since = None;
         self.first_frame_since = None;
+        if !self.reads_on {
+            self.discard_carry(rules);
+        }
         let deadline = now.saturating_add(drain_ms);
         self.set_state(
             now,
@@ -752,29 +813,30 @@ impl Peer {
         );
     }
 
-    /// Begins to close likewise, for another connection of the same node. The peer does not know
-    /// yet, and has written what is to be lost no more than what it writes there.
-    pub(crate) fn begin_giving_way(&mut self, now: Tick, reason: CloseReason, drain_ms: u64) {
-        let carry = std::mem::take(&mut self.carry);
-        self.begin_drain(now, reason, drain_ms);
-        self.carry = carry;
-        self.reads_on = !self.eof;
+    /// Begins to close without what is queued: the peer reads no more. The frame that has begun is
+    /// finished, so that what it got are whole frames, and FIN follows.
+    pub(crate) fn begin_abandon(&mut self, now: Tick, rules: &Rules, reason: CloseReason) {
+        debug_assert!(self.bye_received.is_some(), "it said that it reads no more");
+        self.abandoned = true;
+        self.begin_drain(now, rules, reason, LINGER_MS);
     }
 
     /// Nothing that still comes is wanted.
-    pub(crate) fn end_reading_on(&mut self) {
+    pub(crate) fn end_reading_on(&mut self, rules: &Rules) {
         self.reads_on = false;
-        self.carry = Vec::new();
+        self.discard_carry(rules);
     }
 
-    /// Reads nothing more, and waits until everything delivered is answered. What had half-closed
-    /// the connection stays the reason.
+    /// Begins to close as soon as what was read until now is released, after half of the time given
+    /// at the latest. What had half-closed the connection stays the reason. What still comes is
+    /// taken in if it `reads_on`, and else discarded.
     pub(crate) fn begin_stop(
         &mut self,
         now: Tick,
+        rules: &Rules,
         reason: CloseReason,
-        deadline: Tick,
-        released: u64,
+        drain_ms: u64,
+        reads_on: bool,
     ) {
         let reason = match self.state {
             State::HalfClosed { reason, .. } => reason,
@@ -786,17 +848,53 @@ impl Peer {
             | State::Draining { .. }
             | State::Lingering { .. } => reason,
         };
-        self.carry = Vec::new();
         self.frame_since = None;
         self.first_frame_since = None;
+        self.reads_on = reads_on && !self.eof && self.bye_received.is_none();
+        if !self.reads_on {
+            self.discard_carry(rules);
+        }
         self.set_state(
             now,
             State::Stopping {
                 reason,
-                progress: (now, released),
-                deadline,
+                mark: self.read,
+                bye_due: now.saturating_add(drain_ms / 2),
+                deadline: now.saturating_add(drain_ms),
             },
         );
+    }
+
+    /// Counts bytes that came and that no subscriber gets.
+    pub(crate) fn discard(&mut self, rules: &Rules, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            let discarded = self.discarded.get_or_insert_default();
+            discarded.add(bytes, rules.decoder.length_max());
+        }
+    }
+
+    /// Counts the beginning of a frame that was to be kept.
+    pub(crate) fn discard_carry(&mut self, rules: &Rules) {
+        let carry = std::mem::take(&mut self.carry);
+        self.discard(rules, &carry);
+    }
+
+    /// Counts bytes that came and were not looked at.
+    pub(crate) fn discard_unseen(&mut self, bytes: u64) {
+        if bytes > 0 {
+            self.discarded.get_or_insert_default().add_unseen(bytes);
+        }
+    }
+
+    /// What comes from now on cannot be parsed.
+    pub(crate) fn lose_framing(&mut self) {
+        self.discarded.get_or_insert_default().lose_framing();
+    }
+
+    /// Input that came while we closed and that no subscriber got.
+    pub(crate) fn discarded(&self) -> Traffic {
+        let discarded = self.discarded.as_ref();
+        discarded.map_or_else(Traffic::default, |discarded| discarded.sum())
     }
 
     /// To be called when the outbox is empty: queues the BYE that is due. True when there is
@@ -831,44 +929,67 @@ impl Peer {
 
     /// The FIN is out. True if the peer's was there before, so that nothing is left to wait for.
     pub(crate) fn begin_linger(&mut self, now: Tick) -> bool {
-        let State::Draining { reason, .. } = self.state else {
+        let State::Draining {
+            reason, deadline, ..
+        } = self.state
+        else {
             unreachable!(
                 "a FIN is sent at the end of draining, not in {:?}",
                 self.state
             );
         };
-        let deadline = now.saturating_add(LINGER_MS);
+        let briefly = now.saturating_add(LINGER_MS);
+        // A peer that is not at fault has the rest of the drain time to end its side, and its
+        // system to take what was written.
+        let deadline = if reason.reads_on() || self.eof {
+            deadline.max(briefly)
+        } else {
+            briefly
+        };
+        let look_at = None;
         self.set_state(
             now,
             State::Lingering {
                 reason,
                 deadline,
-                left: LINGER_BYTES_MAX,
+                look_at,
             },
         );
         self.eof
     }
 
-    /// Discards input that came while the connection is closing. False when it was enough.
-    pub(crate) fn handle_discarded(&mut self, now: Tick, bytes: usize) -> bool {
-        let State::Lingering {
-            reason,
-            deadline,
-            left,
-        } = self.state
-        else {
-            return true;
-        };
-        let left = left.saturating_sub(bytes);
-        self.set_state(
-            now,
+    /// Both FINs are there, and the peer's system may not have everything. False if that is not to
+    /// be waited for any longer.
+    pub(crate) fn await_confirmation(&mut self, now: Tick) -> bool {
+        match self.state {
             State::Lingering {
-                reason,
-                deadline,
-                left,
-            },
-        );
-        left > 0
+                reason, deadline, ..
+            } if self.eof && now < deadline => {
+                let look_at = Some(now.saturating_add(CONFIRM_LOOK_MS));
+                self.set_state(
+                    now,
+                    State::Lingering {
+                        reason,
+                        deadline,
+                        look_at,
+                    },
+                );
+                true
+            }
+            State::Connecting { .. }
+            | State::Greeting { .. }
+            | State::Open
+            | State::Refused { .. }
+            | State::HalfClosed { .. }
+            | State::Stopping { .. }
+            | State::Draining { .. }
+            | State::Lingering { .. } => false,
+        }
+    }
+
+    /// Whether it is over but for what the peer's system may not have.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.eof && matches!(self.state, State::Lingering { .. })
     }
 
     /// Whether everything is quiet; called when that may have changed. `None`: not yet; `Some` is
@@ -879,45 +1000,30 @@ impl Peer {
         released: Traffic,
         queued: bool,
     ) -> Option<CloseReason> {
-        let in_flight = self.in_flight(released).bytes > 0;
         match self.state {
             State::HalfClosed {
                 reason,
                 quiet_since,
+                deadline,
             } => {
+                let in_flight = self.in_flight(released).bytes > 0;
                 let quiet_since = (!in_flight && !queued).then_some(quiet_since.unwrap_or(now));
                 self.set_state(
                     now,
                     State::HalfClosed {
                         reason,
                         quiet_since,
-                    },
-                );
-                quiet_since
-                    .filter(|since| now - since >= HALF_CLOSE_GRACE_MS)
-                    .map(|_| reason)
-            }
-            State::Stopping {
-                reason,
-                progress: (since, before),
-                deadline,
-            } => {
-                let progress = if released.bytes > before {
-                    (now, released.bytes)
-                } else {
-                    (since, before)
-                };
-                self.set_state(
-                    now,
-                    State::Stopping {
-                        reason,
-                        progress,
                         deadline,
                     },
                 );
-                // A subscriber that lets nothing go for a while will not answer any more.
-                let waited = now - progress.0 >= HALF_CLOSE_GRACE_MS;
-                (!queued && (!in_flight || waited)).then_some(reason)
+                quiet_since
+                    .filter(|since| now - since >= self.grace_ms())
+                    .map(|_| reason)
+            }
+            State::Stopping { reason, mark, .. } => {
+                let is_released =
+                    released.bytes >= mark.bytes && released.messages >= mark.messages;
+                is_released.then_some(reason)
             }
             State::Connecting { .. }
             | State::Greeting { .. }
@@ -925,6 +1031,17 @@ impl Peer {
             | State::Refused { .. }
             | State::Draining { .. }
             | State::Lingering { .. } => None,
+        }
+    }
+
+    /// How long a half-closed connection waits for late answers. There are none for a peer that
+    /// said BYE and never asked.
+    fn grace_ms(&self) -> u64 {
+        let may_be_answered = self.bye_received.is_none() || self.inbound.messages > 0;
+        if may_be_answered {
+            HALF_CLOSE_GRACE_MS
+        } else {
+            0
         }
     }
 
@@ -957,22 +1074,22 @@ impl Peer {
                 self.heartbeat(rules).map(|(tick, _)| tick),
             ]
             .map(|deadline| deadline.map(|tick| tick.saturating_add(lag))),
-            State::HalfClosed { quiet_since, .. } => {
-                [after(quiet_since, HALF_CLOSE_GRACE_MS), None, None, None]
+            State::HalfClosed {
+                quiet_since,
+                deadline,
+                ..
+            } => {
+                let grace = quiet_since.map(|since| end_of(since, self.grace_ms()));
+                [grace, deadline, None, None]
             }
-            State::Stopping {
-                progress, deadline, ..
-            } => [
-                after(Some(progress.0), HALF_CLOSE_GRACE_MS),
-                Some(deadline),
-                None,
-                None,
-            ],
+            State::Stopping { bye_due, .. } => [Some(bye_due), None, None, None],
             State::Connecting { deadline }
             | State::Greeting { deadline }
             | State::Refused { deadline, .. }
-            | State::Draining { deadline, .. }
-            | State::Lingering { deadline, .. } => [Some(deadline), None, None, None],
+            | State::Draining { deadline, .. } => [Some(deadline), None, None, None],
+            State::Lingering {
+                deadline, look_at, ..
+            } => [Some(deadline), look_at, None, None],
         };
         ends.into_iter().chain([stall]).flatten().min()
     }
@@ -1019,16 +1136,21 @@ impl Peer {
             State::Refused { reason, deadline } => {
                 (now >= deadline).then_some(Verdict::Close(reason))
             }
+            State::HalfClosed {
+                reason, deadline, ..
+            } if deadline.is_some_and(|deadline| now >= deadline) => Some(Verdict::Abandon(reason)),
             State::HalfClosed { .. } => Some(Verdict::CheckQuiet),
             State::Stopping {
-                reason, deadline, ..
-            } if now >= deadline => Some(Verdict::Close(reason)),
-            State::Stopping { .. } => Some(Verdict::CheckQuiet),
+                reason, bye_due, ..
+            } => (now >= bye_due).then_some(Verdict::Close(reason)),
             State::Draining {
                 reason, deadline, ..
             } if now >= deadline => Some(Verdict::Abort(reason)),
             State::Draining { .. } => None,
-            State::Lingering { deadline, .. } => (now >= deadline).then_some(Verdict::Done),
+            State::Lingering { deadline, .. } if now >= deadline => Some(Verdict::Done),
+            State::Lingering { look_at, .. } => look_at
+                .is_some_and(|look_at| now >= look_at)
+                .then_some(Verdict::Look),
         }
     }
 
@@ -1063,8 +1185,8 @@ impl Peer {
     }
 
     /// The peer's token is wrong: it is not read any more, and learns of it a little later.
-    pub(crate) fn begin_refusal(&mut self, now: Tick, reason: CloseReason) {
-        self.carry = Vec::new();
+    pub(crate) fn begin_refusal(&mut self, now: Tick, rules: &Rules, reason: CloseReason) {
+        self.discard_carry(rules);
         self.frame_since = None;
         self.first_frame_since = None;
         // `now` was rounded down, and who guesses is not to be answered early.
@@ -1101,9 +1223,17 @@ impl Peer {
         self.state.takes_input() || self.reads_on
     }
 
-    /// Whether they are although the connection is being closed.
-    pub(crate) fn reads_on(&self) -> bool {
-        self.reads_on
+    /// Whether bytes of the peer are read only to be counted.
+    pub(crate) fn discards(&self) -> bool {
+        let closes = match self.state {
+            State::Connecting { .. }
+            | State::Greeting { .. }
+            | State::Open
+            | State::Refused { .. }
+            | State::HalfClosed { .. } => false,
+            State::Stopping { .. } | State::Draining { .. } | State::Lingering { .. } => true,
+        };
+        closes && !self.reads_on
     }
 
     /// Whether the connection is on its way to be closed.

@@ -126,6 +126,9 @@ impl Peer {
             before_ok,
             eof,
             reads_on,
+            abandoned,
+            discarded,
+            unanswered,
             bye_received,
             carry,
             outbox,
@@ -141,7 +144,9 @@ impl Peer {
             && sent.as_ref().is_none_or(|sent| sent.is_at_rest())
             && marks.iter().all(|mark| mark.is_none())
             && pinged.is_none()
-            && !(*ping_waits || *eof || *reads_on)
+            && !(*ping_waits || *eof || *reads_on || *abandoned)
+            && discarded.is_none()
+            && *unanswered == 0
             && before_ok.is_none()
             && bye_received.is_none()
             && carry.capacity() == 0

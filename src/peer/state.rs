@@ -1,6 +1,6 @@
 //! The life of a connection.
 
-use crate::{clock::Tick, error::CloseReason};
+use crate::{clock::Tick, error::CloseReason, ledger::Traffic};
 
 /// Where a connection is in its life.
 ///
@@ -13,22 +13,30 @@ use crate::{clock::Tick, error::CloseReason};
 ///            FIN or BYE of the peer
 ///   Open ------------------------------> HalfClosed
 ///    | \                                   / | quiet for 250 ms
-///    |  \  stop, bad frame    +-----------+  v
-///    |   +------------> Stopping ------> Draining -------> Lingering ------> closed
-///    |                           quiet   ^   |   BYE, FIN      |  FIN, 500 ms, 64 KiB
+///    |  \  stop, close,       +-----------+  v
+///    |   \ bad frame          v
+///    |    +-----------> Stopping ------> Draining -------> Lingering ------> closed
+///    |           released, or half the   ^   |   BYE, FIN      |  FIN, or the deadline
+///    |           drain time              |   |                 |
 ///    +-----------------------------------+   |                 |
-///    | deadline, refusal, close              | deadline        |
+///    | deadline, refusal                     | deadline        |
 ///    |                                       v                 v
 ///    +-------------------------------> closed by RST <---------+
 ///      write stall, reset, I/O error                 I/O error
 /// ```
 ///
 /// A peer with a wrong token goes from `Open` to `Refused`, where it is not read, and after a delay
-/// to `Draining`. A `Greeting` that goes wrong ends as `Open` does.
+/// to `Draining`. A `Greeting` that goes wrong ends as `Open` does. A BYE that says that the peer
+/// reads no more takes `Open` to `Draining`, where only the frame that has begun is finished.
 ///
 /// *Quiet* means: everything read from the peer was released by its subscribers, and everything
-/// that was accepted for it was written. `Draining` is skipped by nobody who closes in order: it
-/// finishes the outbox, says BYE unless the peer closed first, and sends the FIN.
+/// that was accepted for it was written. *Released* is said of what was read before the stop or
+/// close began. `Draining` is skipped by no close in order: it finishes the outbox, says BYE unless
+/// the peer closed first, and sends the FIN.
+///
+/// What becomes of input in the last three states does not follow from the state: after a stop, a
+/// close or a swap of connections of one node it is delivered until the peer's own end, after an
+/// error, a timeout or a refusal it is discarded and counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// We dial, and the connection is not made yet.
@@ -44,15 +52,19 @@ pub(crate) enum State {
         reason: CloseReason,
         /// Since when nothing is in flight and nothing is queued.
         quiet_since: Option<Tick>,
+        /// When what is queued then is given up; only after a BYE.
+        deadline: Option<Tick>,
     },
-    /// The service stops, or the peer broke the protocol: nothing is read, but answers to what was
-    /// delivered still go out.
+    /// The service stops, the application closes, or the peer broke the protocol: answers to what
+    /// was read before that still go out.
     Stopping {
         /// The stop, what had half-closed the connection before it, or what the peer did.
         reason: CloseReason,
-        /// When a subscriber last released something, and the sum of bytes released then.
-        progress: (Tick, u64),
-        /// When the stop has waited long enough.
+        /// What had been read when it began, and is to be released before the BYE.
+        mark: Traffic,
+        /// When the BYE goes out at the latest.
+        bye_due: Tick,
+        /// When all is over.
         deadline: Tick,
     },
     /// Nothing more is accepted for the peer; what is queued goes out until the deadline.
@@ -61,12 +73,13 @@ pub(crate) enum State {
         deadline: Tick,
         bye: Bye,
     },
-    /// Our FIN is out. Input is discarded, so that it does not turn into a RST which destroys what
-    /// the peer has not read yet.
+    /// Our FIN is out. Input is read until the peer's, so that it does not turn into a RST which
+    /// destroys what the peer has not read yet.
     Lingering {
         reason: CloseReason,
         deadline: Tick,
-        left: usize,
+        /// When to look again whether the peer's system has everything, whose FIN came.
+        look_at: Option<Tick>,
     },
 }
 
@@ -82,7 +95,7 @@ pub(crate) enum Bye {
 }
 
 impl State {
-    /// Whether frames of the peer are taken in.
+    /// Whether the connection is one of those that take frames of the peer in.
     pub(crate) const fn takes_input(self) -> bool {
         matches!(self, Self::Open | Self::Greeting { .. })
     }

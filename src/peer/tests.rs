@@ -238,7 +238,7 @@ fn after_bye_nothing_is_taken() {
         matches!(peer.state(), State::HalfClosed { reason, .. } if reason == CloseReason::PeerBye);
     assert!(half, "{:?}", peer.state());
     // A BYE is never the answer to a BYE.
-    peer.begin_drain(2, CloseReason::AppClosed, 10);
+    peer.begin_drain(2, &rules, CloseReason::AppClosed, 10);
     assert!(peer.finish_drain(2, "x"));
     assert_eq!(output(&mut peer), []);
     fault(
@@ -252,7 +252,7 @@ fn after_bye_nothing_is_taken() {
 fn a_close_of_ours_says_bye_once() {
     let rules = rules();
     let mut peer = peer(&rules);
-    peer.begin_drain(5, CloseReason::AppClosed, 10);
+    peer.begin_drain(5, &rules, CloseReason::AppClosed, 10);
     assert!(
         !peer.finish_drain(5, "why"),
         "the BYE is to be written first"
@@ -267,15 +267,13 @@ fn a_close_of_ours_says_bye_once() {
     assert!(!peer.begin_linger(5));
     assert_eq!(peer.judge(504, &rules, 0), None);
     assert_eq!(peer.judge(505, &rules, 0), Some(Verdict::Done));
-    assert!(peer.handle_discarded(6, LINGER_BYTES_MAX - 1));
-    assert!(!peer.handle_discarded(6, 1));
 }
 
 #[test]
 fn a_drain_ends_at_its_deadline() {
     let rules = rules();
     let mut peer = peer(&rules);
-    peer.begin_drain(5, CloseReason::BadVersion, 10);
+    peer.begin_drain(5, &rules, CloseReason::BadVersion, 10);
     assert_eq!(peer.next_deadline(&rules, 0), Some(15));
     assert_eq!(peer.judge(14, &rules, 0), None);
     let abort = Verdict::Abort(CloseReason::BadVersion);

@@ -266,7 +266,9 @@ impl Peers {
         let Some(bytes) = bytes.get_mut(..parsed.consumed) else {
             return parsed.consumed;
         };
-        let mut replier = Replier::new(&self.slots, &mut seat.peer.outbox, now.tick, id);
+        let is_closing = seat.peer.is_closing();
+        let replier = Replier::new(&self.slots, &mut seat.peer.outbox, now.tick, id);
+        let mut replier = replier.closing(is_closing);
         let mut walk = Walk::new(id, now);
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| {
             walk.go_on(handlers, bytes, &mut replier);
@@ -275,7 +277,8 @@ impl Peers {
             handlers.remove(walk.position, &panic_message(&*panic));
         }
         walk.finish(handlers, bytes);
-        let accepted = replier.accepted();
+        let (accepted, unanswered) = (replier.accepted(), replier.unanswered());
+        seat.peer.unanswered += unanswered;
         seat.peer.answered.add(accepted);
         if accepted.messages > 0 && !seat.ready.has(Ready::WRITE) {
             self.slots.note_beside(id, seat.peer.outbox.beside());

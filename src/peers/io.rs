@@ -93,10 +93,10 @@ impl Peers {
         if !seat.ready.has(Ready::READ) {
             return None;
         }
+        if seat.pause == Some(Pause::Closing) {
+            return None;
+        }
         if seat.peer.takes_messages() {
-            if seat.pause == Some(Pause::Closing) {
-                return None;
-            }
             let (limit, broken) = (self.allowance(now, id), self.seat(id)?.broken);
             if let (None, Some(reason)) = (limit, broken) {
                 // Nobody will write to it, and it may not be read on: that was it.
@@ -104,9 +104,8 @@ impl Peers {
             }
             return self.space(id, limit?);
         }
-        let lingering = matches!(seat.peer.state(), State::Lingering { .. });
-        // While the connection closes, an error is to be fetched, and nothing else.
-        if !(lingering || seat.ready.has(Ready::ERROR)) {
+        // Where nothing is read, an error is to be fetched all the same.
+        if !(seat.peer.discards() || seat.ready.has(Ready::ERROR)) {
             return None;
         }
         let bytes = self.pool.take_buffer();
@@ -428,7 +427,7 @@ impl Peers {
             self.slots.ledger.partial_frames.add(1);
         }
         if done {
-            self.leave(now, id, reason, false);
+            self.end_linger(now, id, reason);
         } else {
             self.note_mute(id);
             self.give_up_node(id);
@@ -446,16 +445,12 @@ impl Peers {
         count: usize,
     ) -> Option<BlockRef> {
         let seat = self.seats.get_mut(id.index() as usize)?;
+        let (start, end) = (buffer.start, buffer.start + buffer.carried + count);
         if buffer.kind == BufferKind::Discard || !seat.peer.takes_messages() {
-            let enough = !seat.peer.handle_discarded(now.tick, count);
-            let reason = super::closing_reason(&seat.peer);
+            seat.peer.discard(&self.rules, &buffer.bytes[start..end]);
             self.pool.put_buffer(buffer.bytes);
-            if enough {
-                self.leave(now.tick, id, reason, false);
-            }
             return None;
         }
-        let (start, end) = (buffer.start, buffer.start + buffer.carried + count);
         let mut parsed = self.parse(now.tick, id, &buffer.bytes[start..end])?;
         self.note_first(id);
         self.in_hand = parsed.traffic();
@@ -474,6 +469,10 @@ impl Peers {
         let rest = rest.unwrap_or_default();
         if !peer.takes_messages() || parsed.fault.is_some() {
             peer.carry = Vec::new();
+            if matches!(parsed.fault, Some(Fault::Frame(_))) {
+                peer.lose_framing();
+            }
+            peer.discard(&self.rules, rest);
         } else if parsed.consumed > 0 || buffer.kind == BufferKind::Block {
             keep_rest(&mut peer.carry, rest);
         }
@@ -527,12 +526,18 @@ impl Peers {
 
     /// A peer said who it is: it is welcome, or broke a rule about several connections of one node.
     fn handle_introduction(&mut self, now: Tick, id: PeerId) -> Result<(), Fault> {
+        // It is about to learn that we close.
+        let state = self.seat(id).map(|seat| seat.peer.state());
+        if !state.is_some_and(State::takes_input) {
+            return Ok(());
+        }
         match self.judge_node(now, id) {
             Ok(None) => {}
             Ok(Some(other)) => {
                 let drain_ms = self.rules.drain_ms;
                 log::debug!("peer {other} gives way to peer {id} of the same node");
-                self.begin_close(now, other, CloseReason::DuplicateNode, drain_ms);
+                self.limit_to_replies(other);
+                self.begin_finish(now, other, CloseReason::DuplicateNode, drain_ms);
             }
             Err(text) => return Err(Fault::Message(CloseReason::DuplicateNode, text)),
         }
@@ -561,20 +566,21 @@ impl Peers {
             return;
         }
         self.give_up_node(id);
+        if parsed.said_bye {
+            self.handle_bye(now, id);
+        }
         self.list_writing(id);
         self.check_quiet(now, id);
         self.end_useless(now, id);
         self.arm(now, id);
     }
 
-    /// A peer that we dialled and that left before its OK has nothing to wait for. One that keeps
-    /// another connection of ours reads no more here, so that nothing more is to be sent.
+    /// A peer that we dialled and that left before its OK has nothing to wait for.
     fn end_useless(&mut self, now: Tick, id: PeerId) {
         let Some(seat) = self.seat(id) else { return };
         let is_unanswered = seat.standing == Standing::Dialled && !seat.announced;
-        let is_double = seat.peer.bye_received == CloseReason::DuplicateNode.wire_code();
         if let State::HalfClosed { reason, .. } = seat.peer.state() {
-            if is_unanswered || is_double {
+            if is_unanswered {
                 self.begin_close(now, id, reason, LINGER_MS);
             }
         }
@@ -583,19 +589,21 @@ impl Peers {
     /// The peer broke the protocol. It is not read any more; what it sent before is delivered, and
     /// may be answered for as long as a flush may take.
     fn handle_fault(&mut self, now: Tick, id: PeerId, fault: Fault) {
-        let released = self.slots.released(id);
-        let Some(seat) = self.seat(id) else { return };
+        let rules = &self.rules;
+        let seat = self.seats.get_mut(id.index() as usize);
+        let Some(seat) = seat.filter(|seat| seat.id() == id && seat.leaving.is_none()) else {
+            return;
+        };
         let (addr, reason) = (seat.peer.addr, fault.reason());
-        if reason == CloseReason::AuthFailed && seat.peer.link.is_none() {
-            seat.peer.begin_refusal(now, reason);
-            seat.pause = Some(Pause::Closing);
-        } else if seat.peer.state().takes_input() {
-            seat.peer
-                .begin_stop(now, reason, now + LINGER_MS, released.bytes);
-            seat.pause = Some(Pause::Closing);
+        if !seat.peer.state().takes_input() {
+            seat.peer.end_reading_on(rules);
+        } else if reason == CloseReason::AuthFailed && seat.peer.link.is_none() {
+            seat.peer.begin_refusal(now, rules, reason);
         } else {
-            seat.peer.end_reading_on();
+            seat.peer.begin_stop(now, rules, reason, LINGER_MS, false);
         }
+        seat.pause = None;
+        self.list_reading(id);
         self.note_mute(id);
         if let Some(suppressed) = self.quietly(now, reason.name(), addr) {
             // Of two services that connect to each other one is refused each time.
@@ -643,6 +651,7 @@ impl Peers {
             return 0;
         }
         seat.peer.queue_pong();
+        let bytes_max = bytes_max.min(seat.peer.offered_max());
         seat.peer.outbox.fill_slices(slices, bytes_max)
     }
 
@@ -708,7 +717,7 @@ impl Peers {
             self.again.push(Again::Attention(id.index()));
         }
         let Some(seat) = self.seat(id) else { return };
-        if seat.peer.outbox.is_empty() {
+        if seat.peer.is_written_out() {
             seat.peer.handle_all_written();
             self.slots.trim_lease(id);
             self.finish_drain(now, id);
@@ -720,22 +729,6 @@ impl Peers {
         self.reconsider_reading(now, id);
         self.check_quiet(now, id);
         self.arm(now, id);
-    }
-
-    fn finish_drain(&mut self, now: Tick, id: PeerId) {
-        let Some(seat) = self.seat(id) else { return };
-        let text = super::closing_reason(&seat.peer).name();
-        if !seat.peer.finish_drain(now, text) {
-            return;
-        }
-        self.actions.push_back(super::Action::Shutdown(id));
-        let Some(seat) = self.seat(id) else { return };
-        let reason = super::closing_reason(&seat.peer);
-        if seat.peer.begin_linger(now) {
-            self.leave(now, id, reason, false);
-        } else {
-            self.list_reading(id);
-        }
     }
 
     /// The connection broke. What it has left to read is read first, if there is anything.

@@ -194,7 +194,8 @@ impl Peers {
             }
             LinkState::Up { peer, .. } => {
                 let drain_ms = self.rules.drain_ms;
-                self.begin_close(now, peer, CloseReason::AppClosed, drain_ms);
+                self.limit_to_replies(peer);
+                self.begin_finish(now, peer, CloseReason::AppClosed, drain_ms);
             }
         }
     }

@@ -3,7 +3,7 @@
 //! A look costs system calls, so there is one where something depends on it: while a peer seems to
 //! stall, and before its connection is closed.
 
-use super::{Action, Peers};
+use super::{Action, Peers, closing_reason};
 use crate::{
     clock::Tick,
     error::CloseReason,
@@ -25,6 +25,10 @@ impl Peers {
         };
         if untold {
             seat.peer.handle_told(now, None, rules);
+            if seat.peer.is_ended() {
+                let reason = closing_reason(&seat.peer);
+                self.leave(now, id, reason, false);
+            }
         } else {
             seat.peer.handle_asked(now);
             self.actions.push_back(Action::Look { id, last: false });
@@ -61,6 +65,13 @@ impl Peers {
             Unacknowledged::Bytes(bytes) => Some(bytes),
             Unacknowledged::Ended { .. } | Unacknowledged::Unknown | Unacknowledged::Never => None,
         };
+        let is_missing = bytes.is_some_and(|bytes| bytes > 0);
+        if seat.peer.is_ended() && !(is_missing && seat.peer.await_confirmation(now)) {
+            seat.peer.handle_told(now, bytes, rules);
+            let reason = closing_reason(&seat.peer);
+            self.leave(now, id, reason, false);
+            return;
+        }
         if seat.peer.handle_told(now, bytes, rules) {
             self.leave(now, id, CloseReason::SlowPeer, true);
             return;

@@ -19,15 +19,19 @@
 mod census;
 mod cut;
 mod doubles;
+mod ends;
 mod handlers;
 mod io;
 mod links;
 mod looks;
+mod losses;
 mod names;
 mod nodes;
 mod output;
+mod pressure;
 mod reconfigure;
 mod requests;
+mod rows;
 mod scatter;
 mod seat;
 mod stop;
@@ -47,9 +51,11 @@ pub(crate) use cut::CutWalk;
 pub use handlers::HandlerOptions;
 pub(crate) use handlers::Handlers;
 use links::Links;
-use looks::count_unconfirmed;
+use losses::LossLog;
 pub(crate) use nodes::Directory;
 use output::close_slot;
+use pressure::HeldWalk;
+pub(crate) use rows::RowWalk;
 use scatter::Scattered;
 use seat::{Credit, Leaving, Pause, Report, Seat, Standing};
 pub(crate) use stop::Stop;
@@ -58,32 +64,24 @@ use table::Table;
 use crate::{
     balance::PeerSums,
     block::BlockPool,
-    budget::{Held, Request},
     clock::Tick,
     config::Config,
     dispatch::{Item, Notice},
     error::{CloseReason, DialError},
     event::Event,
     id::{LinkId, NodeId, PeerId},
-    ledger::{ClosedRow, HandlerAccount, HandlerRow, PeerRow, Traffic, TypeMap},
+    ledger::{ClosedRow, HandlerAccount, HandlerRow, Traffic, TypeMap},
     limits::{
         CLOSED_ROWS_MAX, COMMANDS_PER_TURN, EVENTS_WAITING_MAX, LINGER_MS, REFUSED_PEERS_MAX,
         REST_AFTER_MS, TIMERS_PER_TURN,
     },
     peer::{Peer, Rules, State, Verdict},
     quiet::{Quiet, Subject, Suppressed},
-    slots::{About, Flow, OpenError, Slots},
+    slots::{About, OpenError, Slots},
     socket::Ready,
     timers::UserTimer,
     wheel::Wheel,
 };
-
-/// How often the budget is looked at while it is short.
-const BUDGET_CHECK_MS: u64 = 100;
-
-/// The part of the budget that has to come back from those who are closing, if nobody else is to
-/// be closed.
-const BUDGET_ROOM_PART: usize = 16;
 
 /// How often a peer that is not quiet is looked at, after its deadline said so.
 const QUIET_CHECK_MS: u64 = 25;
@@ -145,6 +143,8 @@ pub(crate) enum Action {
     Look { id: PeerId, last: bool },
     /// To send the FIN.
     Shutdown(PeerId),
+    /// To look what is left unread of a connection that is to be closed.
+    Settle(PeerId),
     /// To close; with `abort`, by a RST.
     Close { index: u32, abort: bool },
 }
@@ -205,6 +205,8 @@ pub(crate) struct Peers {
     /// Peers that wait for the budget.
     budget_paused: Vec<PeerId>,
     budget_timer: bool,
+    /// A walk over all peers for the one that is to make room.
+    held_walk: Option<HeldWalk>,
     /// Peers of which senders wait for the budget.
     budget_refused: Vec<PeerId>,
     /// Peers whose watermarks are to be looked at when the events that wait have become fewer.
@@ -224,6 +226,7 @@ pub(crate) struct Peers {
     unsure: VecDeque<PeerId>,
     stop: Option<Stop>,
     quiet: Quiet,
+    losses: LossLog,
 }
 
 /// Work that a contended slot put off.
@@ -232,6 +235,8 @@ enum Again {
     Attention(u32),
     NotifyRoom(u32),
     Close(PeerId, CloseReason, u64),
+    Abandon(PeerId, CloseReason),
+    Answering(PeerId),
     Leave(PeerId),
     Identity(PeerId),
     FreePlace(u32),
@@ -278,6 +283,7 @@ impl Peers {
             again: Vec::new(),
             budget_paused: Vec::new(),
             budget_timer: false,
+            held_walk: None,
             budget_refused: Vec::new(),
             watermarks_due: Vec::new(),
             type_map: TypeMap::default(),
@@ -290,6 +296,7 @@ impl Peers {
             unsure: VecDeque::new(),
             stop: None,
             quiet: Quiet::default(),
+            losses: LossLog::default(),
         }
     }
 
@@ -442,137 +449,6 @@ impl Peers {
         self.list_writing(id);
     }
 
-    /// Closes a connection in order, as soon as its slot can be told.
-    pub(crate) fn begin_close(
-        &mut self,
-        now: Tick,
-        id: PeerId,
-        reason: CloseReason,
-        drain_ms: u64,
-    ) {
-        let Some(seat) = self.seat(id) else { return };
-        if seat.peer.is_closing() {
-            return;
-        }
-        if matches!(seat.peer.state(), State::Connecting { .. }) {
-            self.leave(now, id, reason, true);
-            return;
-        }
-        let Ok(taken) = self.take_output(now, id, true) else {
-            // What lies behind the reason of the close is not to be read meanwhile.
-            if let Some(seat) = self.seat(id) {
-                seat.pause = Some(Pause::Closing);
-            }
-            self.again.push(Again::Close(id, reason, drain_ms));
-            return;
-        };
-        if taken.cut_off {
-            self.leave(now, id, CloseReason::SlowPeer, true);
-            return;
-        }
-        let seat = self.seats.get_mut(id.index() as usize);
-        let seat = seat.expect("looked up above");
-        let peer = &mut seat.peer;
-        if reason == CloseReason::DuplicateNode && peer.state().takes_input() {
-            peer.begin_giving_way(now, reason, drain_ms);
-            seat.pause = seat.pause.filter(|pause| *pause != Pause::Closing);
-        } else {
-            if !peer.carry.is_empty() {
-                self.slots.ledger.partial_frames.add(1);
-            }
-            peer.begin_drain(now, reason, drain_ms);
-            seat.pause = Some(Pause::Closing);
-        }
-        recharge_carry(&self.slots, seat);
-        self.note_mute(id);
-        self.give_up_node(id);
-        self.list_reading(id);
-        self.after_output(now, id);
-        self.arm(now, id);
-    }
-
-    /// Ends a connection: gives its slot back, counts it, and has the node close it.
-    fn leave(&mut self, now: Tick, id: PeerId, reason: CloseReason, abort: bool) {
-        let Some(seat) = self.seat(id) else { return };
-        seat.leaving.get_or_insert(Leaving { reason, abort });
-        self.give_up_node(id);
-        if self.is_to_be_confirmed(id) {
-            self.actions.push_back(Action::Look { id, last: true });
-        } else {
-            self.finish_leaving(now, id);
-        }
-    }
-
-    fn finish_leaving(&mut self, now: Tick, id: PeerId) {
-        let index = id.index() as usize;
-        let Some(seat) = self.seats.get_mut(index) else {
-            return;
-        };
-        let Some(Leaving { reason, abort }) = seat.leaving.filter(|_| seat.peer.id == id) else {
-            return;
-        };
-        let peer = &mut seat.peer;
-        let held = peer.in_flight(self.slots.released(id)).messages;
-        let Ok(lost) = close_slot(&self.slots, now, peer) else {
-            self.again.push(Again::Leave(id));
-            return;
-        };
-        let ledger = &self.slots.ledger;
-        if !peer.carry.is_empty() {
-            ledger.partial_frames.add(1);
-        }
-        if seat.carry_charge > 0 {
-            ledger.budget.release(seat.carry_charge);
-        }
-        if let Some(timer) = seat.timer {
-            self.wheel.cancel_at(timer);
-        }
-        self.gone.inbound.add(peer.inbound);
-        self.gone.written.add(peer.outbound);
-        self.gone.lost.add(lost);
-        self.gone.accepted.add(peer.sums.accepted);
-        self.gone.accepted.add(peer.answered);
-        let (standing, announced) = (seat.standing, seat.announced);
-        if seat.pending {
-            self.census.end_pending();
-        }
-        let dial_error = seat.dial_error.take();
-        let unconfirmed = count_unconfirmed(ledger, peer, self.untold);
-        let row = closed_row(now, peer, reason, lost, unconfirmed);
-        self.seats.remove(index);
-        self.forget_standing(now, standing, &row);
-        if self.slots.was_asked(id) {
-            self.notices.push_back(Notice::Closed { peer: id, reason });
-        }
-        let left = row.clone();
-        if self.slots.was_given_up(id) {
-            self.end_link(left.link);
-        }
-        let error = (!announced).then(|| {
-            dial_error.unwrap_or(DialError::Handshake {
-                reason,
-                bye_received: row.bye_received,
-            })
-        });
-        if standing != Standing::Dialling {
-            if announced && self.is_watched() {
-                self.emit(Event::Closed(Box::new(row.clone())));
-            }
-            self.keep_row(row, held, abort);
-        }
-        // Senders that wait for room learn that there will never be any.
-        if !self.slots.notify_room(id.index()) {
-            self.again.push(Again::NotifyRoom(id.index()));
-        }
-        self.actions.push_back(Action::Close {
-            index: id.index(),
-            abort,
-        });
-        if let Some(link) = left.link {
-            self.handle_link_down(now, link, &left, error);
-        }
-    }
-
     /// A seat is empty: it counts no more as what it was.
     fn forget_standing(&mut self, now: Tick, standing: Standing, row: &ClosedRow) {
         if self.nodes.get(&row.node_id) == Some(&row.peer) {
@@ -601,8 +477,11 @@ impl Peers {
         self.slots.ledger.peers.set(self.counted as u64);
     }
 
-    fn keep_row(&mut self, row: ClosedRow, held: u64, abort: bool) {
+    fn keep_row(&mut self, now: Tick, row: ClosedRow, held: u64, abort: bool) {
         self.count_closed(row.reason);
+        let has_loss = row.has_loss();
+        self.slots.ledger.closed_with_loss.add(u64::from(has_loss));
+        self.losses.note(now, &row);
         log::debug!(
             "peer {} at {} closed: {}, {} messages lost",
             row.peer,
@@ -633,6 +512,7 @@ impl Peers {
         self.retry(now);
         self.learn_nodes(now);
         self.continue_reconfigure(now);
+        self.continue_held_walk(now);
         self.answer_budget(now);
         if self.has_budget_again() {
             self.resume_budget(now);
@@ -745,6 +625,7 @@ impl Peers {
             || !self.unsure.is_empty()
             || !self.actions.is_empty()
             || self.unmoved.is_some()
+            || self.held_walk.is_some()
     }
 
     /// Whether peers that wait for the budget can be read again. The loop's own writes give bytes
@@ -772,6 +653,7 @@ impl Peers {
     pub(crate) fn handle_metrics_tick(&mut self, now: Tick) {
         self.slots.ledger.stalled_ms.set(self.lag(now));
         self.pool.trim();
+        self.losses.handle_tick(now);
         self.settle_some(now);
     }
 
@@ -818,6 +700,8 @@ impl Peers {
                     }
                 }
                 Again::Close(id, reason, drain_ms) => self.begin_close(now, id, reason, drain_ms),
+                Again::Answering(id) => self.limit_to_replies(id),
+                Again::Abandon(id, reason) => self.abandon(now, id, reason),
                 Again::Leave(id) => self.finish_leaving(now, id),
                 Again::Identity(id) => self.keep_identity(id),
                 Again::FreePlace(index) => {
@@ -888,7 +772,8 @@ impl Peers {
         self.report_pause(now, id);
         let Some(seat) = self.seat(id) else { return };
         // Bytes that wait to be read prove life, and may be the rest of a frame.
-        let unread = seat.in_read_list && seat.ready.has(Ready::READ);
+        let unread =
+            seat.in_read_list && seat.ready.has(Ready::READ) && seat.peer.state().takes_input();
         // The system tells of room only when there is much of it again: a peer that takes little by
         // little makes no edge for a long time. So whoever seems to stall is written to once more.
         let untried = !seat.peer.outbox.is_empty() && !std::mem::take(&mut seat.write_tried);
@@ -915,28 +800,18 @@ impl Peers {
                 self.list_writing(id);
             }
             Some(Verdict::GiveUp) => self.give_up(now, id, DialError::Timeout),
-            Some(Verdict::Close(reason)) => self.begin_close(now, id, reason, LINGER_MS),
+            Some(Verdict::Close(reason)) => {
+                let drain_ms = self.drain_ms_of(now, id).unwrap_or(LINGER_MS);
+                self.begin_close(now, id, reason, drain_ms);
+            }
+            Some(Verdict::Abandon(reason)) => self.abandon(now, id, reason),
             Some(Verdict::Abort(reason)) => self.leave(now, id, reason, true),
             Some(Verdict::Done) => {
                 let reason = closing_reason(&seat.peer);
                 self.leave(now, id, reason, false);
             }
             Some(Verdict::CheckQuiet) => {
-                self.check_quiet(now, id);
-                // What is not quiet yet is looked at again, whatever its deadline says.
-                if let Some(seat) = self.seat(id) {
-                    if seat.timer.is_none() && !seat.peer.is_closing() {
-                        let next = now + QUIET_CHECK_MS;
-                        let own = self.own_deadline_of(now, id);
-                        let next = own.map_or(next, |tick| tick.max(next));
-                        let request = self.request_deadline_of(now, id);
-                        let next = request.map_or(next, |tick| tick.min(next));
-                        let timer = self.wheel.insert(next, Timer::Peer(id)).place();
-                        if let Some(seat) = self.seat(id) {
-                            seat.timer = Some(timer);
-                        }
-                    }
-                }
+                self.recheck_quiet(now, id);
                 return;
             }
             None => {}
@@ -991,198 +866,10 @@ impl Peers {
         seat.timer = Some(self.wheel.insert(deadline, Timer::Peer(id)).place());
     }
 
-    /// Closes a peer that waited for quiet, if it is quiet.
-    fn check_quiet(&mut self, now: Tick, id: PeerId) {
-        let state = self.seat(id).map(|seat| seat.peer.state());
-        if !state.is_some_and(State::waits_for_quiet) {
-            return;
-        }
-        let delivered = {
-            let fill = self.slots.ledger.dispatch_queue.get();
-            fill.messages == 0 && fill.bytes == 0
-        };
-        let Flow { released, queued } = self.slots.flow(id);
-        let Some(seat) = self.seat(id) else { return };
-        let waits = match seat.peer.state() {
-            State::HalfClosed { .. } => true,
-            // While parsed messages wait for a subscriber, answers may still come.
-            State::Stopping { .. } => delivered || seat.peer.in_flight(released).bytes == 0,
-            State::Connecting { .. }
-            | State::Greeting { .. }
-            | State::Open
-            | State::Refused { .. }
-            | State::Draining { .. }
-            | State::Lingering { .. } => return,
-        };
-        if !waits {
-            self.watch_release(now, id, released);
-            return;
-        }
-        let queued = seat.peer.has_output() || queued.messages > 0;
-        let Some(reason) = seat.peer.judge_quiet(now, released, queued) else {
-            self.watch_release(now, id, released);
-            return;
-        };
-        match self.slots.close_if_quiet(id) {
-            Ok(true) => {
-                let drain_ms = self.drain_ms_of(now, id);
-                self.begin_close(now, id, reason, drain_ms);
-            }
-            Ok(false) => {}
-            Err(_) => self.again.push(Again::Attention(id.index())),
-        }
-    }
-
-    /// How long the flush of a peer may take that has become quiet.
-    fn drain_ms_of(&mut self, now: Tick, id: PeerId) -> u64 {
-        let drain_ms = self.rules.drain_ms;
-        match self.seat(id).map(|seat| seat.peer.state()) {
-            Some(State::Stopping { deadline, .. }) => deadline.saturating_sub(now).max(LINGER_MS),
-            Some(
-                State::Connecting { .. }
-                | State::Greeting { .. }
-                | State::Open
-                | State::Refused { .. }
-                | State::HalfClosed { .. }
-                | State::Draining { .. }
-                | State::Lingering { .. },
-            )
-            | None => drain_ms,
-        }
-    }
-
-    /// Has the slot ask for attention when everything is released.
-    fn watch_release(&mut self, now: Tick, id: PeerId, released: Traffic) {
-        let Some(seat) = self.seat(id) else { return };
-        let read = seat.peer.read;
-        if seat.peer.in_flight(released).bytes > 0 && !self.slots.pause(id, read) {
-            self.again.push(Again::Attention(id.index()));
-        }
-        self.arm(now, id);
-    }
-
-    fn handle_budget_timer(&mut self, now: Tick) {
-        self.budget_timer = false;
-        self.tell_budget_room();
-        if self.budget_paused.is_empty() {
-            if !self.budget_refused.is_empty() {
-                self.arm_budget_timer(now);
-            }
-            return;
-        }
-        if self.slots.ledger.budget.is_exhausted() {
-            self.evict_largest(now);
-        } else {
-            self.resume_light(now);
-        }
-        if !self.budget_paused.is_empty() || !self.budget_refused.is_empty() {
-            self.arm_budget_timer(now);
-        }
-    }
-
-    fn arm_budget_timer(&mut self, now: Tick) {
-        if !self.budget_timer {
-            self.budget_timer = true;
-            self.wheel.insert(now + BUDGET_CHECK_MS, Timer::Budget);
-        }
-    }
-
-    /// The budget is used up and nobody may read: the peer that holds most of what is not with
-    /// subscribers makes room, whichever loop it is with. Where subscribers hold so much that no
-    /// peer's end would let anybody read again, nobody is closed; and neither where those make room
-    /// who are closing already.
-    fn evict_largest(&mut self, now: Tick) {
-        let (own, largest) = self.held(now);
-        let budget = &self.slots.ledger.budget;
-        let Some((sum, elsewhere)) = budget.compare_held(now, own) else {
-            return;
-        };
-        let all = sum.all.saturating_add(sum.coming);
-        if self.comes_soon(sum) || budget.is_tight_without(all) {
-            return;
-        }
-        // Subscribers may just have given back what they held, and nobody has to go for that.
-        if !budget.is_exhausted() || !budget.claim_eviction(now) {
-            return;
-        }
-        match (elsewhere, largest) {
-            (Some(shard), _) => budget.ask_to_evict(shard),
-            (None, Some(id)) => self.close_for_budget(now, id, own.largest),
-            (None, None) => {}
-        }
-    }
-
-    /// Whether those who are closing already make enough room.
-    fn comes_soon(&self, held: Held) -> bool {
-        let budget = &self.slots.ledger.budget;
-        let room = held.coming.saturating_sub(budget.excess());
-        room > budget.limit() / BUDGET_ROOM_PART
-    }
-
-    /// What the peers of this loop hold that is not with subscribers, and who holds most.
-    fn held(&self, now: Tick) -> (Held, Option<PeerId>) {
-        let (mut held, mut largest) = (Held::default(), None);
-        // Whose close waits for a slot that somebody has locked.
-        let mut put_off = Vec::new();
-        for again in &self.again {
-            if let Again::Close(id, _, drain_ms) = again {
-                if *drain_ms <= LINGER_MS {
-                    put_off.push(*id);
-                }
-            }
-        }
-        for (id, seat) in self.seats.ids() {
-            let carried = seat.map_or(0, |seat| seat.carry_charge);
-            let bytes = self.slots.leased(id).saturating_add(carried);
-            let ends =
-                |seat: &Seat| seat.leaving.is_some() || seat.peer.ends_until(now + LINGER_MS);
-            if seat.is_some_and(ends) || put_off.contains(&id) {
-                held.coming = held.coming.saturating_add(bytes);
-            } else if seat.is_none_or(|seat| !seat.peer.is_closing()) {
-                held.all = held.all.saturating_add(bytes);
-                largest = largest.max(Some((bytes, id)));
-            }
-        }
-        let (bytes, id) = largest.unzip();
-        held.largest = bytes.unwrap_or(0);
-        (held, id)
-    }
-
-    fn close_for_budget(&mut self, now: Tick, id: PeerId, bytes: usize) {
-        let addr = self.seat(id).map(|seat| seat.peer.addr);
-        let said = addr.and_then(|addr| self.quietly(now, CloseReason::Budget.name(), addr));
-        if let Some(suppressed) = said {
-            log::warn!(
-                "peer {id} is closed: the budget is used up and it holds {bytes} bytes{suppressed}"
-            );
-        }
-        self.begin_close(now, id, CloseReason::Budget, LINGER_MS);
-    }
-
-    /// Does what another loop asks for, which finds the budget used up.
-    #[inline]
-    fn answer_budget(&mut self, now: Tick) {
-        if self.slots.ledger.budget.is_asked() {
-            self.answer_budget_request(now);
-        }
-    }
-
-    fn answer_budget_request(&mut self, now: Tick) {
-        let request = self.slots.ledger.budget.take_request();
-        if request == Some(Request::Evict) && self.slots.ledger.budget.is_exhausted() {
-            let (held, largest) = self.held(now);
-            // It may have decided by itself meanwhile.
-            if let Some(id) = largest.filter(|_| !self.comes_soon(held)) {
-                self.close_for_budget(now, id, held.largest);
-            }
-        }
-        let (held, _) = self.held(now);
-        self.slots.ledger.budget.tell_held(now, held);
-    }
-
     // ----- stop, rows ------------------------------------------------------------------------
 
-    /// Stops reading, and closes every peer once everything delivered is answered and written.
+    /// Closes every peer in order once what was read until now is released and its answers are
+    /// written. Reading goes on until the peer's own end, or the deadline.
     pub(crate) fn begin_stop(&mut self, now: Tick, deadline: Tick) {
         self.stop = Some(self.start_stop());
         self.wheel.insert(deadline, Timer::StopDeadline);
@@ -1190,38 +877,7 @@ impl Peers {
         self.end_links(now);
         let ids: Vec<PeerId> = self.seats.ids().map(|(id, _)| id).collect();
         for id in ids {
-            let released = self.slots.released(id);
-            let slots = Arc::clone(&self.slots);
-            let Some(seat) = self.seat(id) else { continue };
-            match seat.peer.state() {
-                State::Open | State::HalfClosed { .. } => {}
-                // Nothing was delivered, so nothing has to be answered.
-                State::Refused { reason, .. } => {
-                    self.begin_close(now, id, reason, LINGER_MS);
-                    continue;
-                }
-                State::Greeting { .. } => {
-                    self.begin_close(now, id, CloseReason::Shutdown, LINGER_MS);
-                    continue;
-                }
-                State::Connecting { .. }
-                | State::Stopping { .. }
-                | State::Draining { .. }
-                | State::Lingering { .. } => continue,
-            }
-            if let Some(reason) = seat.broken {
-                self.leave(now, id, reason, true);
-                continue;
-            }
-            if !seat.peer.carry.is_empty() {
-                slots.ledger.partial_frames.add(1);
-            }
-            let reason = CloseReason::Shutdown;
-            seat.peer.begin_stop(now, reason, deadline, released.bytes);
-            seat.pause = Some(Pause::Closing);
-            recharge_carry(&slots, seat);
-            self.note_mute(id);
-            self.handle_slot(now, id.index());
+            self.begin_finish(now, id, CloseReason::Shutdown, self.rules.drain_ms);
         }
     }
 
@@ -1242,7 +898,7 @@ impl Peers {
         self.slots.ledger.undelivered.add(lost);
     }
 
-    /// Cuts off everybody who is left.
+    /// Cuts off all connections that are left.
     pub(crate) fn abort_all(&mut self, now: Tick, reason: CloseReason) {
         self.drop_links();
         let ids: Vec<PeerId> = self.seats.ids().map(|(id, _)| id).collect();
@@ -1251,40 +907,37 @@ impl Peers {
         }
     }
 
+    /// The time of the stop is over: all connections that are left are closed. What is written is
+    /// out of our hands; only what is not written yet is cut off.
+    pub(crate) fn end_stop(&mut self, now: Tick) {
+        self.drop_links();
+        let ids: Vec<PeerId> = self.seats.ids().map(|(id, _)| id).collect();
+        for id in ids {
+            let state = self.seat(id).map(|seat| seat.peer.state());
+            match state {
+                Some(State::Lingering { reason, .. }) => self.leave(now, id, reason, false),
+                Some(
+                    State::Connecting { .. }
+                    | State::Greeting { .. }
+                    | State::Open
+                    | State::Refused { .. }
+                    | State::HalfClosed { .. }
+                    | State::Stopping { .. }
+                    | State::Draining { .. },
+                )
+                | None => self.leave(now, id, CloseReason::Shutdown, true),
+            }
+        }
+    }
+
     /// What the stop did so far, if there is one.
     pub(crate) fn take_stop(&mut self) -> Option<Stop> {
+        self.losses.finish_window();
         self.stop.take()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.seats.ids().next().is_none()
-    }
-
-    pub(crate) fn rows(&self, now: Tick) -> Vec<PeerRow> {
-        self.seats
-            .looks()
-            .filter(|seat| seat.standing != Standing::Dialling)
-            .map(|seat| {
-                let peer = &seat.peer;
-                PeerRow {
-                    peer: peer.id,
-                    addr: peer.addr,
-                    link: peer.link,
-                    identity: peer.identity.clone(),
-                    age: Duration::from_millis(now.saturating_sub(peer.opened)),
-                    idle: Duration::from_millis(now.saturating_sub(peer.moved)),
-                    inbound: peer.inbound,
-                    outbound: peer.outbound,
-                    queued: self.slots.queued(peer.id),
-                    queued_oldest: self.oldest(now, peer),
-                    overflowed: peer.sums.overflowed,
-                    in_flight_bytes: peer.in_flight(self.slots.released(peer.id)).bytes
-                        + peer.carry.len() as u64,
-                    reading: seat.pause.is_none(),
-                    closing: peer.is_closing(),
-                }
-            })
-            .collect()
     }
 
     pub(crate) fn closed_rows(&self) -> Vec<ClosedRow> {
@@ -1313,9 +966,7 @@ impl Peers {
 
     fn list_reading(&mut self, id: PeerId) {
         let Some(seat) = self.seat(id) else { return };
-        let lingering = matches!(seat.peer.state(), State::Lingering { .. });
-        let lingering = lingering && !seat.peer.reads_on();
-        let may = seat.pause.is_none() || lingering || seat.ready.has(Ready::ERROR);
+        let may = seat.pause.is_none() || seat.peer.discards() || seat.ready.has(Ready::ERROR);
         if may && seat.ready.has(Ready::READ) && !seat.in_read_list {
             seat.in_read_list = true;
             self.read_list.push_back(id);
@@ -1364,6 +1015,8 @@ fn closed_row(
         lost,
         overflowed: peer.sums.overflowed,
         unconfirmed,
+        unanswered: peer.unanswered,
+        discarded_after_close: peer.discarded(),
     }
 }
 

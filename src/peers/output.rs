@@ -18,10 +18,11 @@ use crate::{
 /// Gives the slot of a peer back, and counts what is lost with the connection.
 pub(super) fn close_slot(slots: &Slots, now: Tick, peer: &mut Peer) -> Result<Traffic, Contended> {
     let outbox = &mut peer.outbox;
-    let late = slots.close(peer.id, peer.sums, |priority, segment| {
+    let (late, unanswered) = slots.close(peer.id, peer.sums, |priority, segment| {
         outbox.push(now, priority, segment);
     })?;
     peer.sums.add(late);
+    peer.unanswered += unanswered;
     // The slot takes nothing any more, so this is all of it.
     let lost = peer.outbox.count_unwritten();
     debug_assert_eq!(lost, peer.outbox.waiting());
@@ -41,14 +42,14 @@ impl Peers {
         if taken.cut_off {
             self.leave(now, id, CloseReason::SlowPeer, true);
         } else if let Some(reason) = taken.close_asked {
-            let by_application = reason == CloseReason::AppClosed;
-            let drain_ms = if by_application {
+            if reason == CloseReason::AppClosed {
                 self.end_link_of(id);
-                self.rules.drain_ms
+            }
+            if reason.reads_on() {
+                self.begin_finish(now, id, reason, self.rules.drain_ms);
             } else {
-                LINGER_MS
-            };
-            self.begin_close(now, id, reason, drain_ms);
+                self.begin_close(now, id, reason, LINGER_MS);
+            }
         }
         Ok(())
     }

@@ -130,6 +130,23 @@ impl Peers {
         self.scattered.as_ref().map(|scattered| scattered.peer)
     }
 
+    /// Counts what a scattered read brought of a connection that ends, and that is not parsed yet.
+    pub(super) fn discard_pieces(&mut self, id: PeerId) {
+        let Some(mut scattered) = self.scattered.take_if(|scattered| scattered.peer == id) else {
+            return;
+        };
+        if let Some(seat) = self.seats.get_mut(id.index() as usize) {
+            seat.peer.discard_carry(&self.rules);
+            while scattered.left > 0 {
+                let (index, at, size) = (scattered.index, scattered.at, scattered.piece_size());
+                let bytes = &scattered.buffers[index][at..at + size];
+                seat.peer.discard(&self.rules, bytes);
+                scattered.pass(size);
+            }
+        }
+        self.pool.put_scatter(scattered.buffers);
+    }
+
     /// Parses what a scattered read brought into its next block. The block that is returned, if
     /// there is one, is to be dispatched.
     pub(crate) fn handle_piece(&mut self, now: Now) -> Option<BlockRef> {

@@ -45,7 +45,7 @@ impl Stop {
 
     /// A connection ended, of whose messages `held` are still somewhere.
     pub(super) fn note_closed(&mut self, row: &ClosedRow, held: u64, abort: bool) {
-        if abort || row.has_unconfirmed() {
+        if abort || row.has_loss() {
             self.closed_abortive += 1;
         } else {
             self.closed_orderly += 1;
@@ -92,23 +92,14 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{error::CloseReason, id::NodeId};
 
     fn closed(number: u32, outbound: u64, lost: u64) -> ClosedRow {
         ClosedRow {
             peer: PeerId::new(0, number, 1),
-            addr: "10.0.0.1:1".parse().unwrap(),
-            link: None,
-            node_id: NodeId::default(),
-            reason: CloseReason::Shutdown,
-            bye_received: None,
             closed_at: Duration::from_millis(number.into()),
-            age: Duration::ZERO,
-            inbound: Traffic::default(),
             outbound: Traffic::new(outbound, outbound * 10),
             lost: Traffic::new(lost, lost * 10),
-            overflowed: Traffic::default(),
-            unconfirmed: Some(Traffic::default()),
+            ..ClosedRow::sample()
         }
     }
 

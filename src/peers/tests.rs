@@ -6,7 +6,7 @@ use std::io;
 
 use rustix::io::Errno;
 
-use super::{table::Look, *};
+use super::{pressure::BUDGET_CHECK_MS, table::Look, *};
 use crate::{
     balance::PeerCut,
     clock::Clock,
@@ -16,7 +16,7 @@ use crate::{
     ledger::{DepartedRow, Ledger, RequestRow},
     limits::{CUT_LOOKS_PER_TURN, CUT_SEGMENTS_MAX, CUT_TRIES_MAX, FRAME_OVERHEAD_MAX},
     policy::{OutboxFull, Priority},
-    slots::{Contended, OutFrame, OutboxLimits, Recipients, SharedFrame},
+    slots::{Contended, Flow, OutFrame, OutboxLimits, Recipients, SharedFrame},
     socket::Unacknowledged,
 };
 
@@ -103,7 +103,8 @@ impl Peers {
     /// a handler may be longer by `longer` bytes each than what they answer.
     pub(crate) fn check_read(&self, id: PeerId, longer: u64) {
         let seat = self.seats.look(id.index() as usize);
-        let Some(seat) = seat.filter(|seat| seat.id() == id) else {
+        // What is discarded is not counted against anything.
+        let Some(seat) = seat.filter(|seat| seat.id() == id && !seat.peer.discards()) else {
             return;
         };
         let (limits, flow) = (self.slots.limits(), self.slots.flow(id));
@@ -130,6 +131,20 @@ impl Peers {
     /// Who had a turn to read since this was called last.
     pub(crate) fn take_turns(&mut self) -> impl Iterator<Item = PeerId> {
         std::mem::take(&mut self.turns).into_iter()
+    }
+
+    /// Closes what is to be closed, with nothing left unread.
+    pub(crate) fn settle_all(&mut self, now: Tick) {
+        for action in std::mem::take(&mut self.actions) {
+            match action {
+                Action::Settle(id) => self.handle_settled(now, id, 0),
+                Action::Connect(..)
+                | Action::LookConnected(_)
+                | Action::Look { .. }
+                | Action::Shutdown(_)
+                | Action::Close { .. } => self.actions.push_back(action),
+            }
+        }
     }
 
     /// Who has something to read, and may be read.
@@ -281,10 +296,9 @@ impl Peers {
 
 /// Whether a peer is to be read as soon as its turn comes.
 fn wants_to_read(seat: &Seat) -> bool {
-    let lingers = matches!(seat.peer.state(), State::Lingering { .. });
-    let lingers = lingers && !seat.peer.reads_on();
     let is_open = seat.peer.takes_messages() && seat.pause.is_none();
-    seat.ready.has(Ready::READ) && (is_open || lingers)
+    let discards = seat.peer.discards() && seat.pause != Some(Pause::Closing);
+    seat.ready.has(Ready::READ) && (is_open || discards)
 }
 
 /// Whether a peer is to be written as soon as its turn comes.
@@ -370,6 +384,7 @@ fn a_connection_that_is_being_refused_is_in_the_sums() {
     assert!(balance(1).is_exact(), "{}", balance(1));
     peers.check(0);
     peers.handle_failed(0, other.unwrap(), CloseReason::Io);
+    peers.settle_all(0);
     assert!(balance(0).is_exact(), "{}", balance(0));
     peers.check(0);
 }
@@ -407,6 +422,7 @@ fn what_the_system_says_of_a_broken_connection_is_its_reason() {
             let said = format!("{errno:?}, then {read:?}");
             let buffer = peers.prepare_read(now.tick, id).unwrap();
             assert!(peers.handle_read(now, id, buffer, read).is_none());
+            peers.settle_all(now.tick);
             let rows: Vec<_> = peers.closed_rows().iter().map(|row| row.reason).collect();
             assert_eq!(rows, [reason], "{said}");
             let counted = slots.ledger.closed[reason.ordinal()].get();
@@ -436,6 +452,7 @@ fn what_waits_behind_a_write_that_failed_is_leased() {
     assert_eq!(slots.queued(id).messages, 3, "it is still there");
     peers.check_peer(0, id);
     peers.handle_failed(now, id, CloseReason::Io);
+    peers.settle_all(now);
     assert_eq!(slots.ledger.budget.used(), 0);
 }
 
@@ -543,13 +560,13 @@ fn send_apart(slots: &Slots, peers: &mut Peers, id: PeerId, count: usize) {
 }
 
 mod contended {
-    use super::*;
+    use super::{super::io::BufferKind, *};
     use crate::clock::Now;
 
-    /// A bad frame, while a sender holds the slot's lock: the close has to wait, and nothing that
-    /// lies behind the bad frame is read until then.
+    /// A bad frame, while a sender holds the slot's lock: the close has to wait, and what lies
+    /// behind the bad frame is discarded all the same.
     #[test]
-    fn nothing_is_read_behind_a_bad_frame() {
+    fn nothing_is_taken_in_behind_a_bad_frame() {
         let clock = Clock::start();
         let (slots, mut peers, id) = one_peer(clock, 64 << 20);
         let instant = clock.now().instant;
@@ -564,17 +581,12 @@ mod contended {
             buffer.bytes.extend_from_slice(bytes);
             let now = Now { tick: 1, instant };
             let block = peers.handle_read(now, id, buffer, Ok(bytes.len()));
-            let read_on = peers.prepare_read(1, id).is_some();
-            peers.continue_reading(id);
-            let read_list = std::mem::take(&mut peers.read_list);
-            (block.unwrap(), read_on, read_list)
+            let next = peers.prepare_read(1, id).unwrap();
+            (block.unwrap(), next.kind)
         });
-        let (block, read_on, read_list) = block;
+        let (block, next) = block;
         assert_eq!(block.head().frames, 1);
-        assert!(
-            !read_on && read_list.is_empty(),
-            "read on behind the bad frame"
-        );
+        assert_eq!(next, BufferKind::Discard);
         // The frame before the bad one may be answered as long as somebody holds it.
         peers.begin_turn(2);
         assert!(!peers.seat(id).unwrap().peer.is_closing());
@@ -593,6 +605,7 @@ mod budget {
         clock::Now,
         frame::Frame,
         id::MessageType,
+        limits::HELD_LOOKS_PER_TURN,
         slots::OutFrame,
     };
 
@@ -738,10 +751,31 @@ mod budget {
             peers.begin_turn(now);
             let mut timers = TIMERS_PER_TURN;
             while peers.poll_timer(now, &mut timers).is_some() {}
+            peers.settle_all(now);
             closing = silent.iter().filter(|id| peers.is_ending(**id)).count();
         }
         assert_eq!((closing, closed(&slots)), (1, 1));
         assert_eq!(peers.seat(talker).unwrap().pause, None);
+    }
+
+    /// All peers are looked at for the one that makes room, and so many of them in one turn.
+    #[test]
+    fn a_turn_looks_at_so_many_peers_for_the_one_that_makes_room() {
+        let mut queued = vec![100; HELD_LOOKS_PER_TURN];
+        queued.push(4_000_000);
+        let (slots, mut peers, silent, talker) = silent(6 << 20, &queued);
+        let budget = &slots.ledger.budget;
+        budget.charge(budget.limit() - budget.used());
+        assert!(peers.prepare_read(1, talker).is_none());
+        let mut timers = TIMERS_PER_TURN;
+        let now = 1 + BUDGET_CHECK_MS;
+        while peers.poll_timer(now, &mut timers).is_some() {}
+        let largest = *silent.last().unwrap();
+        assert!(!peers.is_ending(largest), "it was not looked at yet");
+        assert!(peers.has_work(), "the walk goes on without an event");
+        peers.begin_turn(now);
+        assert!(peers.is_ending(largest));
+        assert_eq!(silent.iter().filter(|id| peers.is_ending(**id)).count(), 1);
     }
 
     /// What another loop is told counts a victim whose slot somebody has locked: it would have the
@@ -1147,7 +1181,10 @@ mod inline {
             let sent = inside.send(id, OutFrame { frame, owned: None });
             assert_eq!(sent, Err(SendError::Full));
             assert!(inside.ask_close(id));
-            assert_eq!(replier.reply("late"), Err(SendError::Closing));
+            // What was read before may be answered, if there is room.
+            assert_eq!(replier.reply("late"), Err(SendError::Full));
+            let sent = inside.send(id, OutFrame { frame, owned: None });
+            assert_eq!(sent, Err(SendError::Closing));
         };
         handlers
             .add(HandlerOptions::new(SHORT), Box::new(call))
@@ -1407,6 +1444,7 @@ mod output {
             index: id.index(),
             abort: true,
         };
+        peers.settle_all(1);
         assert_eq!(peers.poll_action(), Some(close));
         let events = events(&mut peers);
         let [Event::Closed(row)] = &events[..] else {
@@ -1459,6 +1497,8 @@ mod output {
         slots.send_as(id, Priority::High, message).unwrap();
         turn(&mut peers, 11, id, 0);
         peers.leave(12, id, CloseReason::Reset, true);
+        assert_eq!(peers.poll_action(), Some(Action::Settle(id)));
+        peers.handle_settled(12, id, 0);
         assert_eq!(peers.poll_action(), Some(Action::Look { id, last: true }));
         peers.handle_unacknowledged(12, id, Unacknowledged::Bytes(30));
         let row = peers.closed_rows().remove(0);

@@ -110,6 +110,7 @@ impl SharedFrame {
         let mut bytes = Vec::with_capacity(frame.encoded_size());
         encode_whole(frame, &mut bytes);
         let item = Item {
+            is_reply: false,
             traffic: Traffic::new(1, bytes.len() as u64),
             payload_size: frame.payload.len(),
             priority,

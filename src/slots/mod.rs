@@ -167,6 +167,8 @@ struct Item {
     /// The longest payload.
     payload_size: usize,
     priority: Priority,
+    /// It answers what the peer sent.
+    is_reply: bool,
 }
 
 impl Item {
@@ -175,6 +177,7 @@ impl Item {
             traffic: Traffic::new(1, frame.encoded_size() as u64),
             payload_size: frame.payload.len(),
             priority,
+            is_reply: false,
         }
     }
 }
@@ -206,7 +209,8 @@ struct Slot {
     held: AtomicU32,
     /// The connection may be sent to: it is made, and what it has to say first was accepted.
     admitted: AtomicBool,
-    /// The application asked for a close: what `inner` says too, for whom does not take its lock.
+    /// A close was asked for after which nothing is accepted: what `inner` says too, for whom does
+    /// not take its lock.
     close_asked: AtomicBool,
     /// The application asked for a close, in whatever state the connection was.
     given_up: AtomicBool,
@@ -272,6 +276,8 @@ struct Known {
     link: Option<LinkId>,
     /// Set a moment after the slot was admitted, at the latest.
     identity: Option<Arc<PeerIdentity>>,
+    /// Replies that were refused because the BYE was due.
+    unanswered: u64,
 }
 
 /// What is known of a connection from its beginning.
@@ -287,8 +293,10 @@ enum SlotState {
     #[default]
     Free,
     Open,
-    /// Somebody asked for a close that the loop has not seen yet.
+    /// A close was asked for that the loop has not seen yet.
     CloseAsked(CloseReason),
+    /// The connection is on its way to its end, and what was read of it may still be answered.
+    Answering,
     /// A sender found no room, and the loop has not cut the peer off yet.
     CutOff,
     /// The loop is closing the connection.
@@ -534,9 +542,29 @@ impl Slots {
         priority: Priority,
         message: OutFrame<'_>,
     ) -> Result<(), SendError> {
+        self.send_item(peer, priority, message, false)
+    }
+
+    /// Accepts an answer to what a peer sent, or says why not.
+    pub(crate) fn send_reply(&self, peer: PeerId, message: OutFrame<'_>) -> Result<(), SendError> {
+        self.send_item(peer, Priority::Normal, message, true)
+    }
+
+    #[inline]
+    fn send_item(
+        &self,
+        peer: PeerId,
+        priority: Priority,
+        message: OutFrame<'_>,
+        is_reply: bool,
+    ) -> Result<(), SendError> {
         let slot = self.slot(peer).ok_or(SendError::NotConnected)?;
         let frame = slot.dress(message.frame);
-        self.accept(slot, peer, Item::of(&frame, priority), |tail| {
+        let item = Item {
+            is_reply,
+            ..Item::of(&frame, priority)
+        };
+        self.accept(slot, peer, item, |tail| {
             tail.push(&frame, message.owned);
         })
     }
@@ -588,8 +616,15 @@ impl Slots {
             traffic: Traffic::new(u64::from(batch.messages), batch.bytes.len() as u64),
             payload_size: batch.payload_size_max,
             priority,
+            is_reply: batch.replies == batch.messages,
         };
-        self.accept(slot, peer, item, |tail| tail.append(batch))
+        let replies = batch.replies;
+        let result = self.accept(slot, peer, item, |tail| tail.append(batch));
+        // A batch of replies alone is counted where it is refused.
+        if result == Err(SendError::Closing) && !item.is_reply {
+            self.note_unanswered(slot, peer, u64::from(replies));
+        }
+        result
     }
 
     fn accept(
@@ -628,9 +663,17 @@ impl Slots {
         match inner.state {
             SlotState::Open if slot.admitted.load(Ordering::Acquire) => {}
             SlotState::Free | SlotState::Open => return Err(SendError::NotConnected.into()),
-            SlotState::CloseAsked(_) | SlotState::CutOff | SlotState::Closing => {
+            SlotState::Answering if item.is_reply => {}
+            SlotState::CloseAsked(reason) if item.is_reply && reason.reads_on() => {}
+            SlotState::Closing if item.is_reply => {
+                let known = inner.known.get_or_insert_default();
+                known.unanswered += item.traffic.messages;
                 return Err(SendError::Closing.into());
             }
+            SlotState::CloseAsked(_)
+            | SlotState::Answering
+            | SlotState::CutOff
+            | SlotState::Closing => return Err(SendError::Closing.into()),
         }
         let limit = slot.payload_size_max.load(Ordering::Relaxed) as usize;
         if item.payload_size > limit {
@@ -663,6 +706,16 @@ impl Slots {
             self.cover(used, tails, queued.bytes);
         }
         Ok(())
+    }
+
+    /// Counts replies that were refused among others.
+    #[cold]
+    fn note_unanswered(&self, slot: &Slot, peer: PeerId, replies: u64) {
+        let mut inner = slot.lock();
+        let is_closing = inner.state == SlotState::Closing;
+        if replies > 0 && is_closing && slot.generation() == peer.generation() {
+            inner.known.get_or_insert_default().unanswered += replies;
+        }
     }
 
     /// Leases what is missing for a message that is to be appended, `queued` bytes with it.
@@ -800,14 +853,16 @@ impl Slots {
         }
         match inner.state {
             SlotState::Free => return false,
-            SlotState::CloseAsked(_) | SlotState::CutOff | SlotState::Closing => {
+            SlotState::CloseAsked(_)
+            | SlotState::Answering
+            | SlotState::CutOff
+            | SlotState::Closing => {
                 slot.given_up.store(true, Ordering::Relaxed);
                 return true;
             }
             SlotState::Open => inner.state = SlotState::CloseAsked(CloseReason::AppClosed),
         }
         slot.given_up.store(true, Ordering::Relaxed);
-        slot.close_asked.store(true, Ordering::Relaxed);
         drop(inner);
         self.ask_attention(slot, peer.index());
         true
@@ -912,7 +967,8 @@ impl Slots {
                 wanted = inner.state == SlotState::Open;
                 if wanted {
                     inner.state = SlotState::CloseAsked(reason);
-                    slot.close_asked.store(true, Ordering::Relaxed);
+                    let ends = !reason.reads_on();
+                    slot.close_asked.store(ends, Ordering::Relaxed);
                 }
             }
         }
@@ -1116,14 +1172,22 @@ impl Slots {
             sums: slot.sums_since(before),
             close_asked: match inner.state {
                 SlotState::CloseAsked(reason) => Some(reason),
-                SlotState::Free | SlotState::Open | SlotState::CutOff | SlotState::Closing => None,
+                SlotState::Free
+                | SlotState::Open
+                | SlotState::Answering
+                | SlotState::CutOff
+                | SlotState::Closing => None,
             },
             cut_off: inner.state == SlotState::CutOff,
             is_rest: false,
         };
-        let last = taken.close_asked.is_some() || taken.cut_off || take == Take::Last;
+        let is_finished = taken.close_asked.is_some_and(CloseReason::reads_on);
+        let is_closed = taken.close_asked.is_some() && !is_finished;
+        let last = is_closed || taken.cut_off || take == Take::Last;
         if last {
             inner.state = SlotState::Closing;
+        } else if is_finished {
+            inner.state = SlotState::Answering;
         }
         let Some(tails) = &mut inner.tails else {
             return Ok(taken);
@@ -1184,6 +1248,15 @@ impl Slots {
     /// Whether the application asked for the close of the slot's last connection.
     pub(crate) fn was_given_up(&self, peer: PeerId) -> bool {
         self.own(peer).given_up.load(Ordering::Relaxed)
+    }
+
+    /// Has everything refused that is no reply: the connection is on its way to its end.
+    pub(crate) fn limit_to_replies(&self, peer: PeerId) -> Result<(), Contended> {
+        let mut inner = self.own(peer).try_lock()?;
+        if inner.state == SlotState::Open {
+            inner.state = SlotState::Answering;
+        }
+        Ok(())
     }
 
     /// Refuses further messages if none is queued; false if there is one.
@@ -1267,26 +1340,27 @@ impl Slots {
         self.own(peer).addr.get()
     }
 
-    /// Ends the connection's use of the slot. What senders had appended goes to `out`; returned is
-    /// what the sums have grown by since `before`.
+    /// Ends the connection's use of the slot. What senders had appended goes to `out`; returned are
+    /// what the sums have grown by since `before`, and how many replies were refused because the
+    /// BYE was due.
     pub(crate) fn close(
         &self,
         peer: PeerId,
         before: Sums,
         out: impl FnMut(Priority, Segment),
-    ) -> Result<Sums, Contended> {
+    ) -> Result<(Sums, u64), Contended> {
         let slot = self.own(peer);
         let mut inner = slot.try_lock()?;
         if let Some(mut tails) = inner.tails.take() {
             tails.take(out);
         }
         inner.state = SlotState::Free;
-        inner.known = None;
+        let unanswered = inner.known.take().map_or(0, |known| known.unanswered);
         slot.admitted.store(false, Ordering::Relaxed);
         if let Some(used) = slot.used.get() {
             self.ledger.budget.release(used.take_leases());
         }
-        Ok(slot.sums_since(before))
+        Ok((slot.sums_since(before), unanswered))
     }
 
     /// Counts what the kernel took. Returns whether somebody waits for the room.

@@ -343,6 +343,8 @@ pub(crate) struct OutFrame<'a> {
 pub(crate) struct OutFrames {
     pub(crate) bytes: Vec<u8>,
     pub(crate) messages: u32,
+    /// How many of them answer what the peer sent.
+    pub(crate) replies: u32,
     pub(crate) payload_size_max: usize,
     pub(crate) message_type: Option<MessageType>,
     pub(crate) mixed: bool,
@@ -383,6 +385,7 @@ impl OutFrames {
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.messages = 0;
+        self.replies = 0;
         self.payload_size_max = 0;
         self.message_type = None;
         self.mixed = false;

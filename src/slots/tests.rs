@@ -50,7 +50,7 @@ fn take(slots: &Slots, peer: PeerId, before: &mut Sums) -> Taken {
 }
 
 fn close(slots: &Slots, peer: PeerId) -> Sums {
-    slots.close(peer, Sums::default(), |_, _| {}).unwrap()
+    slots.close(peer, Sums::default(), |_, _| {}).unwrap().0
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn the_generation_tells_connections_of_a_slot_apart() {
     assert_eq!(send(&slots, first, 1), Ok(()));
     let mut out = Vec::new();
     let push = |_, segment| out.push(segment);
-    let late = slots.close(first, Sums::default(), push).unwrap();
+    let (late, _) = slots.close(first, Sums::default(), push).unwrap();
     assert_eq!((late.accepted, out.len()), (Traffic::new(1, 9), 1));
     assert_eq!(send(&slots, first, 1), Err(SendError::NotConnected));
     let second = slots.open(0).unwrap();

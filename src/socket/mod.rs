@@ -77,6 +77,19 @@ pub(crate) trait Net {
     /// Sends a FIN; reading goes on.
     fn shutdown(&mut self, stream: &mut Self::Stream) -> io::Result<()>;
 
+    /// The same for a connection that is about to be closed.
+    fn read_last(
+        &mut self,
+        stream: &mut Self::Stream,
+        buffer: &mut Vec<u8>,
+        limit: usize,
+    ) -> io::Result<usize> {
+        self.read(stream, buffer, limit)
+    }
+
+    /// Bytes that came and were not read; zero where the system does not tell.
+    fn unread(&mut self, stream: &mut Self::Stream) -> u64;
+
     /// Ends the connection; with `abort`, by a RST.
     fn close(&mut self, stream: Self::Stream, abort: bool);
 

@@ -188,6 +188,10 @@ impl Net for Sockets {
         Ok(rustix::net::shutdown(&*stream, Shutdown::Write)?)
     }
 
+    fn unread(&mut self, stream: &mut TcpStream) -> u64 {
+        rustix::io::ioctl_fionread(&*stream).unwrap_or(0)
+    }
+
     fn close(&mut self, stream: TcpStream, abort: bool) {
         if abort {
             // A connection that cannot be set up for a RST is closed all the same.

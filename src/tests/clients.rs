@@ -127,7 +127,9 @@ impl Client {
         let over = all_taken && conn.server_fin && (self.reads(world) || conn.aborted);
         if conn.refused || conn.rst || conn.aborted || over {
             world.say(|| format!("client leaves conn {index}"));
-            if over && !self.ended {
+            // One that left without a word before may do so now, too.
+            let is_silent = self.ended && self.kind == Kind::Hostile && !world.healed;
+            if over && !is_silent {
                 world.finish(index);
             }
             self.conn = None;

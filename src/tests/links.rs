@@ -20,9 +20,7 @@ use crate::{
     frame::{Bye, Decoder, Frame, Hello, encode_whole},
     id::{LinkId, MessageType, NodeId, PeerId},
     ledger::{Ledger, Traffic},
-    limits::{
-        AUTH_DELAY_MS, BEFORE_OK_BYTES_MAX, LINGER_MS, LINK_HEALTHY_MS, LINKS_MAX, TIMERS_PER_TURN,
-    },
+    limits::{AUTH_DELAY_MS, BEFORE_OK_BYTES_MAX, LINK_HEALTHY_MS, LINKS_MAX, TIMERS_PER_TURN},
     peer::Rules,
     peers::{Action, PeerLimits, Peers},
     slots::{OutFrame, OutboxLimits, Slots},
@@ -30,6 +28,8 @@ use crate::{
 };
 
 const LINK: LinkId = LinkId(7);
+/// The drain time of lenient rules.
+const DRAIN_MS: u64 = 1_000;
 const APP: MessageType = MessageType(1);
 
 /// The table under test, and what it asked for.
@@ -167,6 +167,7 @@ impl Desk {
                     self.peers.handle_unacknowledged(self.now, id, told);
                 }
                 Action::Shutdown(_) => {}
+                Action::Settle(id) => self.peers.handle_settled(self.now, id, 0),
                 Action::Close { index, abort } => self.closes.push((index, abort)),
             }
         }
@@ -936,7 +937,7 @@ fn whoever_gives_way_does_not_wait_for_ever() {
         if !bad.is_empty() {
             assert!(desk.read(goes, &app(1)).is_empty(), "behind {bad:?}");
         }
-        desk.advance(LINGER_MS - 1);
+        desk.advance(DRAIN_MS - 1);
         assert!(desk.closes.is_empty());
         desk.advance(2);
         assert_eq!(desk.closes, [(goes.index(), false)]);

@@ -33,6 +33,7 @@ pub(super) struct Watchers {
 #[derive(Debug, Default)]
 struct Life {
     said_hello: bool,
+    said_bye: bool,
     paused: bool,
     /// How many messages each subscriber had been offered when the peer was told as connected. Not
     /// known inline, where several things happen between two looks.
@@ -106,6 +107,10 @@ impl Watchers {
             Event::Resumed { .. } => {
                 assert!(life.paused, "{event:?} without a pause");
                 life.paused = false;
+            }
+            Event::ByeReceived { .. } => {
+                assert!(!life.said_bye, "a second {event:?}");
+                life.said_bye = true;
             }
             Event::Closed(_) => life.closed = Some(offered(world)),
             Event::Connected { .. }

@@ -185,6 +185,8 @@ struct Closed {
     overflowed: Way,
     /// `null` where the system does not tell.
     unconfirmed: Option<Way>,
+    unanswered: u64,
+    discarded_after_close: Way,
 }
 
 fn closed_row(row: &ClosedRow) -> Closed {
@@ -202,6 +204,8 @@ fn closed_row(row: &ClosedRow) -> Closed {
         lost: row.lost.into(),
         overflowed: row.overflowed.into(),
         unconfirmed: row.unconfirmed.map(Into::into),
+        unanswered: row.unanswered,
+        discarded_after_close: row.discarded_after_close.into(),
     }
 }
 

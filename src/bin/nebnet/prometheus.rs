@@ -166,9 +166,24 @@ fn outbound(out: &mut Exposition, snapshot: &Snapshot) {
             "messages written that may not have reached their peer before its connection ended",
             snapshot.unconfirmed,
         ),
+        (
+            "discarded_after_close",
+            "input of closing connections that no subscriber got: messages as far as parsed",
+            snapshot.discarded_after_close,
+        ),
     ] {
         out.traffic(name, what, traffic);
     }
+    out.counter(
+        "unanswered_total",
+        "replies refused because the BYE was out",
+        snapshot.unanswered,
+    );
+    out.counter(
+        "closed_with_loss_total",
+        "connections that ended with messages lost or input discarded",
+        snapshot.closed_with_loss,
+    );
     let queued = snapshot.outbound_queued;
     out.gauge(
         "outbound_queued_messages",

@@ -67,6 +67,7 @@ fn cut_off_at(told: impl Fn(Tick, u64) -> Unacknowledged, until: Tick) -> Option
                 Action::Look { id, .. } => {
                     peers.handle_unacknowledged(now, id, told(now, written));
                 }
+                Action::Settle(id) => peers.handle_settled(now, id, 0),
                 Action::Close { abort, .. } => {
                     assert!(abort);
                     assert_eq!(peers.closed_rows()[0].reason, CloseReason::SlowPeer);
@@ -120,6 +121,7 @@ fn leaving(failed: bool) -> (Peers, PeerId) {
     } else {
         peers.leave(4, id, CloseReason::SlowPeer, true);
     }
+    peers.settle_all(4);
     assert_eq!(peers.poll_action(), Some(Action::Look { id, last: true }));
     assert!(peers.closed_rows().is_empty(), "it waits for the answer");
     (peers, id)
@@ -172,6 +174,7 @@ fn an_end_waits_for_an_answer_only_if_there_is_a_question() {
         peers.handle_unacknowledged(2, id, told);
         while peers.poll_action().is_some() {}
         peers.leave(3, id, CloseReason::SlowPeer, true);
+        peers.settle_all(3);
         assert_eq!(peers.poll_action(), close(id));
         let known = told != Unacknowledged::Never;
         let unconfirmed = known.then(Traffic::default);
@@ -179,6 +182,7 @@ fn an_end_waits_for_an_answer_only_if_there_is_a_question() {
     }
     let (mut peers, id) = waiting();
     peers.leave(1, id, CloseReason::SlowPeer, true);
+    peers.settle_all(1);
     assert_eq!(peers.poll_action(), close(id));
     assert_eq!(peers.closed_rows()[0].unconfirmed, Some(Traffic::default()));
 }

@@ -722,6 +722,10 @@ impl Net for MeshNet {
         Ok(())
     }
 
+    fn unread(&mut self, stream: &mut MeshStream) -> u64 {
+        self.fabric.borrow_mut().end(stream).arrived.len() as u64
+    }
+
     fn close(&mut self, stream: MeshStream, abort: bool) {
         let fabric = &mut *self.fabric.borrow_mut();
         let host = self.host;

@@ -1,0 +1,449 @@
+//! How connections end.
+//!
+//! There are two ways in order. A *finish* is for a peer that is not at fault: a stop, a close of
+//! the application, a swap of connections of one node. Reading goes on throughout, BYE and FIN go
+//! out as soon as what was read before is released and its answers are written, at half the drain
+//! time at the latest, and the connection is closed at the peer's own FIN. A *close* is for an
+//! error, a timeout or a refusal: what is queued is flushed, and input is discarded and counted.
+//!
+//! Whatever ends a connection, its last step is to be *settled*: the node looks what is left
+//! unread, which is counted, before the socket is closed.
+
+use std::io;
+
+use super::{
+    Action, Again, Leaving, Pause, Peers, QUIET_CHECK_MS, Standing, close_slot, closed_row,
+    closing_reason, looks::count_unconfirmed, recharge_carry,
+};
+use crate::{
+    balance::PeerSums,
+    clock::Tick,
+    dispatch::Notice,
+    error::{CloseReason, DialError},
+    event::Event,
+    id::PeerId,
+    ledger::{Ledger, Traffic},
+    limits::{LAST_READ_BYTES, LINGER_MS},
+    peer::{Peer, State},
+    slots::{Contended, Flow},
+};
+
+impl Peers {
+    // ----- in order --------------------------------------------------------------------------
+
+    /// Closes a connection in order whose peer is to lose nothing, within the drain time.
+    pub(super) fn begin_finish(
+        &mut self,
+        now: Tick,
+        id: PeerId,
+        reason: CloseReason,
+        drain_ms: u64,
+    ) {
+        let Some(seat) = self.seat(id) else { return };
+        match seat.peer.state() {
+            State::Open if seat.announced => {}
+            State::HalfClosed { .. } => {}
+            // Nothing was delivered, so nothing has to be answered.
+            State::Refused { reason, .. } => {
+                return self.begin_close(now, id, reason, LINGER_MS);
+            }
+            State::Open | State::Greeting { .. } => {
+                return self.begin_close(now, id, reason, LINGER_MS);
+            }
+            State::Connecting { .. } => return self.leave(now, id, reason, true),
+            State::Stopping { .. } | State::Draining { .. } | State::Lingering { .. } => return,
+        }
+        if let Some(reason) = seat.broken {
+            return self.leave(now, id, reason, true);
+        }
+        let rules = &self.rules;
+        let seat = self.seats.get_mut(id.index() as usize);
+        let seat = seat.expect("looked up above");
+        seat.peer.begin_stop(now, rules, reason, drain_ms, true);
+        recharge_carry(&self.slots, seat);
+        self.note_mute(id);
+        self.give_up_node(id);
+        self.list_reading(id);
+        self.handle_slot(now, id.index());
+        self.arm(now, id);
+    }
+
+    /// Closes a connection in order, as soon as its slot can be told: nothing more is accepted for
+    /// it, and what is queued is flushed. Input is read on if a finish came before, and else
+    /// discarded.
+    pub(crate) fn begin_close(
+        &mut self,
+        now: Tick,
+        id: PeerId,
+        reason: CloseReason,
+        drain_ms: u64,
+    ) {
+        let Some(seat) = self.seat(id) else { return };
+        if seat.peer.is_closing() {
+            return;
+        }
+        if matches!(seat.peer.state(), State::Connecting { .. }) {
+            self.leave(now, id, reason, true);
+            return;
+        }
+        if self.take_last_output(now, id).is_err() {
+            self.put_close_off(id, Again::Close(id, reason, drain_ms));
+            return;
+        }
+        let rules = &self.rules;
+        let seat = self.seats.get_mut(id.index() as usize);
+        let Some(seat) = seat.filter(|seat| seat.id() == id && seat.leaving.is_none()) else {
+            return;
+        };
+        let peer = &mut seat.peer;
+        if peer.state().takes_input() && !peer.carry.is_empty() {
+            self.slots.ledger.partial_frames.add(1);
+        }
+        peer.begin_drain(now, rules, reason, drain_ms);
+        self.after_close(now, id);
+    }
+
+    /// Closes a connection in order without what is queued: its peer reads no more, or took it for
+    /// too long.
+    pub(super) fn abandon(&mut self, now: Tick, id: PeerId, reason: CloseReason) {
+        let Some(seat) = self.seat(id) else { return };
+        if seat.peer.is_closing() {
+            return;
+        }
+        if self.take_last_output(now, id).is_err() {
+            self.again.push(Again::Abandon(id, reason));
+            return;
+        }
+        let rules = &self.rules;
+        let seat = self.seats.get_mut(id.index() as usize);
+        let Some(seat) = seat.filter(|seat| seat.id() == id && seat.leaving.is_none()) else {
+            return;
+        };
+        seat.peer.begin_abandon(now, rules, reason);
+        self.after_close(now, id);
+    }
+
+    /// Takes what was accepted for a peer before its close; nothing is accepted after it. The peer
+    /// may be gone then, because a sender had it cut off.
+    fn take_last_output(&mut self, now: Tick, id: PeerId) -> Result<(), Contended> {
+        let taken = self.take_output(now, id, true)?;
+        if taken.cut_off {
+            self.leave(now, id, CloseReason::SlowPeer, true);
+        }
+        Ok(())
+    }
+
+    /// Has a close done in the next turn, because the slot is contended. What lies behind the
+    /// reason of the close is not to be read meanwhile.
+    fn put_close_off(&mut self, id: PeerId, again: Again) {
+        if let Some(seat) = self.seat(id) {
+            if seat.peer.state().takes_input() {
+                seat.pause = Some(Pause::Closing);
+            }
+        }
+        self.again.push(again);
+    }
+
+    /// Follows up on the step to draining.
+    fn after_close(&mut self, now: Tick, id: PeerId) {
+        let seat = self.seats.get_mut(id.index() as usize);
+        if let Some(seat) = seat {
+            if seat.pause == Some(Pause::Closing) || seat.peer.discards() {
+                seat.pause = None;
+            }
+            recharge_carry(&self.slots, seat);
+        }
+        self.note_mute(id);
+        self.give_up_node(id);
+        self.list_reading(id);
+        self.after_output(now, id);
+        self.arm(now, id);
+    }
+
+    /// The peer said BYE. What is accepted from now on are replies alone; what waits is written if
+    /// the peer still reads.
+    pub(super) fn handle_bye(&mut self, now: Tick, id: PeerId) {
+        let drain_ms = self.rules.drain_ms;
+        let Some(seat) = self.seat(id) else { return };
+        let Some(code) = seat.peer.bye_received else {
+            return;
+        };
+        let is_announced = seat.announced;
+        let reads_on = CloseReason::from_wire_code(code).is_some_and(CloseReason::reads_on);
+        // One that comes while we close changes nothing about our close.
+        if let State::HalfClosed { reason, .. } = seat.peer.state() {
+            if reads_on {
+                seat.peer.limit_half_closed(now, drain_ms);
+                self.limit_to_replies(id);
+            } else {
+                self.abandon(now, id, reason);
+            }
+        }
+        if is_announced {
+            self.emit(Event::ByeReceived { peer: id, code });
+        }
+    }
+
+    /// Has sends to a peer refused that are no replies.
+    pub(super) fn limit_to_replies(&mut self, id: PeerId) {
+        if self.seat(id).is_some() && self.slots.limit_to_replies(id).is_err() {
+            self.again.push(Again::Answering(id));
+        }
+    }
+
+    // ----- quiet -----------------------------------------------------------------------------
+
+    /// Closes a peer that waited for quiet, if it is quiet.
+    pub(super) fn check_quiet(&mut self, now: Tick, id: PeerId) {
+        let state = self.seat(id).map(|seat| seat.peer.state());
+        let Some(state) = state.filter(|state| state.waits_for_quiet()) else {
+            return;
+        };
+        let Flow { released, queued } = self.slots.flow(id);
+        let Some(seat) = self.seat(id) else { return };
+        let queued = seat.peer.has_output() || queued.messages > 0;
+        let Some(reason) = seat.peer.judge_quiet(now, released, queued) else {
+            self.watch_release(now, id, released);
+            return;
+        };
+        let drain_ms = self.drain_ms_of(now, id).unwrap_or(self.rules.drain_ms);
+        if matches!(state, State::Stopping { .. }) {
+            // The answers are queued, and BYE comes behind them.
+            self.begin_close(now, id, reason, drain_ms);
+            return;
+        }
+        match self.slots.close_if_quiet(id) {
+            Ok(true) => self.begin_close(now, id, reason, drain_ms),
+            Ok(false) => {}
+            Err(_) => self.again.push(Again::Attention(id.index())),
+        }
+    }
+
+    /// How much of its drain time a connection has left that is being finished.
+    pub(super) fn drain_ms_of(&mut self, now: Tick, id: PeerId) -> Option<u64> {
+        match self.seat(id).map(|seat| seat.peer.state())? {
+            State::Stopping { deadline, .. } => Some(deadline.saturating_sub(now)),
+            State::Connecting { .. }
+            | State::Greeting { .. }
+            | State::Open
+            | State::Refused { .. }
+            | State::HalfClosed { .. }
+            | State::Draining { .. }
+            | State::Lingering { .. } => None,
+        }
+    }
+
+    /// Has the slot ask for attention when everything is released that is waited for.
+    fn watch_release(&mut self, now: Tick, id: PeerId, released: Traffic) {
+        let Some(seat) = self.seat(id) else { return };
+        let awaited = match seat.peer.state() {
+            State::Stopping { mark, .. } => mark,
+            State::Connecting { .. }
+            | State::Greeting { .. }
+            | State::Open
+            | State::Refused { .. }
+            | State::HalfClosed { .. }
+            | State::Draining { .. }
+            | State::Lingering { .. } => seat.peer.read,
+        };
+        let is_missing = released.bytes < awaited.bytes || released.messages < awaited.messages;
+        if is_missing && !self.slots.pause(id, awaited) {
+            self.again.push(Again::Attention(id.index()));
+        }
+        self.arm(now, id);
+    }
+
+    /// Looks whether a peer is quiet whose deadline says so. One that is not is looked at again,
+    /// whatever its deadline says.
+    pub(super) fn recheck_quiet(&mut self, now: Tick, id: PeerId) {
+        self.check_quiet(now, id);
+        let Some(seat) = self.seat(id) else { return };
+        if seat.timer.is_some() || seat.peer.is_closing() {
+            return;
+        }
+        let next = now + QUIET_CHECK_MS;
+        let own = self.own_deadline_of(now, id);
+        let next = own.map_or(next, |tick| tick.max(next));
+        let request = self.request_deadline_of(now, id);
+        let next = request.map_or(next, |tick| tick.min(next));
+        let timer = self.wheel.insert(next, super::Timer::Peer(id)).place();
+        if let Some(seat) = self.seat(id) {
+            seat.timer = Some(timer);
+        }
+    }
+
+    // ----- the last step ---------------------------------------------------------------------
+
+    /// Ends a connection: has the node look what is left of it, gives its slot back, counts it, and
+    /// has the node close it.
+    pub(super) fn leave(&mut self, now: Tick, id: PeerId, reason: CloseReason, abort: bool) {
+        let Some(seat) = self.seat(id) else { return };
+        seat.leaving = Some(Leaving { reason, abort });
+        let is_made = seat.standing != Standing::Dialling;
+        self.give_up_node(id);
+        self.discard_pieces(id);
+        if is_made {
+            self.actions.push_back(Action::Settle(id));
+        } else {
+            self.finish_leaving(now, id);
+        }
+    }
+
+    /// Counts what a last read of a connection brings, which nothing more is to come of.
+    pub(crate) fn handle_last_input(
+        &mut self,
+        id: PeerId,
+        mut read: impl FnMut(&mut Vec<u8>, usize) -> io::Result<usize>,
+    ) {
+        let rules = &self.rules;
+        let seat = self.seats.get_mut(id.index() as usize);
+        let Some(seat) = seat.filter(|seat| seat.id() == id && seat.leaving.is_some()) else {
+            return;
+        };
+        let peer = &mut seat.peer;
+        if peer.eof {
+            return;
+        }
+        let mut left = LAST_READ_BYTES;
+        let mut buffer = self.pool.take_buffer();
+        while left > 0 {
+            buffer.clear();
+            // An error has ended the connection: nothing more can be read.
+            let count = read(&mut buffer, left).unwrap_or(0);
+            if count == 0 {
+                break;
+            }
+            if !peer.carry.is_empty() {
+                self.slots.ledger.partial_frames.add(1);
+                peer.discard_carry(rules);
+            }
+            peer.discard(rules, &buffer[..count]);
+            left = left.saturating_sub(count);
+        }
+        self.pool.put_buffer(buffer);
+    }
+
+    /// A connection that is to be closed has so many bytes unread.
+    pub(crate) fn handle_settled(&mut self, now: Tick, id: PeerId, unread: u64) {
+        let seat = self.seats.get_mut(id.index() as usize);
+        let Some(seat) = seat.filter(|seat| seat.id() == id && seat.leaving.is_some()) else {
+            return;
+        };
+        seat.peer.discard_unseen(unread);
+        if self.is_to_be_confirmed(id) {
+            self.actions.push_front(Action::Look { id, last: true });
+        } else {
+            self.finish_leaving(now, id);
+        }
+    }
+
+    pub(super) fn finish_leaving(&mut self, now: Tick, id: PeerId) {
+        let index = id.index() as usize;
+        let rules = &self.rules;
+        let Some(seat) = self.seats.get_mut(index) else {
+            return;
+        };
+        let Some(Leaving { reason, abort }) = seat.leaving.filter(|_| seat.peer.id == id) else {
+            return;
+        };
+        let peer = &mut seat.peer;
+        let held = peer.in_flight(self.slots.released(id)).messages;
+        let Ok(lost) = close_slot(&self.slots, now, peer) else {
+            self.again.push(Again::Leave(id));
+            return;
+        };
+        if !peer.carry.is_empty() {
+            self.slots.ledger.partial_frames.add(1);
+            if !peer.state().takes_input() {
+                peer.discard_carry(rules);
+            }
+        }
+        if seat.carry_charge > 0 {
+            self.slots.ledger.budget.release(seat.carry_charge);
+        }
+        if let Some(timer) = seat.timer {
+            self.wheel.cancel_at(timer);
+        }
+        count_end(&self.slots.ledger, &mut self.gone, peer, lost);
+        let (standing, announced) = (seat.standing, seat.announced);
+        if seat.pending {
+            self.census.end_pending();
+        }
+        let dial_error = seat.dial_error.take();
+        let unconfirmed = count_unconfirmed(&self.slots.ledger, peer, self.untold);
+        let row = closed_row(now, peer, reason, lost, unconfirmed);
+        self.seats.remove(index);
+        self.forget_standing(now, standing, &row);
+        if self.slots.was_asked(id) {
+            self.notices.push_back(Notice::Closed { peer: id, reason });
+        }
+        let left = row.clone();
+        if self.slots.was_given_up(id) {
+            self.end_link(left.link);
+        }
+        let error = (!announced).then(|| {
+            dial_error.unwrap_or(DialError::Handshake {
+                reason,
+                bye_received: row.bye_received,
+            })
+        });
+        if standing != Standing::Dialling {
+            if announced && self.is_watched() {
+                self.emit(Event::Closed(Box::new(row.clone())));
+            }
+            self.keep_row(now, row, held, abort);
+        }
+        // Senders that wait for room learn that there will never be any.
+        if !self.slots.notify_room(id.index()) {
+            self.again.push(Again::NotifyRoom(id.index()));
+        }
+        self.actions.push_back(Action::Close {
+            index: id.index(),
+            abort,
+        });
+        if let Some(link) = left.link {
+            self.handle_link_down(now, link, &left, error);
+        }
+    }
+
+    /// Sends the FIN once everything is written and said.
+    pub(super) fn finish_drain(&mut self, now: Tick, id: PeerId) {
+        let Some(seat) = self.seat(id) else { return };
+        let text = closing_reason(&seat.peer).name();
+        if !seat.peer.finish_drain(now, text) {
+            return;
+        }
+        self.actions.push_back(Action::Shutdown(id));
+        let Some(seat) = self.seat(id) else { return };
+        let reason = closing_reason(&seat.peer);
+        if seat.peer.begin_linger(now) {
+            self.end_linger(now, id, reason);
+        } else {
+            self.list_reading(id);
+        }
+    }
+
+    /// Both sides have ended. What the peer's system does not have yet it will get, unless the
+    /// connection breaks, so it is waited for.
+    pub(super) fn end_linger(&mut self, now: Tick, id: PeerId, reason: CloseReason) {
+        let is_unsure = self.is_to_be_confirmed(id);
+        let Some(seat) = self.seat(id) else { return };
+        if is_unsure && seat.peer.await_confirmation(now) {
+            self.actions.push_back(Action::Look { id, last: false });
+            self.arm(now, id);
+        } else {
+            self.leave(now, id, reason, false);
+        }
+    }
+}
+
+/// Counts what a connection did in all, and what was lost with it.
+fn count_end(ledger: &Ledger, gone: &mut PeerSums, peer: &Peer, lost: Traffic) {
+    ledger.unanswered.add(peer.unanswered);
+    ledger.discarded_after_close.add(peer.discarded());
+    gone.inbound.add(peer.inbound);
+    gone.written.add(peer.outbound);
+    gone.lost.add(lost);
+    gone.accepted.add(peer.sums.accepted);
+    gone.accepted.add(peer.answered);
+}

@@ -1,0 +1,245 @@
+//! What a loop does about a byte budget that is short.
+//!
+//! Reading pauses first, see `io`. Where the budget is used up, the peer that holds most of what is
+//! not with subscribers makes room, whichever loop it is with. To find it, all peers are looked at:
+//! so many in a turn, so that a turn costs no more with 100,000 connections than with 10,000.
+
+use super::{Pause, Peers, Seat, Timer};
+use crate::{
+    budget::{Held, Request},
+    clock::Tick,
+    error::CloseReason,
+    id::PeerId,
+    limits::{HELD_LOOKS_PER_TURN, LINGER_MS},
+};
+
+/// How often the budget is looked at while it is short.
+pub(super) const BUDGET_CHECK_MS: u64 = 100;
+
+/// The part of the budget that has to come back from connections that are closing, if no other is
+/// to be closed.
+const BUDGET_ROOM_PART: usize = 16;
+
+/// What a walk over all peers is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// To decide which peer makes room.
+    Decide,
+    /// To tell another loop, and to have the largest make room if that loop has so decided.
+    Tell { evicts: bool },
+}
+
+/// A walk over all peers, and what those hold that it came by.
+#[derive(Debug)]
+pub(super) struct HeldWalk {
+    purpose: Purpose,
+    /// The index to go on with.
+    next: usize,
+    held: Held,
+    /// Who holds most, and what the next of them does.
+    largest: Option<(usize, PeerId)>,
+    second: usize,
+}
+
+impl HeldWalk {
+    fn new(purpose: Purpose) -> Self {
+        Self {
+            purpose,
+            next: 0,
+            held: Held::default(),
+            largest: None,
+            second: 0,
+        }
+    }
+
+    fn add(&mut self, id: PeerId, bytes: usize, place: Holding) {
+        match place {
+            Holding::Coming => self.held.coming = self.held.coming.saturating_add(bytes),
+            Holding::Held => {
+                self.held.all = self.held.all.saturating_add(bytes);
+                if Some((bytes, id)) > self.largest {
+                    let before = self.largest.replace((bytes, id));
+                    self.second = before.map_or(0, |(bytes, _)| bytes);
+                    self.held.largest = bytes;
+                } else {
+                    self.second = self.second.max(bytes);
+                }
+            }
+            Holding::Leaving => {}
+        }
+    }
+
+    /// The largest makes room.
+    fn evict(&mut self) {
+        let bytes = self.held.largest;
+        self.held.all -= bytes;
+        self.held.coming = self.held.coming.saturating_add(bytes);
+        self.held.largest = self.second;
+        self.largest = None;
+    }
+}
+
+/// How bytes of a peer count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holding {
+    Held,
+    /// They come back soon, because the connection is closing.
+    Coming,
+    /// They come back, and nothing is known of when.
+    Leaving,
+}
+
+impl Peers {
+    pub(super) fn handle_budget_timer(&mut self, now: Tick) {
+        self.budget_timer = false;
+        self.tell_budget_room();
+        if self.budget_paused.is_empty() {
+            if !self.budget_refused.is_empty() {
+                self.arm_budget_timer(now);
+            }
+            return;
+        }
+        if self.slots.ledger.budget.is_exhausted() {
+            self.evict_largest(now);
+        } else {
+            self.resume_light(now);
+        }
+        if !self.budget_paused.is_empty() || !self.budget_refused.is_empty() {
+            self.arm_budget_timer(now);
+        }
+    }
+
+    pub(super) fn arm_budget_timer(&mut self, now: Tick) {
+        if !self.budget_timer {
+            self.budget_timer = true;
+            self.wheel.insert(now + BUDGET_CHECK_MS, Timer::Budget);
+        }
+    }
+
+    /// The budget is used up and no peer may be read. Where subscribers hold so much that no peer's
+    /// end would let any be read again, none is closed; and neither where those make room that are
+    /// closing already.
+    fn evict_largest(&mut self, now: Tick) {
+        if self.held_walk.is_none() {
+            self.held_walk = Some(HeldWalk::new(Purpose::Decide));
+            self.continue_held_walk(now);
+        }
+    }
+
+    /// Looks at some more peers, and does what the walk was for when it is at its end.
+    #[inline]
+    pub(super) fn continue_held_walk(&mut self, now: Tick) {
+        if self.held_walk.is_some() {
+            self.walk_held(now);
+        }
+    }
+
+    fn walk_held(&mut self, now: Tick) {
+        let Some(mut walk) = self.held_walk.take() else {
+            return;
+        };
+        let index_end = self.seats.index_end();
+        let end = index_end.min(walk.next + HELD_LOOKS_PER_TURN);
+        for index in walk.next..end {
+            if let Some((id, seat)) = self.seats.id_at(index) {
+                let carried = seat.map_or(0, |seat| seat.carry_charge);
+                let bytes = self.slots.leased(id).saturating_add(carried);
+                walk.add(
+                    id,
+                    bytes,
+                    seat.map_or(Holding::Held, |seat| holding(now, seat)),
+                );
+            }
+        }
+        walk.next = end;
+        if end < index_end {
+            self.held_walk = Some(walk);
+            return;
+        }
+        match walk.purpose {
+            Purpose::Decide => self.decide_who_makes_room(now, &walk),
+            Purpose::Tell { evicts } => self.tell_held(now, walk, evicts),
+        }
+    }
+
+    fn decide_who_makes_room(&mut self, now: Tick, walk: &HeldWalk) {
+        let own = walk.held;
+        let budget = &self.slots.ledger.budget;
+        let Some((sum, elsewhere)) = budget.compare_held(now, own) else {
+            return;
+        };
+        let all = sum.all.saturating_add(sum.coming);
+        if self.comes_soon(sum) || budget.is_tight_without(all) {
+            return;
+        }
+        // Subscribers may just have given back what they held, and no peer has to go for that.
+        if !budget.is_exhausted() || !budget.claim_eviction(now) {
+            return;
+        }
+        match (elsewhere, walk.largest) {
+            (Some(shard), _) => budget.ask_to_evict(shard),
+            (None, Some((_, id))) => self.close_for_budget(now, id, own.largest),
+            (None, None) => {}
+        }
+    }
+
+    fn tell_held(&mut self, now: Tick, mut walk: HeldWalk, evicts: bool) {
+        if evicts && self.slots.ledger.budget.is_exhausted() {
+            // This loop may have decided by itself meanwhile.
+            if let Some((bytes, id)) = walk.largest.filter(|_| !self.comes_soon(walk.held)) {
+                self.close_for_budget(now, id, bytes);
+                walk.evict();
+            }
+        }
+        self.slots.ledger.budget.tell_held(now, walk.held);
+    }
+
+    /// Whether those that are closing already make enough room.
+    fn comes_soon(&self, held: Held) -> bool {
+        let budget = &self.slots.ledger.budget;
+        let room = held.coming.saturating_sub(budget.excess());
+        room > budget.limit() / BUDGET_ROOM_PART
+    }
+
+    fn close_for_budget(&mut self, now: Tick, id: PeerId, bytes: usize) {
+        let addr = self.seat(id).map(|seat| seat.peer.addr);
+        let said = addr.and_then(|addr| self.quietly(now, CloseReason::Budget.name(), addr));
+        if let Some(suppressed) = said {
+            log::warn!(
+                "peer {id} is closed: the budget is used up and it holds {bytes} bytes{suppressed}"
+            );
+        }
+        self.begin_close(now, id, CloseReason::Budget, LINGER_MS);
+    }
+
+    /// Does what another loop asks for, which finds the budget used up.
+    #[inline]
+    pub(super) fn answer_budget(&mut self, now: Tick) {
+        if self.slots.ledger.budget.is_asked() {
+            self.answer_budget_request(now);
+        }
+    }
+
+    fn answer_budget_request(&mut self, now: Tick) {
+        // What is asked for during a walk is answered by the next one.
+        if self.held_walk.is_some() {
+            return;
+        }
+        let evicts = self.slots.ledger.budget.take_request() == Some(Request::Evict);
+        self.held_walk = Some(HeldWalk::new(Purpose::Tell { evicts }));
+        self.continue_held_walk(now);
+    }
+}
+
+/// How the bytes of a connection count at this time.
+fn holding(now: Tick, seat: &Seat) -> Holding {
+    // Its close waits for a slot that another thread has locked.
+    let is_put_off = seat.pause == Some(Pause::Closing);
+    if is_put_off || seat.leaving.is_some() || seat.peer.ends_until(now + LINGER_MS) {
+        Holding::Coming
+    } else if seat.peer.is_closing() {
+        Holding::Leaving
+    } else {
+        Holding::Held
+    }
+}

@@ -1,0 +1,66 @@
+//! The list of connections, made bit by bit: a service with many of them goes on while it is asked.
+
+use std::time::Duration;
+
+use super::{Peers, Seat, Standing};
+use crate::{clock::Tick, ledger::PeerRow, limits::ROWS_PER_TURN};
+
+/// A walk over all connections, which begins with the first.
+#[derive(Debug, Default)]
+pub(crate) struct RowWalk {
+    /// The index to go on with.
+    next: usize,
+    rows: Vec<PeerRow>,
+}
+
+impl RowWalk {
+    /// The rows of those that were there when the walk came by.
+    pub(crate) fn into_rows(self) -> Vec<PeerRow> {
+        self.rows
+    }
+}
+
+impl Peers {
+    /// Goes on with a walk, as far as it may go in one turn. Returns whether that was all of it.
+    pub(crate) fn continue_rows(&self, now: Tick, walk: &mut RowWalk) -> bool {
+        let index_end = self.seats.index_end();
+        let end = index_end.min(walk.next + ROWS_PER_TURN);
+        for index in walk.next..end {
+            if let Some(seat) = self.seats.look(index) {
+                if seat.standing != Standing::Dialling {
+                    walk.rows.push(self.row(now, &seat));
+                }
+            }
+        }
+        walk.next = end;
+        end == index_end
+    }
+
+    #[cfg(test)]
+    pub(crate) fn rows(&self, now: Tick) -> Vec<PeerRow> {
+        let mut walk = RowWalk::default();
+        while !self.continue_rows(now, &mut walk) {}
+        walk.into_rows()
+    }
+
+    fn row(&self, now: Tick, seat: &Seat) -> PeerRow {
+        let peer = &seat.peer;
+        PeerRow {
+            peer: peer.id,
+            addr: peer.addr,
+            link: peer.link,
+            identity: peer.identity.clone(),
+            age: Duration::from_millis(now.saturating_sub(peer.opened)),
+            idle: Duration::from_millis(now.saturating_sub(peer.moved)),
+            inbound: peer.inbound,
+            outbound: peer.outbound,
+            queued: self.slots.queued(peer.id),
+            queued_oldest: self.oldest(now, peer),
+            overflowed: peer.sums.overflowed,
+            in_flight_bytes: peer.in_flight(self.slots.released(peer.id)).bytes
+                + peer.carry.len() as u64,
+            reading: seat.pause.is_none(),
+            closing: peer.is_closing(),
+        }
+    }
+}
