@@ -10,6 +10,8 @@
 
 #[path = "cli/harness.rs"]
 mod harness;
+#[path = "cli/ledgers.rs"]
+mod ledgers;
 #[path = "cli/limits.rs"]
 mod limits;
 #[path = "cli/links.rs"]

@@ -229,7 +229,7 @@ fn every_test_that_the_catalogue_names_exists() {
             );
         }
     }
-    assert_eq!(cases, 122);
+    assert_eq!(cases, 130);
 }
 
 // ----- commands ----------------------------------------------------------------------------------

@@ -10,10 +10,12 @@ use std::{
 };
 
 use nebnet::{MessageType, frame::Frame};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
     harness::{Peer, Raw, Service, spawn, wait_until},
+    ledgers::Ledger,
     metrics,
 };
 
@@ -154,11 +156,16 @@ pub(crate) fn start(links: &[&[usize]], more: &[&str]) -> Vec<Relay> {
     relays
 }
 
-/// Ends all relays in order; nothing that they passed on is lost.
-pub(crate) fn stop(relays: Vec<Relay>) {
-    for relay in relays {
-        relay.service.stop();
-    }
+/// Ends all relays in order; nothing that they passed on is lost. Gives what they say of it.
+#[track_caller]
+pub(crate) fn stop(relays: Vec<Relay>) -> Ledger {
+    let ends = relays.into_iter().map(|relay| {
+        relay.service.signal(Signal::TERM);
+        let (code, report) = relay.service.wait();
+        assert_eq!(code, Some(0), "{report}");
+        Ledger::of_report(&report)
+    });
+    ends.reduce(Ledger::and).unwrap_or_default()
 }
 
 /// A client without a name, and a thread that takes whatever comes.

@@ -49,7 +49,9 @@ fn assert_all_hear_all(links: &[&[usize]]) {
     for client in &clients {
         client.wait_for(expected);
     }
-    mesh::stop(relays);
+    let ledger = mesh::stop(relays);
+    let said_count = said.iter().map(Vec::len).sum();
+    ledger.assert_agrees_with(said_count, expected * clients.len());
     for (index, client) in clients.into_iter().enumerate() {
         let heard = client.heard();
         assert_eq!(heard.len(), expected, "what client {index} heard");
@@ -97,7 +99,7 @@ fn checksums_travel_along() {
     for client in [&near, &far] {
         client.wait_for(1);
     }
-    mesh::stop(relays);
+    mesh::stop(relays).assert_agrees_with(1, 2);
     let expected = [(7, 1, b"hi\x83\xa4\xe4\x18".to_vec())];
     assert_eq!(near.heard(), expected);
     assert_eq!(far.heard(), expected);

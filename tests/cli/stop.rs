@@ -7,7 +7,7 @@ use std::{
 
 use rustix::process::Signal;
 
-use crate::harness::{Service, frame, now, wait_until};
+use crate::harness::{Service, frame, now, spawn, wait_until};
 
 #[test]
 fn sigterm_and_sigint_drain_and_report() {
@@ -121,7 +121,7 @@ fn a_full_standard_output_pauses_and_loses_nothing() {
     assert!(!sender.is_finished());
     let mut rest = String::new();
     let mut stdout = service.stdout.take().unwrap();
-    let reader = crate::harness::spawn(move || {
+    let reader = spawn(move || {
         stdout.read_to_string(&mut rest).unwrap();
         rest
     });
@@ -129,4 +129,51 @@ fn a_full_standard_output_pauses_and_loses_nothing() {
     assert!(output.status.success(), "{output:?}");
     service.stop();
     assert_eq!(reader.join().unwrap().lines().count(), 39_999);
+}
+
+/// A client that asks faster than it reads, and goes on after the signal: every answer that the
+/// report says was written is read, and the BYE behind them.
+#[test]
+fn a_client_that_reads_slowly_gets_every_answer_that_was_written() {
+    let mut service = Service::start(&["--echo", "--drain", "60s", "--metrics", "127.0.0.1:0"]);
+    let metrics = service.announced("metrics on ");
+    let mut peer = service.connect();
+    let mut stream = peer.stream.try_clone().unwrap();
+    let writer = spawn(move || {
+        let questions = frame(1, 0, &[b'q'; 64]).repeat(200);
+        let mut asked = 0_usize;
+        while stream.write_all(&questions).is_ok() {
+            asked += 200;
+            std::thread::park_timeout(Duration::from_micros(300));
+        }
+        // Of the last piece some may have gone.
+        asked + 200
+    });
+    wait_until("answers wait", || {
+        let page = crate::metrics::get(metrics, "/metrics");
+        !page.contains("nebnet_reads_paused_total{cause=\"credit\"} 0\n")
+    });
+    service.signal(Signal::TERM);
+    wait_until("the drain", || service.stderr().contains("stopping"));
+    let mut bytes = Vec::new();
+    let mut piece = vec![0; 64 << 10];
+    while let Ok(size @ 1..) = peer.stream.read(&mut piece) {
+        bytes.extend_from_slice(&piece[..size]);
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+    let _ = peer.stream.shutdown(std::net::Shutdown::Both);
+    let asked = writer.join().unwrap();
+    let answers = bytes.len() / 72;
+    let rest = &bytes[72 * answers..];
+    assert!(rest.len() > 10, "no BYE after {answers} answers");
+    assert_eq!(&rest[4..6], [0xFF, 0x02], "a BYE is last");
+    assert_eq!(&rest[8..10], [0, 1]);
+    let (code, report) = service.wait();
+    assert_eq!(code, Some(0), "{report}");
+    let ledger = crate::ledgers::Ledger::of_report(&report);
+    assert_eq!(ledger.written, answers as u64, "{report}");
+    assert!(
+        ledger.received + ledger.discarded <= asked as u64,
+        "{report}"
+    );
 }

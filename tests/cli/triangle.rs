@@ -173,7 +173,9 @@ fn one_that_stands_still_for_a_second_is_dropped_by_nobody() {
         assert_eq!(relay.services(), before);
         assert!(relay.closed_for_good().is_empty());
     }
-    mesh::stop(relays);
+    // Each says its lines, and 100 more are said; everybody hears what two others say.
+    let said = 2 * lines as usize + 100;
+    mesh::stop(relays).assert_agrees_with(said, 2 * said);
     for (client, count) in clients
         .into_iter()
         .zip([lines + 100, 2 * lines, lines + 100])

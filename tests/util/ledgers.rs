@@ -32,7 +32,7 @@ impl Ledger {
             written: snapshot.outbound,
             unconfirmed: (snapshot.unconfirmed_unknown == 0).then_some(snapshot.unconfirmed),
             received: snapshot.inbound,
-            discarded: Traffic::default(),
+            discarded: snapshot.discarded_after_close,
         }
     }
 
@@ -42,7 +42,7 @@ impl Ledger {
             written: row.outbound,
             unconfirmed: row.unconfirmed,
             received: row.inbound,
-            discarded: Traffic::default(),
+            discarded: row.discarded_after_close,
         }
     }
 
@@ -109,7 +109,11 @@ pub fn assert_agree(one: &Ledger, other: &Ledger) {
 
 /// What came of a connection, delivered or not.
 pub fn arrived(row: &ClosedRow) -> Traffic {
-    row.inbound
+    let (received, discarded) = (row.inbound, row.discarded_after_close);
+    traffic(
+        received.messages + discarded.messages,
+        received.bytes + discarded.bytes,
+    )
 }
 
 /// A service that has stopped.

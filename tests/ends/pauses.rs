@@ -1,0 +1,92 @@
+//! A subscriber that loses nothing, and is full when the end comes: what it takes in time is not
+//! lost, and what it does not take is counted.
+
+use std::{thread, time::Duration};
+
+use nebnet::{
+    CloseReason, ConnectOptions, NetService, Overflow, ServiceState, StopReport, SubscribeOptions,
+    Subscription, Types,
+};
+
+use crate::{
+    util::{self, config, wait_until},
+    world::{DRAIN, T, connected},
+};
+
+const COUNT: u64 = 5_000;
+
+/// A server with a full subscriber, and a client service that has sent it all there is.
+fn start() -> (NetService, Subscription, NetService) {
+    let mut server = NetService::new(config()).unwrap();
+    let options = SubscribeOptions::new(Types::all()).messages(10);
+    let full = server
+        .subscribe_with(options.overflow(Overflow::Pause))
+        .unwrap();
+    server.start().unwrap();
+    let mut client = NetService::new(config().listen_nowhere()).unwrap();
+    client.start().unwrap();
+    let target = ConnectOptions::from(server.local_addrs()[0]);
+    client.connect(target).unwrap();
+    let handle = client.handle();
+    let peer = connected(&handle, 1)[0];
+    for number in 0..COUNT {
+        handle.send(peer, T, number.to_be_bytes().to_vec()).unwrap();
+    }
+    wait_until("messages are parked", || full.row().parked > 0);
+    (server, full, client)
+}
+
+/// Stops the server on a thread of its own, and waits until that has begun.
+fn begin_stop(
+    mut server: NetService,
+    deadline: Duration,
+) -> thread::JoinHandle<(NetService, StopReport)> {
+    let handle = server.handle();
+    let stopping = thread::spawn(move || {
+        let report = util::stop_within(&mut server, deadline);
+        (server, report)
+    });
+    wait_until("it stops", || {
+        handle.snapshot().state == ServiceState::Stopping
+    });
+    stopping
+}
+
+#[test]
+fn a_full_subscriber_that_goes_on_in_time_loses_nothing() {
+    let (server, mut full, mut client) = start();
+    let stopping = begin_stop(server, DRAIN);
+    for number in 0..COUNT {
+        assert_eq!(full.recv().unwrap().payload(), number.to_be_bytes());
+    }
+    assert!(full.recv().is_err());
+    let (server, report) = stopping.join().unwrap();
+    assert!(report.drained, "{report}");
+    assert_eq!(report.snapshot.inbound.messages, COUNT);
+    assert_eq!(util::closed_for(&report.snapshot, CloseReason::Shutdown), 1);
+    let client = util::stop(&mut client);
+    assert_eq!(client.snapshot.outbound.messages, COUNT);
+    assert_eq!(client.snapshot.outbound_dropped.messages, 0);
+    drop((server, full));
+}
+
+/// What it has not taken at the deadline is discarded and counted, and what had not been read by
+/// then is named as well.
+#[test]
+fn a_full_subscriber_that_goes_on_too_late_loses_what_is_named() {
+    let (server, mut full, mut client) = start();
+    let stopping = begin_stop(server, Duration::from_millis(300));
+    let (server, report) = stopping.join().unwrap();
+    assert!(!report.drained, "{report}");
+    let mut taken = 0_u64;
+    while let Ok(message) = full.recv() {
+        assert_eq!(message.payload(), taken.to_be_bytes());
+        taken += 1;
+    }
+    let row = full.row();
+    assert!(taken <= 10 && row.discarded > 0, "{row:?}");
+    assert_eq!(row.matched, taken + row.discarded, "{row:?}");
+    // The harness holds both ledgers against each other.
+    util::stop(&mut client);
+    drop((server, full));
+}
