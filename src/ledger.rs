@@ -1391,28 +1391,6 @@ impl ClosedRow {
         let is_lost = self.lost.messages > 0 || self.discarded_after_close.messages > 0;
         is_lost || self.has_unconfirmed()
     }
-
-    /// One of which nothing is to be said.
-    #[cfg(test)]
-    pub(crate) fn sample() -> Self {
-        Self {
-            peer: PeerId::new(0, 0, 1),
-            addr: std::net::SocketAddr::from(([10, 0, 0, 1], 1)),
-            link: None,
-            node_id: NodeId::default(),
-            reason: CloseReason::Shutdown,
-            bye_received: None,
-            closed_at: Duration::ZERO,
-            age: Duration::ZERO,
-            inbound: Traffic::default(),
-            outbound: Traffic::default(),
-            lost: Traffic::default(),
-            overflowed: Traffic::default(),
-            unconfirmed: Some(Traffic::default()),
-            unanswered: 0,
-            discarded_after_close: Traffic::default(),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -1431,8 +1409,10 @@ impl ClosedRow {
             inbound: Traffic::default(),
             outbound: Traffic::default(),
             lost: Traffic::default(),
-            unconfirmed: None,
             overflowed: Traffic::default(),
+            unconfirmed: Some(Traffic::default()),
+            unanswered: 0,
+            discarded_after_close: Traffic::default(),
         }
     }
 }

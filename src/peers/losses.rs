@@ -115,11 +115,12 @@ impl fmt::Display for Loss {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::PeerId;
 
     fn row(messages: u64) -> ClosedRow {
         ClosedRow {
             lost: Traffic::new(messages, 10 * messages),
-            ..ClosedRow::sample()
+            ..ClosedRow::of_peer(PeerId::new(0, 0, 1))
         }
     }
 

@@ -95,11 +95,10 @@ mod tests {
 
     fn closed(number: u32, outbound: u64, lost: u64) -> ClosedRow {
         ClosedRow {
-            peer: PeerId::new(0, number, 1),
             closed_at: Duration::from_millis(number.into()),
             outbound: Traffic::new(outbound, outbound * 10),
             lost: Traffic::new(lost, lost * 10),
-            ..ClosedRow::sample()
+            ..ClosedRow::of_peer(PeerId::new(0, number, 1))
         }
     }
 

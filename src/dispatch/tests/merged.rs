@@ -88,6 +88,7 @@ impl Lives {
                     Event::Resumed { .. }
                     | Event::Congested { .. }
                     | Event::Writable { .. }
+                    | Event::ByeReceived { .. }
                     | Event::DialFailed { .. } => panic!("{event:?}"),
                 };
                 let peer = event.peer().unwrap();
