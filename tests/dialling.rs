@@ -472,6 +472,15 @@ fn a_service_does_not_connect_to_itself() {
     assert!(found_here || error == DialError::NodeIdTaken, "{error}");
 }
 
+#[test]
+fn a_listener_needs_the_interface_of_a_link_local_address() {
+    let mut node = Node::start(config());
+    let error = node.service.listen("[fe80::1]:0".parse().unwrap());
+    let text = error.unwrap_err().to_string();
+    assert!(text.contains("needs its interface"), "{text}");
+    stop(&mut node.service);
+}
+
 /// A socket of another kind would be taken, and never have a connection.
 #[test]
 fn only_a_socket_that_listens_is_taken_over() {

@@ -18,7 +18,8 @@ use socket2::SockRef;
 
 use super::kind::expect_listening;
 use crate::{
-    error::ListenError,
+    address::lacks_interface,
+    error::{AddressError, ListenError},
     limits::{
         KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES, LISTEN_BACKLOG,
         TCP_USER_TIMEOUT_MS,
@@ -65,6 +66,11 @@ impl Listener {
         options: SocketOptions,
         shards: usize,
     ) -> io::Result<Vec<Self>> {
+        if lacks_interface(&addr) {
+            // The system would only say that an argument is invalid.
+            let error = AddressError::NoInterface;
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        }
         if shards == 1 {
             return Ok(vec![Self::bind(addr, options)?]);
         }
