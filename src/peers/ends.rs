@@ -308,11 +308,15 @@ impl Peers {
         let mut buffer = self.pool.take_buffer();
         while left > 0 {
             buffer.clear();
-            // An error has ended the connection: nothing more can be read.
-            let count = read(&mut buffer, left).unwrap_or(0);
-            if count == 0 {
-                break;
-            }
+            let count = match read(&mut buffer, left) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) => {
+                    // One that has ended the connection is not told again.
+                    seat.failed |= error.kind() != io::ErrorKind::WouldBlock;
+                    break;
+                }
+            };
             if !peer.carry.is_empty() {
                 self.slots.ledger.partial_frames.add(1);
                 peer.discard_carry(rules);

@@ -107,7 +107,7 @@ fn a_full_standard_output_pauses_and_loses_nothing() {
     let mut service = Service::start(&["--print"]);
     let addr = service.addr;
     // More than the pipe, the buffer and the subscriber's queue hold together.
-    let sender = crate::harness::spawn(move || {
+    let sender = spawn(move || {
         let addr = addr.to_string();
         let args = [
             "send", &addr, "--type", "1", "--size", "1K", "--count", "40000",

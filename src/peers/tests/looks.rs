@@ -226,3 +226,23 @@ fn a_connection_rests_when_everything_is_acknowledged() {
         assert!(!peers.has_work());
     }
 }
+
+/// The system tells of an error once: to whoever reads last, if nobody did before.
+#[test]
+fn an_error_that_the_last_read_meets_is_not_forgotten() {
+    for (error, unconfirmed) in [
+        (io::ErrorKind::ConnectionReset, Traffic::new(10, 9_080)),
+        (io::ErrorKind::WouldBlock, Traffic::default()),
+    ] {
+        let (mut peers, id) = waiting();
+        write(&mut peers, 1, id, 9_080);
+        peers.leave(2, id, CloseReason::SlowPeer, true);
+        peers.handle_last_input(id, |_, _| Err(error.into()));
+        peers.settle_all(2);
+        assert_eq!(peers.poll_action(), Some(Action::Look { id, last: true }));
+        let (failed, at_most) = (false, 1 << 20);
+        let told = Unacknowledged::Ended { failed, at_most };
+        peers.handle_unacknowledged(2, id, told);
+        assert_eq!(peers.closed_rows()[0].unconfirmed, Some(unconfirmed));
+    }
+}
