@@ -107,7 +107,7 @@ fn roll() -> bool {
         let (client, servers) = (&row.client, &row.servers);
         let unconfirmed = client
             .unconfirmed
-            .map_or("unknown".to_owned(), |one| one.messages.to_string());
+            .map_or_else(|| "unknown".to_owned(), |one| one.messages.to_string());
         println!(
             "{number:<8} {:>12} {:>12} {:>12} {:>10} {unconfirmed:>12} {:>6} {:>12}",
             row.accepted,

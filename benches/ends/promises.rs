@@ -227,7 +227,7 @@ fn backlog(_: usize) -> Vec<f64> {
         }
         let waits = handle.peer(peer).is_some_and(|info| info.queued.bytes > 0);
         queued = if waits {
-            queued.or(Some(Instant::now()))
+            queued.or_else(|| Some(Instant::now()))
         } else {
             None
         };
