@@ -436,11 +436,11 @@ impl Machine {
         if self.gone {
             return;
         }
-        let queued = self.peer.has_output();
+        let queued = self.peer.outbox.count_unwritten();
         let reason = self.peer.judge_quiet(self.now, self.released, queued);
         if let Some(reason) = reason {
             let stops = matches!(self.peer.state(), State::Stopping { .. });
-            assert!(!queued || stops);
+            assert!(!self.peer.has_output() || stops);
             let drain_ms = self.rules.drain_ms;
             self.begin_close(reason, drain_ms);
         }

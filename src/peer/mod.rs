@@ -859,6 +859,7 @@ impl Peer {
             State::Stopping {
                 reason,
                 mark: self.read,
+                answers: None,
                 bye_due: now.saturating_add(drain_ms / 2),
                 deadline: now.saturating_add(drain_ms),
             },
@@ -998,7 +999,7 @@ impl Peer {
         &mut self,
         now: Tick,
         released: Traffic,
-        queued: bool,
+        queued: Traffic,
     ) -> Option<CloseReason> {
         match self.state {
             State::HalfClosed {
@@ -1007,6 +1008,7 @@ impl Peer {
                 deadline,
             } => {
                 let in_flight = self.in_flight(released).bytes > 0;
+                let queued = queued.messages > 0 || self.has_output();
                 let quiet_since = (!in_flight && !queued).then_some(quiet_since.unwrap_or(now));
                 self.set_state(
                     now,
@@ -1020,10 +1022,29 @@ impl Peer {
                     .filter(|since| now - since >= self.grace_ms())
                     .map(|_| reason)
             }
-            State::Stopping { reason, mark, .. } => {
-                let is_released =
-                    released.bytes >= mark.bytes && released.messages >= mark.messages;
-                is_released.then_some(reason)
+            State::Stopping {
+                reason,
+                mark,
+                answers,
+                bye_due,
+                deadline,
+            } => {
+                if released.bytes < mark.bytes || released.messages < mark.messages {
+                    return None;
+                }
+                let written = self.outbound.messages;
+                let answers = answers.unwrap_or(written + queued.messages);
+                self.set_state(
+                    now,
+                    State::Stopping {
+                        reason,
+                        mark,
+                        answers: Some(answers),
+                        bye_due,
+                        deadline,
+                    },
+                );
+                (written >= answers || queued.messages == 0).then_some(reason)
             }
             State::Connecting { .. }
             | State::Greeting { .. }

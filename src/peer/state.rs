@@ -62,6 +62,9 @@ pub(crate) enum State {
         reason: CloseReason,
         /// What had been read when it began, and is to be released before the BYE.
         mark: Traffic,
+        /// How many messages were written once all is that was accepted when the mark was released:
+        /// the answers to what had been read are among them.
+        answers: Option<u64>,
         /// When the BYE goes out at the latest.
         bye_due: Tick,
         /// When all is over.

@@ -201,14 +201,13 @@ impl Peers {
         };
         let Flow { released, queued } = self.slots.flow(id);
         let Some(seat) = self.seat(id) else { return };
-        let queued = seat.peer.has_output() || queued.messages > 0;
         let Some(reason) = seat.peer.judge_quiet(now, released, queued) else {
             self.watch_release(now, id, released);
             return;
         };
         let drain_ms = self.drain_ms_of(now, id).unwrap_or(self.rules.drain_ms);
         if matches!(state, State::Stopping { .. }) {
-            // The answers are queued, and BYE comes behind them.
+            // The answers are written, and BYE comes behind what was accepted since.
             self.begin_close(now, id, reason, drain_ms);
             return;
         }
