@@ -601,10 +601,7 @@ impl Subscription {
     /// If the delivery is another subscription's, or the queue has events or timers.
     pub fn take(&self, delivery: Delivery) -> Batch {
         self.expect_messages_alone();
-        match delivery.0 {
-            Content::Batch(batch) => self.take_batch(batch),
-            Content::Extra(_) => unreachable!("a queue of messages alone has nothing else"),
-        }
+        self.take_alone(delivery)
     }
 
     #[inline]
@@ -707,19 +704,36 @@ impl Subscription {
     fn next_batch(&mut self) -> Result<Batch, RecvError> {
         self.expect_messages_alone();
         let delivery = self.next_delivery()?;
-        Ok(self.take(delivery))
+        Ok(self.take_alone(delivery))
     }
 
+    /// A call of its own: how the messages are walked depends on what is around it.
+    #[inline(never)]
     fn try_next_batch(&mut self) -> Result<Batch, TryRecvError> {
         self.expect_messages_alone();
-        let delivery = self.try_next_delivery()?;
-        Ok(self.take(delivery))
+        match self.receiver.try_recv() {
+            Ok(delivery) => {
+                self.idle.note_work(self.clock, delivery.size());
+                Ok(self.take_alone(delivery))
+            }
+            Err(crossbeam_channel::TryRecvError::Empty) => Err(TryRecvError::Empty),
+            Err(crossbeam_channel::TryRecvError::Disconnected) => Err(TryRecvError::Disconnected),
+        }
     }
 
     fn next_batch_timeout(&mut self, timeout: Duration) -> Result<Batch, RecvTimeoutError> {
         self.expect_messages_alone();
         let delivery = self.next_delivery_timeout(timeout)?;
-        Ok(self.take(delivery))
+        Ok(self.take_alone(delivery))
+    }
+
+    /// Takes a delivery of a queue of messages alone.
+    #[inline]
+    fn take_alone(&self, delivery: Delivery) -> Batch {
+        match delivery.0 {
+            Content::Batch(batch) => self.take_batch(batch),
+            Content::Extra(_) => unreachable!("a queue of messages alone has nothing else"),
+        }
     }
 
     fn next_delivery(&mut self) -> Result<Delivery, RecvError> {

@@ -7,10 +7,11 @@ use loom::{
 
 use super::{
     super::{
+        mixed::Content,
         queue::{DispatchQueue, Item},
         registry::Account,
         requests::Answer,
-        subscription::Place,
+        subscription::{BatchDelivery, Place},
         *,
     },
     Bench, take,
@@ -23,6 +24,7 @@ use crate::{
     id::{MessageType, PeerId},
     ledger::Traffic,
     sync::model::{Bell, explore},
+    timers::TimerHub,
 };
 use std::sync::Arc;
 
@@ -32,6 +34,13 @@ fn outlet() -> Outlet {
 
 fn options() -> SubscribeOptions {
     SubscribeOptions::new(MessageType(1))
+}
+
+fn batch(delivery: Delivery) -> BatchDelivery {
+    match delivery.0 {
+        Content::Batch(batch) => batch,
+        Content::Extra(extra) => panic!("{extra:?} among messages alone"),
+    }
 }
 
 /// Whoever sleeps is woken by what comes after its last look.
@@ -216,7 +225,7 @@ fn whoever_dispatches_late_the_receiver_is_woken() {
                     match items.recv().unwrap() {
                         Item::Block(block) => desk.handle(|fan_out| fan_out.dispatch(block)),
                         Item::Poke => {}
-                        Item::Event(_) | Item::Notice(_) | Item::Cut(_) => break,
+                        Item::Event(_) | Item::Timer(_) | Item::Notice(_) | Item::Cut(_) => break,
                     }
                     if poke.take() {
                         desk.visit(FanOut::announce);
@@ -224,7 +233,7 @@ fn whoever_dispatches_late_the_receiver_is_woken() {
                 }
             }
         });
-        let subscriber = thread::spawn(move || receiver.recv().unwrap().count());
+        let subscriber = thread::spawn(move || batch(receiver.recv().unwrap()).count());
         // As the loop does it.
         let direct = match queue.dispatch(block, false) {
             Ok(()) => {
@@ -273,7 +282,7 @@ impl Untold {
             move || {
                 let mut got = 0;
                 while got < expected {
-                    let mut delivery = receiver.recv().unwrap();
+                    let mut delivery = batch(receiver.recv().unwrap());
                     delivery.set_place(Place::Taken);
                     got += u64::from(delivery.count());
                     taken.ring();
@@ -305,6 +314,60 @@ impl Untold {
         self.bench.bounds.raise_block(&block);
         self.bench.fan_out.dispatch_unannounced(block);
     }
+}
+
+/// An event that stood before a batch which gave way is told before what came behind it, and so is
+/// one that stood before what the subscriber has taken out of the queue and not opened yet.
+#[test]
+fn what_is_ahead_of_a_queue_is_told_in_its_order() {
+    explore(Some(3), || {
+        let mut bench = Bench::new();
+        let options = options().messages(1).overflow(Overflow::DropOldest);
+        let (registry, slots) = (&bench.registry, &bench.slots);
+        let inbox = Subscription::subscribe(
+            options.with_events(),
+            registry,
+            slots,
+            &Arc::new(TimerHub::default()),
+        );
+        let mut inbox = inbox.unwrap();
+        let block = |bench: &mut Bench| bench.block(&[1]);
+        let blocks = [block(&mut bench), block(&mut bench)];
+        let dispatcher = thread::spawn(move || {
+            for (number, block) in (0..).zip(blocks) {
+                let peer = PeerId::new(0, 1, number);
+                let item = Item::Event(Box::new(Event::Resumed { peer }));
+                bench.bounds.raise(&item);
+                let Item::Event(event) = item else { return };
+                bench.fan_out.dispatch_event(event);
+                bench.dispatch_block(block);
+            }
+        });
+        let mut told = Vec::new();
+        let mut note = |received: Received| {
+            told.push(match received {
+                Received::Batch(batch) => {
+                    let payload = batch.iter().next().unwrap().payload().to_vec();
+                    2 * u64::from_be_bytes(payload.try_into().unwrap()) + 1
+                }
+                Received::Event(event) => 2 * u64::from(event.peer().unwrap().generation()),
+                Received::Timer(fired) => panic!("{fired:?}"),
+            });
+        };
+        // As `select!` does it, and as `recv_any` does.
+        if let Ok(delivery) = inbox.receiver().try_recv() {
+            inbox.open(delivery).for_each(&mut note);
+        }
+        if let Ok(received) = inbox.try_recv_any() {
+            note(received);
+        }
+        dispatcher.join().unwrap();
+        while let Ok(received) = inbox.try_recv_any() {
+            note(received);
+        }
+        assert!(told.is_sorted(), "{told:?}");
+        assert!([0, 2, 3].iter().all(|one| told.contains(one)), "{told:?}");
+    });
 }
 
 /// What does not fit beside something that nobody was told of is left to the dispatcher, and what
