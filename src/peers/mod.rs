@@ -511,7 +511,9 @@ impl Peers {
         self.handle_attention(now);
         self.retry(now);
         self.learn_nodes(now);
-        self.continue_reconfigure(now);
+        if self.unmoved.is_some() {
+            self.continue_reconfigure(now);
+        }
         self.continue_held_walk(now);
         self.answer_budget(now);
         if self.has_budget_again() {

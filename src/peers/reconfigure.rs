@@ -13,6 +13,7 @@ use crate::{
 };
 
 impl Peers {
+    #[cold]
     pub(crate) fn reconfigure(&mut self, now: Tick, config: &Config) {
         self.rules.change_to(config);
         let limits = PeerLimits {
@@ -33,6 +34,7 @@ impl Peers {
     }
 
     /// Goes on with the walk, if there is one.
+    #[cold]
     pub(super) fn continue_reconfigure(&mut self, now: Tick) {
         let Some(start) = self.unmoved else { return };
         let end = self.seats.index_end().min(start + LIVE_LOOKS_PER_TURN);
