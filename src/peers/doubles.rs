@@ -11,11 +11,13 @@ use std::{fmt, net::SocketAddr, sync::atomic::Ordering};
 use super::{Peers, nodes::Claim};
 use crate::{
     clock::Tick,
+    error::CloseReason,
     id::{NodeId, PeerId},
+    ledger::ClosedRow,
 };
 
-/// A node, and the connection of it that is in the way; none if it is this service.
-pub(super) type Doubt = (NodeId, Option<PeerId>);
+/// What is wrong, the node, and the connection of it that is in the way, if there is one here.
+pub(super) type Doubt = (&'static str, NodeId, Option<PeerId>);
 
 impl Peers {
     /// A peer said that it is the node of another connection, and one of the two has to go.
@@ -39,7 +41,12 @@ impl Peers {
              node id {node_id}, or one that is back before its old connection was found dead",
             new.peer, new.addr, old.peer, old.addr,
         );
-        self.warn_once(now, (node_id, Some(old.peer)), new.addr, text);
+        self.warn_once(
+            now,
+            ("two of a node", node_id, Some(old.peer)),
+            new.addr,
+            text,
+        );
     }
 
     /// A peer said that it is this service.
@@ -50,7 +57,29 @@ impl Peers {
              this service itself",
             new.peer, new.addr,
         );
-        self.warn_once(now, (own, None), new.addr, text);
+        self.warn_once(now, ("our own node", own, None), new.addr, text);
+    }
+
+    /// A connection of a node has ended. If the node keeps another one of this service, and there
+    /// is none here, it is another service's.
+    pub(super) fn doubt_end(&mut self, now: Tick, row: &ClosedRow) {
+        let code = CloseReason::DuplicateNode.wire_code();
+        let own = self.rules.node_id;
+        let is_named = !(own.is_anonymous() || row.node_id.is_anonymous());
+        if row.bye_received != code || !is_named || self.has_double(row.peer, row.node_id) {
+            return;
+        }
+        let text = format_args!(
+            "peer {} at {} keeps another connection of our node id {own}, which is none of this \
+             service: another service has the same id",
+            row.peer, row.addr,
+        );
+        self.warn_once(
+            now,
+            ("another of our node", row.node_id, None),
+            row.addr,
+            text,
+        );
     }
 
     /// Whether a peer that keeps another connection of this service to itself can mean one that is
@@ -78,7 +107,7 @@ impl Peers {
         if self.links.doubt == Some(doubt) {
             return;
         }
-        if let Some(suppressed) = self.quietly(now, "node id", addr) {
+        if let Some(suppressed) = self.quietly(now, doubt.0, addr) {
             self.links.doubt = Some(doubt);
             log::warn!("{text}{suppressed}");
         }

@@ -475,6 +475,7 @@ impl Peers {
             }
         }
         self.slots.ledger.peers.set(self.counted as u64);
+        self.doubt_end(now, row);
     }
 
     fn keep_row(&mut self, now: Tick, row: ClosedRow, held: u64, abort: bool) {

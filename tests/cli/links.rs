@@ -188,12 +188,16 @@ fn a_copied_node_id_is_warned_of() {
     wait_for_log(&third, taken, 1);
     let own = format!("has our own node id {COPIED}: another service");
     wait_for_log(&first, &own, 1);
-    // A third dials both.
-    let [one, other] = [&first, &second].map(|service| service.addr.to_string());
-    let args = ["--connect", &one, "--connect", &other];
-    let hub = Service::start(&args);
+    // A third dials two.
+    let both = [(); 2].map(|()| Service::start(&copied));
+    let [one, other] = both.each_ref().map(|service| service.addr.to_string());
+    let hub = Service::start(&["--connect", &one, "--connect", &other]);
     wait_for_log(&hub, "which goes: two services with the node id", 1);
-    for service in [server, first, second, third, hub] {
+    wait_until("the one that went to notice", || {
+        let mut texts = both.iter().map(Service::stderr);
+        texts.any(|text| text.contains("keeps another connection of our node id"))
+    });
+    for service in [server, first, second, third, hub].into_iter().chain(both) {
         service.stop();
     }
 }
