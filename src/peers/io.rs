@@ -497,7 +497,8 @@ impl Peers {
             };
             self.pool.make(&mut buffer.bytes, start, size, head)
         });
-        if buffer.kind == BufferKind::Carry && !whole_frames && parsed.fault.is_none() {
+        let goes_on = peer.takes_messages() && parsed.fault.is_none();
+        if buffer.kind == BufferKind::Carry && !whole_frames && goes_on {
             peer.carry = buffer.bytes;
         } else {
             self.pool.put_buffer(buffer.bytes);

@@ -475,9 +475,10 @@ impl Machine {
     /// fault may have ended it; `settled` that everything has been taken since.
     pub(super) fn check_closed(&mut self, excused: &dyn Fn(usize) -> bool, settled: bool) {
         let rows = self.node.peers().closed_rows();
-        let fabric = self.fabric.borrow();
+        let fabric = &mut *self.fabric.borrow_mut();
         for row in rows {
             let (index, side) = fabric.hosts[self.host].ids[&row.peer];
+            fabric.conns[index].ends[side].row = Some(row.clone());
             let ends = &fabric.conns[index].ends;
             let (own, other) = (&ends[side], &ends[1 - side]);
             assert_eq!(own.accepted, row.outbound.messages + row.lost.messages);

@@ -43,7 +43,7 @@ fn mesh_many_seeds() {
     // What never happens is not tested.
     println!("{all:?}");
     if count >= 60 {
-        assert!(all.pairs > 0 && all.cuts_noticed > 0 && all.pauses_survived > 0);
+        assert!(all.sums > 0 && all.pairs > 0 && all.cuts_noticed > 0 && all.pauses_survived > 0);
     }
 }
 

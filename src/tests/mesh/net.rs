@@ -17,6 +17,7 @@ use super::super::{random::Random, read_scattered};
 use crate::{
     clock::Tick,
     id::PeerId,
+    ledger::ClosedRow,
     socket::{AcceptFault, Event, Listener, Net, Ready, Unacknowledged},
 };
 
@@ -36,6 +37,14 @@ pub(super) struct Rates {
     pub(super) connect_slow: usize,
 }
 
+impl End {
+    /// How much more may be sent to it.
+    fn room(&self) -> usize {
+        let held = self.travelling_bytes + self.arrived.len() + self.unwanted_bytes;
+        self.capacity.saturating_sub(held)
+    }
+}
+
 /// What travels to an end.
 #[derive(Clone, Debug)]
 enum Parcel {
@@ -51,8 +60,11 @@ pub(super) struct End {
     pub(super) epoch: u32,
     pub(super) peer: Option<PeerId>,
     arrived: VecDeque<u8>,
+    /// What is under way to this end, or still with the system of the other: not acknowledged.
     travelling: VecDeque<(Tick, Parcel)>,
     travelling_bytes: usize,
+    /// Bytes that came when nobody was there any more.
+    unwanted_bytes: usize,
     fin: bool,
     rst: bool,
     rst_told: bool,
@@ -66,6 +78,8 @@ pub(super) struct End {
     /// Numbers of messages: accepted for sending here, and taken by this end's application.
     pub(super) accepted: u64,
     pub(super) received: u64,
+    /// What the row of this end says, once it has ended.
+    pub(super) row: Option<ClosedRow>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -349,11 +363,12 @@ impl Fabric {
         let Some((_, parcel)) = end.travelling.pop_front() else {
             return false;
         };
-        // A RST can overtake what was not read.
-        let purge = self.random.chance(500);
         match parcel {
             Parcel::Bytes(bytes) => {
                 end.travelling_bytes -= bytes.len();
+                if end.closed || end.rst {
+                    end.unwanted_bytes += bytes.len();
+                }
                 if end.closed {
                     // Nobody is there any more, which the sender learns.
                     if !self.conns[index].ends[1 - side].closed {
@@ -379,25 +394,37 @@ impl Fabric {
             Parcel::Rst => {
                 if !end.rst {
                     end.rst = true;
-                    if purge {
-                        end.arrived.clear();
-                    }
                     end.pending
                         .set(Ready::READ | Ready::WRITE | Ready::READ_CLOSED | Ready::ERROR);
+                    self.destroy_queue(index, 1 - side, 0);
                 }
             }
         }
-        let host = end.host;
+        let host = self.conns[index].ends[side].host;
         self.hosts[host].stirred = true;
         true
+    }
+
+    /// A RST destroys what was to be sent to an end, but for so many parcels that are under way.
+    fn destroy_queue(&mut self, index: usize, to: usize, under_way: usize) {
+        let end = &mut self.conns[index].ends[to];
+        let (mut place, mut left) = (0, 0);
+        end.travelling.retain(|(_, parcel)| {
+            place += 1;
+            let stays = place <= under_way || matches!(parcel, Parcel::Rst);
+            if let (Parcel::Bytes(bytes), true) = (parcel, stays) {
+                left += bytes.len();
+            }
+            stays
+        });
+        end.unwanted_bytes += end.travelling_bytes - left;
+        end.travelling_bytes = left;
     }
 
     /// An end that found no room has some again.
     fn give_room(&mut self, index: usize, side: usize) -> bool {
         let other = &self.conns[index].ends[1 - side];
-        let room = other
-            .capacity
-            .saturating_sub(other.travelling_bytes + other.arrived.len());
+        let room = other.room();
         let enough = room * 3 >= other.capacity;
         let now = self.now;
         let end = &mut self.conns[index].ends[side];
@@ -466,6 +493,32 @@ impl Fabric {
             events.push(Event::Peer(id, Ready::READ | Ready::WRITE | Ready::ERROR));
         }
         self.random.shuffle(&mut events[before..]);
+    }
+
+    /// Of each connection of which both ends have their row: what was written has come, or was
+    /// discarded, or is unconfirmed. Returns how many there were.
+    pub(super) fn check_sums(&self) -> u64 {
+        let mut looked_at = 0;
+        for (index, conn) in self.conns.iter().enumerate() {
+            let [Some(one), Some(other)] = conn.ends.each_ref().map(|end| end.row.as_ref()) else {
+                continue;
+            };
+            looked_at += 1;
+            for (from, to) in [(one, other), (other, one)] {
+                let unconfirmed = from.unconfirmed.expect("the network tells").messages;
+                let (written, came) = (from.outbound.messages, to.inbound.messages);
+                let discarded = to.discarded_after_close;
+                assert!(
+                    came + discarded.messages <= written,
+                    "conn {index}: {from:?} {to:?}"
+                );
+                assert!(
+                    discarded.bytes > 0 || written <= came + unconfirmed,
+                    "conn {index}: {from:?} {to:?}"
+                );
+            }
+        }
+        looked_at
     }
 
     fn end(&mut self, stream: &MeshStream) -> &mut End {
@@ -654,9 +707,7 @@ impl Net for MeshNet {
         let short = fabric.random.chance(fabric.rates.short_write);
         let now = fabric.now;
         let other = &fabric.conns[stream.0].ends[1 - stream.1];
-        let room = other
-            .capacity
-            .saturating_sub(other.travelling_bytes + other.arrived.len());
+        let room = other.room();
         let offered: usize = slices.iter().map(|slice| slice.len()).sum();
         assert!(offered > 0, "a write of nothing");
         let mut count = offered.min(room);
@@ -666,8 +717,13 @@ impl Net for MeshNet {
         let end = fabric.end(stream);
         assert!(!end.shut, "a write after the end");
         if end.rst {
-            end.rst_told = true;
-            return Err(ErrorKind::BrokenPipe.into());
+            let was_told = std::mem::replace(&mut end.rst_told, true);
+            let kind = if was_told || end.fin {
+                ErrorKind::BrokenPipe
+            } else {
+                ErrorKind::ConnectionReset
+            };
+            return Err(kind.into());
         }
         if count < offered {
             end.write_blocked = Some(now + u64::from(short) * 3);
@@ -698,12 +754,14 @@ impl Net for MeshNet {
 
     fn unacknowledged(&mut self, stream: &MeshStream, last: bool) -> Unacknowledged {
         let fabric = &mut *self.fabric.borrow_mut();
-        let waiting = fabric.conns[stream.0].ends[1 - stream.1].travelling_bytes as u64;
+        let other = &fabric.conns[stream.0].ends[1 - stream.1];
+        let waiting = (other.travelling_bytes + other.unwanted_bytes) as u64;
+        let at_most = other.capacity as u64;
         let end = fabric.end(stream);
         match (end.rst, last) {
             (true, true) => Unacknowledged::Ended {
                 failed: !end.rst_told,
-                at_most: u64::MAX,
+                at_most,
             },
             (true, false) => Unacknowledged::Unknown,
             (false, _) => Unacknowledged::Bytes(waiting),
@@ -738,8 +796,14 @@ impl Net for MeshNet {
         fabric.hosts[host].work += 1;
         match fabric.conns[stream.0].stage {
             Stage::Made if rst => {}
-            // Unread input turns the FIN into a RST.
-            Stage::Made if abort || unread => fabric.send(stream.0, 1 - stream.1, Parcel::Rst),
+            // Unread input turns the FIN into a RST, which goes out at once.
+            Stage::Made if abort || unread => {
+                let to = 1 - stream.1;
+                let queued = fabric.conns[stream.0].ends[to].travelling.len();
+                let under_way = fabric.random.below(queued + 1);
+                fabric.destroy_queue(stream.0, to, under_way);
+                fabric.send(stream.0, to, Parcel::Rst);
+            }
             Stage::Made if !was_shut => fabric.send(stream.0, 1 - stream.1, Parcel::Fin),
             Stage::Made | Stage::Failed(_) => {}
             Stage::Connecting { .. } | Stage::Gone => fabric.conns[stream.0].stage = Stage::Gone,
@@ -769,7 +833,8 @@ impl MeshNet {
         let end = fabric.end(stream);
         assert!(space > 0, "a read without space");
         if end.arrived.is_empty() {
-            if end.rst && !std::mem::replace(&mut end.rst_told, true) {
+            // Behind a FIN no read fails.
+            if end.rst && !end.fin && !std::mem::replace(&mut end.rst_told, true) {
                 return Err(ErrorKind::ConnectionReset.into());
             }
             if end.fin || end.rst {

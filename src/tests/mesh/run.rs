@@ -20,6 +20,8 @@ pub(super) struct Tally {
     pub(super) dialled: u64,
     pub(super) messages: u64,
     pub(super) pairs: u64,
+    /// Connections of which the ledgers of both ends were compared.
+    pub(super) sums: u64,
     pub(super) cuts_noticed: u64,
     pub(super) pauses_survived: u64,
 }
@@ -33,6 +35,7 @@ impl Tally {
         self.dialled += other.dialled;
         self.messages += other.messages;
         self.pairs += other.pairs;
+        self.sums += other.sums;
         self.cuts_noticed += other.cuts_noticed;
         self.pauses_survived += other.pauses_survived;
     }
@@ -450,6 +453,7 @@ impl Run {
                 machine.check_closed(&|index| self.excused.contains(&index), true);
             }
         }
+        self.tally.sums += self.fabric.borrow().check_sums();
     }
 
     /// Everybody who wants to be connected and may be is connected, once, both ways.
