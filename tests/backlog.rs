@@ -9,6 +9,8 @@
 
 mod util;
 
+use std::time::Duration;
+
 use nebnet::{Config, Event, EventOptions, MessageType, PeerRow};
 use util::{Client, config, only_peer, start_tap, stop_tap, wait_until};
 
@@ -22,6 +24,10 @@ const ENOUGH: u64 = 16 << 20;
 /// Sends to a client that does not read until half of what may wait for it does. Returns what was
 /// written to it then, and what its system had.
 fn feed_one_that_never_reads(config: Config) -> (u64, u64) {
+    // However long it takes to fill, nobody is closed for it.
+    let config = config
+        .write_stall_timeout(Duration::ZERO)
+        .tcp_user_timeout(Duration::ZERO);
     let (service, tap) = start_tap(config.outbox_bytes(256 << 10));
     let mut client = Client::connect_small(service.local_addrs()[0]);
     client.send_message(1, b"here");
@@ -30,7 +36,7 @@ fn feed_one_that_never_reads(config: Config) -> (u64, u64) {
     let row = || -> PeerRow { handle.peers().into_iter().next().unwrap() };
     let mut sent = 0;
     while row().queued.bytes < 128 << 10 && sent < ENOUGH {
-        for _ in 0..16 {
+        for _ in 0..64 {
             handle.send(peer, FEED, &PAYLOAD).unwrap();
             sent += PAYLOAD.len() as u64 + 8;
         }

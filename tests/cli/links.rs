@@ -101,10 +101,11 @@ fn a_service_says_who_it_is() {
     assert_eq!(hex, id);
     service.stop();
     // One that connects to others has an id in any case, another one each time.
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap().to_string();
     let ids: Vec<_> = (0..2)
         .map(|_| {
+            // Its own, at which the first one cannot come back.
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let addr = listener.local_addr().unwrap().to_string();
             let service = Service::start(&["--connect", &addr]);
             let (kind, _, hello) = Peer::accept(&listener).recv().unwrap();
             assert_eq!(kind, 0xFF00);
