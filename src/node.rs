@@ -266,8 +266,10 @@ impl<N: Net> Node<N> {
         if self.is_to_stop() {
             self.begin_stop(now);
         }
-        self.continue_rows(now);
-        self.continue_cut(now);
+        if self.has_walks() {
+            self.continue_rows(now);
+            self.continue_cut(now);
+        }
         self.timers.handle_changes(&mut self.peers.wheel);
         self.push_waiting(now);
         self.look_around(now);
@@ -595,7 +597,16 @@ impl<N: Net> Node<N> {
 
     /// Tells the dispatcher about requests. The end of a connection comes behind everything that
     /// was read of it.
+    #[inline]
     fn push_notices(&mut self) {
+        if self.peers.notice_count() > 0 {
+            self.push_all_notices();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn push_all_notices(&mut self) {
         for _ in 0..self.peers.notice_count() {
             let Some(notice) = self.peers.poll_notice() else {
                 return;

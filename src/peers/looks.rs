@@ -109,7 +109,16 @@ impl Peers {
     }
 
     /// Asks for some of those that would rest.
+    #[inline]
     pub(super) fn look_at_unsure(&mut self, now: Tick) {
+        if !self.unsure.is_empty() {
+            self.look_at_some(now);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn look_at_some(&mut self, now: Tick) {
         for _ in 0..RESTS_PER_TURN.min(self.unsure.len()) {
             let Some(id) = self.unsure.pop_front() else {
                 return;

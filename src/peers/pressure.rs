@@ -134,6 +134,8 @@ impl Peers {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     fn walk_held(&mut self, now: Tick) {
         let Some(mut walk) = self.held_walk.take() else {
             return;

@@ -35,8 +35,16 @@ impl Peers {
 
     /// Goes on with the walk, if there is one.
     #[cold]
+    #[inline]
     pub(super) fn continue_reconfigure(&mut self, now: Tick) {
-        let Some(start) = self.unmoved else { return };
+        if let Some(start) = self.unmoved {
+            self.move_timers(now, start);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn move_timers(&mut self, now: Tick, start: usize) {
         let end = self.seats.index_end().min(start + LIVE_LOOKS_PER_TURN);
         for index in start..end {
             let id = self.seats.id_at(index).map(|(id, _)| id);
