@@ -519,7 +519,7 @@ fn a_send_beside_a_close_is_taken_or_refused() {
         };
         assert_eq!(
             (closed, bytes),
-            (Sums::default(), 0),
+            ((Sums::default(), 0), 0),
             "nothing comes behind the last look"
         );
         assert_eq!(sender.join().unwrap(), seen.accepted.messages);
