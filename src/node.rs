@@ -97,6 +97,8 @@ pub(crate) struct Node<N: Net> {
     queue_max: Traffic,
     metrics_next: Tick,
     phase: Phase,
+    /// A stop was asked for before the last poll, so all that had come by then is known.
+    stop_is_due: bool,
     /// The deadline of the stop has passed.
     drain_is_over: bool,
     /// Whether another thread of the service has failed, or a stop was asked for.
@@ -189,6 +191,7 @@ impl<N: Net> Node<N> {
             queue_max: Traffic::default(),
             metrics_next,
             phase: Phase::Running,
+            stop_is_due: false,
             drain_is_over: false,
             signals,
             failure: None,
@@ -246,6 +249,7 @@ impl<N: Net> Node<N> {
                 timeout = Some(Duration::ZERO);
             }
         }
+        self.stop_is_due = self.is_to_stop();
         let result = self.net.poll(&mut self.events, timeout);
         self.slots.doorbell.awake();
         self.more_events = result?;
@@ -263,7 +267,7 @@ impl<N: Net> Node<N> {
         }
         self.handle_events();
         self.handle_commands(now);
-        if self.is_to_stop() {
+        if self.stop_is_due && self.is_to_stop() {
             self.begin_stop(now);
         }
         if self.has_walks() {

@@ -40,6 +40,7 @@ impl Peers {
         drain_ms: u64,
     ) {
         let Some(seat) = self.seat(id) else { return };
+        let was_half_closed = matches!(seat.peer.state(), State::HalfClosed { .. });
         match seat.peer.state() {
             State::Open if seat.announced => {}
             State::HalfClosed { .. } => {}
@@ -61,6 +62,9 @@ impl Peers {
         let seat = seat.expect("looked up above");
         seat.peer.begin_stop(now, rules, reason, drain_ms, true);
         recharge_carry(&self.slots, seat);
+        if was_half_closed {
+            self.look_before_bye(id);
+        }
         self.note_mute(id);
         self.give_up_node(id);
         self.list_reading(id);

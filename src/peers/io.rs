@@ -433,6 +433,7 @@ impl Peers {
             self.give_up_node(id);
             self.check_quiet(now, id);
             self.end_useless(now, id);
+            self.look_before_bye(id);
             self.arm(now, id);
         }
     }

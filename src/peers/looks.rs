@@ -10,7 +10,7 @@ use crate::{
     id::PeerId,
     ledger::{Ledger, Traffic},
     limits::{REST_AFTER_MS, RESTS_PER_TICK, RESTS_PER_TURN},
-    peer::Peer,
+    peer::{Peer, State},
     socket::{Ready, Unacknowledged},
 };
 
@@ -40,6 +40,25 @@ impl Peers {
     pub(super) fn is_to_be_confirmed(&self, id: PeerId) -> bool {
         let seat = self.seats.look(id.index() as usize);
         !self.untold && seat.is_some_and(|seat| seat.peer.is_unsure(true))
+    }
+
+    /// Asks about a peer that has said FIN and is about to be told BYE. It may have closed its
+    /// socket for good, and then answers the BYE with a RST, after which its system tells nothing
+    /// more.
+    pub(super) fn look_before_bye(&mut self, id: PeerId) {
+        let Some(seat) = self.seat(id) else { return };
+        let says_bye = match seat.peer.state() {
+            State::Stopping { .. } | State::Draining { .. } => true,
+            State::Connecting { .. }
+            | State::Greeting { .. }
+            | State::Open
+            | State::Refused { .. }
+            | State::HalfClosed { .. }
+            | State::Lingering { .. } => false,
+        };
+        if says_bye && self.is_to_be_confirmed(id) {
+            self.actions.push_back(Action::Look { id, last: false });
+        }
     }
 
     /// The answer.

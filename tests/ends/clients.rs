@@ -386,3 +386,19 @@ fn a_peer_whose_credit_is_used_up_is_read_to_its_end() {
         assert_eq!(report.snapshot.outbound_dropped.messages, 0, "{by:?}");
     }
 }
+
+/// A client that has read everything and closed its socket answers a BYE with a RST, after which
+/// its system tells nothing more. What came before the stop, its FIN among it, is known by then.
+#[test]
+fn a_client_that_left_before_a_stop_is_no_loss() {
+    for _ in 0..200 {
+        let (mut service, echo) = start_echo(config());
+        let mut client = Client::connect(service.local_addrs()[0]);
+        client.send_message(7, b"question");
+        client.expect(7, b"question");
+        drop(client);
+        let report = util::stop_within(&mut service, DRAIN);
+        assert!(report.drained, "{report}");
+        stop_echo(service, echo);
+    }
+}
