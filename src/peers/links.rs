@@ -177,17 +177,14 @@ impl Peers {
 
     /// Gives a link up, and closes its connection in order.
     pub(crate) fn handle_disconnect(&mut self, now: Tick, id: LinkId) {
-        let Some(link) = self.links.links.remove(&id) else {
+        let Some(link) = self.remove_link(id) else {
             return;
         };
-        self.forget_link(id);
         match link.state {
-            LinkState::Resolving(timer) => {
-                self.wheel.cancel(timer);
-                link.source.forget(id);
-            }
             LinkState::Covered => self.forget_covered(id, link.node_id),
-            LinkState::Waiting(timer) => drop(self.wheel.cancel(timer)),
+            LinkState::Resolving(timer) | LinkState::Waiting(timer) => {
+                self.wheel.cancel(timer);
+            }
             // Nothing was sent but HELLO, which needs no long time to go out.
             LinkState::Dialling(peer) => {
                 self.begin_close(now, peer, CloseReason::AppClosed, LINGER_MS);
@@ -227,21 +224,19 @@ impl Peers {
 
     /// Ends a link that has a connection, which stays for whoever asks to close.
     pub(super) fn end_link(&mut self, id: Option<LinkId>) {
-        let Some(id) = id else { return };
-        if self.links.links.remove(&id).is_some() {
-            self.forget_link(id);
+        if let Some(id) = id {
+            self.remove_link(id);
         }
     }
 
     /// The loop ends without a stop: whoever is cut off is not connected to again.
     pub(super) fn drop_links(&mut self) {
         self.links.covered.clear();
-        while let Some((id, link)) = self.links.links.pop_first() {
-            if let LinkState::Waiting(timer) | LinkState::Resolving(timer) = link.state {
+        while let Some(id) = self.links.links.keys().next().copied() {
+            let state = self.remove_link(id).map(|link| link.state);
+            if let Some(LinkState::Waiting(timer) | LinkState::Resolving(timer)) = state {
                 self.wheel.cancel(timer);
             }
-            link.source.forget(id);
-            self.forget_link(id);
         }
     }
 
@@ -278,6 +273,15 @@ impl Peers {
             self.wheel.cancel(timer);
             self.wait_to_reconnect(now, id);
         }
+    }
+
+    /// Takes a link out. Its name may be looked up still, also long after an attempt that waited for
+    /// the addresses: no answer is wanted any more.
+    fn remove_link(&mut self, id: LinkId) -> Option<Link> {
+        let link = self.links.links.remove(&id)?;
+        link.source.forget(id);
+        self.forget_link(id);
+        Some(link)
     }
 
     fn forget_link(&mut self, id: LinkId) {
@@ -429,8 +433,7 @@ impl Peers {
                 self.wait_to_reconnect(now, id);
             }
             (None, _) => {
-                self.links.links.remove(&id);
-                self.forget_link(id);
+                self.remove_link(id);
             }
         }
     }
@@ -473,8 +476,7 @@ impl Peers {
             return;
         }
         if !keep {
-            self.links.links.remove(&id);
-            self.forget_link(id);
+            self.remove_link(id);
         }
         self.emit(Event::DialFailed {
             link: id,

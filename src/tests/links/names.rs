@@ -180,9 +180,8 @@ fn a_late_answer_is_used_by_the_next_attempt() {
     assert_eq!(desk.tried().last(), Some(&addr(5)));
 }
 
-#[test]
-fn a_resolver_that_has_enough_to_do_is_asked_again_later() {
-    let (resolver, _word) = hanging();
+/// Has as many names looked up and waiting as may be.
+fn fill(resolver: &Resolver) {
     for link in 0..LOOKUPS_MAX + LOOKUPS_WAITING_MAX {
         let id = LinkId(1000 + link as u64);
         // The first of these begin when their threads do, and only then leave their places.
@@ -190,6 +189,12 @@ fn a_resolver_that_has_enough_to_do_is_asked_again_later() {
             std::thread::yield_now();
         }
     }
+}
+
+#[test]
+fn a_resolver_that_has_enough_to_do_is_asked_again_later() {
+    let (resolver, _word) = hanging();
+    fill(&resolver);
     let mut desk = Desk::new(rules());
     desk.connect(link_by(&resolver));
     for attempt in 1..=3 {
@@ -226,5 +231,29 @@ fn a_link_that_is_given_up_while_its_name_is_looked_up_leaves_nothing() {
         assert_eq!(desk.tried(), []);
         assert!(desk.events.is_empty());
         assert_eq!(desk.slots.ledger.stale_events.get(), 0, "no timer is left");
+    }
+}
+
+/// A name that waits for a thread gives its place back with its link, although the attempt that
+/// asked for it is over.
+#[test]
+fn a_link_that_ends_after_its_lookup_was_late_leaves_no_question() {
+    let (resolver, _word) = hanging();
+    fill(&resolver);
+    resolver.forget(LinkId(1000 + 100), "host100:1");
+    for keep in [false, true] {
+        let mut desk = Desk::new(rules());
+        let asked = link_by(&resolver);
+        desk.connect(NewLink { keep, ..asked });
+        desk.advance(1_000);
+        assert_eq!(desk.dial_failed().0, DialError::ResolveTimeout);
+        assert_eq!(desk.links(), usize::from(keep));
+        desk.peers.handle_disconnect(desk.now, LINK);
+        desk.settle();
+        assert_eq!(desk.links(), 0);
+        let other = (LinkId(999), "other:1");
+        let asked = resolver.ask(other.0, other.1);
+        assert!(asked.is_ok(), "{keep} {asked:?}");
+        resolver.forget(other.0, other.1);
     }
 }
