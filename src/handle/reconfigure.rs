@@ -3,7 +3,10 @@
 //! All is judged before anything changes. What changes then is the same for all loops, and each
 //! takes it as a command, between two turns.
 
-use std::sync::{Arc, PoisonError, TryLockError};
+use std::{
+    sync::{Arc, PoisonError, TryLockError},
+    time::Duration,
+};
 
 use crossbeam_channel::bounded;
 
@@ -128,12 +131,17 @@ impl Handle {
         if is_full && !waits {
             return Err(ReconfigureError::Busy);
         }
+        let patience = if waits {
+            ANSWER_TIMEOUT
+        } else {
+            Duration::ZERO
+        };
         let mut answers = Vec::new();
         for shard in &shared.shards {
             let (answer, answered) = bounded(1);
             let command = Command::Reconfigure(Arc::clone(&running), answer);
             // The first loop that takes nothing for so long is one that never will.
-            let sent = shard.commands.send_timeout(command, ANSWER_TIMEOUT);
+            let sent = shard.commands.send_timeout(command, patience);
             if sent.is_err() && answers.is_empty() {
                 return Err(ReconfigureError::Busy);
             }
