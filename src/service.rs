@@ -350,10 +350,11 @@ impl NetService {
         self.shared.signals.failure.get().cloned()
     }
 
-    /// Stops the service: accepts and reads nothing more, delivers what was parsed, lets
-    /// subscribers answer it, writes what was accepted for sending, says BYE to every peer, and
-    /// ends its threads. Takes no longer than `deadline` and a little; ends early when nothing is
-    /// left.
+    /// Stops the service: accepts no more connections, delivers what was read, lets subscribers
+    /// answer it, writes what was accepted for sending, says BYE to every peer, delivers what each
+    /// still sends until it ends its side, and ends its threads. Takes no longer than `deadline`
+    /// and a little; ends early when every peer has left. What the deadline cuts off is counted in
+    /// the report.
     ///
     /// Subscriptions then yield what is left in their queues. A subscriber that lets nothing go for
     /// 250 ms is not waited for, unless messages are parked for it

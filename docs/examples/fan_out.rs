@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     peer.write_all(&bytes)?;
-    // The stop reads nothing more, so it waits until everything was read and fanned out.
+    // A stop reads on until the peer leaves, which this one does only after it.
     while service.snapshot().dispatched < 2 * MESSAGES {
         thread::yield_now();
     }

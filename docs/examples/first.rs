@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut answer = [0; 13];
     peer.read_exact(&mut answer)?;
     assert_eq!(&answer, b"\x00\x00\x00\x09\x00\x07\x00\x01hello");
-    // A peer that stays connected is given half a second to read its BYE.
+    // A peer that stays connected is given all of the time to read its BYE and leave.
     drop(peer);
     println!("{}", service.stop(Duration::from_secs(5)));
     Ok(())

@@ -42,8 +42,8 @@ impl Subscription {
     /// # drop(client);
     /// loop {
     ///     match inbox.recv_any()? {
-    ///         Received::Event(Event::Connected { peer, addr, .. }) => println!("{peer} is
-    /// {addr}"),         Received::Batch(batch) => println!("{} of {}", batch.len(), batch.peer()),
+    ///         Received::Event(Event::Connected { peer, .. }) => println!("{peer} is here"),
+    ///         Received::Batch(batch) => println!("{} of {}", batch.len(), batch.peer()),
     ///         Received::Event(Event::Closed(row)) => {
     ///             println!("that was all of {}: {}", row.peer, row.reason);
     ///             break;
