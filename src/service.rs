@@ -125,7 +125,9 @@ impl NetService {
         config.validate()?;
         let asked = config.clone();
         let mut config = config;
-        let memory = Host::this().fit(&mut config);
+        let host = Host::this();
+        let budget_max = host.budget_max(&config);
+        let memory = host.fit(&mut config);
         let clock = Clock::start();
         let capacity = Traffic::new(
             config.dispatch_messages as u64,
@@ -169,7 +171,7 @@ impl NetService {
             signals: Arc::default(),
             threads: AtomicUsize::new(0),
             final_report: FinalReport::default(),
-            settings: Mutex::new(Settings::new(asked, config.clone())),
+            settings: Mutex::new(Settings::new(asked, config.clone(), budget_max)),
         });
         let (running, ended) = bounded(0);
         Ok(Self {

@@ -14,7 +14,7 @@ use super::{ANSWER_TIMEOUT, Command, Handle};
 use crate::{
     config::{Config, Reconfigured},
     error::ReconfigureError,
-    host::Host,
+    host::{Host, dispatch_bytes_within},
     ledger::ServiceState,
     slots::never_waits,
 };
@@ -27,12 +27,15 @@ pub(crate) struct Settings {
     running: Config,
     /// Peers that the tables have places for.
     places: usize,
+    /// What the host left to the budget at the start.
+    budget_max: usize,
 }
 
 impl Settings {
-    pub(crate) fn new(asked: Config, running: Config) -> Self {
+    pub(crate) fn new(asked: Config, running: Config, budget_max: Option<usize>) -> Self {
         Self {
             places: asked.max_peers,
+            budget_max: budget_max.unwrap_or(usize::MAX),
             asked,
             running,
         }
@@ -55,6 +58,11 @@ impl Settings {
         } else {
             let fits = Host::this().allows(&asked);
             fits.map_err(ReconfigureError::Memory)?;
+            let budget = asked.memory_budget.min(self.budget_max);
+            if budget < asked.memory_budget {
+                running.memory_budget = budget;
+                running.dispatch_bytes = asked.dispatch_bytes.min(dispatch_bytes_within(budget));
+            }
         }
         running.validate().map_err(ReconfigureError::Config)?;
         let settings = Self {
@@ -63,6 +71,16 @@ impl Settings {
             ..*self
         };
         Ok((settings, told))
+    }
+
+    fn warn_if_lowered(&self) {
+        let (from, to) = (self.asked.memory_budget, self.running.memory_budget);
+        if to < from {
+            log::warn!(
+                "memory_budget is lowered from {from} to {to} bytes, half of what the host's \
+                 limits left at the start"
+            );
+        }
     }
 }
 
@@ -82,7 +100,8 @@ impl Handle {
     /// Can change: [`max_peers`](Config::max_peers) (up to what it was at the start),
     /// `max_peers_per_addr`, `max_pending`, `outbox_bytes`, `outbox_messages`, `memory_budget`,
     /// `dispatch_bytes`, all timeouts but `tcp_user_timeout`, `heartbeat`, `reconnect`,
-    /// `require_hello`, `require_checksums`, `token` and `accept_tokens`.
+    /// `require_hello`, `require_checksums`, `token` and `accept_tokens`. A `memory_budget` above
+    /// what the host's limits left at the start is lowered to that, with a warning, as it is there.
     ///
     /// Waits for the loops, up to five seconds; on a thread of theirs it does not, and the change
     /// comes with their next turn, as it comes with the start before that.
@@ -124,6 +143,9 @@ impl Handle {
             return Err(ReconfigureError::Stopped);
         }
         let (next, told) = settings.judge(config)?;
+        if told.changed.contains(&"memory_budget") {
+            next.warn_if_lowered();
+        }
         let running = Arc::new(next.running.clone());
         // Each loop empties its queue in a turn, so there is room for all, or there will be.
         let waits = shared.state.get() != ServiceState::New && !never_waits();
@@ -155,5 +177,48 @@ impl Handle {
             let _: Option<()> = shard.answer(&answered, shared.clock, deadline);
         }
         Ok(told)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    fn settings(budget: usize, budget_max: Option<usize>) -> Settings {
+        let asked = Config::default().memory_budget(budget);
+        Settings::new(asked.clone(), asked, budget_max)
+    }
+
+    /// A change may ask for no more than a start gets.
+    #[test]
+    fn a_budget_is_kept_to_what_the_host_left_at_the_start() {
+        let wanted = Config::default().memory_budget(200 * MIB);
+        let settings_of = |budget_max| settings(100 * MIB, budget_max).judge(&wanted).unwrap().0;
+        let free = settings_of(None);
+        assert_eq!(free.running, free.asked);
+        assert_eq!(free.running.memory_budget, 200 * MIB);
+        let kept = settings_of(Some(128 * MIB));
+        assert_eq!(kept.asked.memory_budget, 200 * MIB);
+        assert_eq!(kept.running.memory_budget, 128 * MIB);
+        assert_eq!(kept.running.dispatch_bytes, 32 * MIB);
+        // Where nothing else is asked for it stays so, and a smaller one is as it is asked for.
+        let (again, told) = kept
+            .judge(&wanted.idle_timeout(Duration::from_secs(9)))
+            .unwrap();
+        assert_eq!(told.changed, ["idle_timeout"]);
+        assert_eq!(again.running.memory_budget, 128 * MIB);
+        let less = Config::default().memory_budget(120 * MIB);
+        let less = kept.judge(&less).unwrap().0;
+        assert_eq!(less.running, less.asked);
+        // What no longer fits is refused.
+        let outbox = Config::default()
+            .memory_budget(200 * MIB)
+            .outbox_bytes(150 * MIB);
+        let refused = settings(100 * MIB, Some(128 * MIB))
+            .judge(&outbox)
+            .unwrap_err();
+        assert!(matches!(refused, ReconfigureError::Config(_)), "{refused}");
     }
 }

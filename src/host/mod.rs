@@ -78,10 +78,10 @@ impl Host {
             is_within(&ceilings, asked)?;
         }
         let tightest = ceilings.into_iter().min_by_key(Ceiling::left);
-        let Some(ceiling) = tightest.filter(|one| one.left() / 2 < asked) else {
+        let Some(ceiling) = tightest.filter(|one| one.budget_max() < asked) else {
             return Ok(None);
         };
-        let budget = ceiling.left() / 2;
+        let budget = ceiling.budget_max();
         let to = usize::try_from(budget).unwrap_or(from);
         if to < MEMORY_BUDGET_LOWERED_MIN {
             return Err(MemoryError::TooLittle {
@@ -95,7 +95,7 @@ impl Host {
         config.memory_budget = to;
         // The same share that it has of the default budget. A smaller queue only stops reading
         // earlier, so it is no loss to whoever chose its size.
-        config.dispatch_bytes = config.dispatch_bytes.min((to / 4).max(BLOCK_SIZE));
+        config.dispatch_bytes = config.dispatch_bytes.min(dispatch_bytes_within(to));
         if let Some(ConfigError::Exceeds { setting, value, .. }) =
             config.problems().into_iter().next()
         {
@@ -111,8 +111,17 @@ impl Host {
         Ok(Some(Lowered { from, to, ceiling }))
     }
 
-    /// Whether a service that runs may have the budget: what it uses now says little of what it
-    /// will, so only a budget beyond a whole limit is refused.
+    /// The largest budget that the host leaves to a service that is about to be made; `None` where
+    /// nothing limits it.
+    pub(crate) fn budget_max(&self, config: &Config) -> Option<usize> {
+        let all = self.ceilings(config).into_iter();
+        let most = all.map(|one| one.budget_max()).min()?;
+        Some(usize::try_from(most).unwrap_or(usize::MAX))
+    }
+
+    /// Whether a service that runs may be asked for the budget: one beyond a whole limit is
+    /// refused. What it uses now says little of what it will, so what it may have was
+    /// [found](Self::budget_max) before.
     pub(crate) fn allows(&self, config: &Config) -> Result<(), MemoryError> {
         is_within(&self.ceilings(config), config.memory_budget as u64)
     }
@@ -153,6 +162,11 @@ impl Host {
     }
 }
 
+/// The most that the dispatch queue may have of a budget that was lowered.
+pub(crate) fn dispatch_bytes_within(budget: usize) -> usize {
+    (budget / 4).max(BLOCK_SIZE)
+}
+
 fn is_within(ceilings: &[Ceiling], budget: u64) -> Result<(), MemoryError> {
     let Some(ceiling) = ceilings.iter().find(|one| budget > one.limit) else {
         return Ok(());
@@ -184,6 +198,10 @@ impl Ceiling {
     /// Bytes that are not used.
     fn left(&self) -> u64 {
         self.limit.saturating_sub(self.used)
+    }
+
+    fn budget_max(&self) -> u64 {
+        self.left() / 2
     }
 }
 

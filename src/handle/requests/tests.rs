@@ -45,7 +45,7 @@ fn shared() -> Arc<Shared> {
         signals: Arc::default(),
         threads: std::sync::atomic::AtomicUsize::default(),
         final_report: crate::handle::FinalReport::default(),
-        settings: Mutex::new(Settings::new(Config::default(), Config::default())),
+        settings: Mutex::new(Settings::new(Config::default(), Config::default(), None)),
     })
 }
 
