@@ -77,7 +77,7 @@ fn a_name_is_looked_up_and_a_wrong_one_is_tried_again() {
     wait_for_log(&service, &format!("link 0 to {} is up", other.addr), 1);
     wait_for_log(
         &service,
-        "link 1 cannot be made: cannot resolve the name",
+        "link 1 to name.invalid:1 cannot be made: cannot resolve the name",
         2,
     );
     service.stop();

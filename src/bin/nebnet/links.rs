@@ -44,7 +44,11 @@ fn is_duplicate(error: &DialError) -> bool {
     *reason == duplicate || *bye_received == duplicate.wire_code()
 }
 
-pub(crate) fn run(events: &EventSubscription) -> Result<Summary, WorkerError> {
+/// `targets` is whom the links are to connect to, as the options say it.
+pub(crate) fn run(
+    events: &EventSubscription,
+    targets: &HashMap<LinkId, String>,
+) -> Result<Summary, WorkerError> {
     let (mut connected, mut lost) = (0_u64, 0_u64);
     let mut failures = HashMap::<LinkId, Failure>::new();
     while let Ok(event) = events.recv() {
@@ -75,6 +79,9 @@ pub(crate) fn run(events: &EventSubscription) -> Result<Summary, WorkerError> {
                 attempts,
                 ..
             } => {
+                let addr = addr.map(|addr| addr.to_string());
+                // A name that has no address stands for itself.
+                let addr = addr.or_else(|| targets.get(&link).cloned());
                 let addr = addr.map_or_else(String::new, |addr| format!(" to {addr}"));
                 let what = error.to_string();
                 let failure = failures.entry(link).or_default();

@@ -1,6 +1,7 @@
 //! `nebnet serve`: start, wait for a reason to stop, stop.
 
 use std::{
+    collections::HashMap,
     io::{self, ErrorKind, IsTerminal as _, Write as _},
     net::SocketAddr,
     sync::{Arc, atomic::AtomicUsize},
@@ -9,8 +10,8 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use nebnet::{
-    ConnectOptions, EventOptions, EventSubscription, Handle, NetService, Overflow, StartError,
-    SubscribeOptions, Subscription, Types,
+    ConnectOptions, EventOptions, EventSubscription, Handle, LinkId, NetService, Overflow,
+    StartError, SubscribeOptions, Subscription, Types,
 };
 
 use crate::{
@@ -73,18 +74,20 @@ pub(crate) fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
         .start()
         .map_err(|error| start_failure(&error, metrics))?;
 
+    let mut targets = HashMap::new();
     for target in &settings.connect {
         let options = ConnectOptions::from(target.as_str()).keep_connected(true);
-        service
+        let link = service
             .connect(options)
             .map_err(|error| Failure::new(format!("cannot connect to {target}: {error}")))?;
+        targets.insert(link, target.clone());
     }
     if let Some(endpoint) = endpoint {
         endpoint.start(&service.handle())?;
     }
     let announced = announce(&service, metrics);
     // After that, so that no printed message comes before the lines that scripts wait for.
-    let mut workers = subscriptions.start_workers(&service.handle(), &sender)?;
+    let mut workers = subscriptions.start_workers(&service.handle(), targets, &sender)?;
     let cause = match announced {
         // The reader of --print is gone before it read anything.
         Err(error) if settings.print && error.kind() == ErrorKind::BrokenPipe => Cause::Asked,
@@ -143,7 +146,12 @@ impl Subscriptions {
         })
     }
 
-    fn start_workers(self, handle: &Handle, endings: &Sender<Ending>) -> Result<Workers, Failure> {
+    fn start_workers(
+        self,
+        handle: &Handle,
+        targets: HashMap<LinkId, String>,
+        endings: &Sender<Ending>,
+    ) -> Result<Workers, Failure> {
         let mut workers = Workers::default();
         if let Some(messages) = self.echo {
             let handle = handle.clone();
@@ -163,7 +171,7 @@ impl Subscriptions {
             workers.running.push("relay");
         }
         if let Some(events) = self.links {
-            worker::start("links", endings, move || links::run(&events))?;
+            worker::start("links", endings, move || links::run(&events, &targets))?;
             workers.running.push("links");
         }
         if let Some(messages) = self.tap {
