@@ -214,10 +214,10 @@ fn services_may_stop_each_other() {
         client.try_write(b"\0\0\0\x04\0\x07\0\x01");
     }
     reports.recv_timeout(PATIENCE).unwrap();
-    // At least one of them was asked to end by the other.
+    // At least one of them was asked to end by the other, and waits for nothing but its client.
+    drop(clients);
     let ended = |handle: &Handle| handle.wait_stopped(Duration::from_millis(10)).is_final();
     util::wait_until("one has ended", || handles.iter().any(ended));
-    drop(clients);
     for (handle, place) in handles.iter().zip(&places) {
         drop(place.lock().unwrap().take());
         wait_stopped(handle);
