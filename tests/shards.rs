@@ -628,6 +628,8 @@ fn links_are_spread_and_stand_in_for_each_other() {
     };
     assert_eq!((peer.shard(), link), (1, Some(second)));
     service.disconnect(second).unwrap();
+    // Another loop dials next, and would be refused as a double as well if it were the first.
+    wait_until("nobody there", || there.snapshot().peers == 0);
     let third = service.connect(to()).unwrap();
     let Event::Connected { peer, link, .. } = wait(&up) else {
         unreachable!()
