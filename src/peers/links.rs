@@ -275,8 +275,8 @@ impl Peers {
         }
     }
 
-    /// Takes a link out. Its name may be looked up still, also long after an attempt that waited for
-    /// the addresses: no answer is wanted any more.
+    /// Takes a link out. Its name may be looked up still, also long after the attempt that waited
+    /// for the addresses: no answer is wanted any more.
     fn remove_link(&mut self, id: LinkId) -> Option<Link> {
         let link = self.links.links.remove(&id)?;
         link.source.forget(id);
