@@ -941,8 +941,9 @@ impl Peer {
         };
         let briefly = now.saturating_add(LINGER_MS);
         // A peer that is not at fault has the rest of the drain time to end its side, and its
-        // system to take what was written.
-        let deadline = if reason.reads_on() || self.eof {
+        // system to take what was written. The FIN behind a BYE is read only after ours.
+        let is_not_at_fault = reason.reads_on() || reason == CloseReason::PeerBye || self.eof;
+        let deadline = if is_not_at_fault {
             deadline.max(briefly)
         } else {
             briefly

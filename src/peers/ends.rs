@@ -222,15 +222,20 @@ impl Peers {
         }
     }
 
-    /// How much of its drain time a connection has left that is being finished.
+    /// How much of its drain time a connection has left that is being finished, by us or by a BYE
+    /// of its peer.
     pub(super) fn drain_ms_of(&mut self, now: Tick, id: PeerId) -> Option<u64> {
         match self.seat(id).map(|seat| seat.peer.state())? {
-            State::Stopping { deadline, .. } => Some(deadline.saturating_sub(now)),
+            State::Stopping { deadline, .. }
+            | State::HalfClosed {
+                deadline: Some(deadline),
+                ..
+            } => Some(deadline.saturating_sub(now)),
             State::Connecting { .. }
             | State::Greeting { .. }
             | State::Open
             | State::Refused { .. }
-            | State::HalfClosed { .. }
+            | State::HalfClosed { deadline: None, .. }
             | State::Draining { .. }
             | State::Lingering { .. } => None,
         }

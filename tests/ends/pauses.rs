@@ -90,3 +90,44 @@ fn a_full_subscriber_that_goes_on_too_late_loses_what_is_named() {
     util::stop(&mut client);
     drop((server, full));
 }
+
+/// What a client's system holds when its FIN is out is waited for until its drain time is over, and
+/// not only for as long as a peer at fault would get.
+#[test]
+fn what_is_taken_late_but_in_time_is_not_unconfirmed() {
+    let mut server = NetService::new(config()).unwrap();
+    let options = SubscribeOptions::new(Types::all()).messages(10);
+    let mut full = server
+        .subscribe_with(options.overflow(Overflow::Pause))
+        .unwrap();
+    server.start().unwrap();
+    // Its system takes everything at once.
+    let mut client = NetService::new(config().listen_nowhere().notsent_lowat(0)).unwrap();
+    client.start().unwrap();
+    let target = ConnectOptions::from(server.local_addrs()[0]);
+    client.connect(target).unwrap();
+    let handle = client.handle();
+    let peer = connected(&handle, 1)[0];
+    for _ in 0..40 {
+        handle.send(peer, T, vec![7; 32 << 10]).unwrap();
+    }
+    wait_until("everything is written", || {
+        handle.snapshot().outbound.messages == 40
+    });
+    wait_until("messages are parked", || full.row().parked > 0);
+    let stopping = begin_stop(server, Duration::from_secs(4));
+    wait_until("the client has heard BYE", || {
+        handle.send(peer, T, b"late").is_err()
+    });
+    thread::park_timeout(Duration::from_secs(1));
+    let mut taken = 0;
+    while full.recv().is_ok() {
+        taken += 1;
+    }
+    let (server, report) = stopping.join().unwrap();
+    let client = util::stop(&mut client);
+    let shot = &client.snapshot;
+    assert_eq!(taken, shot.outbound.messages, "{report}\n{client}");
+    assert_eq!(shot.unconfirmed.bytes, 0, "{report}\n{client}");
+    drop(server);
+}
