@@ -1030,7 +1030,7 @@ impl Peer {
                 bye_due,
                 deadline,
             } => {
-                if released.bytes < mark.bytes || released.messages < mark.messages {
+                if self.unreleased_mark(released).is_some() {
                     return None;
                 }
                 let written = self.outbound.messages;
@@ -1074,6 +1074,23 @@ impl Peer {
             self.read.messages.saturating_sub(released.messages),
             self.read.bytes.saturating_sub(released.bytes),
         )
+    }
+
+    /// What is still to be released before a stop goes on.
+    pub(crate) fn unreleased_mark(&self, released: Traffic) -> Option<Traffic> {
+        match self.state {
+            State::Stopping { mark, .. } => {
+                let is_missing = released.bytes < mark.bytes || released.messages < mark.messages;
+                is_missing.then_some(mark)
+            }
+            State::Connecting { .. }
+            | State::Greeting { .. }
+            | State::Open
+            | State::Refused { .. }
+            | State::HalfClosed { .. }
+            | State::Draining { .. }
+            | State::Lingering { .. } => None,
+        }
     }
 
     /// The next tick at which [`judge`](Self::judge) may have something to say.

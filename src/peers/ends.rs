@@ -245,18 +245,26 @@ impl Peers {
     fn watch_release(&mut self, now: Tick, id: PeerId, released: Traffic) {
         let Some(seat) = self.seat(id) else { return };
         let awaited = match seat.peer.state() {
-            State::Stopping { mark, .. } => mark,
+            State::Stopping { .. } => seat.peer.unreleased_mark(released),
             State::Connecting { .. }
             | State::Greeting { .. }
             | State::Open
             | State::Refused { .. }
             | State::HalfClosed { .. }
             | State::Draining { .. }
-            | State::Lingering { .. } => seat.peer.read,
+            | State::Lingering { .. } => {
+                let is_missing = seat.peer.in_flight(released) != Traffic::default();
+                is_missing.then_some(seat.peer.read)
+            }
         };
-        let is_missing = released.bytes < awaited.bytes || released.messages < awaited.messages;
-        if is_missing && !self.slots.pause(id, awaited) {
-            self.again.push(Again::Attention(id.index()));
+        let waits_for_credit = seat.pause == Some(Pause::Credit) && !seat.peer.eof;
+        if let Some(awaited) = awaited {
+            if waits_for_credit && matches!(seat.peer.state(), State::Stopping { .. }) {
+                // Whichever comes first.
+                self.watch_credit(id);
+            } else if !self.slots.pause(id, awaited) {
+                self.again.push(Again::Attention(id.index()));
+            }
         }
         self.arm(now, id);
     }

@@ -174,6 +174,11 @@ impl Peers {
             resume(credit.messages, queued.messages, read.messages),
             resume(credit.bytes, queued.bytes + carried, read.bytes),
         );
+        // A slot tells of one sum only, and what a stop waits for may come first.
+        let resume = match seat.peer.unreleased_mark(released) {
+            Some(mark) if mark.messages < resume.messages || mark.bytes < resume.bytes => mark,
+            Some(_) | None => resume,
+        };
         if !self.slots.pause(id, resume) {
             self.again.push(Again::Attention(id.index()));
         }

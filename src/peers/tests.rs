@@ -10,7 +10,7 @@ use super::{pressure::BUDGET_CHECK_MS, table::Look, *};
 use crate::{
     balance::PeerCut,
     clock::Clock,
-    frame::{Decoder, Frame},
+    frame::{Decoder, Frame, encode_whole},
     id::MessageType,
     inline::Replier,
     ledger::{DepartedRow, Ledger, RequestRow},
@@ -1236,6 +1236,42 @@ fn a_peer_that_is_paused_too_late_is_read_again() {
     peers.watch_credit(id);
     assert!(peers.has_work());
     peers.begin_turn(2);
+    assert_eq!(peers.seat(id).unwrap().pause, None);
+}
+
+/// A peer that uses its credit up while it is being closed is told BYE as soon as what was read
+/// before is released: not when half of its credit is free, which takes what came since as well.
+#[test]
+fn what_a_stop_waits_for_is_told_though_the_peer_waits_for_credit() {
+    let clock = Clock::start();
+    let (_, mut peers, id) = one_peer(clock, 64 << 20);
+    let read = |peers: &mut Peers, messages: usize| {
+        let mut buffer = peers.prepare_read(1, id)?;
+        let start = buffer.bytes.len();
+        for _ in 0..messages {
+            encode_whole(&Frame::new(MessageType(1), b"x"), &mut buffer.bytes);
+        }
+        let count = buffer.bytes.len() - start;
+        let block = peers.handle_read(clock.now(), id, buffer, Ok(count));
+        peers.handle_ready(id, Ready::READ);
+        block
+    };
+    peers.begin_turn(1);
+    let before = read(&mut peers, 10).unwrap();
+    peers.begin_finish(1, id, CloseReason::AppClosed, 10_000);
+    let since = read(&mut peers, 85).unwrap();
+    assert!(read(&mut peers, 1).is_none());
+    assert_eq!(peers.seat(id).unwrap().pause, Some(Pause::Credit));
+    let is_draining = |peers: &mut Peers| {
+        peers.begin_turn(2);
+        peers.seat(id).unwrap().peer.is_closing()
+    };
+    assert!(!is_draining(&mut peers));
+    drop(before);
+    assert!(is_draining(&mut peers));
+    peers.check(2);
+    drop(since);
+    peers.begin_turn(3);
     assert_eq!(peers.seat(id).unwrap().pause, None);
 }
 
