@@ -358,10 +358,11 @@ impl NetService {
     /// and a little; ends early when every peer has left. What the deadline cuts off is counted in
     /// the report.
     ///
-    /// Subscriptions then yield what is left in their queues. A subscriber that lets nothing go for
-    /// 250 ms is not waited for, unless messages are parked for it
-    /// ([`Overflow::Pause`](crate::Overflow::Pause)); those wait for the deadline and are then
-    /// discarded and counted.
+    /// Subscriptions then yield what is left in their queues. While messages of a peer are there, or
+    /// in batches that a subscriber keeps, its BYE is held back, for half of `deadline` at most: they
+    /// might be answered. Those that are parked for a full subscriber
+    /// ([`Overflow::Pause`](crate::Overflow::Pause)) wait for the deadline and are then discarded
+    /// and counted.
     ///
     /// On a thread of a service (in an inline handler or a metrics callback), which may be this
     /// service's own, it asks for the stop and returns at once, with a report for which

@@ -45,6 +45,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
 
+    // A peer that stays connected is given all of the time to read its BYE and leave.
+    drop(peer);
     println!("{}", service.stop(Duration::from_secs(5)));
     // What was handed over is counted a moment later, and all of it once the service has stopped.
     println!(
