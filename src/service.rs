@@ -358,9 +358,9 @@ impl NetService {
     /// and a little; ends early when every peer has left. What the deadline cuts off is counted in
     /// the report.
     ///
-    /// Subscriptions then yield what is left in their queues. While messages of a peer are there, or
-    /// in batches that a subscriber keeps, its BYE is held back, for half of `deadline` at most: they
-    /// might be answered. Those that are parked for a full subscriber
+    /// Subscriptions then yield what is left in their queues. While messages of a peer are there,
+    /// or in batches that a subscriber keeps, its BYE is held back, for half of `deadline` at most:
+    /// they might be answered. Those that are parked for a full subscriber
     /// ([`Overflow::Pause`](crate::Overflow::Pause)) wait for the deadline and are then discarded
     /// and counted.
     ///
