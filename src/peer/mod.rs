@@ -618,9 +618,12 @@ impl Peer {
     }
 
     /// The peer's FIN. A frame that it cut off is never delivered; true says that there was one.
-    pub(crate) fn handle_eof(&mut self, now: Tick) -> bool {
+    pub(crate) fn handle_eof(&mut self, now: Tick, rules: &Rules) -> bool {
         self.eof = true;
-        let partial = !self.carry.is_empty();
+        let partial = self.has_partial_frame();
+        if self.waits_for_ok() {
+            self.discard_carry(rules);
+        }
         self.carry = Vec::new();
         if self.state.takes_input() {
             let reason = if partial {
@@ -632,6 +635,17 @@ impl Peer {
             return partial;
         }
         std::mem::take(&mut self.reads_on) && partial
+    }
+
+    /// Whether messages wait for the OK, which no subscriber gets without it.
+    pub(crate) fn waits_for_ok(&self) -> bool {
+        self.before_ok.is_some()
+    }
+
+    /// Whether the carried bytes end in the beginning of a frame.
+    pub(crate) fn has_partial_frame(&self) -> bool {
+        let whole = self.before_ok.as_ref().map_or(0, |before| before.consumed);
+        self.carry.len() > whole
     }
 
     /// The peer sends nothing more.
@@ -876,6 +890,7 @@ impl Peer {
 
     /// Counts the beginning of a frame that was to be kept.
     pub(crate) fn discard_carry(&mut self, rules: &Rules) {
+        self.before_ok = None;
         let carry = std::mem::take(&mut self.carry);
         self.discard(rules, &carry);
     }

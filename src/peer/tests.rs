@@ -285,10 +285,10 @@ fn eof_inside_a_frame_is_told_from_eof_between_frames() {
     let rules = rules();
     let mut whole = peer(&rules);
     whole.take(1, 1, &rules, &app(b"one"));
-    assert!(!whole.handle_eof(2));
+    assert!(!whole.handle_eof(2, &rules));
     let mut cut = peer(&rules);
     cut.carry = app(b"one")[..6].to_vec();
-    assert!(cut.handle_eof(2) && cut.carry.is_empty());
+    assert!(cut.handle_eof(2, &rules) && cut.carry.is_empty());
     let reason = |peer: &Peer| {
         let State::HalfClosed { reason, .. } = peer.state() else {
             panic!("{:?}", peer.state());
@@ -304,7 +304,7 @@ fn a_half_closed_peer_is_closed_when_it_was_quiet_for_long_enough() {
     let rules = rules();
     let mut peer = peer(&rules);
     peer.read = Traffic::new(1, 11);
-    peer.handle_eof(10);
+    peer.handle_eof(10, &rules);
     let none = Traffic::default();
     let one = Traffic::new(1, 11);
     assert_eq!(peer.judge_quiet(20, none, none), None);

@@ -100,7 +100,7 @@ impl Peers {
             return;
         };
         let peer = &mut seat.peer;
-        if peer.state().takes_input() && !peer.carry.is_empty() {
+        if peer.state().takes_input() && peer.has_partial_frame() {
             self.slots.ledger.partial_frames.add(1);
         }
         peer.begin_drain(now, rules, reason, drain_ms);
@@ -333,10 +333,9 @@ impl Peers {
                     break;
                 }
             };
-            if !peer.carry.is_empty() {
-                self.slots.ledger.partial_frames.add(1);
-                peer.discard_carry(rules);
-            }
+            let is_partial = peer.has_partial_frame();
+            self.slots.ledger.partial_frames.add(is_partial.into());
+            peer.discard_carry(rules);
             peer.discard(rules, &buffer[..count]);
             left = left.saturating_sub(count);
         }
@@ -372,11 +371,10 @@ impl Peers {
             self.again.push(Again::Leave(id));
             return;
         };
-        if !peer.carry.is_empty() {
-            self.slots.ledger.partial_frames.add(1);
-            if !peer.state().takes_input() {
-                peer.discard_carry(rules);
-            }
+        let is_partial = peer.has_partial_frame();
+        self.slots.ledger.partial_frames.add(is_partial.into());
+        if !peer.state().takes_input() || peer.waits_for_ok() {
+            peer.discard_carry(rules);
         }
         if seat.carry_charge > 0 {
             self.slots.ledger.budget.release(seat.carry_charge);

@@ -422,7 +422,10 @@ impl Peers {
             self.leave(now, id, reason, true);
             return;
         }
-        let partial = seat.peer.handle_eof(now);
+        let rules = &self.rules;
+        let seat = self.seats.get_mut(id.index() as usize);
+        let seat = seat.expect("looked up above");
+        let partial = seat.peer.handle_eof(now, rules);
         let reason = super::closing_reason(&seat.peer);
         let done = matches!(seat.peer.state(), State::Lingering { .. });
         if let Some(seat) = self.seats.get_mut(id.index() as usize) {

@@ -462,6 +462,31 @@ fn messages_before_the_ok_come_after_connected_and_in_order() {
     assert_eq!(row.inbound.messages, 4);
 }
 
+/// They are whole messages that no subscriber gets, and no beginning of a frame.
+#[test]
+fn messages_before_an_ok_that_never_comes_are_discarded_and_counted() {
+    let ends: [fn(&mut Desk, PeerId); 2] = [Desk::finish, Desk::reset];
+    for end in ends {
+        for cut in [0, 5] {
+            let mut desk = Desk::new(rules());
+            desk.connect(link_to(&[addr(1)]));
+            let id = desk.made();
+            assert_eq!(desk.written_types(id), [MessageType::HELLO]);
+            let bytes = [&app(1)[..], &app(2), &app(3)[..cut]].concat();
+            assert!(desk.read(id, &bytes).is_empty());
+            end(&mut desk, id);
+            desk.written_types(id);
+            let row = desk.peers.newest_closed().next().expect("it has ended");
+            assert_ne!((row.reason, cut), (CloseReason::EofInFrame, 0));
+            let all = Traffic::new(2, bytes.len() as u64);
+            assert_eq!(row.discarded_after_close, all);
+            let ledger = &desk.slots.ledger;
+            assert_eq!(ledger.discarded_after_close.get(), all);
+            assert_eq!(ledger.partial_frames.get(), u64::from(cut > 0));
+        }
+    }
+}
+
 /// The bytes before the OK are kept and looked at again with every read; a PING among them is
 /// answered once.
 #[test]
