@@ -1063,7 +1063,8 @@ pub struct Snapshot {
     pub unconfirmed: Traffic,
     /// Connections that ended and of which it is not known.
     pub unconfirmed_unknown: u64,
-    /// The sum of [`ClosedRow::unanswered`]: replies refused because our BYE was out, in messages.
+    /// The sum of [`ClosedRow::unanswered`]: replies refused because their connection was past
+    /// answering, in messages.
     pub unanswered: u64,
     /// The sum of [`ClosedRow::discarded_after_close`]: input that came while its connection was
     /// being closed, and that no subscriber got.
@@ -1357,7 +1358,8 @@ pub struct ClosedRow {
     /// What was acknowledged has reached the peer's system, and not always its program.
     pub unconfirmed: Option<Traffic>,
     /// Replies refused as [`SendError::Closing`](crate::SendError::Closing) because our BYE was
-    /// out, in messages: what they would have answered was delivered. Replies that come after the
+    /// due, or the peer's said that it reads no more, in messages: what they would have answered
+    /// was delivered. Replies that come after the
     /// end of the connection are refused as `NotConnected`, and are not among them.
     pub unanswered: u64,
     /// Input that came while the connection was being closed, and that no subscriber got: bytes of

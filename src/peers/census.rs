@@ -8,12 +8,12 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use super::{PeerLimits, seat::Origin};
+use super::{PeerLimits, losses::LossLines, seat::Origin};
 use crate::error::CloseReason;
 
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub(crate) struct Census {
     /// Those that came to us, by where they came from. Limited or not, since a limit may come while
     /// they are there.
     origins: Mutex<HashMap<Origin, usize>>,
+    /// Lines of the log about losses.
+    pub(super) loss_lines: Arc<LossLines>,
 }
 
 impl Census {
@@ -48,6 +50,7 @@ impl Census {
             accepted: AtomicUsize::new(0),
             pending: AtomicUsize::new(0),
             origins: Mutex::default(),
+            loss_lines: Arc::default(),
         }
     }
 

@@ -22,7 +22,7 @@ use crate::{
     error::{CloseReason, DialError},
     event::Event,
     id::PeerId,
-    ledger::{Ledger, Traffic},
+    ledger::{ClosedRow, Ledger, Traffic},
     limits::{LAST_READ_BYTES, LINGER_MS},
     peer::{Peer, State},
     slots::{Contended, Flow},
@@ -406,10 +406,10 @@ impl Peers {
             })
         });
         if standing != Standing::Dialling {
-            if announced && self.is_watched() {
-                self.emit(Event::Closed(Box::new(row.clone())));
+            if announced {
+                self.tell_end(now, &row);
             }
-            self.keep_row(now, row, held, abort);
+            self.keep_row(row, held, abort);
         }
         // Senders that wait for room learn that there will never be any.
         if !self.slots.notify_room(id.index()) {
@@ -422,6 +422,15 @@ impl Peers {
         if let Some(link) = left.link {
             self.handle_link_down(now, link, &left, error);
         }
+    }
+
+    /// Tells of the end of a connection that was let in. One that was not has the line of its
+    /// refusal.
+    fn tell_end(&mut self, now: Tick, row: &ClosedRow) {
+        if self.is_watched() {
+            self.emit(Event::Closed(Box::new(row.clone())));
+        }
+        self.losses.note(now, row);
     }
 
     /// Sends the FIN once everything is written and said.

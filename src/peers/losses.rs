@@ -1,9 +1,15 @@
 //! A line of the log for every connection that ended with messages lost.
 //!
-//! The first ten of a second have a line each; the others of that second share one, with how many
-//! they were and what they lost together.
+//! The first ten of a second have a line each, whichever loops they are of; the others of that
+//! second share one, of each loop, with how many they were and what they lost together.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use crate::{
     clock::Tick,
@@ -11,7 +17,7 @@ use crate::{
 };
 
 /// Lines of their own in a second.
-const LINES_MAX: u32 = 10;
+const LINES_MAX: u64 = 10;
 /// How long a second is.
 const WINDOW_MS: u64 = 1_000;
 
@@ -22,26 +28,52 @@ struct Sum {
     lost: Loss,
 }
 
-/// What was said of losses in the second under way.
+/// Lines of their own in the second under way, of all loops: the second, and how many.
+#[derive(Debug, Default)]
+pub(crate) struct LossLines(AtomicU64);
+
+impl LossLines {
+    /// Whether there is a line left in a second.
+    fn take(&self, second: u64) -> bool {
+        const COUNT_BITS: u32 = 8;
+        let next = |word: u64| {
+            let count = if word >> COUNT_BITS == second {
+                word & ((1 << COUNT_BITS) - 1)
+            } else {
+                0
+            };
+            (count < LINES_MAX).then_some((second << COUNT_BITS) | (count + 1))
+        };
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.0.fetch_update(set, fetch, next).is_ok()
+    }
+}
+
+/// What one loop says of losses.
 #[derive(Debug, Default)]
 pub(super) struct LossLog {
-    since: Tick,
-    lines: u32,
+    lines: Arc<LossLines>,
+    /// The second of the losses that have no line of their own.
+    second: u64,
     unsaid: Sum,
 }
 
 impl LossLog {
+    /// That of a loop beside others, with which it shares the lines.
+    pub(super) fn new(lines: Arc<LossLines>) -> Self {
+        Self {
+            lines,
+            ..Self::default()
+        }
+    }
+
     /// A connection ended. Says what was lost with it, if messages were.
     pub(super) fn note(&mut self, now: Tick, row: &ClosedRow) {
         if !row.has_lost_messages() {
             return;
         }
-        if now.saturating_sub(self.since) >= WINDOW_MS {
-            self.finish_window();
-            self.since = now;
-        }
-        if self.lines < LINES_MAX {
-            self.lines += 1;
+        self.handle_tick(now);
+        if self.lines.take(self.second) {
             log::warn!(
                 "peer {} at {} closed with a loss: {}, {}",
                 row.peer,
@@ -57,14 +89,15 @@ impl LossLog {
 
     /// Says what is left to say of a second that is over. To be called about once a second.
     pub(super) fn handle_tick(&mut self, now: Tick) {
-        if now.saturating_sub(self.since) >= WINDOW_MS {
+        let second = now / WINDOW_MS;
+        if second != self.second {
             self.finish_window();
+            self.second = second;
         }
     }
 
     /// Says what is left to say.
     pub(super) fn finish_window(&mut self) {
-        self.lines = 0;
         let Sum { connections, lost } = std::mem::take(&mut self.unsaid);
         if connections > 0 {
             log::warn!("{connections} more peers closed with a loss within a second: {lost}");
@@ -126,24 +159,30 @@ mod tests {
 
     #[test]
     fn ten_losses_of_a_second_are_said_one_by_one_and_the_others_in_one_line() {
-        let mut log = LossLog::default();
-        for _ in 0..25 {
-            log.note(5, &row(2));
+        let lines = Arc::<LossLines>::default();
+        let mut logs = [(); 2].map(|()| LossLog::new(Arc::clone(&lines)));
+        for log in &mut logs {
+            for _ in 0..7 {
+                log.note(5, &row(2));
+            }
+            log.note(5, &row(0));
         }
-        log.note(5, &row(0));
         let unsaid = Sum {
-            connections: 15,
+            connections: 4,
             lost: Loss {
-                unwritten: Traffic::new(30, 300),
+                unwritten: Traffic::new(8, 80),
                 ..Loss::default()
             },
         };
-        assert_eq!((log.lines, log.unsaid), (LINES_MAX, unsaid));
-        log.handle_tick(WINDOW_MS - 1);
-        assert_eq!(log.unsaid, unsaid);
-        log.handle_tick(WINDOW_MS);
-        assert_eq!((log.lines, log.unsaid), (0, Sum::default()));
-        log.note(WINDOW_MS, &row(1));
-        assert_eq!((log.since, log.lines), (WINDOW_MS, 1));
+        let [first, second] = &mut logs;
+        assert_eq!((first.unsaid, second.unsaid), (Sum::default(), unsaid));
+        second.handle_tick(WINDOW_MS - 1);
+        assert_eq!(second.unsaid, unsaid);
+        second.handle_tick(WINDOW_MS);
+        assert_eq!(second.unsaid, Sum::default());
+        for _ in 0..11 {
+            first.note(WINDOW_MS, &row(1));
+        }
+        assert_eq!(first.unsaid.connections, 1);
     }
 }

@@ -303,6 +303,7 @@ impl Peers {
     /// The same table beside those of other loops.
     pub(crate) fn beside(self, census: Arc<Census>, directory: Option<Arc<Directory>>) -> Self {
         Self {
+            losses: LossLog::new(Arc::clone(&census.loss_lines)),
             census,
             directory,
             ..self
@@ -478,11 +479,10 @@ impl Peers {
         self.doubt_end(now, row);
     }
 
-    fn keep_row(&mut self, now: Tick, row: ClosedRow, held: u64, abort: bool) {
+    fn keep_row(&mut self, row: ClosedRow, held: u64, abort: bool) {
         self.count_closed(row.reason);
         let has_loss = row.has_loss();
         self.slots.ledger.closed_with_loss.add(u64::from(has_loss));
-        self.losses.note(now, &row);
         log::debug!(
             "peer {} at {} closed: {}, {} messages lost",
             row.peer,
