@@ -222,7 +222,7 @@ impl Client {
     #[track_caller]
     pub fn expect(&mut self, message_type: u16, payload: &[u8]) {
         let answer = self.receive().expect("an answer");
-        assert_eq!(answer.message_type, MessageType(message_type));
+        assert_eq!(answer.message_type, MessageType(message_type), "{answer:?}");
         assert_eq!(answer.payload, payload);
     }
 
