@@ -276,17 +276,20 @@ fn a_frame_cut_off_by_a_fin_is_not_delivered() {
         let mut client = Client::connect(service.local_addrs()[0]);
         assert!(client.try_write(&[&*whole, &whole[..cut]].concat()));
         client.stream.shutdown(Shutdown::Write).unwrap();
-        let message = tap.recv_timeout(PATIENCE).unwrap();
-        assert_eq!(message.payload(), b"payload");
-        clients.push((client, message.peer()));
+        // Held, the batch keeps its peer open.
+        let batch = tap.recv_batch_timeout(PATIENCE).unwrap();
+        assert_eq!(batch.iter().next().unwrap().payload(), b"payload");
+        clients.push((client, batch));
     }
-    for (client, peer) in &mut clients {
+    for (client, batch) in &mut clients {
         // Answers to what was whole still go out.
-        service.send(*peer, T, b"answer").unwrap();
+        service.send(batch.peer(), T, b"answer").unwrap();
         client.expect(7, b"answer");
     }
     let count = clients.len() as u64;
-    for (mut client, peer) in clients {
+    for (mut client, batch) in clients {
+        let peer = batch.peer();
+        drop(batch);
         client.expect_end(End::Fin);
         drop(client);
         let row = wait_for_row(&service, peer);
