@@ -103,6 +103,7 @@ impl Scattered {
 
 impl ReadBuffer {
     /// What to read into, if it is several blocks, and how many of them.
+    #[inline]
     pub(crate) fn slices(&mut self) -> Option<([IoSliceMut<'_>; SCATTER_BLOCKS], usize)> {
         let buffers = self.scatter.as_mut()?.each_mut();
         let slices = buffers.map(|buffer| IoSliceMut::new(&mut buffer[HEADROOM..]));

@@ -1158,6 +1158,7 @@ impl Slots {
 
     /// Takes what senders have appended for an open connection, and gives it to `out`; `before` is
     /// what was seen so far.
+    #[inline]
     pub(crate) fn take_tail(
         &self,
         now: Tick,
@@ -1316,6 +1317,7 @@ impl Slots {
     /// Gives back what an outbox that ran empty has leased beyond need.
     ///
     /// A contended slot keeps its lease until the next time: the lock means that it is being used.
+    #[inline]
     pub(crate) fn trim_lease(&self, peer: PeerId) {
         let slot = self.own(peer);
         let Ok(inner) = slot.try_lock() else {
@@ -1461,6 +1463,7 @@ impl Slots {
     }
 
     /// Whether the dispatcher keeps the peer from being read.
+    #[inline]
     pub(crate) fn is_held(&self, peer: PeerId) -> bool {
         self.own(peer).held.load(Ordering::Relaxed) > 0
     }
@@ -1496,6 +1499,7 @@ impl Slots {
     }
 
     /// The slot of a connection that the loop knows to be open.
+    #[inline]
     fn own(&self, peer: PeerId) -> &Slot {
         self.slot_at(peer.index())
             .expect("the slot of a connection was opened with it")

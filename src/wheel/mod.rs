@@ -326,6 +326,7 @@ impl<T> Wheel<T> {
     /// assert_eq!(wheel.poll(0), None);
     /// assert_eq!(wheel.now(), 1 << 40);
     /// ```
+    #[inline]
     pub fn poll(&mut self, now: u64) -> Option<Expired<T>> {
         self.now = self.now.max(now);
         // Each turn moves the earliest timer to a lower level, so few turns find it due or find it
