@@ -659,11 +659,18 @@ fn a_bye_is_not_answered_with_a_bye() {
 
 const SHORT: Duration = Duration::from_millis(100);
 
+/// A deadline counts from the beginning of the turn in which the loop saw its cause, which may be a
+/// little before it, if the loop had to wait for a processor in that turn.
+const TURN_MAX: Duration = Duration::from_millis(50);
+
 #[track_caller]
 fn expect_bye_not_before(client: &mut Client, code: u16, started: Instant, timeout: Duration) {
     client.expect_bye(code);
     let elapsed = started.elapsed();
-    assert!(elapsed >= timeout, "closed after {elapsed:?} already");
+    assert!(
+        elapsed + TURN_MAX >= timeout,
+        "closed after {elapsed:?} already"
+    );
 }
 
 #[test]

@@ -343,8 +343,9 @@ fn after_its_fin_a_peer_gets_answers_until_its_messages_are_released() {
     client.expect(7, b"second");
     client.expect_end(End::Fin);
     let quiet = released.elapsed();
+    // 250 ms from the beginning of the turn in which the loop saw it.
     assert!(
-        quiet >= Duration::from_millis(249),
+        quiet >= Duration::from_millis(200),
         "closed {quiet:?} after the last batch"
     );
     drop(client);
