@@ -61,8 +61,8 @@ fn a_burst_above_the_read_budget_is_read_to_its_end() {
 }
 
 /// Holds how long many deadlines took against what was set. Each counts from the beginning of the
-/// turn in which the loop saw its cause: where the loop had to wait for a processor in that turn, one
-/// of them may seem early. A rule that is wrong makes most of them early.
+/// turn in which the loop saw its cause: where the loop had to wait for a processor in that turn,
+/// one of them may seem early. A rule that is wrong makes most of them early.
 #[track_caller]
 fn assert_not_early(mut waited: Vec<Duration>, timeout: Duration) {
     waited.sort_unstable();
