@@ -562,6 +562,8 @@ impl Subscription {
     /// The channel behind the subscription, for crossbeam's `select!`. What comes out of it is to
     /// be given to [`take`](Self::take), or to [`open`](Self::open) if the queue has events or
     /// timers.
+    /// It has no capacity of its own: the bounds of the subscriber are held before anything is put
+    /// into it, and what has come out of it counts against them until it is taken or dropped.
     ///
     /// # Examples
     ///
