@@ -4,8 +4,8 @@
 use std::{thread, time::Duration};
 
 use nebnet::{
-    CloseReason, ConnectOptions, NetService, Overflow, ServiceState, StopReport, SubscribeOptions,
-    Subscription, Types,
+    CloseReason, ConnectOptions, Event, EventOptions, NetService, Overflow, ServiceState,
+    StopReport, SubscribeOptions, Subscription, Types,
 };
 
 use crate::{
@@ -103,6 +103,7 @@ fn what_is_taken_late_but_in_time_is_not_unconfirmed() {
     server.start().unwrap();
     // Its system takes everything at once.
     let mut client = NetService::new(config().listen_nowhere().notsent_lowat(0)).unwrap();
+    let events = client.subscribe_events(EventOptions::new()).unwrap();
     client.start().unwrap();
     let target = ConnectOptions::from(server.local_addrs()[0]);
     client.connect(target).unwrap();
@@ -115,9 +116,10 @@ fn what_is_taken_late_but_in_time_is_not_unconfirmed() {
         handle.snapshot().outbound.messages == 40
     });
     wait_until("messages are parked", || full.row().parked > 0);
-    let stopping = begin_stop(server, Duration::from_secs(4));
+    // BYE comes after half of it.
+    let stopping = begin_stop(server, Duration::from_secs(6));
     wait_until("the client has heard BYE", || {
-        handle.send(peer, T, b"late").is_err()
+        matches!(events.try_recv(), Ok(Event::ByeReceived { .. }))
     });
     thread::park_timeout(Duration::from_secs(1));
     let mut taken = 0;
