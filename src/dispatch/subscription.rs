@@ -472,6 +472,10 @@ impl Subscription {
     ///
     /// [`RecvError`] once the service has stopped, or has removed the subscriber
     /// ([`ended_because`](Self::ended_because)), and everything was taken.
+    ///
+    /// # Panics
+    ///
+    /// If the queue has events or timers too: then [`recv_any`](Self::recv_any) takes from it.
     pub fn recv(&mut self) -> Result<Message, RecvError> {
         loop {
             if let Some(message) = self.pop() {
@@ -487,6 +491,10 @@ impl Subscription {
     ///
     /// [`TryRecvError::Empty`] if there is none now, [`TryRecvError::Disconnected`] as for
     /// [`recv`](Self::recv).
+    ///
+    /// # Panics
+    ///
+    /// If the queue has events or timers too: then [`recv_any`](Self::recv_any) takes from it.
     pub fn try_recv(&mut self) -> Result<Message, TryRecvError> {
         loop {
             if let Some(message) = self.pop() {
@@ -502,6 +510,10 @@ impl Subscription {
     ///
     /// [`RecvTimeoutError::Timeout`] if none came, [`RecvTimeoutError::Disconnected`] as for
     /// [`recv`](Self::recv).
+    ///
+    /// # Panics
+    ///
+    /// If the queue has events or timers too: then [`recv_any`](Self::recv_any) takes from it.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Message, RecvTimeoutError> {
         loop {
             if let Some(message) = self.pop() {
@@ -513,11 +525,19 @@ impl Subscription {
 
     /// Iterates over messages and waits for each; ends when the service has stopped and everything
     /// was taken.
+    ///
+    /// # Panics
+    ///
+    /// Its steps do as [`recv`](Self::recv) does.
     pub fn iter(&mut self) -> Iter<'_> {
         Iter { subscription: self }
     }
 
     /// Iterates over the messages that are there, without waiting.
+    ///
+    /// # Panics
+    ///
+    /// Its steps do as [`recv`](Self::recv) does.
     pub fn try_iter(&mut self) -> TryIter<'_> {
         TryIter { subscription: self }
     }
@@ -528,6 +548,10 @@ impl Subscription {
     /// # Errors
     ///
     /// As [`recv`](Self::recv).
+    ///
+    /// # Panics
+    ///
+    /// If the queue has events or timers too: then [`recv_any`](Self::recv_any) takes from it.
     pub fn recv_batch(&mut self) -> Result<Batch, RecvError> {
         match self.take_current() {
             Some(batch) => Ok(batch),
@@ -540,6 +564,10 @@ impl Subscription {
     /// # Errors
     ///
     /// As [`try_recv`](Self::try_recv).
+    ///
+    /// # Panics
+    ///
+    /// If the queue has events or timers too: then [`recv_any`](Self::recv_any) takes from it.
     pub fn try_recv_batch(&mut self) -> Result<Batch, TryRecvError> {
         match self.take_current() {
             Some(batch) => Ok(batch),
@@ -552,6 +580,10 @@ impl Subscription {
     /// # Errors
     ///
     /// As [`recv_timeout`](Self::recv_timeout).
+    ///
+    /// # Panics
+    ///
+    /// If the queue has events or timers too: then [`recv_any`](Self::recv_any) takes from it.
     pub fn recv_batch_timeout(&mut self, timeout: Duration) -> Result<Batch, RecvTimeoutError> {
         match self.take_current() {
             Some(batch) => Ok(batch),
