@@ -1074,7 +1074,7 @@ pub struct Snapshot {
     pub closed_with_loss: u64,
     /// Messages that were given to an inline handler instead.
     pub handled: u64,
-    /// Messages that nobody was offered, because the dispatcher had failed.
+    /// Messages that were offered to no subscriber, because the dispatcher had failed.
     pub undelivered: u64,
     /// Bytes of their frames.
     pub undelivered_bytes: u64,

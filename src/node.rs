@@ -375,7 +375,7 @@ impl<N: Net> Node<N> {
                 return;
             };
             match command {
-                // Whoever asked may have given up waiting.
+                // The caller may have given up waiting.
                 Command::Peers(answer) if self.row_walks.len() < ROW_WALKS_MAX => {
                     self.row_walks.push_back((RowWalk::default(), answer));
                 }
@@ -413,7 +413,7 @@ impl<N: Net> Node<N> {
         };
         if self.peers.continue_rows(now.tick, walk) {
             if let Some((walk, answer)) = self.row_walks.pop_front() {
-                // Whoever asked may have given up waiting.
+                // The caller may have given up waiting.
                 drop(answer.try_send(walk.into_rows()));
             }
         }

@@ -7,7 +7,7 @@
 //! it sleeps, looks once more, and parks; a sender leaves its item and then looks whether somebody
 //! sleeps, as with [`Doorbell`](crate::doorbell::Doorbell).
 //!
-//! The channel inside is crossbeam's, and whoever waits for it there (`select!`) is woken by it. It
+//! The channel inside is crossbeam's, and a wait for it there (`select!`) is woken by it. It
 //! has no places of its own: an array of them would cost its whole bound at the start, and all of
 //! it would go through the cache, however little is in it. The bound is a count that the owner of
 //! the channel keeps ([`QueueFill`](super::fill::QueueFill), `QueueBounds`), so every item that is
@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-/// A channel of items that whoever puts them in has counted against a bound.
+/// A channel of items that were counted against a bound before they are put in.
 pub(crate) fn queue<T>() -> (Sender<T>, Receiver<T>) {
     let (sender, receiver) = counted();
     let sleeper = Arc::new(Sleeper::default());

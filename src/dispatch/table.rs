@@ -613,7 +613,7 @@ impl FanOut {
         {
             self.note_stall(position);
         }
-        // Room that was made before we said that we wait: nobody will tell of it.
+        // Room that was made before we said that we wait: no ring will tell of it.
         self.unpark(position);
     }
 

@@ -745,7 +745,7 @@ impl Peer {
         })
     }
 
-    /// Nobody will tell what is acknowledged.
+    /// The system will not tell what is acknowledged.
     pub(crate) fn forget_writes(&mut self) {
         if let Some(sent) = &mut self.sent {
             sent.writes.forget_all();

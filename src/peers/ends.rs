@@ -31,7 +31,7 @@ use crate::{
 impl Peers {
     // ----- in order --------------------------------------------------------------------------
 
-    /// Closes a connection in order whose peer is to lose nothing, within the drain time.
+    /// Closes a connection in order, within the drain time, so that its peer loses nothing.
     pub(super) fn begin_finish(
         &mut self,
         now: Tick,

@@ -957,7 +957,7 @@ impl Net for SimNet {
     ) -> io::Result<usize> {
         let reads = self.0.borrow().reads.len();
         let result = self.read(stream, buffer, limit);
-        // It is nobody's turn.
+        // It is no peer's turn.
         self.0.borrow_mut().reads.truncate(reads);
         result
     }

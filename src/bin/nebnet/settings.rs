@@ -122,7 +122,7 @@ impl Settings {
     pub(crate) fn take_live(&mut self, new: Self, changes: &mut Reconfigured) {
         let kept = &mut changes.kept;
         kept!(self, new, kept; echo, print, relay, connect, stats, metrics);
-        // What goes with another setting, and nobody has set.
+        // What goes with another setting, and was not set.
         let is_named = self.has_node_id || new.has_node_id;
         kept.retain(|name| *name != "agent" && (is_named || *name != "node_id"));
         if self.drain != new.drain {

@@ -108,7 +108,7 @@ fn no_request_slips_past_the_end_of_its_connection() {
             let reason = CloseReason::Reset;
             fan_out.handle_notice(Notice::Closed { peer, reason });
         }
-        // The last connection is closed, so whoever asks now is refused.
+        // The last connection is closed, so a call that comes now is refused.
         while refused.load(Ordering::Relaxed) == 0 {
             thread::yield_now();
         }

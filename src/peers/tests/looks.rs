@@ -159,7 +159,7 @@ fn what_was_not_acknowledged_is_told_with_the_end() {
 }
 
 /// What a look has seen acknowledged is not asked for again, and where nothing was written, or
-/// nothing is told, nobody is asked.
+/// nothing is told, no peer is asked.
 #[test]
 fn an_end_waits_for_an_answer_only_if_there_is_a_question() {
     let close = |id: PeerId| {
@@ -227,7 +227,7 @@ fn a_connection_rests_when_everything_is_acknowledged() {
     }
 }
 
-/// The system tells of an error once: to whoever reads last, if nobody did before.
+/// The system tells of an error once: to the last read, if no call met it before.
 #[test]
 fn an_error_that_the_last_read_meets_is_not_forgotten() {
     for (error, unconfirmed) in [

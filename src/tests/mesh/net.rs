@@ -63,7 +63,7 @@ pub(super) struct End {
     /// What is under way to this end, or still with the system of the other: not acknowledged.
     travelling: VecDeque<(Tick, Parcel)>,
     travelling_bytes: usize,
-    /// Bytes that came when nobody was there any more.
+    /// Bytes that came when the other end was gone.
     unwanted_bytes: usize,
     fin: bool,
     rst: bool,

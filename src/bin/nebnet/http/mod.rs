@@ -88,7 +88,7 @@ struct Server<P> {
     poll: Poll,
     events: Events,
     listener: TcpListener,
-    /// When to accept again, if there may be somebody.
+    /// When to accept again, if a connection may wait.
     accept_at: Option<Instant>,
     connections: Slab<Connection>,
     pages: P,
