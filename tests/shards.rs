@@ -760,12 +760,15 @@ fn a_loop_that_has_ended_keeps_nobody_waiting() {
         wait_until("it stops", || {
             handle.snapshot().state == ServiceState::Stopping
         });
+        // Each that waited for a loop that has ended would take longer than all of the stop.
+        let mut asked = 0;
         while handle.snapshot().state == ServiceState::Stopping {
             let _ = (handle.peers(), handle.closed(), handle.balance());
+            asked += 1;
         }
         let report = stopping.join().unwrap();
         assert!(report.joined && !report.drained, "{report}");
-        assert!(report.elapsed < Duration::from_secs(4), "{report}");
+        assert!(asked > 3, "{asked}: {report}");
         assert_eq!((report.closed_abortive, report.lost().count()), (1, 1));
         assert_eq!(report.peers[0].closed.peer, peer);
         assert_balanced(&report.snapshot);

@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, bounded};
 
-use super::{ANSWER_TIMEOUT, Command, Handle};
+use super::{ANSWER_TIMEOUT, Command, Handle, Shard};
 use crate::{
     config::{Config, Reconfigured},
     error::ReconfigureError,
@@ -162,9 +162,9 @@ impl Handle {
         for shard in &shared.shards {
             let (answer, answered) = bounded(1);
             let command = Command::Reconfigure(Arc::clone(&running), answer);
-            // The first loop that takes nothing for so long is one that never will.
-            let sent = shard.commands.send_timeout(command, patience);
-            if sent.is_err() && answers.is_empty() {
+            // A loop that takes nothing for so long is one that never will.
+            if shard.commands.send_timeout(command, patience).is_err() {
+                take_back(answers, &settings.running);
                 return Err(ReconfigureError::Busy);
             }
             shard.slots.doorbell.ring();
@@ -177,6 +177,23 @@ impl Handle {
             let _: Option<()> = shard.answer(&answered, shared.clock, deadline);
         }
         Ok(told)
+    }
+}
+
+/// Gives the former settings back to loops that were given new ones, behind those. As they had room
+/// for these, they take commands.
+fn take_back(told: Vec<(&Shard, Receiver<()>)>, former: &Config) {
+    let former = Arc::new(former.clone());
+    for (shard, _) in told {
+        let command = Command::Reconfigure(Arc::clone(&former), bounded(1).0);
+        if shard
+            .commands
+            .send_timeout(command, ANSWER_TIMEOUT)
+            .is_err()
+        {
+            log::error!("a loop takes no commands, and runs with settings that were refused");
+        }
+        shard.slots.doorbell.ring();
     }
 }
 

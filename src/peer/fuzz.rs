@@ -5,7 +5,7 @@
 
 use std::io::IoSlice;
 
-use super::{Dial, Fault, Parsed, Peer, Rules, State, Verdict};
+use super::{Dial, Fault, Parsed, Peer, Rules, State, Told, Verdict};
 use crate::{
     clock::Tick,
     error::CloseReason,
@@ -409,7 +409,10 @@ impl Machine {
             Some(Verdict::CheckQuiet) => self.check_quiet(),
             Some(Verdict::Look) => {
                 // It acknowledges some of it, or nothing is told.
-                let told = (self.now % 5 > 0).then_some(self.now % 97);
+                let told = (self.now % 5 > 0).then_some(Told {
+                    unacknowledged: self.now % 97,
+                    unsent: self.now % 3 == 0,
+                });
                 self.gone |= self.peer.handle_told(self.now, told, &self.rules);
             }
         }

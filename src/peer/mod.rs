@@ -25,6 +25,7 @@ use std::{fmt, net::SocketAddr, sync::Arc};
 
 pub(crate) use rest::{Resting, Tally, Untouched};
 use sent::Sent;
+pub(crate) use stall::Told;
 pub(crate) use state::{Bye, State};
 
 use discard::Discarded;
@@ -719,7 +720,7 @@ impl Peer {
     /// Nothing waits for the socket any more.
     pub(crate) fn handle_all_written(&mut self) {
         if let Some(sent) = &mut self.sent {
-            sent.stall = None;
+            sent.handle_all_written();
         }
     }
 
@@ -731,9 +732,36 @@ impl Peer {
     }
 
     /// What it has not acknowledged, if that is told. True if it has stalled for too long.
-    pub(crate) fn handle_told(&mut self, now: Tick, told: Option<u64>, rules: &Rules) -> bool {
+    pub(crate) fn handle_told(&mut self, now: Tick, told: Option<Told>, rules: &Rules) -> bool {
+        let may_stall = self.may_stall();
         let sent = self.sent.as_mut();
-        sent.is_some_and(|sent| sent.handle_told(now, told, rules.write_stall_ms))
+        sent.is_some_and(|sent| sent.handle_told(now, told, rules.write_stall_ms)) && may_stall
+    }
+
+    /// The system will not tell what is acknowledged.
+    pub(crate) fn handle_untold(&mut self, now: Tick) {
+        if let Some(sent) = &mut self.sent {
+            sent.handle_untold(now);
+        }
+    }
+
+    /// Whether the outbox waits for the socket.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.sent.as_ref().is_some_and(|sent| sent.is_blocked())
+    }
+
+    /// Whether a stall may end it. Once the other side has ended its own, or ours has been told to
+    /// end, what our system has taken has the time that the state gives.
+    fn may_stall(&self) -> bool {
+        match self.state {
+            State::Open | State::Stopping { .. } => true,
+            State::Connecting { .. }
+            | State::Greeting { .. }
+            | State::Refused { .. }
+            | State::HalfClosed { .. }
+            | State::Draining { .. }
+            | State::Lingering { .. } => self.is_blocked(),
+        }
     }
 
     /// Whether bytes were written that may not be acknowledged, and with `of_messages` the
@@ -743,13 +771,6 @@ impl Peer {
         sent.is_some_and(|sent| {
             !sent.writes.is_empty() && (!of_messages || sent.writes.has_messages())
         })
-    }
-
-    /// The system will not tell what is acknowledged.
-    pub(crate) fn forget_writes(&mut self) {
-        if let Some(sent) = &mut self.sent {
-            sent.writes.forget_all();
-        }
     }
 
     /// What is not acknowledged at the end, at most, if that is told.
@@ -1209,7 +1230,8 @@ impl Peer {
     }
 
     fn stall_deadline(&self, rules: &Rules) -> Option<Tick> {
-        self.sent.as_ref()?.next_deadline(rules.write_stall_ms)
+        let sent = self.sent.as_ref().filter(|_| self.may_stall())?;
+        sent.next_deadline(rules.write_stall_ms)
     }
 
     /// When the peer is to be asked for a sign of life, or is dead; and which of the two.

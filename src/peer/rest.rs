@@ -141,7 +141,7 @@ impl Peer {
         } = self;
         let marks = [frame_since, paused_since];
         *state == State::Open
-            && sent.as_ref().is_none_or(|sent| sent.is_at_rest())
+            && !sent.as_ref().is_some_and(|sent| sent.is_blocked())
             && marks.iter().all(|mark| mark.is_none())
             && pinged.is_none()
             && !(*ping_waits || *eof || *reads_on || *abandoned)

@@ -1,6 +1,9 @@
 //! What became of what was written to a peer, as far as its system tells.
 
-use super::{stall::Stall, writes::Writes};
+use super::{
+    stall::{Stall, Told},
+    writes::Writes,
+};
 use crate::{clock::Tick, ledger::Traffic};
 
 /// Made with the first write, and gone when the connection rests.
@@ -8,8 +11,8 @@ use crate::{clock::Tick, ledger::Traffic};
 pub(super) struct Sent {
     /// What may not be acknowledged.
     pub(super) writes: Writes,
-    /// There is one as long as the outbox waits for the socket.
-    pub(super) stall: Option<Stall>,
+    /// Made with the first byte that is written, or waits.
+    stall: Option<Stall>,
     /// What may not have reached the peer when the connection ends. Nothing, unless it was asked.
     pub(super) unconfirmed: Option<Traffic>,
 }
@@ -26,15 +29,23 @@ impl Default for Sent {
 
 impl Sent {
     pub(super) fn handle_blocked(&mut self, now: Tick) {
-        self.stall.get_or_insert_with(|| Stall::begin(now));
+        self.stall_since(now).handle_blocked(now);
+    }
+
+    pub(super) fn handle_all_written(&mut self) {
+        if let Some(stall) = &mut self.stall {
+            stall.handle_all_written();
+        }
     }
 
     /// Our system took so many bytes, of which `written` are the application's.
     pub(super) fn handle_taken(&mut self, now: Tick, bytes: usize, written: Traffic) {
         self.writes.note(bytes, written);
-        if let Some(stall) = &mut self.stall {
-            stall.handle_taken(now, bytes);
-        }
+        self.stall_since(now).handle_taken(now, bytes);
+    }
+
+    fn stall_since(&mut self, now: Tick) -> &mut Stall {
+        self.stall.get_or_insert_with(|| Stall::begin(now))
     }
 
     pub(super) fn handle_asked(&mut self, now: Tick) {
@@ -44,12 +55,20 @@ impl Sent {
     }
 
     /// As [`Stall::handle_told`].
-    pub(super) fn handle_told(&mut self, now: Tick, told: Option<u64>, limit_ms: u64) -> bool {
-        if let Some(bytes) = told {
-            self.writes.forget_acknowledged(bytes);
+    pub(super) fn handle_told(&mut self, now: Tick, told: Option<Told>, limit_ms: u64) -> bool {
+        if let Some(told) = told {
+            self.writes.forget_acknowledged(told.unacknowledged);
         }
         let stall = self.stall.as_mut();
         stall.is_some_and(|stall| stall.handle_told(now, told, limit_ms))
+    }
+
+    /// The system does not tell what is acknowledged.
+    pub(super) fn handle_untold(&mut self, now: Tick) {
+        self.writes.forget_all();
+        if let Some(stall) = &mut self.stall {
+            stall.handle_untold(now);
+        }
     }
 
     pub(super) fn next_deadline(&self, limit_ms: u64) -> Option<Tick> {
@@ -60,7 +79,8 @@ impl Sent {
         self.stall.as_ref().is_some_and(Stall::is_judged_by_taken)
     }
 
-    pub(super) fn is_at_rest(&self) -> bool {
-        self.stall.is_none()
+    /// Whether the outbox waits for the socket.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.stall.as_ref().is_some_and(Stall::is_blocked)
     }
 }

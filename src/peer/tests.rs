@@ -396,26 +396,53 @@ fn deadlines_of_receiving_wait_as_long_as_nobody_was_read() {
     assert_eq!(peer.judge(601, &rules, 500), Some(close));
 }
 
+/// Of 500 bytes at first, none of which the peer has room for.
+fn told(unacknowledged: u64) -> Option<Told> {
+    Some(Told {
+        unacknowledged,
+        unsent: true,
+    })
+}
+
 #[test]
 fn a_write_stall_counts_from_the_last_progress_even_while_paused() {
     let rules = rules();
     let mut peer = peer(&rules);
     peer.set_reading(0, false);
-    peer.handle_write_blocked(10);
-    peer.handle_write_blocked(150);
+    peer.handle_written(10, 500, Traffic::default());
     assert_eq!(peer.next_deadline(&rules, 1_000), Some(31));
+    peer.handle_write_blocked(150);
     peer.handle_all_written();
     peer.handle_write_blocked(160);
-    assert_eq!(peer.judge(180, &rules, 1_000), None);
-    assert_eq!(peer.judge(181, &rules, 1_000), Some(Verdict::Look));
-    assert!(!peer.handle_told(181, Some(500), &rules));
+    assert_eq!(peer.judge(180, &rules, 1_000), Some(Verdict::Look));
+    assert!(!peer.handle_told(181, told(499), &rules));
     peer.handle_written(200, 7, Traffic::default());
-    assert!(!peer.handle_told(361, Some(506), &rules));
+    // What was written since hides no progress, and is none.
+    assert!(!peer.handle_told(361, told(505), &rules));
     for now in (382..=541).step_by(21) {
-        assert!(!peer.handle_told(now, Some(506), &rules));
+        assert!(!peer.handle_told(now, told(505), &rules));
     }
     assert_eq!(peer.judge(562, &rules, 1_000), Some(Verdict::Look));
-    assert!(peer.handle_told(562, Some(506), &rules));
+    assert!(peer.handle_told(562, told(505), &rules));
+}
+
+/// Our system takes everything for a while: the outbox never waits.
+#[test]
+fn a_write_stall_counts_what_our_system_took_and_the_peer_has_no_room_for() {
+    let rules = rules();
+    let mut peer = peer(&rules);
+    assert_eq!(peer.next_deadline(&rules, 0), Some(101), "the first frame");
+    peer.take(1, 1, &rules, &encoded(MessageType(1), b""));
+    assert_eq!(peer.next_deadline(&rules, 0), None);
+    peer.handle_written(10, 500, Traffic::default());
+    for now in (31..=199).step_by(21) {
+        assert_eq!(peer.judge(now, &rules, 0), Some(Verdict::Look), "{now}");
+        assert!(!peer.handle_told(now, told(500), &rules));
+    }
+    assert!(peer.handle_told(211, told(500), &rules));
+    // It is over: its system has the time of the end for that.
+    peer.begin_drain(212, &rules, CloseReason::Shutdown, 50);
+    assert!(!peer.handle_told(300, told(500), &rules));
 }
 
 /// Where the system does not tell, what it takes has to do.
@@ -424,7 +451,7 @@ fn a_write_stall_counts_from_the_last_byte_taken_where_nothing_is_told() {
     let rules = rules();
     let mut peer = peer(&rules);
     peer.handle_write_blocked(160);
-    assert!(!peer.handle_told(181, None, &rules));
+    peer.handle_untold(181);
     assert_eq!(peer.judge(360, &rules, 1_000), None);
     let abort = Verdict::Abort(CloseReason::SlowPeer);
     assert_eq!(peer.judge(361, &rules, 1_000), Some(abort));
@@ -443,8 +470,10 @@ fn zero_is_off() {
     };
     let mut peer = peer(&rules);
     peer.take(1, 1, &rules, b"\0");
+    peer.handle_written(1, 9, Traffic::default());
     peer.handle_write_blocked(1);
     assert_eq!(peer.next_deadline(&rules, 0), None);
+    assert!(!peer.handle_told(u64::MAX, told(9), &rules));
     assert_eq!(peer.judge(u64::MAX, &rules, 0), None);
 }
 

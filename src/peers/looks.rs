@@ -10,7 +10,7 @@ use crate::{
     id::PeerId,
     ledger::{Ledger, Traffic},
     limits::{REST_AFTER_MS, RESTS_PER_TICK, RESTS_PER_TURN},
-    peer::{Peer, State},
+    peer::{Peer, State, Told},
     socket::{Ready, Unacknowledged},
 };
 
@@ -18,20 +18,24 @@ impl Peers {
     /// Asks what the system of a peer has not acknowledged that seems to stall.
     pub(super) fn look(&mut self, now: Tick, id: PeerId) {
         let untold = self.untold;
-        let rules = &self.rules;
         let seat = self.seats.get_mut(id.index() as usize);
         let Some(seat) = seat.filter(|seat| seat.id() == id && seat.leaving.is_none()) else {
             return;
         };
         if untold {
-            seat.peer.handle_told(now, None, rules);
+            seat.peer.handle_untold(now);
             if seat.peer.is_ended() {
                 let reason = closing_reason(&seat.peer);
                 self.leave(now, id, reason, false);
             }
-        } else {
-            seat.peer.handle_asked(now);
+            return;
+        }
+        seat.peer.handle_asked(now);
+        if seat.peer.is_blocked() || seat.peer.is_closing() {
             self.actions.push_back(Action::Look { id, last: false });
+        } else {
+            // It seems to be well, and so may be thousands.
+            self.unsure.push_back(id);
         }
     }
 
@@ -71,7 +75,7 @@ impl Peers {
         };
         if seat.leaving.is_some() {
             let most = match told {
-                Unacknowledged::Bytes(bytes) => Some(bytes),
+                Unacknowledged::Bytes(bytes) | Unacknowledged::Unsent(bytes) => Some(bytes),
                 Unacknowledged::Ended { failed, at_most } if failed || seat.failed => Some(at_most),
                 Unacknowledged::Ended { .. } => Some(0),
                 Unacknowledged::Unknown | Unacknowledged::Never => None,
@@ -80,22 +84,22 @@ impl Peers {
             self.finish_leaving(now, id);
             return;
         }
-        let bytes = match told {
-            Unacknowledged::Bytes(bytes) => Some(bytes),
-            Unacknowledged::Ended { .. } | Unacknowledged::Unknown | Unacknowledged::Never => None,
-        };
-        let is_missing = bytes.is_some_and(|bytes| bytes > 0);
+        let told = told_of(told);
+        let is_missing = told.is_some_and(|told| told.unacknowledged > 0);
         if seat.peer.is_ended() && !(is_missing && seat.peer.await_confirmation(now)) {
-            seat.peer.handle_told(now, bytes, rules);
+            seat.peer.handle_told(now, told, rules);
             let reason = closing_reason(&seat.peer);
             self.leave(now, id, reason, false);
             return;
         }
-        if seat.peer.handle_told(now, bytes, rules) {
+        if self.untold {
+            seat.peer.handle_untold(now);
+        }
+        if seat.peer.handle_told(now, told, rules) {
             self.leave(now, id, CloseReason::SlowPeer, true);
             return;
         }
-        if bytes == Some(0) {
+        if !is_missing && told.is_some() && seat.peer.is_blocked() {
             // There has to be room, and what waits is not to depend on an edge.
             seat.ready.set(Ready::WRITE);
             self.list_writing(id);
@@ -110,7 +114,7 @@ impl Peers {
         let untold = self.untold;
         let seat = self.seats.get_mut(id.index() as usize);
         if let Some(seat) = seat.filter(|seat| untold && seat.id() == id) {
-            seat.peer.forget_writes();
+            seat.peer.handle_untold(now);
         }
         self.seats.settle(id.index() as usize, before);
     }
@@ -149,6 +153,21 @@ impl Peers {
             }
         }
     }
+}
+
+/// What a connection that is not over is judged by.
+fn told_of(told: Unacknowledged) -> Option<Told> {
+    let (unacknowledged, unsent) = match told {
+        Unacknowledged::Bytes(bytes) => (bytes, false),
+        Unacknowledged::Unsent(bytes) => (bytes, true),
+        Unacknowledged::Ended { .. } | Unacknowledged::Unknown | Unacknowledged::Never => {
+            return None;
+        }
+    };
+    Some(Told {
+        unacknowledged,
+        unsent,
+    })
 }
 
 /// Counts what may not have reached a peer whose connection ends, and gives it; `None` if that is

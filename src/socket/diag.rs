@@ -40,9 +40,18 @@ const REQUEST_SIZE: usize = HEADER_SIZE + 56;
 /// In an answer: `idiag_state` and `idiag_wqueue` of `struct inet_diag_msg`.
 const STATE_AT: usize = HEADER_SIZE + 1;
 const WQUEUE_AT: usize = HEADER_SIZE + 60;
-const ANSWER_SIZE: usize = 512;
+const ANSWER_SIZE: usize = 1024;
+/// Behind that come attributes. `INET_DIAG_INFO` is `struct tcp_info`, as far as the system knows
+/// it; `tcpi_notsent_bytes` in it came with Linux 4.6.
+const ATTRIBUTES_AT: usize = HEADER_SIZE + 72;
+const ATTRIBUTE_HEADER_SIZE: usize = 4;
+const INET_DIAG_INFO: u16 = 2;
+const NOTSENT_AT: usize = 144;
 /// Answers to earlier questions that are passed over.
 const STALE_ANSWERS_MAX: usize = 8;
+/// Questions without a find, if there never was one, after which there is nothing to be found: so
+/// it is in a namespace of the network that is not the process's.
+const NOT_FOUND_MAX: u32 = 4;
 
 /// A segment that the system takes although its send buffer is full: the largest that it makes.
 const SEGMENT_SIZE_MAX: u64 = 512 << 10;
@@ -52,6 +61,21 @@ const SEGMENT_SIZE_MAX: u64 = 512 << 10;
 pub(super) struct Diag {
     state: State,
     sequence: u32,
+    found: Found,
+}
+
+/// Whether connections are found at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// None yet, in so many questions.
+    NotYet(u32),
+    Once,
+}
+
+impl Default for Found {
+    fn default() -> Self {
+        Self::NotYet(0)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -80,13 +104,31 @@ impl Diag {
         };
         let request = request(self.sequence, local, remote, cookie);
         match ask(socket, &request, self.sequence) {
-            Ok(answer) => answer,
+            Ok(answer) => {
+                self.found = Found::Once;
+                answer
+            }
             // It may have ended just now.
             Err(Errno::NOENT) => match stream.peer_addr() {
-                Ok(_) => Unacknowledged::Unknown,
+                Ok(_) => self.handle_not_found(),
                 Err(error) => ended(stream, &error, last),
             },
             Err(_) => Unacknowledged::Unknown,
+        }
+    }
+
+    /// The system does not know of a connection that there is.
+    fn handle_not_found(&mut self) -> Unacknowledged {
+        match &mut self.found {
+            Found::Once => Unacknowledged::Unknown,
+            Found::NotYet(count) if *count + 1 < NOT_FOUND_MAX => {
+                *count += 1;
+                Unacknowledged::Unknown
+            }
+            Found::NotYet(_) => {
+                self.state.give_up(Errno::NOENT);
+                Unacknowledged::Never
+            }
         }
     }
 }
@@ -100,11 +142,7 @@ impl State {
                 Ok(socket) => *self = Self::Open(socket),
                 // Of these there may be some again.
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {}
-                Err(error) => {
-                    *self = Self::Absent;
-                    let error = io::Error::from(error);
-                    log::info!("the system does not tell what peers acknowledge: {error}");
-                }
+                Err(error) => self.give_up(error),
             }
         }
         match self {
@@ -112,6 +150,12 @@ impl State {
             Self::Unopened => Err(Unacknowledged::Unknown),
             Self::Absent => Err(Unacknowledged::Never),
         }
+    }
+
+    fn give_up(&mut self, error: Errno) {
+        *self = Self::Absent;
+        let error = io::Error::from(error);
+        log::info!("the system does not tell what peers acknowledge: {error}");
     }
 }
 
@@ -139,7 +183,8 @@ fn request(sequence: u32, local: SocketAddr, remote: SocketAddr, cookie: u64) ->
     request.extend(sequence.to_ne_bytes());
     request.extend([0; 4]);
     let family = if local.is_ipv4() { AF_INET } else { AF_INET6 };
-    request.extend([family, IPPROTO_TCP, 0, 0]);
+    let attributes = 1 << (INET_DIAG_INFO - 1);
+    request.extend([family, IPPROTO_TCP, attributes, 0]);
     request.extend(u32::MAX.to_ne_bytes());
     request.extend(local.port().to_be_bytes());
     request.extend(remote.port().to_be_bytes());
@@ -192,16 +237,34 @@ fn read(answer: &[u8]) -> Result<Unacknowledged, Errno> {
     let (Some(state), Some(queued)) = (answer.get(STATE_AT), number_at(answer, WQUEUE_AT)) else {
         return Err(Errno::PROTO);
     };
-    Ok(Unacknowledged::Bytes(
-        if STATES_FIN_ACKNOWLEDGED.contains(state) {
-            0
-        } else if STATES_FIN_OUT.contains(state) {
-            // The FIN counts as a byte.
-            u64::from(queued).saturating_sub(1)
-        } else {
-            queued.into()
-        },
-    ))
+    let bytes = if STATES_FIN_ACKNOWLEDGED.contains(state) {
+        0
+    } else if STATES_FIN_OUT.contains(state) {
+        // The FIN counts as a byte.
+        u64::from(queued).saturating_sub(1)
+    } else {
+        queued.into()
+    };
+    Ok(if bytes > 0 && not_sent(answer) > 0 {
+        Unacknowledged::Unsent(bytes)
+    } else {
+        Unacknowledged::Bytes(bytes)
+    })
+}
+
+/// What was taken and not sent; zero where that is not told.
+fn not_sent(answer: &[u8]) -> u32 {
+    let mut rest = answer.get(ATTRIBUTES_AT..).unwrap_or(&[]);
+    while let Some(&[a, b, c, d]) = rest.first_chunk() {
+        let (size, kind) = (u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]));
+        let size = usize::from(size).max(ATTRIBUTE_HEADER_SIZE);
+        if kind == INET_DIAG_INFO {
+            let attribute = &rest[..size.min(rest.len())];
+            return number_at(attribute, ATTRIBUTE_HEADER_SIZE + NOTSENT_AT).unwrap_or(0);
+        }
+        rest = rest.get(size.next_multiple_of(4)..).unwrap_or(&[]);
+    }
+    0
 }
 
 fn number_at(bytes: &[u8], at: usize) -> Option<u32> {
@@ -269,7 +332,7 @@ mod tests {
             );
             let written = write_until_full(&stream);
             let told = diag.unacknowledged(&stream, false);
-            let Unacknowledged::Bytes(waits) = told else {
+            let Unacknowledged::Unsent(waits) = told else {
                 panic!("{addr}: {told:?}");
             };
             assert!(
@@ -293,7 +356,7 @@ mod tests {
         let mut told = Unacknowledged::Unknown;
         wait_for("a reset", || {
             told = diag.unacknowledged(&stream, true);
-            matches!(told, Unacknowledged::Bytes(_)).then_some(told)
+            (!matches!(told, Unacknowledged::Ended { .. })).then_some(told)
         });
         let Unacknowledged::Ended { failed, at_most } = told else {
             panic!("{told:?}");
@@ -339,6 +402,24 @@ mod tests {
             answer[STATE_AT] = state;
             assert_eq!(read(&answer), Ok(Unacknowledged::Bytes(told)), "{state}");
         }
+        answer[STATE_AT] = 1;
+        let info = u16::try_from(ATTRIBUTE_HEADER_SIZE + NOTSENT_AT + 8).unwrap();
+        // One of an odd length comes before it.
+        for (at, [size, kind]) in [(0, [5, 8]), (8, [info, INET_DIAG_INFO])] {
+            let at = ATTRIBUTES_AT + at;
+            answer[at..at + 2].copy_from_slice(&size.to_ne_bytes());
+            answer[at + 2..at + 4].copy_from_slice(&kind.to_ne_bytes());
+        }
+        let end = ATTRIBUTES_AT + 8 + ATTRIBUTE_HEADER_SIZE + NOTSENT_AT + 4;
+        answer[end - 4..end].copy_from_slice(&1_u32.to_ne_bytes());
+        for size in WQUEUE_AT + 4..=ANSWER_SIZE {
+            let told = if size < end {
+                Unacknowledged::Bytes(77)
+            } else {
+                Unacknowledged::Unsent(77)
+            };
+            assert_eq!(read(&answer[..size]), Ok(told), "{size}");
+        }
         for size in 0..WQUEUE_AT + 4 {
             assert_eq!(read(&answer[..size]), Err(Errno::PROTO), "{size}");
         }
@@ -346,5 +427,24 @@ mod tests {
         let code = Errno::NOENT.raw_os_error().wrapping_neg();
         answer[HEADER_SIZE..HEADER_SIZE + 4].copy_from_slice(&code.to_ne_bytes());
         assert_eq!(read(&answer), Err(Errno::NOENT));
+    }
+
+    /// As in another namespace of the network: there are connections, and none is ever found.
+    #[test]
+    fn what_never_finds_a_connection_gives_up() {
+        let mut diag = Diag::default();
+        assert!(diag.state.open().is_ok());
+        for _ in 1..NOT_FOUND_MAX {
+            assert_eq!(diag.handle_not_found(), Unacknowledged::Unknown);
+        }
+        assert_eq!(diag.handle_not_found(), Unacknowledged::Never);
+        assert_eq!(diag.state.open().err(), Some(Unacknowledged::Never));
+        let (stream, _client) = pair("127.0.0.1:0");
+        assert_eq!(diag.unacknowledged(&stream, true), Unacknowledged::Never);
+        let mut diag = Diag::default();
+        assert_eq!(diag.unacknowledged(&stream, true), Unacknowledged::Bytes(0));
+        for _ in 0..2 * NOT_FOUND_MAX {
+            assert_eq!(diag.handle_not_found(), Unacknowledged::Unknown);
+        }
     }
 }

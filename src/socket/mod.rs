@@ -115,8 +115,10 @@ pub(crate) enum Event {
 /// What the peer's system has not acknowledged of what was written; a FIN is not counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unacknowledged {
-    /// So many bytes.
+    /// So many bytes, all of which were sent.
     Bytes(u64),
+    /// So many bytes, some of which were not sent, as the peer has no room.
+    Unsent(u64),
     /// The connection is over: everything was acknowledged, unless it `failed`, now or at an
     /// earlier call. Then its system buffer held at most so many bytes, and they are lost.
     Ended { failed: bool, at_most: u64 },

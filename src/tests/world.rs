@@ -937,6 +937,10 @@ impl Net for SimNet {
                 at_most: conn.queue_max as u64,
             },
             (true, false) => Unacknowledged::Unknown,
+            // What the client's system has room for is under way.
+            (false, _) if conn.queue.len() > conn.sent_max.saturating_sub(conn.sent.len()) => {
+                Unacknowledged::Unsent(conn.queue.len() as u64)
+            }
             (false, _) => Unacknowledged::Bytes(conn.queue.len() as u64),
         }
     }

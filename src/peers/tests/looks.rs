@@ -50,10 +50,14 @@ fn read_nothing(peers: &mut Peers, id: PeerId, error: io::ErrorKind) {
     assert!(read.is_none());
 }
 
+/// What our system takes at first.
+const TAKEN: u64 = 50_000;
+
 /// When it is cut off, of which the system says `told` at a tick; our own takes a byte each 20 ms.
 fn cut_off_at(told: impl Fn(Tick, u64) -> Unacknowledged, until: Tick) -> Option<Tick> {
     let (mut peers, id) = waiting();
-    let mut written = 0;
+    write(&mut peers, 0, id, usize::try_from(TAKEN).unwrap());
+    let mut written = TAKEN;
     for now in 0..until {
         peers.begin_turn(now);
         if now % 20 == 0 {
@@ -88,8 +92,7 @@ fn cut_off_at(told: impl Fn(Tick, u64) -> Unacknowledged, until: Tick) -> Option
 fn what_our_system_takes_for_a_peer_is_not_its_progress() {
     for last in [0, 1, 99, 555, 2_500] {
         // A byte each 25 ms is acknowledged, up to the last.
-        let told =
-            |now: Tick, written| Unacknowledged::Bytes((1_000_000 + written) - now.min(last) / 25);
+        let told = |now: Tick, written: u64| Unacknowledged::Bytes(written - now.min(last) / 25);
         let end = cut_off_at(told, 20_000).unwrap();
         let acknowledged_at = last / 25 * 25;
         let after = acknowledged_at + STALL_MS..=acknowledged_at + STALL_MS * 12 / 10;
@@ -99,7 +102,7 @@ fn what_our_system_takes_for_a_peer_is_not_its_progress() {
 
 #[test]
 fn a_byte_acknowledged_within_each_timeout_is_enough() {
-    let told = |now, written| Unacknowledged::Bytes(1_000_000 + written - now / STALL_MS);
+    let told = |now, written: u64| Unacknowledged::Bytes(written - now / STALL_MS);
     assert_eq!(cut_off_at(told, 20_000), None);
 }
 
