@@ -2,6 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
+    net::SocketAddr,
     ops::RangeInclusive,
     thread,
     time::{Duration, Instant},
@@ -33,6 +34,13 @@ pub(crate) const ALL: &[Promise] = &[
         unit: "of the time-out",
         bounds: 1.0..=1.2,
         measure: stall,
+    },
+    Promise {
+        name: "stall-slowly",
+        what: "the same while our system takes all of it for seconds, at 100 KB/s",
+        unit: "of the time-out",
+        bounds: 1.0..=1.2,
+        measure: stall_slowly,
     },
     Promise {
         name: "backlog",
@@ -159,25 +167,41 @@ fn unread(client: &Client) -> u64 {
 
 // ----- peers that take nothing ---------------------------------------------------------------
 
-/// The last byte that was acknowledged is the last that reached the client's system.
 fn stall(runs: usize) -> Vec<f64> {
+    let payload = vec![0; 100_000];
+    stall_of(runs, Client::connect, |handle, peer| {
+        while handle.send(peer, T, &payload).is_ok() {}
+    })
+}
+
+fn stall_slowly(runs: usize) -> Vec<f64> {
+    let payload = vec![0; 100];
+    stall_of(runs, Client::connect_small, |handle, peer| {
+        let _ = handle.send(peer, T, &payload);
+    })
+}
+
+/// With what is sent each millisecond. The last byte that was acknowledged is the last that reached
+/// the client's system.
+fn stall_of(
+    runs: usize,
+    connect: impl Fn(SocketAddr) -> Client,
+    send: impl Fn(&Handle, PeerId),
+) -> Vec<f64> {
     const TIMEOUT: Duration = Duration::from_millis(500);
     let mut service = NetService::new(config().write_stall_timeout(TIMEOUT)).unwrap();
     let events = service.subscribe_events(EventOptions::new()).unwrap();
     service.start().unwrap();
     let (addr, handle) = (service.local_addrs()[0], service.handle());
-    let clients: Vec<Client> = (0..runs.min(BESIDE))
-        .map(|_| Client::connect(addr))
-        .collect();
+    let clients: Vec<Client> = (0..runs.min(BESIDE)).map(|_| connect(addr)).collect();
     let mut watched: Vec<_> = clients
         .iter()
         .map(|client| (peer_of(&handle, client), client, Instant::now(), 0))
         .collect();
-    let payload = vec![0; 100_000];
     let mut measured = Vec::new();
     while measured.len() < watched.len() {
         for (peer, client, last, before) in &mut watched {
-            while handle.send(*peer, T, &payload).is_ok() {}
+            send(&handle, *peer);
             let now = unread(client);
             if now != *before {
                 (*last, *before) = (Instant::now(), now);

@@ -11,8 +11,7 @@ use crate::{clock::Tick, ledger::Traffic};
 pub(super) struct Sent {
     /// What may not be acknowledged.
     pub(super) writes: Writes,
-    /// Made with the first byte that is written, or waits.
-    stall: Option<Stall>,
+    stall: Stall,
     /// What may not have reached the peer when the connection ends. Nothing, unless it was asked.
     pub(super) unconfirmed: Option<Traffic>,
 }
@@ -21,7 +20,7 @@ impl Default for Sent {
     fn default() -> Self {
         Self {
             writes: Writes::default(),
-            stall: None,
+            stall: Stall::default(),
             unconfirmed: Some(Traffic::default()),
         }
     }
@@ -29,29 +28,21 @@ impl Default for Sent {
 
 impl Sent {
     pub(super) fn handle_blocked(&mut self, now: Tick) {
-        self.stall_since(now).handle_blocked(now);
+        self.stall.handle_blocked(now);
     }
 
     pub(super) fn handle_all_written(&mut self) {
-        if let Some(stall) = &mut self.stall {
-            stall.handle_all_written();
-        }
+        self.stall.handle_all_written();
     }
 
     /// Our system took so many bytes, of which `written` are the application's.
     pub(super) fn handle_taken(&mut self, now: Tick, bytes: usize, written: Traffic) {
         self.writes.note(bytes, written);
-        self.stall_since(now).handle_taken(now, bytes);
-    }
-
-    fn stall_since(&mut self, now: Tick) -> &mut Stall {
-        self.stall.get_or_insert_with(|| Stall::begin(now))
+        self.stall.handle_taken(now, bytes);
     }
 
     pub(super) fn handle_asked(&mut self, now: Tick) {
-        if let Some(stall) = &mut self.stall {
-            stall.handle_asked(now);
-        }
+        self.stall.handle_asked(now);
     }
 
     /// As [`Stall::handle_told`].
@@ -59,28 +50,25 @@ impl Sent {
         if let Some(told) = told {
             self.writes.forget_acknowledged(told.unacknowledged);
         }
-        let stall = self.stall.as_mut();
-        stall.is_some_and(|stall| stall.handle_told(now, told, limit_ms))
+        self.stall.handle_told(now, told, limit_ms)
     }
 
     /// The system does not tell what is acknowledged.
     pub(super) fn handle_untold(&mut self, now: Tick) {
         self.writes.forget_all();
-        if let Some(stall) = &mut self.stall {
-            stall.handle_untold(now);
-        }
+        self.stall.handle_untold(now);
     }
 
     pub(super) fn next_deadline(&self, limit_ms: u64) -> Option<Tick> {
-        self.stall.as_ref()?.next_deadline(limit_ms)
+        self.stall.next_deadline(limit_ms)
     }
 
     pub(super) fn is_judged_by_taken(&self) -> bool {
-        self.stall.as_ref().is_some_and(Stall::is_judged_by_taken)
+        self.stall.is_judged_by_taken()
     }
 
     /// Whether the outbox waits for the socket.
     pub(super) fn is_blocked(&self) -> bool {
-        self.stall.as_ref().is_some_and(Stall::is_blocked)
+        self.stall.is_blocked()
     }
 }

@@ -16,8 +16,8 @@
 use super::end_of;
 use crate::{clock::Tick, limits::STALL_LOOKS};
 
-/// Since when something is due to a peer, and how far its system is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Since when something is due to a peer, and how far its system is. At first nothing is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stall {
     /// The last progress came at this tick at the latest.
     since: Tick,
@@ -31,8 +31,9 @@ pub(super) struct Stall {
     source: Source,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Source {
+    #[default]
     Acknowledged,
     /// Nothing is told, and what our system takes counts.
     Taken,
@@ -48,18 +49,6 @@ pub(crate) struct Told {
 }
 
 impl Stall {
-    /// Everything is acknowledged, and nothing waits.
-    pub(super) fn begin(now: Tick) -> Self {
-        Self {
-            since: now,
-            looked: now,
-            unacknowledged: 0,
-            taken: 0,
-            is_blocked: false,
-            source: Source::Acknowledged,
-        }
-    }
-
     pub(super) fn handle_blocked(&mut self, now: Tick) {
         if !self.is_due() {
             (self.since, self.looked) = (now, now);
@@ -174,7 +163,7 @@ mod tests {
         blocked_at: Tick,
         served_ms: u64,
     ) -> Option<Tick> {
-        let mut stall = Stall::begin(0);
+        let mut stall = Stall::default();
         let mut unacknowledged = 1_u64 << 40;
         stall.handle_taken(0, 1 << 40);
         for now in 1..served_ms {
@@ -224,7 +213,7 @@ mod tests {
     /// As after a pause of the whole process, in which its socket got room again.
     #[test]
     fn a_peer_that_owes_nothing_does_not_stall() {
-        let mut stall = Stall::begin(0);
+        let mut stall = Stall::default();
         stall.handle_blocked(0);
         assert!(!stall.handle_told(101, told(0, false), LIMIT_MS));
         assert!(!stall.handle_told(60_000, told(0, false), LIMIT_MS));
@@ -240,7 +229,7 @@ mod tests {
     /// The network has them, and a time-out of its own.
     #[test]
     fn what_was_sent_and_is_not_acknowledged_does_not_stall() {
-        let mut stall = Stall::begin(0);
+        let mut stall = Stall::default();
         stall.handle_taken(0, 9);
         let mut looked = 0;
         while looked < 5_000 {
@@ -254,7 +243,7 @@ mod tests {
 
     #[test]
     fn where_nothing_is_told_what_our_system_takes_counts() {
-        let mut stall = Stall::begin(0);
+        let mut stall = Stall::default();
         stall.handle_blocked(0);
         assert_eq!(stall.next_deadline(LIMIT_MS), Some(101));
         stall.handle_untold(101);
@@ -271,7 +260,7 @@ mod tests {
     /// A question that gets no answer costs the peer no time, and wins it none.
     #[test]
     fn a_look_without_an_answer_changes_nothing_before_the_time_is_over() {
-        let mut stall = Stall::begin(0);
+        let mut stall = Stall::default();
         stall.handle_taken(0, 9);
         stall.handle_blocked(0);
         for now in (101..=909).step_by(101) {
@@ -280,7 +269,7 @@ mod tests {
         }
         assert_eq!(stall.next_deadline(LIMIT_MS), Some(1_001));
         assert!(stall.handle_told(1_001, told(9, false), LIMIT_MS));
-        let mut stall = Stall::begin(0);
+        let mut stall = Stall::default();
         stall.handle_blocked(0);
         assert!(!stall.handle_told(1_001, None, LIMIT_MS));
         assert!(stall.is_judged_by_taken());
