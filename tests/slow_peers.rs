@@ -132,7 +132,9 @@ fn assert_those_that_never_read_are_cut_off(count: usize) {
         assert_eq!(row.reason, CloseReason::SlowPeer);
         let known = row.outbound.messages + row.lost.messages;
         assert_eq!(known, accepted, "{row:?}");
-        assert!(row.lost.messages > 0, "{row:?}");
+        // Where senders get little time, our system still has room for everything at the end.
+        let unconfirmed = row.unconfirmed.unwrap_or(row.outbound);
+        assert!(row.lost.messages + unconfirmed.messages > 0, "{row:?}");
         assert!(row.lost.bytes <= OUTBOX as u64, "{row:?}");
     }
     drop(deaf);
