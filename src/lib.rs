@@ -241,4 +241,4 @@ pub use peers::HandlerOptions;
 pub use policy::{OutboxFull, Priority};
 pub use service::{NetService, Never};
 pub use slots::{BroadcastReport, PeerInfo, Recipients};
-pub use timers::{Fired, TimerDelivery, TimerId, Timers};
+pub use timers::{TimerExpired, TimerDelivery, TimerId, Timers};

@@ -32,7 +32,7 @@ use crate::{
     event::Event,
     slots::Slots,
     sync::{Mutex, MutexGuard},
-    timers::{Fired, TimerDelivery, TimerHub, TimerSet},
+    timers::{TimerExpired, TimerDelivery, TimerHub, TimerSet},
 };
 
 /// What a subscriber's queue holds; see [`Subscription::recv_any`].
@@ -44,7 +44,7 @@ pub enum Received {
     /// Something became of a peer; only with [`SubscribeOptions::with_events`].
     Event(Event),
     /// A timer has expired; only with [`SubscribeOptions::with_timers`].
-    Timer(Fired),
+    Timer(TimerExpired),
 }
 
 /// Something on its way to one subscriber: messages, which are a part of a block, or an event or an

@@ -68,7 +68,7 @@ impl fmt::Debug for TimerId {
 
 /// A timer has expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fired {
+pub struct TimerExpired {
     /// Which one.
     pub timer: TimerId,
     /// How often since it was taken last: 1 for a timer set by [`Timers::after`]; more for one set
@@ -184,7 +184,7 @@ impl Timers {
     /// # Errors
     ///
     /// [`RecvError`] once the service has stopped and everything was taken.
-    pub fn recv(&self) -> Result<Fired, RecvError> {
+    pub fn recv(&self) -> Result<TimerExpired, RecvError> {
         loop {
             let delivery = self.receiver.recv().map_err(|_| RecvError)?;
             if let Some(fired) = self.take(delivery) {
@@ -199,7 +199,7 @@ impl Timers {
     ///
     /// [`TryRecvError::Empty`] if there is none now, [`TryRecvError::Disconnected`] as for
     /// [`recv`](Self::recv).
-    pub fn try_recv(&self) -> Result<Fired, TryRecvError> {
+    pub fn try_recv(&self) -> Result<TimerExpired, TryRecvError> {
         loop {
             let delivery = self.receiver.try_recv().map_err(|error| match error {
                 crossbeam_channel::TryRecvError::Empty => TryRecvError::Empty,
@@ -217,7 +217,7 @@ impl Timers {
     ///
     /// [`RecvTimeoutError::Timeout`] if none did, [`RecvTimeoutError::Disconnected`] as for
     /// [`recv`](Self::recv).
-    pub fn recv_timeout(&self, timeout: Duration) -> Result<Fired, RecvTimeoutError> {
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<TimerExpired, RecvTimeoutError> {
         let clock = self.set.queue.slots.clock;
         let started = clock.elapsed();
         loop {
@@ -274,7 +274,7 @@ impl Timers {
     /// # Panics
     ///
     /// If the delivery is of other timers.
-    pub fn take(&self, delivery: TimerDelivery) -> Option<Fired> {
+    pub fn take(&self, delivery: TimerDelivery) -> Option<TimerExpired> {
         self.set.take(delivery)
     }
 }
@@ -351,7 +351,7 @@ impl TimerSet {
     /// # Panics
     ///
     /// If the delivery is of other timers.
-    pub(crate) fn take(&self, mut delivery: TimerDelivery) -> Option<Fired> {
+    pub(crate) fn take(&self, mut delivery: TimerDelivery) -> Option<TimerExpired> {
         assert!(
             Arc::ptr_eq(&self.queue, &delivery.queue),
             "the delivery is of queue {}, not of {}",
@@ -556,7 +556,7 @@ impl TimerQueue {
     }
 
     /// The cell's index came out of the channel. `None` if its timer was cancelled.
-    fn take(&self, index: u32) -> Option<Fired> {
+    fn take(&self, index: u32) -> Option<TimerExpired> {
         let mut inner = self.lock();
         let cell = self.cell(index);
         // First this, then the count: what is counted in between goes into the channel again.
@@ -578,7 +578,7 @@ impl TimerQueue {
             index,
             generation,
         };
-        Some(Fired {
+        Some(TimerExpired {
             timer,
             count: u64::from(count),
         })

@@ -236,7 +236,7 @@ fn the_end_leaves_what_has_expired() {
     } = bench;
     drop(table);
     hub.close();
-    assert_eq!(timers.recv(), Ok(Fired { timer, count: 1 }));
+    assert_eq!(timers.recv(), Ok(TimerExpired { timer, count: 1 }));
     assert_eq!(timers.recv(), Err(RecvError));
     assert_eq!(timers.try_recv(), Err(TryRecvError::Disconnected));
     assert_eq!(timers.after(Duration::ZERO), Err(TimerError::Stopped));
