@@ -594,7 +594,7 @@ impl Handle {
     /// # Errors
     ///
     /// See [`ListenError`]; there may be 64 listeners.
-    pub fn listen(&self, addr: SocketAddr) -> Result<Listening, ListenError> {
+    pub fn listen(&self, addr: SocketAddr) -> Result<ListenerInfo, ListenError> {
         let (options, shards) = (self.shared.socket_options, self.shared.shards.len());
         let listeners = Listener::bind_each(addr, options, shards);
         self.add_listeners(listeners.map_err(ListenError::Io)?)
@@ -611,7 +611,7 @@ impl Handle {
     ///
     /// [`ListenError::NotListening`] if the descriptor is anything but a TCP socket that listens,
     /// and the others of [`ListenError`]. The descriptor is closed then.
-    pub fn listen_from(&self, socket: TcpListener) -> Result<Listening, ListenError> {
+    pub fn listen_from(&self, socket: TcpListener) -> Result<ListenerInfo, ListenError> {
         let (options, shards) = (self.shared.socket_options, self.shared.shards.len());
         let listeners = Listener::adopt_each(socket, options, shards);
         self.add_listeners(listeners?)
@@ -626,7 +626,7 @@ impl Handle {
     }
 
     /// Gives each loop its listener; there is one for each.
-    fn add_listeners(&self, listeners: Vec<Listener>) -> Result<Listening, ListenError> {
+    fn add_listeners(&self, listeners: Vec<Listener>) -> Result<ListenerInfo, ListenError> {
         let shared = &self.shared;
         let id = ListenerId(shared.next_listener.fetch_add(1, Ordering::Relaxed));
         if self.has_ended() {
@@ -637,7 +637,7 @@ impl Handle {
         let waits = shared.state.get() != ServiceState::New && !never_waits();
         let deadline = shared.clock.elapsed() + ANSWER_TIMEOUT;
         let mut answers = Vec::new();
-        let mut result = Ok(Listening { id, addr });
+        let mut result = Ok(ListenerInfo { id, addr });
         for (shard, listener) in shared.shards.iter().zip(listeners) {
             let (answer, answered) = bounded(1);
             let command = Command::Listen(id, Box::new(listener), answer);
@@ -911,7 +911,7 @@ impl fmt::Debug for Handle {
 /// A socket that the service listens on; see [`Handle::listen`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Listening {
+pub struct ListenerInfo {
     /// Names it for [`Handle::unlisten`].
     pub id: ListenerId,
     /// The address, with the port that was picked.

@@ -226,7 +226,7 @@ pub use error::{
     ServiceFailure, StartError, SubscribeError, TimerError, TryRecvError,
 };
 pub use event::{Event, PauseCause};
-pub use handle::{Handle, Listening, Outgoing, OutgoingBatch, Payload, Rejected, ReplyTo};
+pub use handle::{Handle, ListenerInfo, Outgoing, OutgoingBatch, Payload, Rejected, ReplyTo};
 pub use id::{
     LinkId, ListenerId, MessageType, NodeId, PeerId, PeerIdentity, RequestId, SubscriberId,
 };

@@ -33,7 +33,7 @@ use crate::{
         ServiceFailure, StartError, SubscribeError, TimerError,
     },
     handle::{
-        Command, FinalReport, Handle, Listening, Outgoing, Payload, ReplyTo, Settings, Shard,
+        Command, FinalReport, Handle, ListenerInfo, Outgoing, Payload, ReplyTo, Settings, Shard,
         Shared, is_of_a_service,
     },
     host::{Host, Lowered},
@@ -521,7 +521,7 @@ impl NetService {
     /// # Errors
     ///
     /// See [`ListenError`].
-    pub fn listen(&self, addr: SocketAddr) -> Result<Listening, ListenError> {
+    pub fn listen(&self, addr: SocketAddr) -> Result<ListenerInfo, ListenError> {
         self.handle().listen(addr)
     }
 
@@ -530,7 +530,7 @@ impl NetService {
     /// # Errors
     ///
     /// See [`ListenError`].
-    pub fn listen_from(&self, socket: TcpListener) -> Result<Listening, ListenError> {
+    pub fn listen_from(&self, socket: TcpListener) -> Result<ListenerInfo, ListenError> {
         self.handle().listen_from(socket)
     }
 
