@@ -25,7 +25,7 @@ use crate::{
     dial::{ConnectOptions, NewLink},
     dispatch::{
         ChannelSubscription, EventOptions, EventSubscription, Outlet, Registry, SubscribeOptions,
-        Subscription, Types,
+        Subscription, TypeFilter,
     },
     error::{ConnectError, ListenError, SendError, SubscribeError, TimerError},
     frame::Frame,
@@ -194,7 +194,7 @@ impl Handle {
     /// # Errors
     ///
     /// See [`SubscribeError`].
-    pub fn subscribe(&self, types: impl Into<Types>) -> Result<Subscription, SubscribeError> {
+    pub fn subscribe(&self, types: impl Into<TypeFilter>) -> Result<Subscription, SubscribeError> {
         self.subscribe_with(SubscribeOptions::new(types))
     }
 

@@ -218,7 +218,7 @@ pub use dial::ConnectOptions;
 pub use dispatch::{
     Batch, ChannelSubscription, Delivery, Ended, EventDelivery, EventIter, EventOptions,
     EventSubscription, Iter, Messages, Opened, Overflow, PendingReply, Received, Replies, Reply,
-    SubscribeOptions, Subscription, TryIter, Types,
+    SubscribeOptions, Subscription, TryIter, TypeFilter,
 };
 pub use error::{
     AddressError, CloseReason, ConfigError, ConnectError, DialError, FrameError, HandlerError,

@@ -25,7 +25,7 @@ use crate::{
     dial::ConnectOptions,
     dispatch::{
         ChannelSubscription, DispatchQueue, EventOptions, EventSubscription, FanOut, OnTick,
-        PendingReply, QueueBounds, Registry, Replies, SubscribeOptions, Subscription, Types,
+        PendingReply, QueueBounds, Registry, Replies, SubscribeOptions, Subscription, TypeFilter,
         Worker, panic_message,
     },
     error::{
@@ -77,10 +77,10 @@ type MetricsCallback = Box<dyn FnMut(&Snapshot) + Send>;
 /// An echo server:
 ///
 /// ```no_run
-/// use nebnet::{Config, NetService, Types};
+/// use nebnet::{Config, NetService, TypeFilter};
 ///
 /// let mut service = NetService::new(Config::default())?;
-/// let mut requests = service.subscribe(Types::all())?;
+/// let mut requests = service.subscribe(TypeFilter::all())?;
 /// service.start()?;
 /// for request in &mut requests {
 ///     if let Err(error) = service.reply(&request, request.payload()) {
@@ -402,7 +402,7 @@ impl NetService {
     /// # Errors
     ///
     /// See [`SubscribeError`].
-    pub fn subscribe(&self, types: impl Into<Types>) -> Result<Subscription, SubscribeError> {
+    pub fn subscribe(&self, types: impl Into<TypeFilter>) -> Result<Subscription, SubscribeError> {
         self.handle().subscribe(types)
     }
 

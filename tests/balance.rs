@@ -13,7 +13,7 @@ use std::{net::SocketAddr, thread, time::Duration};
 use crossbeam_channel::{Receiver, bounded};
 use nebnet::{
     Config, Dispatch, EventOptions, Handle, HandlerOptions, MessageType, NetService, OutboxFull,
-    Outgoing, OutgoingBatch, Overflow, Priority, Recipients, Subject, SubscribeOptions, Types,
+    Outgoing, OutgoingBatch, Overflow, Priority, Recipients, Subject, SubscribeOptions, TypeFilter,
     frame::Frame,
 };
 use util::{Client, Random, assert_balanced, config, wait_until};
@@ -58,7 +58,7 @@ fn storm_of_peers(go: &Receiver<()>, addr: SocketAddr, seed: u64) {
 fn storm_of_subscribers(go: &Receiver<()>, handle: &Handle, seed: u64) {
     let mut random = Random(seed);
     while go.recv().is_ok() {
-        let options = SubscribeOptions::new(Types::all())
+        let options = SubscribeOptions::new(TypeFilter::all())
             .messages(1 + random.below(200))
             .bytes(1 + random.below(100_000))
             .overflow(POLICIES[random.below(POLICIES.len())]);
@@ -190,7 +190,7 @@ fn every_cut_of_a_storm_with_small_bounds_balances() {
 #[test]
 fn a_balance_names_what_it_sums_up() {
     let mut service = NetService::new(config()).unwrap();
-    let mut tap = service.subscribe(Types::all()).unwrap();
+    let mut tap = service.subscribe(TypeFilter::all()).unwrap();
     assert!(service.balance().is_exact(), "before the start");
     service.start().unwrap();
     let mut client = Client::connect(service.local_addrs()[0]);
@@ -312,7 +312,7 @@ fn nobody_is_asked_on_the_loops_own_thread() {
 fn nobody_is_asked_on_the_dispatchers_own_thread() {
     for dispatch in [Dispatch::Thread, Dispatch::Inline] {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
-        let mut tap = service.subscribe(Types::all()).unwrap();
+        let mut tap = service.subscribe(TypeFilter::all()).unwrap();
         let handle = service.handle();
         let (sender, receiver) = bounded(1);
         service.on_metrics(move |_| {
@@ -336,7 +336,7 @@ fn nobody_is_asked_on_the_dispatchers_own_thread() {
 #[test]
 fn a_snapshot_of_a_quiet_service_is_exact_while_messages_are_parked() {
     let mut service = NetService::new(config()).unwrap();
-    let options = || SubscribeOptions::new(Types::all()).messages(1);
+    let options = || SubscribeOptions::new(TypeFilter::all()).messages(1);
     let subscribers: Vec<_> = [Overflow::Pause, Overflow::Pause, Overflow::DropNewest]
         .map(|overflow| {
             service

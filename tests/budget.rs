@@ -21,7 +21,7 @@ use std::{
 
 use nebnet::{
     CloseReason, Config, MessageType, NetService, Outgoing, OutgoingBatch, Overflow, Priority,
-    Recipients, SendError, SubscribeOptions, Types,
+    Recipients, SendError, SubscribeOptions, TypeFilter,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use util::{Client, PATIENCE, config, only_peer, wait_for_closed, wait_until};
@@ -163,7 +163,7 @@ fn little_for_each_of_many_is_little() {
     let config = budgeted().memory_budget(2 << 20).outbox_bytes(1 << 20);
     let config = config.dispatch_bytes(1 << 20);
     let mut service = NetService::new(config.max_peers(300)).unwrap();
-    let mut tap = service.subscribe(Types::all()).unwrap();
+    let mut tap = service.subscribe(TypeFilter::all()).unwrap();
     service.start().unwrap();
     let (addr, handle) = (service.local_addrs()[0], service.handle());
     let silent: Vec<_> = (0..200).map(|_| Client::connect_small(addr)).collect();
@@ -192,7 +192,7 @@ fn little_for_each_of_many_is_little() {
 fn one_of_several_is_closed_where_one_suffices() {
     let config = budgeted().memory_budget(8 << 20).outbox_bytes(8 << 20);
     let mut service = NetService::new(config).unwrap();
-    let mut tap = service.subscribe(Types::all()).unwrap();
+    let mut tap = service.subscribe(TypeFilter::all()).unwrap();
     service.start().unwrap();
     let (addr, handle) = (service.local_addrs()[0], service.handle());
     let silent: Vec<_> = (0..4).map(|_| Client::connect_small(addr)).collect();
@@ -252,7 +252,7 @@ fn a_mix_stays_within_the_budget() {
         Overflow::Unsubscribe,
     ];
     let slow = policies.map(|overflow| {
-        let options = SubscribeOptions::new(Types::all()).overflow(overflow);
+        let options = SubscribeOptions::new(TypeFilter::all()).overflow(overflow);
         service.subscribe_with(options).unwrap()
     });
     service.start().unwrap();
@@ -337,7 +337,7 @@ fn fill(service: &NetService, peer: nebnet::PeerId) {
 fn at_the_end_sends_are_refused_and_the_largest_outbox_goes() {
     let config = budgeted().outbox_bytes(BUDGET);
     let mut service = NetService::new(config).unwrap();
-    let mut tap = service.subscribe(Types::all()).unwrap();
+    let mut tap = service.subscribe(TypeFilter::all()).unwrap();
     service.start().unwrap();
     let addr = service.local_addrs()[0];
     let silent = Client::connect_small(addr);
@@ -365,7 +365,7 @@ fn at_the_end_the_largest_partial_frame_goes() {
     let config = budgeted().memory_budget(8 << 20).outbox_bytes(8 << 20);
     let config = config.max_payload(7 << 20);
     let mut service = NetService::new(config).unwrap();
-    let tap = service.subscribe(Types::all()).unwrap();
+    let tap = service.subscribe(TypeFilter::all()).unwrap();
     service.start().unwrap();
     let addr = service.local_addrs()[0];
     let bytes = frames(4, 7 << 20, 1);
@@ -390,7 +390,7 @@ fn where_subscribers_hold_the_bytes_only_reading_pauses() {
     let config = budgeted().memory_budget(8 << 20).outbox_bytes(8 << 20);
     let config = config.dispatch_bytes(8 << 20);
     let mut service = NetService::new(config).unwrap();
-    let options = SubscribeOptions::new(Types::all()).bytes(usize::MAX);
+    let options = SubscribeOptions::new(TypeFilter::all()).bytes(usize::MAX);
     let mut hoarder = service.subscribe_with(options).unwrap();
     service.start().unwrap();
     let addr = service.local_addrs()[0];

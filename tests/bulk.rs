@@ -13,7 +13,7 @@ use std::{io::Write, net::SocketAddr, thread, time::Duration};
 
 use nebnet::{
     CloseReason, Config, Dispatch, MessageType, NetService, Overflow, SubscribeOptions,
-    Subscription, Types, frame::Frame,
+    Subscription, TypeFilter, frame::Frame,
 };
 use util::{Client, Random, config, stop_within, wait_for_closed, wait_until};
 
@@ -70,7 +70,7 @@ fn send(addr: SocketAddr, mut bytes: Vec<u8>, tail: &[u8]) -> Client {
 
 fn lossless(config: Config) -> (NetService, Subscription) {
     let mut service = NetService::new(config).unwrap();
-    let options = SubscribeOptions::new(Types::all())
+    let options = SubscribeOptions::new(TypeFilter::all())
         .messages(100)
         .overflow(Overflow::Pause);
     let messages = service.subscribe_with(options).unwrap();

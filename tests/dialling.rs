@@ -20,7 +20,7 @@ use std::{
 use nebnet::{
     CloseReason, Config, ConnectError, ConnectOptions, DialError, Event, EventOptions,
     EventSubscription, LinkId, ListenError, MessageType, NetService, PeerId, SendError,
-    Subscription, Types,
+    Subscription, TypeFilter,
     frame::{Frame, Hello},
 };
 use util::{Client, End, HELLO, PATIENCE, config, stop, wait_until};
@@ -39,7 +39,7 @@ impl Node {
     fn start(config: Config) -> Self {
         let mut service = NetService::new(config).unwrap();
         let events = service.subscribe_events(EventOptions::new()).unwrap();
-        let messages = service.subscribe(Types::all()).unwrap();
+        let messages = service.subscribe(TypeFilter::all()).unwrap();
         service.start().unwrap();
         Self {
             service,

@@ -15,7 +15,7 @@ use crossbeam_channel::select;
 use nebnet::{
     CloseReason, Dispatch, Event, EventOptions, EventSubscription, MessageType, NetService,
     Overflow, PauseCause, PeerId, RecvTimeoutError, SubscribeError, SubscribeOptions, Subscription,
-    TryRecvError, Types, frame::Frame,
+    TryRecvError, TypeFilter, frame::Frame,
 };
 use util::{
     Client, HELLO, PATIENCE, closed_for, config, encoded, stop, wait_for_closed, wait_until,
@@ -67,7 +67,7 @@ fn messages_come_between_connected_and_closed() {
     for dispatch in MODES {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
         let events = service.subscribe_events(EventOptions::new()).unwrap();
-        let mut messages = service.subscribe(Types::all()).unwrap();
+        let mut messages = service.subscribe(TypeFilter::all()).unwrap();
         service.start().unwrap();
         let addr = service.local_addrs()[0];
         let clients = std::thread::spawn(move || {

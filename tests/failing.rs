@@ -15,7 +15,7 @@ use crossbeam_channel::bounded;
 use log::{LevelFilter, Log, Metadata, Record};
 use nebnet::{
     CloseReason, Dispatch, HandlerOptions, InlineMessage, MessageType, NetService, Replier,
-    ServiceState, StopReport, SubscribeOptions, Types, frame::Frame,
+    ServiceState, StopReport, SubscribeOptions, TypeFilter, frame::Frame,
 };
 use util::{Client, PATIENCE, closed_for, config, wait_until};
 
@@ -64,7 +64,7 @@ fn a_loop_that_panics_closes_and_counts_its_connections() {
     set_logger();
     for dispatch in [Dispatch::Thread, Dispatch::Inline] {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
-        let mut tap = service.subscribe(Types::all()).unwrap();
+        let mut tap = service.subscribe(TypeFilter::all()).unwrap();
         service.start().unwrap();
         let addr = service.local_addrs()[0];
         let mut clients: Vec<Client> = (0..10).map(|_| Client::connect(addr)).collect();
@@ -103,9 +103,9 @@ fn what_waits_for_a_dispatcher_that_panics_is_undelivered() {
         // The callback is with the first loop, and has to stop the dispatcher of all messages.
         let config = config().shards(1).dispatch_messages(queue);
         let mut service = NetService::new(config).unwrap();
-        let mut tap = service.subscribe(Types::all()).unwrap();
+        let mut tap = service.subscribe(TypeFilter::all()).unwrap();
         // For one or two the loop would spare the dispatcher.
-        let others = [(); 2].map(|()| service.subscribe(Types::all()).unwrap());
+        let others = [(); 2].map(|()| service.subscribe(TypeFilter::all()).unwrap());
         let (enter, entered) = bounded(1);
         let (go, gone) = bounded::<()>(0);
         service.on_metrics(move |_| {
@@ -154,10 +154,10 @@ fn a_panic_within_a_block_leaves_every_sum_exact() {
     ] {
         for types in [[7, 7, 7, 7], [7, 8, 9, 7]] {
             let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
-            let mut first = service.subscribe(Types::all()).unwrap();
-            let options = SubscribeOptions::new(Types::all()).name("fragile");
+            let mut first = service.subscribe(TypeFilter::all()).unwrap();
+            let options = SubscribeOptions::new(TypeFilter::all()).name("fragile");
             let fragile = service.subscribe_with(options.messages(1)).unwrap();
-            let last = service.subscribe(Types::all()).unwrap();
+            let last = service.subscribe(TypeFilter::all()).unwrap();
             service.start().unwrap();
             let mut client = Client::connect(service.local_addrs()[0]);
             let frames = types.map(|kind| util::encoded(&Frame::new(MessageType(kind), b"x")));

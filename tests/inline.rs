@@ -21,7 +21,7 @@ use std::{
 
 use nebnet::{
     Config, Dispatch, HandlerError, HandlerOptions, MessageType, NetService, Outgoing, PeerId,
-    SendError, Types, frame::Frame,
+    SendError, TypeFilter, frame::Frame,
 };
 use util::{Client, config, encoded, only_peer, stop, wait_until};
 
@@ -43,7 +43,7 @@ fn modes() -> [Config; 2] {
 /// is there so that this cannot be.
 fn start_echo(config: Config) -> NetService {
     let mut service = NetService::new(config).unwrap();
-    let options = HandlerOptions::new(Types::all()).name("echo");
+    let options = HandlerOptions::new(TypeFilter::all()).name("echo");
     let answer = |message: nebnet::InlineMessage<'_>, replier: &mut nebnet::Replier<'_>| {
         replier.reply(message.payload()).unwrap();
     };
@@ -157,7 +157,7 @@ fn frames_cut_at_every_byte_are_handled() {
 fn after_a_panic_subscribers_get_the_messages() {
     for config in modes() {
         let mut service = NetService::new(config).unwrap();
-        let mut tap = service.subscribe(Types::all()).unwrap();
+        let mut tap = service.subscribe(TypeFilter::all()).unwrap();
         let options = HandlerOptions::new(MessageType(7)).name("fragile");
         let fragile = |message: nebnet::InlineMessage<'_>, replier: &mut nebnet::Replier<'_>| {
             assert_ne!(message.payload(), b"bad", "a bad message");
@@ -202,7 +202,7 @@ fn a_stop_drains_answers() {
     const PAGES: u32 = 60;
     let mut service = NetService::new(one_loop().outbox_bytes(32 << 20)).unwrap();
     let page = vec![b'p'; 200_000];
-    let options = HandlerOptions::new(Types::all());
+    let options = HandlerOptions::new(TypeFilter::all());
     let handler = service.handle_inline(options, move |_, replier| {
         replier.reply(&page).unwrap();
     });

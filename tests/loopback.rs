@@ -9,7 +9,7 @@ mod util;
 
 use std::{io::Write, net::Shutdown, time::Duration};
 
-use nebnet::{Config, Dispatch, MessageType, NetService, StartError, Types, frame::Frame};
+use nebnet::{Config, Dispatch, MessageType, NetService, StartError, TypeFilter, frame::Frame};
 use util::{Client, assert_balanced, config, encoded, start_echo};
 
 fn modes() -> [Config; 2] {
@@ -112,7 +112,7 @@ fn a_port_in_use_is_an_error_and_leaves_no_thread() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap();
     let mut service = NetService::new(Config::default().listen(addr)).unwrap();
-    let mut messages = service.subscribe(Types::all()).unwrap();
+    let mut messages = service.subscribe(TypeFilter::all()).unwrap();
     let error = service.start().unwrap_err();
     assert!(
         matches!(error, StartError::Listen { addr: bad, .. } if bad == addr),

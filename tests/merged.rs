@@ -19,7 +19,7 @@ use std::{
 use crossbeam_channel::select;
 use nebnet::{
     Config, Dispatch, Event, MessageType, NetService, Overflow, PeerId, Received, RecvTimeoutError,
-    SubscribeError, SubscribeOptions, Subscription, TimerError, Types, frame::Frame,
+    SubscribeError, SubscribeOptions, Subscription, TimerError, TypeFilter, frame::Frame,
 };
 use util::{Client, HELLO, PATIENCE, config, encoded, stop, wait_until};
 
@@ -324,7 +324,7 @@ fn what_is_left_at_a_stop_comes_in_order() {
 fn a_timer_comes_behind_what_was_read_before_it() {
     for config in kinds() {
         // Of several loops, timers are in order with the first one's peers.
-        let options = SubscribeOptions::new(Types::all()).with_timers(2);
+        let options = SubscribeOptions::new(TypeFilter::all()).with_timers(2);
         let (mut service, mut inbox, addr) = start(config.shards(1), options);
         let mut client = Client::connect(addr);
         client.send_message(A.0, b"in time");

@@ -13,7 +13,7 @@ mod util;
 use std::{alloc::System, time::Duration};
 
 use nebnet::{
-    Config, Event, EventOptions, MessageType, NetService, Overflow, SubscribeOptions, Types,
+    Config, Event, EventOptions, MessageType, NetService, Overflow, SubscribeOptions, TypeFilter,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use util::{Client, PATIENCE, config, stop, wait_until};
@@ -121,7 +121,7 @@ fn bounds_hold_beyond_a_piece() {
     let mut newest = service.subscribe_with(options.clone()).unwrap();
     let oldest = options.overflow(Overflow::DropOldest);
     let mut oldest = service.subscribe_with(oldest).unwrap();
-    let mut witness = service.subscribe(Types::all()).unwrap();
+    let mut witness = service.subscribe(TypeFilter::all()).unwrap();
     let few = EventOptions::new().capacity(BOUND);
     let few = service.subscribe_events(few).unwrap();
     service.start().unwrap();

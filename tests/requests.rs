@@ -23,7 +23,7 @@ use std::{
 use crossbeam_channel::bounded;
 use nebnet::{
     CloseReason, Config, Dispatch, MessageType, NetService, Outgoing, Overflow, PeerId,
-    PendingReply, RequestError, RequestRow, SendError, SubscribeOptions, Types,
+    PendingReply, RequestError, RequestRow, SendError, SubscribeOptions, TypeFilter,
     frame::{Bye, Frame},
 };
 use util::{
@@ -158,7 +158,7 @@ fn without_an_answer_time_is_over_and_a_late_one_is_counted() {
 #[test]
 fn time_is_over_while_the_peer_is_not_read() {
     let mut service = NetService::new(config()).unwrap();
-    let options = SubscribeOptions::new(Types::all())
+    let options = SubscribeOptions::new(TypeFilter::all())
         .messages(1)
         .overflow(Overflow::Pause);
     let full = service.subscribe_with(options).unwrap();
@@ -277,7 +277,7 @@ fn the_end_waits_for_what_was_read_and_time_does_not() {
     both(|config| {
         // The bound is that of each loop.
         let mut service = NetService::new(config.shards(1).dispatch_messages(2)).unwrap();
-        let options = SubscribeOptions::new(Types::all())
+        let options = SubscribeOptions::new(TypeFilter::all())
             .messages(1)
             .overflow(Overflow::Pause);
         let mut full = service.subscribe_with(options).unwrap();

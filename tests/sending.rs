@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use nebnet::{
     CloseReason, ConnectOptions, Dispatch, HandlerOptions, InlineMessage, MessageType, NetService,
-    OutboxFull, Outgoing, OutgoingBatch, PeerId, Priority, Recipients, Replier, SendError, Types,
+    OutboxFull, Outgoing, OutgoingBatch, PeerId, Priority, Recipients, Replier, SendError, TypeFilter,
     frame::{Frame, Hello},
 };
 use util::{
@@ -394,7 +394,7 @@ fn broadcasts_at_once_keep_every_stream_whole() {
 fn a_service_may_require_checksums_of_whoever_speaks_to_it() {
     let strict = || config().checksums(true).require_checksums(true);
     let mut service = NetService::new(strict()).unwrap();
-    let mut tap = service.subscribe(Types::all()).unwrap();
+    let mut tap = service.subscribe(TypeFilter::all()).unwrap();
     service.start().unwrap();
     let addr = service.local_addrs()[0];
     let mut other = NetService::new(strict()).unwrap();
@@ -429,7 +429,7 @@ fn a_service_may_require_checksums_of_whoever_speaks_to_it() {
 #[test]
 fn a_link_may_be_made_with_checksums() {
     let mut strict = NetService::new(config().require_checksums(true)).unwrap();
-    let mut tap = strict.subscribe(Types::all()).unwrap();
+    let mut tap = strict.subscribe(TypeFilter::all()).unwrap();
     strict.start().unwrap();
     let mut service = NetService::new(config()).unwrap();
     let answer = |message: InlineMessage<'_>, replier: &mut Replier<'_>| {
@@ -499,7 +499,7 @@ fn a_service_that_sends_checksums_sends_nothing_without() {
         replier.send(MessageType(6), b"and more").unwrap();
     };
     service.handle_inline_each(options, |_| answer).unwrap();
-    let mut tap = service.subscribe(Types::all()).unwrap();
+    let mut tap = service.subscribe(TypeFilter::all()).unwrap();
     service.start().unwrap();
     let mut client = Client::connect(service.local_addrs()[0]);
     client.send(&Frame::new(HELLO, &Hello::default().to_payload()));

@@ -25,7 +25,7 @@ use std::{
 use nebnet::{
     CloseReason, Config, ConnectOptions, Dispatch, Ended, Event, EventOptions, HandlerError,
     HandlerOptions, MessageType, NetService, Overflow, PeerId, Recipients, SendError, ServiceState,
-    StartError, SubscribeOptions, Subscription, Types,
+    StartError, SubscribeOptions, Subscription, TypeFilter,
     frame::{Frame, Hello},
 };
 use util::{
@@ -782,7 +782,7 @@ fn a_defect_of_one_thread_ends_all() {
     util::expect_panics();
     for dispatch in MODES {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
-        let mut tap = service.subscribe(Types::all()).unwrap();
+        let mut tap = service.subscribe(TypeFilter::all()).unwrap();
         let (told, hears) = mpsc::channel();
         service.on_metrics(move |_| {
             let name = thread::current().name().map(str::to_owned);

@@ -17,7 +17,7 @@ use std::{
 
 use nebnet::{
     CloseReason, Dispatch, MessageType, NetService, Overflow, SendError, ServiceState, StopRow,
-    SubscribeError, SubscribeOptions, TryRecvError, Types, frame::Frame,
+    SubscribeError, SubscribeOptions, TryRecvError, TypeFilter, frame::Frame,
 };
 use util::{
     Client, End, PATIENCE, assert_balanced, closed_for, config, only_peer, start_echo, start_tap,
@@ -272,7 +272,7 @@ fn a_second_stop_returns_the_same_report() {
 fn a_stop_before_the_start_is_a_stop() {
     let _threads = THREADS.read();
     let mut service = NetService::new(config()).unwrap();
-    let mut tap = service.subscribe(Types::all()).unwrap();
+    let mut tap = service.subscribe(TypeFilter::all()).unwrap();
     let report = util::stop_within(&mut service, Duration::ZERO);
     assert!(report.drained && report.joined, "{report}");
     assert_balanced(&report.snapshot);
@@ -286,7 +286,7 @@ fn what_nobody_takes_is_discarded_at_the_deadline_and_counted() {
     let _threads = THREADS.read();
     for dispatch in MODES {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
-        let options = SubscribeOptions::new(Types::all())
+        let options = SubscribeOptions::new(TypeFilter::all())
             .name("stuck")
             .messages(3);
         let options = options.overflow(Overflow::Pause);
@@ -324,7 +324,7 @@ fn what_peers_that_left_have_sent_is_waited_for() {
     let _threads = THREADS.read();
     for dispatch in MODES {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
-        let options = SubscribeOptions::new(Types::all()).messages(3);
+        let options = SubscribeOptions::new(TypeFilter::all()).messages(3);
         let options = options.overflow(Overflow::Pause);
         let mut slow = service.subscribe_with(options).unwrap();
         service.start().unwrap();
@@ -481,7 +481,7 @@ fn metrics_come_once_a_second_and_add_up() {
     let _threads = THREADS.read();
     for dispatch in MODES {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
-        let mut tap = service.subscribe(Types::all()).unwrap();
+        let mut tap = service.subscribe(TypeFilter::all()).unwrap();
         let (sender, snapshots) = mpsc::sync_channel(10);
         service.on_metrics(move |snapshot| drop(sender.try_send(snapshot.clone())));
         service.start().unwrap();

@@ -22,7 +22,7 @@ use std::{
 use crossbeam_channel::{after, bounded, select};
 use nebnet::{
     CloseReason, Config, Dispatch, Ended, Message, MessageType, NetService, Overflow, PeerId,
-    ServiceState, SubscribeError, SubscribeOptions, SubscriberRow, Subscription, Types,
+    ServiceState, SubscribeError, SubscribeOptions, SubscriberRow, Subscription, TypeFilter,
     frame::Frame,
 };
 use util::{
@@ -63,7 +63,7 @@ fn offered(row: &SubscriberRow) -> u64 {
     row.taken + row.dropped + row.discarded + row.queued + row.parked
 }
 
-fn options(types: impl Into<Types>, name: &str) -> SubscribeOptions {
+fn options(types: impl Into<TypeFilter>, name: &str) -> SubscribeOptions {
     SubscribeOptions::new(types).name(name)
 }
 
@@ -152,7 +152,7 @@ fn pause_loses_nothing(config: Config, messages: usize, bytes: usize, random: &m
     const COUNT: u32 = 400;
     let what = format!("{messages} messages, {bytes} bytes, {config:?}");
     let mut service = NetService::new(config).unwrap();
-    let all = [(Types::from(A), 1), (Types::from(B), 1), (Types::all(), 2)];
+    let all = [(TypeFilter::from(A), 1), (TypeFilter::from(B), 1), (TypeFilter::all(), 2)];
     let subscriptions = all.map(|(types, share)| {
         let options = SubscribeOptions::new(types).messages(messages).bytes(bytes);
         let options = options.overflow(Overflow::Pause);
@@ -607,7 +607,7 @@ fn a_panic_in_a_callback_fails_the_service_loudly() {
         (Dispatch::Inline, "nebnet-loop"),
     ] {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
-        let mut tap = service.subscribe(Types::all()).unwrap();
+        let mut tap = service.subscribe(TypeFilter::all()).unwrap();
         util::expect_panics();
         service.on_metrics(|_| panic!("the callback's own fault"));
         service.start().unwrap();

@@ -13,7 +13,7 @@ use std::{
 
 use nebnet::{
     ConnectOptions, Event, EventOptions, MessageType, NetService, Outgoing, Overflow,
-    SubscribeOptions, Types,
+    SubscribeOptions, TypeFilter,
     frame::{Frame, Hello},
 };
 
@@ -358,7 +358,7 @@ fn bad_network(mut task: Task) {
     };
     let proxy = Proxy::start(task.addr, task.random.next() >> 32, faults);
     let mut service = NetService::new(config().listen_nowhere().node_id([7; 16])).unwrap();
-    let mut answers = service.subscribe(Types::all()).unwrap();
+    let mut answers = service.subscribe(TypeFilter::all()).unwrap();
     let events = service.subscribe_events(EventOptions::new()).unwrap();
     service.start().unwrap();
     let kept = ConnectOptions::from(proxy.addr).keep_connected(true);
@@ -391,7 +391,7 @@ fn bad_network(mut task: Task) {
 /// What our service is linked with; it gives everything back.
 fn far(task: Task) {
     let mut service = NetService::new(config().listen(task.far)).unwrap();
-    let options = SubscribeOptions::new(Types::all()).overflow(Overflow::Pause);
+    let options = SubscribeOptions::new(TypeFilter::all()).overflow(Overflow::Pause);
     let mut messages = service.subscribe_with(options).unwrap();
     service.start().unwrap();
     while let Ok(message) = messages.recv() {

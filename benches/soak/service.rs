@@ -13,7 +13,7 @@ use std::{
 
 use nebnet::{
     Config, ConnectOptions, Event, EventOptions, Handle, HandlerOptions, MessageType, NetService,
-    OutgoingBatch, Overflow, SendError, SubscribeOptions, Types,
+    OutgoingBatch, Overflow, SendError, SubscribeOptions, TypeFilter,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -176,7 +176,7 @@ fn start_echo(service: &NetService, refused: Arc<AtomicU64>) -> JoinHandle<()> {
 
 /// A subscriber of everything that sleeps much, and so misses much.
 fn start_slow(service: &NetService) -> JoinHandle<()> {
-    let options = SubscribeOptions::new(Types::all())
+    let options = SubscribeOptions::new(TypeFilter::all())
         .name("slow")
         .messages(1000)
         .overflow(Overflow::DropNewest);

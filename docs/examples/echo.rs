@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use nebnet::frame::{Decoder, Frame};
 use nebnet::{
-    Config, MessageType, NetService, OutgoingBatch, Overflow, SubscribeOptions, Subscription, Types,
+    Config, MessageType, NetService, OutgoingBatch, Overflow, SubscribeOptions, Subscription, TypeFilter,
 };
 
 const MESSAGES: u32 = 10_000;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut service = NetService::new(Config::default().listen("127.0.0.1:0".parse()?))?;
-    let options = SubscribeOptions::new(Types::all())
+    let options = SubscribeOptions::new(TypeFilter::all())
         .name("echo")
         .overflow(Overflow::Pause);
     let requests = service.subscribe_with(options)?;

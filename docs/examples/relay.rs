@@ -16,7 +16,7 @@ use std::time::Duration;
 use nebnet::frame::{Decoder, Frame};
 use nebnet::{
     Config, Event, Handle, MessageType, NetService, Outgoing, Overflow, PeerId, Received,
-    Recipients, SendError, SubscribeOptions, Subscription, Types,
+    Recipients, SendError, SubscribeOptions, Subscription, TypeFilter,
 };
 
 const CHAT: MessageType = MessageType(7);
@@ -25,7 +25,7 @@ const PEERS: usize = 3;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut service = NetService::new(Config::default().listen("127.0.0.1:0".parse()?))?;
-    let options = SubscribeOptions::new(Types::all())
+    let options = SubscribeOptions::new(TypeFilter::all())
         .name("relay")
         .overflow(Overflow::Pause)
         .with_events();

@@ -17,19 +17,19 @@ use crate::{
 /// # Examples
 ///
 /// ```
-/// use nebnet::{MessageType, Types};
+/// use nebnet::{MessageType, TypeFilter};
 ///
-/// let one = Types::from(MessageType(7));
-/// let some = Types::from([MessageType(7), MessageType(9)].as_slice());
-/// let range = Types::from(MessageType(0x100)..=MessageType(0x1FF));
+/// let one = TypeFilter::from(MessageType(7));
+/// let some = TypeFilter::from([MessageType(7), MessageType(9)].as_slice());
+/// let range = TypeFilter::from(MessageType(0x100)..=MessageType(0x1FF));
 /// assert!(range.contains(MessageType(0x180)) && !range.contains(MessageType(7)));
-/// assert!(Types::all().contains(MessageType(0xFEFF)));
+/// assert!(TypeFilter::all().contains(MessageType(0xFEFF)));
 /// // The protocol's own messages are never dispatched.
-/// assert!(!Types::all().contains(MessageType(0xFF00)));
+/// assert!(!TypeFilter::all().contains(MessageType(0xFF00)));
 /// # let _ = (one, some);
 /// ```
 #[derive(Clone, PartialEq, Eq)]
-pub struct Types(Set);
+pub struct TypeFilter(Set);
 
 #[derive(Clone, PartialEq, Eq)]
 enum Set {
@@ -41,7 +41,7 @@ enum Set {
 
 const WORDS: usize = (1 << 16) / 64;
 
-impl Types {
+impl TypeFilter {
     /// Every type of the application: a tap.
     #[must_use]
     pub const fn all() -> Self {
@@ -96,13 +96,13 @@ impl Types {
     }
 }
 
-impl From<MessageType> for Types {
+impl From<MessageType> for TypeFilter {
     fn from(message_type: MessageType) -> Self {
         Self(Set::One(message_type))
     }
 }
 
-impl From<&[MessageType]> for Types {
+impl From<&[MessageType]> for TypeFilter {
     fn from(types: &[MessageType]) -> Self {
         match types {
             [one] => (*one).into(),
@@ -111,23 +111,23 @@ impl From<&[MessageType]> for Types {
     }
 }
 
-impl From<Vec<MessageType>> for Types {
+impl From<Vec<MessageType>> for TypeFilter {
     fn from(types: Vec<MessageType>) -> Self {
         types.as_slice().into()
     }
 }
 
-impl From<RangeInclusive<MessageType>> for Types {
+impl From<RangeInclusive<MessageType>> for TypeFilter {
     fn from(range: RangeInclusive<MessageType>) -> Self {
         Self::several((range.start().0..=range.end().0).map(MessageType))
     }
 }
 
-impl fmt::Debug for Types {
+impl fmt::Debug for TypeFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Set::All => f.write_str("Types::all()"),
-            Set::One(one) => write!(f, "Types({one})"),
+            Set::All => f.write_str("TypeFilter::all()"),
+            Set::One(one) => write!(f, "TypeFilter({one})"),
             Set::Several(_) => {
                 let types = (0..u16::MAX)
                     .map(MessageType)
@@ -197,7 +197,7 @@ pub enum Ended {
 /// ```
 #[derive(Clone, Debug)]
 pub struct SubscribeOptions {
-    pub(crate) types: Types,
+    pub(crate) types: TypeFilter,
     pub(crate) name: Option<String>,
     pub(crate) messages: usize,
     pub(crate) bytes: usize,
@@ -212,7 +212,7 @@ pub struct SubscribeOptions {
 impl SubscribeOptions {
     /// A subscriber of the types, with the defaults.
     #[must_use]
-    pub fn new(types: impl Into<Types>) -> Self {
+    pub fn new(types: impl Into<TypeFilter>) -> Self {
         Self {
             types: types.into(),
             name: None,

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     Delivery, Ended, EventDelivery, EventOptions, Overflow, Poke, Requests, SubscribeOptions,
-    Types,
+    TypeFilter,
     channel::{Receiver, Sender, queue},
     fill::{BYTES_MAX, QueueFill},
     lane::{Lane, Moves},
@@ -140,7 +140,7 @@ impl Outlet {
 pub(crate) struct Account {
     pub(crate) id: SubscriberId,
     pub(crate) name: String,
-    pub(crate) types: Types,
+    pub(crate) types: TypeFilter,
     /// It gets events, and no messages.
     pub(crate) is_events: bool,
     pub(crate) overflow: Overflow,

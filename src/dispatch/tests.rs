@@ -177,7 +177,7 @@ fn types_choose_the_subscribers() {
     let mut range = bench.subscribe(SubscribeOptions::new(MessageType(1)..=MessageType(3)));
     let some = [MessageType(2), MessageType(9)];
     let mut some = bench.subscribe(SubscribeOptions::new(some.as_slice()));
-    let mut tap = bench.subscribe(SubscribeOptions::new(Types::all()));
+    let mut tap = bench.subscribe(SubscribeOptions::new(TypeFilter::all()));
     bench.dispatch(&[1, 1]);
     bench.dispatch(&[1, 2, 0xFF03, 3, 9]);
     bench.dispatch(&[9]);
@@ -228,11 +228,11 @@ fn a_subscriber_is_bounded_in_bytes_but_an_empty_one_takes_something() {
 #[test]
 fn what_waits_is_delivered_in_order_and_holds_its_peer() {
     let mut bench = Bench::new();
-    let options = SubscribeOptions::new(Types::all())
+    let options = SubscribeOptions::new(TypeFilter::all())
         .messages(2)
         .overflow(Overflow::Pause);
     let mut slow = bench.subscribe(options);
-    let mut other = bench.subscribe(SubscribeOptions::new(Types::all()));
+    let mut other = bench.subscribe(SubscribeOptions::new(TypeFilter::all()));
     for _ in 0..3 {
         bench.dispatch(&[1, 2, 3]);
     }
@@ -284,12 +284,12 @@ fn who_takes_messages_one_by_one_learns_what_is_missing_before_each() {
 #[test]
 fn what_a_full_subscriber_holds_back_is_counted_when_it_begins() {
     let mut bench = Bench::new();
-    let options = SubscribeOptions::new(Types::all())
+    let options = SubscribeOptions::new(TypeFilter::all())
         .name("slow")
         .messages(2)
         .overflow(Overflow::Pause);
     let mut slow = bench.subscribe(options);
-    let _other = bench.subscribe(SubscribeOptions::new(Types::all()));
+    let _other = bench.subscribe(SubscribeOptions::new(TypeFilter::all()));
     bench.dispatch(&[1, 1]);
     assert_eq!((slow.row().pauses, slow.row().stalls), (0, 0));
     let charge = queue_charge(&bench.block(&[1])).bytes;
@@ -333,7 +333,7 @@ fn what_a_full_subscriber_holds_back_is_counted_when_it_begins() {
 #[test]
 fn a_dropped_delivery_wakes_what_waits() {
     let mut bench = Bench::new();
-    let options = SubscribeOptions::new(Types::all())
+    let options = SubscribeOptions::new(TypeFilter::all())
         .messages(1)
         .overflow(Overflow::Pause);
     let mut slow = bench.subscribe(options);
@@ -350,7 +350,7 @@ fn a_dropped_delivery_wakes_what_waits() {
 #[test]
 fn whoever_leaves_frees_what_waited_for_it() {
     let mut bench = Bench::new();
-    let options = SubscribeOptions::new(Types::all())
+    let options = SubscribeOptions::new(TypeFilter::all())
         .messages(1)
         .overflow(Overflow::Pause);
     let slow = bench.subscribe(options);
@@ -367,9 +367,9 @@ fn whoever_leaves_frees_what_waited_for_it() {
 #[test]
 fn a_subscriber_sees_a_contiguous_run() {
     let mut bench = Bench::new();
-    let mut first = bench.subscribe(SubscribeOptions::new(Types::all()));
+    let mut first = bench.subscribe(SubscribeOptions::new(TypeFilter::all()));
     bench.dispatch(&[1, 2]);
-    let mut second = bench.subscribe(SubscribeOptions::new(Types::all()));
+    let mut second = bench.subscribe(SubscribeOptions::new(TypeFilter::all()));
     bench.dispatch(&[1, 2]);
     let taken = take(&mut first);
     drop(first);
@@ -410,7 +410,7 @@ fn a_channel_of_ones_own_takes_message_by_message() {
 #[test]
 fn the_end_discards_what_waits_and_leaves_what_is_queued() {
     let mut bench = Bench::new();
-    let options = SubscribeOptions::new(Types::all())
+    let options = SubscribeOptions::new(TypeFilter::all())
         .messages(2)
         .overflow(Overflow::Pause);
     let mut slow = bench.subscribe(options);
@@ -423,7 +423,7 @@ fn the_end_discards_what_waits_and_leaves_what_is_queued() {
     balanced(&slow);
     assert!(!bench.slots.is_held(bench.peer));
     assert_eq!(bench.slots.ledger.budget.used(), 0);
-    let late = SubscribeOptions::new(Types::all());
+    let late = SubscribeOptions::new(TypeFilter::all());
     assert!(bench.registry.add(late, Outlet::Closed).is_err());
 }
 
@@ -432,11 +432,11 @@ fn the_end_discards_what_waits_and_leaves_what_is_queued() {
 fn an_end_that_panics_is_an_end_all_the_same() {
     for waits in [true, false] {
         let mut bench = Bench::new();
-        let options = SubscribeOptions::new(Types::all()).messages(1);
+        let options = SubscribeOptions::new(TypeFilter::all()).messages(1);
         let options = options.overflow(Overflow::Pause);
         let mut slow = [0; 2].map(|_| bench.subscribe(options.clone()));
         let (sender, receiver) = bounded(10);
-        let own = SubscribeOptions::new(Types::all());
+        let own = SubscribeOptions::new(TypeFilter::all());
         bench.registry.add(own, Outlet::Messages(sender)).unwrap();
         bench.dispatch(&[1, 1]);
         // The bell rings for the room that the end makes, or for the peer that is let go.
@@ -558,7 +558,7 @@ mod events {
     fn every_subscriber_gets_every_event_and_no_message() {
         let mut bench = Bench::new();
         let (one, other) = (bench.subscribe_events(10), bench.subscribe_events(10));
-        let mut tap = bench.subscribe(SubscribeOptions::new(Types::all()));
+        let mut tap = bench.subscribe(SubscribeOptions::new(TypeFilter::all()));
         bench.tell(event(0));
         bench.dispatch(&[1, 2]);
         bench.tell(event(1));

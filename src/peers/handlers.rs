@@ -19,7 +19,7 @@ use std::{
 use super::Peers;
 use crate::{
     clock::{Clock, Now, Tick},
-    dispatch::{Requests, Types, is_answer, panic_message},
+    dispatch::{Requests, TypeFilter, is_answer, panic_message},
     error::HandlerError,
     frame::{Frame, WholeFrames},
     id::{MessageType, PeerId},
@@ -51,7 +51,7 @@ const NOBODY: u8 = 0;
 /// ```
 #[derive(Clone, Debug)]
 pub struct HandlerOptions {
-    types: Types,
+    types: TypeFilter,
     name: Option<String>,
     budget: Duration,
 }
@@ -59,7 +59,7 @@ pub struct HandlerOptions {
 impl HandlerOptions {
     /// A handler of the types, with the defaults.
     #[must_use]
-    pub fn new(types: impl Into<Types>) -> Self {
+    pub fn new(types: impl Into<TypeFilter>) -> Self {
         Self {
             types: types.into(),
             name: None,

@@ -1120,7 +1120,7 @@ mod inline {
         let (slots, mut peers, _) = one_peer_of(OutboxFull::Refuse, clock, 64 << 20, PAYLOAD_MAX);
         let mut handlers = Handlers::new(Arc::clone(&slots.ledger), Arc::new(Requests::new(1)));
         let seen = Log::default();
-        let options = HandlerOptions::new(crate::dispatch::Types::all());
+        let options = HandlerOptions::new(crate::dispatch::TypeFilter::all());
         handlers.add(options, echo(&seen, 1)).unwrap();
         peers.set_handlers(handlers);
         assert!(peers.handlers.is_some());
@@ -1206,13 +1206,13 @@ mod inline {
     fn handlers_are_set_once_for_each_type_and_bounded() {
         let ledger = Arc::new(Ledger::new(1, Traffic::new(1, 1)));
         let mut handlers = Handlers::new(ledger, Arc::new(Requests::new(1)));
-        let mut add = |types: crate::dispatch::Types| {
+        let mut add = |types: crate::dispatch::TypeFilter| {
             handlers.add(HandlerOptions::new(types), Box::new(|_, _| {}))
         };
         assert_eq!(add(MessageType(0xFF01).into()), Err(HandlerError::NoTypes));
         assert_eq!(add((MessageType(64)..=MessageType(99)).into()), Ok(()));
         let taken = Err(HandlerError::TypeTaken(MessageType(64)));
-        assert_eq!(add(crate::dispatch::Types::all()), taken);
+        assert_eq!(add(crate::dispatch::TypeFilter::all()), taken);
         for number in 1..64 {
             assert_eq!(add(MessageType(number).into()), Ok(()));
         }

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     block::MessageRef,
     clock::{Clock, Tick},
-    dispatch::{Batch, Ended, Outlet, Overflow, Registry, SubscribeOptions, Subscription, Types},
+    dispatch::{Batch, Ended, Outlet, Overflow, Registry, SubscribeOptions, Subscription, TypeFilter},
     error::{SendError, TryRecvError},
     frame::Frame,
     id::{MessageType, PeerId},
@@ -39,7 +39,7 @@ pub(super) struct Subscriber {
     pub(super) next_at: Tick,
     pub(super) rest: Rest,
     subscription: Option<Subscription>,
-    types: Types,
+    types: TypeFilter,
     /// Nothing may be missing: it pauses, and was there from the start.
     lossless: bool,
     held: Vec<Batch>,
@@ -58,10 +58,10 @@ impl Subscriber {
         whole: bool,
     ) -> Self {
         let types = match random.below(4) {
-            0 => Types::all(),
-            1 => Types::from(MessageType(0)),
-            2 => Types::from(MessageType(1)..=MessageType(5)),
-            _ => Types::from([MessageType(0), MessageType(3)].as_slice()),
+            0 => TypeFilter::all(),
+            1 => TypeFilter::from(MessageType(0)),
+            2 => TypeFilter::from(MessageType(1)..=MessageType(5)),
+            _ => TypeFilter::from([MessageType(0), MessageType(3)].as_slice()),
         };
         let overflow = random.pick(&[
             Overflow::Pause,
@@ -93,7 +93,7 @@ impl Subscriber {
 
     /// Answers every message of the lower types.
     pub(super) fn echo(registry: &std::sync::Arc<Registry>, random: &mut Random) -> Self {
-        let types = Types::from(MessageType(0)..=MessageType(ECHO_BELOW - 1));
+        let types = TypeFilter::from(MessageType(0)..=MessageType(ECHO_BELOW - 1));
         let temper = random.pick(&[Temper::Drains, Temper::Slow]);
         let bounds = (
             random.pick(&[1, 7, 300]),
@@ -104,7 +104,7 @@ impl Subscriber {
 
     fn with(
         registry: &std::sync::Arc<Registry>,
-        types: Types,
+        types: TypeFilter,
         overflow: Overflow,
         temper: Temper,
         (messages, bytes): (usize, usize),

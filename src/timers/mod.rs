@@ -250,7 +250,7 @@ impl Timers {
     ///
     /// # let config = Config::default().listen("127.0.0.1:0".parse()?);
     /// # let mut service = NetService::new(config)?;
-    /// # let messages = service.subscribe(nebnet::Types::all())?;
+    /// # let messages = service.subscribe(nebnet::TypeFilter::all())?;
     /// # service.start()?;
     /// let timers = service.timers(1)?;
     /// timers.after(Duration::from_millis(10))?;

@@ -5,7 +5,7 @@ use std::{thread, time::Duration};
 
 use nebnet::{
     CloseReason, ConnectOptions, Event, EventOptions, NetService, Overflow, ServiceState,
-    StopReport, SubscribeOptions, Subscription, Types,
+    StopReport, SubscribeOptions, Subscription, TypeFilter,
 };
 
 use crate::{
@@ -18,7 +18,7 @@ const COUNT: u64 = 5_000;
 /// A server with a full subscriber, and a client service that has sent it all there is.
 fn start() -> (NetService, Subscription, NetService) {
     let mut server = NetService::new(config()).unwrap();
-    let options = SubscribeOptions::new(Types::all()).messages(10);
+    let options = SubscribeOptions::new(TypeFilter::all()).messages(10);
     let full = server
         .subscribe_with(options.overflow(Overflow::Pause))
         .unwrap();
@@ -96,7 +96,7 @@ fn a_full_subscriber_that_goes_on_too_late_loses_what_is_named() {
 #[test]
 fn what_is_taken_late_but_in_time_is_not_unconfirmed() {
     let mut server = NetService::new(config()).unwrap();
-    let options = SubscribeOptions::new(Types::all()).messages(10);
+    let options = SubscribeOptions::new(TypeFilter::all()).messages(10);
     let mut full = server
         .subscribe_with(options.overflow(Overflow::Pause))
         .unwrap();

@@ -25,7 +25,7 @@ use std::{
 
 use nebnet::{
     CloseReason, ClosedRow, Config, Handle, MessageType, NetService, OutgoingBatch, Overflow,
-    PeerId, SendError, Snapshot, StopReport, StopRow, SubscribeOptions, Subscription, Types,
+    PeerId, SendError, Snapshot, StopReport, StopRow, SubscribeOptions, Subscription, TypeFilter,
     frame::{Bye, Decoder, Frame},
 };
 
@@ -54,7 +54,7 @@ pub fn shards() -> usize {
 /// A service with a tap: a subscriber of everything.
 pub fn start_tap(config: Config) -> (NetService, Subscription) {
     let mut service = NetService::new(config).unwrap();
-    let tap = service.subscribe(Types::all()).unwrap();
+    let tap = service.subscribe(TypeFilter::all()).unwrap();
     service.start().unwrap();
     (service, tap)
 }
@@ -64,7 +64,7 @@ pub fn start_tap(config: Config) -> (NetService, Subscription) {
 /// The thread panics if an answer finds no room: the credit is there so that this cannot be.
 pub fn start_echo(config: Config) -> (NetService, JoinHandle<u64>) {
     let mut service = NetService::new(config).unwrap();
-    let options = SubscribeOptions::new(Types::all())
+    let options = SubscribeOptions::new(TypeFilter::all())
         .name("echo")
         .overflow(Overflow::Pause);
     let mut requests = service.subscribe_with(options).unwrap();

@@ -11,7 +11,7 @@ use std::{
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use nebnet::{
     ConnectOptions, EventOptions, EventSubscription, Handle, LinkId, NetService, Overflow,
-    StartError, SubscribeOptions, Subscription, Types,
+    StartError, SubscribeOptions, Subscription, TypeFilter,
 };
 
 use crate::{
@@ -184,7 +184,7 @@ impl Subscriptions {
 
 /// Every message, and none dropped: what cannot be taken is not read from the peer that sends it.
 fn subscribe(service: &NetService, name: &str) -> Result<Subscription, Failure> {
-    let options = SubscribeOptions::new(Types::all())
+    let options = SubscribeOptions::new(TypeFilter::all())
         .name(name)
         .overflow(Overflow::Pause);
     service

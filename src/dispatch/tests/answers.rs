@@ -53,7 +53,7 @@ fn error_of(pending: &PendingReply) -> Option<RequestError> {
 fn an_answer_resolves_its_request_and_no_other() {
     let mut bench = Bench::new();
     let (peer, other) = (bench.peer, bench.slots.open(1).unwrap());
-    let mut tap = bench.subscribe(SubscribeOptions::new(Types::all()));
+    let mut tap = bench.subscribe(SubscribeOptions::new(TypeFilter::all()));
     let (first, second) = (bench.ask(peer, 7, 100), bench.ask(peer, 7, 100));
     // Of another peer, and of another type.
     bench.answer(other, &[(7, first.id())]);
@@ -78,7 +78,7 @@ fn an_answer_resolves_its_request_and_no_other() {
 #[test]
 fn without_requests_every_message_is_delivered() {
     let mut bench = Bench::new();
-    let mut tap = bench.subscribe(SubscribeOptions::new(Types::all()));
+    let mut tap = bench.subscribe(SubscribeOptions::new(TypeFilter::all()));
     let number = {
         let other = Bench::new();
         other.ask(other.peer, 7, 1).id()
@@ -375,9 +375,9 @@ proptest! {
         let mut mix = Mix::new();
         let small = SubscribeOptions::new(MessageType(1)).messages(3);
         let mut small = mix.bench.subscribe(small);
-        let lossless = SubscribeOptions::new(Types::all()).messages(3).overflow(Overflow::Pause);
+        let lossless = SubscribeOptions::new(TypeFilter::all()).messages(3).overflow(Overflow::Pause);
         let mut lossless = mix.bench.subscribe(lossless);
-        let mut tap = mix.bench.subscribe(SubscribeOptions::new(Types::all()));
+        let mut tap = mix.bench.subscribe(SubscribeOptions::new(TypeFilter::all()));
         let (sender, own) = bounded(1_000);
         let options = SubscribeOptions::new(MessageType(2));
         let account = mix.bench.registry.add(options, Outlet::Messages(sender)).unwrap();

@@ -36,8 +36,8 @@ impl Modelled {
             .filter(|one| mask >> (one - 1) & 1 != 0)
             .collect();
         let asked = match mask {
-            0 => Types::all(),
-            _ => Types::from(types.iter().copied().map(MessageType).collect::<Vec<_>>()),
+            0 => TypeFilter::all(),
+            _ => TypeFilter::from(types.iter().copied().map(MessageType).collect::<Vec<_>>()),
         };
         let options = SubscribeOptions::new(asked)
             .messages(capacity)
@@ -163,7 +163,7 @@ fn in_turn(types: u16, count: usize) -> Vec<u16> {
 fn an_index_is_charged_until_its_block_is_released() {
     let mut bench = Bench::new();
     let mut one = bench.subscribe(SubscribeOptions::new(MessageType(1)));
-    let tap = bench.subscribe(SubscribeOptions::new(Types::all()));
+    let tap = bench.subscribe(SubscribeOptions::new(TypeFilter::all()));
     let few = INDEXED_FRAMES_MIN as usize - 1;
     bench.dispatch(&in_turn(2, few));
     let walked = bench.budget_used();

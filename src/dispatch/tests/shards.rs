@@ -13,7 +13,7 @@ const SHARDS: u8 = 3;
 /// A subscriber of everything that came through several shards.
 fn account(messages: usize, bytes: usize) -> (Arc<Registry>, Arc<Account>) {
     let registry = Arc::new(Registry::for_shards(1, SHARDS));
-    let options = SubscribeOptions::new(Types::all())
+    let options = SubscribeOptions::new(TypeFilter::all())
         .messages(messages)
         .bytes(bytes);
     let (outlet, _) = Outlet::queue(&options);
@@ -139,6 +139,6 @@ fn the_end_comes_with_the_last_fan_out() {
     assert_eq!(account.ended(), None);
     registry.end_fan_out(0);
     assert_eq!(account.ended(), Some(Ended::Stopped));
-    let late = SubscribeOptions::new(Types::all());
+    let late = SubscribeOptions::new(TypeFilter::all());
     assert!(registry.add(late, Outlet::Closed).is_err());
 }

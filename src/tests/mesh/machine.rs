@@ -19,7 +19,7 @@ use crate::{
     dial::{NewLink, Source},
     dispatch::{
         Batch, DispatchQueue, FanOut, Outlet, Overflow, QueueBounds, Registry, SubscribeOptions,
-        Subscription, Types, Worker,
+        Subscription, TypeFilter, Worker,
     },
     error::{CloseReason, SendError, TryRecvError},
     frame::Frame,
@@ -581,7 +581,7 @@ pub(super) struct Ended {
 
 fn subscribe(registry: &Arc<Registry>, random: &mut Random) -> Subscription {
     let messages = random.pick(&[100, 1_000]);
-    let options = SubscribeOptions::new(Types::all())
+    let options = SubscribeOptions::new(TypeFilter::all())
         .messages(messages)
         .overflow(Overflow::Pause);
     let (outlet, receiver) = Outlet::queue(&options);
