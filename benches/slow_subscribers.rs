@@ -18,7 +18,7 @@ mod load;
 
 use load::{Load, MESSAGE_TYPE, Report, Spec};
 use nebnet::frame::Frame;
-use nebnet::{Config, Handle, HandlerOptions, MessageType, NetService, Overflow, SubscribeOptions};
+use nebnet::{Config, Handle, HandlerOptions, MessageType, NetService, OverflowPolicy, SubscribeOptions};
 use std::hint::black_box;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -51,14 +51,14 @@ enum Kind {
     /// As fast as it can: what any second subscriber costs.
     Healthy,
     /// A batch every 5 ms.
-    Slow(Overflow),
+    Slow(OverflowPolicy),
     Never,
     /// Subscribes, takes a batch, and drops the subscription 5 ms later.
     Leaves,
     /// Likewise, by a panic in its thread.
     Panics,
     /// A batch every 5 ms of what a peer of its own sends as fast as it may.
-    OwnPeer(Overflow),
+    OwnPeer(OverflowPolicy),
     /// No subscriber, but inline handlers for messages of a peer of their own.
     HandlersPanic,
 }
@@ -70,7 +70,7 @@ impl Kind {
     }
 
     fn flood(self) -> u64 {
-        if self == Self::Slow(Overflow::Pause) {
+        if self == Self::Slow(OverflowPolicy::Pause) {
             FLOOD_HELD
         } else {
             FLOOD
@@ -80,17 +80,17 @@ impl Kind {
 
 const KINDS: [(&str, Kind); 11] = [
     ("another that takes all", Kind::Healthy),
-    ("slow, drops the newest", Kind::Slow(Overflow::DropNewest)),
-    ("slow, drops the oldest", Kind::Slow(Overflow::DropOldest)),
-    ("slow, is unsubscribed", Kind::Slow(Overflow::Unsubscribe)),
-    ("slow, pauses its own peer", Kind::OwnPeer(Overflow::Pause)),
-    ("slow, closes its own peer", Kind::OwnPeer(Overflow::Close)),
+    ("slow, drops the newest", Kind::Slow(OverflowPolicy::DropNewest)),
+    ("slow, drops the oldest", Kind::Slow(OverflowPolicy::DropOldest)),
+    ("slow, is unsubscribed", Kind::Slow(OverflowPolicy::Unsubscribe)),
+    ("slow, pauses its own peer", Kind::OwnPeer(OverflowPolicy::Pause)),
+    ("slow, closes its own peer", Kind::OwnPeer(OverflowPolicy::Close)),
     ("takes nothing", Kind::Never),
     ("dropped again and again", Kind::Leaves),
     ("panics again and again", Kind::Panics),
     ("handlers that panic", Kind::HandlersPanic),
     // Last, since it is by its rule that it is in the way.
-    ("slow, pauses all peers", Kind::Slow(Overflow::Pause)),
+    ("slow, pauses all peers", Kind::Slow(OverflowPolicy::Pause)),
 ];
 
 /// The healthy subscriber, as others see it.
@@ -236,7 +236,7 @@ impl Bench {
 fn start_healthy(service: &NetService, healthy: &Arc<Healthy>) -> thread::JoinHandle<()> {
     let options = SubscribeOptions::new(MessageType(MESSAGE_TYPE))
         .messages(65_536)
-        .overflow(Overflow::Pause);
+        .overflow(OverflowPolicy::Pause);
     let mut all = service.subscribe_with(options).unwrap();
     let (handle, healthy) = (service.handle(), Arc::clone(healthy));
     thread::spawn(move || {

@@ -161,7 +161,7 @@ close_reasons! {
     Budget = 20, "budget";
     /// Another connection of the same node exists.
     DuplicateNode = 21, "duplicate_node";
-    /// A subscriber with [`Overflow::Close`](crate::Overflow::Close) had no room for its messages.
+    /// A subscriber with [`OverflowPolicy::Close`](crate::OverflowPolicy::Close) had no room for its messages.
     Flood = 22, "flood";
     /// A defect on this side.
     Internal = 23, "internal";
@@ -886,8 +886,8 @@ pub enum SubscribeError {
         limit: usize,
     },
     /// A channel of the embedder's can neither give up its oldest messages nor let others wait
-    /// behind it: [`Overflow::DropOldest`](crate::Overflow::DropOldest) and
-    /// [`Overflow::Pause`](crate::Overflow::Pause) need a queue of the service's own. So do events
+    /// behind it: [`OverflowPolicy::DropOldest`](crate::OverflowPolicy::DropOldest) and
+    /// [`OverflowPolicy::Pause`](crate::OverflowPolicy::Pause) need a queue of the service's own. So do events
     /// and timers among the messages.
     NeedsOwnQueue,
     /// The timers asked for by

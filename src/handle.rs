@@ -214,8 +214,8 @@ impl Handle {
 
     /// Subscribes a channel of the caller's, which gets the messages one by one, each by a
     /// `try_send`. The bounds in the options do not count; the channel's do. What it does not take
-    /// is dropped and counted; with [`Overflow::Close`](crate::Overflow::Close) and
-    /// [`Overflow::Unsubscribe`](crate::Overflow::Unsubscribe) so is the rest of what came with it.
+    /// is dropped and counted; with [`OverflowPolicy::Close`](crate::OverflowPolicy::Close) and
+    /// [`OverflowPolicy::Unsubscribe`](crate::OverflowPolicy::Unsubscribe) so is the rest of what came with it.
     ///
     /// # Errors
     ///

@@ -713,7 +713,7 @@ pub struct QueueGauge {
     /// Bytes of storage that they hold now.
     pub bytes: u64,
     /// Of the messages, those that are dispatched and keep their place because a subscriber with
-    /// [`Overflow::Pause`](crate::Overflow::Pause) has no room for them, or for others that came
+    /// [`OverflowPolicy::Pause`](crate::OverflowPolicy::Pause) has no room for them, or for others that came
     /// with them: once for each such subscriber.
     pub messages_parked: u64,
     /// The most messages since the last metrics tick but one.
@@ -753,7 +753,7 @@ pub struct SubscriberRow {
     /// Messages that it took.
     pub taken: u64,
     /// Messages dropped because its queue was full: the new ones, or, with
-    /// [`Overflow::DropOldest`](crate::Overflow::DropOldest), the oldest.
+    /// [`OverflowPolicy::DropOldest`](crate::OverflowPolicy::DropOldest), the oldest.
     pub dropped: u64,
     /// Of these, those for which the bound in bytes had no room, though that in messages had.
     pub dropped_for_bytes: u64,
@@ -764,18 +764,18 @@ pub struct SubscriberRow {
     /// Bytes of storage that its queue holds.
     pub queued_bytes: u64,
     /// Messages that wait for room in its queue; only with
-    /// [`Overflow::Pause`](crate::Overflow::Pause).
+    /// [`OverflowPolicy::Pause`](crate::OverflowPolicy::Pause).
     pub parked: u64,
     /// Times that its queue was full and its messages began to wait for room in it, so that the
     /// peers that sent them were not read; of each loop on its own. Only with
-    /// [`Overflow::Pause`](crate::Overflow::Pause).
+    /// [`OverflowPolicy::Pause`](crate::OverflowPolicy::Pause).
     pub pauses: u64,
     /// Times that what waited for room in its queue began to leave none in the dispatch queue, so
     /// that a loop read nobody, whoever they sent to. It counts once until half of the dispatch
     /// queue is free of what waits, or nothing waits for this subscriber.
     pub stalls: u64,
     /// Whether it was removed because its queue was full; only with
-    /// [`Overflow::Unsubscribe`](crate::Overflow::Unsubscribe).
+    /// [`OverflowPolicy::Unsubscribe`](crate::OverflowPolicy::Unsubscribe).
     pub overflowed: bool,
 }
 
@@ -989,7 +989,7 @@ pub struct PauseRow {
     /// What was read from the peer and not released yet, with what waits to be written to it, left
     /// no room within the outbox limits.
     pub credit: u64,
-    /// A subscriber with [`Overflow::Pause`](crate::Overflow::Pause) had no room for its messages.
+    /// A subscriber with [`OverflowPolicy::Pause`](crate::OverflowPolicy::Pause) had no room for its messages.
     pub subscriber: u64,
     /// More than three quarters of the byte budget were used, and the peer held more than its
     /// share; or all of it was.

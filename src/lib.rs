@@ -32,7 +32,7 @@
 //! # What is full, and what then
 //!
 //! A subscriber that falls behind loses messages alone and is told how many ([`Batch::missed`]),
-//! or holds back or closes the peers that sent them, as its [`Overflow`] says. A peer that does not
+//! or holds back or closes the peers that sent them, as its [`OverflowPolicy`] says. A peer that does not
 //! take its answers is not read any more, and cut off after a while. A dispatcher that falls behind
 //! stops the reading; nothing is dropped for it. [`Snapshot`] and [`StopReport`] have the counters,
 //! and they add up: [`Handle::balance`] holds them against each other, also while the service runs.
@@ -46,14 +46,14 @@
 //!     time::Duration,
 //! };
 //!
-//! use nebnet::{Config, MessageType, NetService, Overflow, SubscribeOptions};
+//! use nebnet::{Config, MessageType, NetService, OverflowPolicy, SubscribeOptions};
 //!
 //! let config = Config::default().listen("127.0.0.1:0".parse()?).max_peers(100);
 //! let mut service = NetService::new(config)?;
 //! // Subscribe, then start: then no message is missed.
 //! let options = SubscribeOptions::new(MessageType(7))
 //!     .name("greetings")
-//!     .overflow(Overflow::Pause);
+//!     .overflow(OverflowPolicy::Pause);
 //! let mut greetings = service.subscribe_with(options)?;
 //! service.start()?;
 //!
@@ -217,7 +217,7 @@ pub use config::{Config, Dispatch, Reconfigured};
 pub use dial::ConnectOptions;
 pub use dispatch::{
     Batch, ChannelSubscription, Delivery, Ended, EventDelivery, EventIter, EventOptions,
-    EventSubscription, Iter, Messages, Opened, Overflow, PendingReply, Received, Replies, Reply,
+    EventSubscription, Iter, Messages, Opened, OverflowPolicy, PendingReply, Received, Replies, Reply,
     SubscribeOptions, Subscription, TryIter, TypeFilter,
 };
 pub use error::{

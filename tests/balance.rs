@@ -13,7 +13,7 @@ use std::{net::SocketAddr, thread, time::Duration};
 use crossbeam_channel::{Receiver, bounded};
 use nebnet::{
     Config, Dispatch, EventOptions, Handle, HandlerOptions, MessageType, NetService, OutboxFull,
-    Outgoing, OutgoingBatch, Overflow, Priority, Recipients, Subject, SubscribeOptions, TypeFilter,
+    Outgoing, OutgoingBatch, OverflowPolicy, Priority, Recipients, Subject, SubscribeOptions, TypeFilter,
     frame::Frame,
 };
 use util::{Client, Random, assert_balanced, config, wait_until};
@@ -21,12 +21,12 @@ use util::{Client, Random, assert_balanced, config, wait_until};
 /// Cuts of a storm. Whoever storms does something with every one, as far as it keeps up.
 const CUTS: usize = 10_000;
 
-const POLICIES: [Overflow; 5] = [
-    Overflow::DropNewest,
-    Overflow::Pause,
-    Overflow::DropOldest,
-    Overflow::Close,
-    Overflow::Unsubscribe,
+const POLICIES: [OverflowPolicy; 5] = [
+    OverflowPolicy::DropNewest,
+    OverflowPolicy::Pause,
+    OverflowPolicy::DropOldest,
+    OverflowPolicy::Close,
+    OverflowPolicy::Unsubscribe,
 ];
 
 /// A peer comes, sends a little with every go, reads nothing, and leaves in any way.
@@ -337,7 +337,7 @@ fn nobody_is_asked_on_the_dispatchers_own_thread() {
 fn a_snapshot_of_a_quiet_service_is_exact_while_messages_are_parked() {
     let mut service = NetService::new(config()).unwrap();
     let options = || SubscribeOptions::new(TypeFilter::all()).messages(1);
-    let subscribers: Vec<_> = [Overflow::Pause, Overflow::Pause, Overflow::DropNewest]
+    let subscribers: Vec<_> = [OverflowPolicy::Pause, OverflowPolicy::Pause, OverflowPolicy::DropNewest]
         .map(|overflow| {
             service
                 .subscribe_with(options().overflow(overflow))

@@ -20,7 +20,7 @@ use std::{
 };
 
 use nebnet::{
-    CloseReason, Config, MessageType, NetService, Outgoing, OutgoingBatch, Overflow, Priority,
+    CloseReason, Config, MessageType, NetService, Outgoing, OutgoingBatch, OverflowPolicy, Priority,
     Recipients, SendError, SubscribeOptions, TypeFilter,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
@@ -245,11 +245,11 @@ fn a_mix_stays_within_the_budget() {
     let news = vec![9; 40_000];
     let mut service = NetService::new(budgeted()).unwrap();
     let policies = [
-        Overflow::DropNewest,
-        Overflow::DropOldest,
-        Overflow::Pause,
-        Overflow::Close,
-        Overflow::Unsubscribe,
+        OverflowPolicy::DropNewest,
+        OverflowPolicy::DropOldest,
+        OverflowPolicy::Pause,
+        OverflowPolicy::Close,
+        OverflowPolicy::Unsubscribe,
     ];
     let slow = policies.map(|overflow| {
         let options = SubscribeOptions::new(TypeFilter::all()).overflow(overflow);

@@ -12,7 +12,7 @@ mod util;
 use std::{io::Write, net::SocketAddr, thread, time::Duration};
 
 use nebnet::{
-    CloseReason, Config, Dispatch, MessageType, NetService, Overflow, SubscribeOptions,
+    CloseReason, Config, Dispatch, MessageType, NetService, OverflowPolicy, SubscribeOptions,
     Subscription, TypeFilter, frame::Frame,
 };
 use util::{Client, Random, config, stop_within, wait_for_closed, wait_until};
@@ -72,7 +72,7 @@ fn lossless(config: Config) -> (NetService, Subscription) {
     let mut service = NetService::new(config).unwrap();
     let options = SubscribeOptions::new(TypeFilter::all())
         .messages(100)
-        .overflow(Overflow::Pause);
+        .overflow(OverflowPolicy::Pause);
     let messages = service.subscribe_with(options).unwrap();
     service.start().unwrap();
     (service, messages)

@@ -14,7 +14,7 @@ use std::{collections::HashMap, net::Shutdown, time::Duration};
 use crossbeam_channel::select;
 use nebnet::{
     CloseReason, Dispatch, Event, EventOptions, EventSubscription, MessageType, NetService,
-    Overflow, PauseCause, PeerId, RecvTimeoutError, SubscribeError, SubscribeOptions, Subscription,
+    OverflowPolicy, PauseCause, PeerId, RecvTimeoutError, SubscribeError, SubscribeOptions, Subscription,
     TryRecvError, TypeFilter, frame::Frame,
 };
 use util::{
@@ -295,7 +295,7 @@ fn a_peer_that_is_held_back_is_told_as_paused() {
         let events = service.subscribe_events(EventOptions::new()).unwrap();
         let options = SubscribeOptions::new(A)
             .messages(1)
-            .overflow(Overflow::Pause);
+            .overflow(OverflowPolicy::Pause);
         let slow = service.subscribe_with(options).unwrap();
         service.start().unwrap();
         let mut client = Client::connect(service.local_addrs()[0]);

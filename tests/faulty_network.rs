@@ -21,7 +21,7 @@ use std::{
 
 use nebnet::{
     CloseReason, Config, ConnectOptions, Event, EventOptions, EventSubscription, MessageType,
-    NetService, Outgoing, Overflow, PeerId, SendError, SubscribeOptions, Subscription, TypeFilter,
+    NetService, Outgoing, OverflowPolicy, PeerId, SendError, SubscribeOptions, Subscription, TypeFilter,
     frame::Frame,
 };
 use util::{
@@ -209,7 +209,7 @@ impl Linked {
             .write_stall_timeout(Duration::from_millis(800))
             .reconnect(fast, fast * 8);
         let mut service = NetService::new(config).unwrap();
-        let options = SubscribeOptions::new(TypeFilter::all()).overflow(Overflow::Pause);
+        let options = SubscribeOptions::new(TypeFilter::all()).overflow(OverflowPolicy::Pause);
         let messages = service.subscribe_with(options).unwrap();
         let events = service.subscribe_events(EventOptions::new()).unwrap();
         service.start().unwrap();

@@ -15,7 +15,7 @@ use std::{
 };
 
 use nebnet::{
-    CloseReason, Config, MessageType, NetService, Overflow, Recipients, SendError,
+    CloseReason, Config, MessageType, NetService, OverflowPolicy, Recipients, SendError,
     SubscribeOptions, Subscription, TypeFilter,
     frame::{Bye, Frame, Hello},
 };
@@ -256,7 +256,7 @@ fn a_header_may_be_cut_anywhere() {
 #[test]
 fn thousands_of_frames_cut_at_random_arrive_in_order() {
     let mut service = NetService::new(config()).unwrap();
-    let options = SubscribeOptions::new(TypeFilter::all()).overflow(Overflow::Pause);
+    let options = SubscribeOptions::new(TypeFilter::all()).overflow(OverflowPolicy::Pause);
     let mut tap = service.subscribe_with(options).unwrap();
     service.start().unwrap();
     let mut random = Random(0x9E37_79B9_7F4A_7C15);

@@ -18,7 +18,7 @@ use std::{
 
 use crossbeam_channel::select;
 use nebnet::{
-    Config, Dispatch, Event, MessageType, NetService, Overflow, PeerId, Received, RecvTimeoutError,
+    Config, Dispatch, Event, MessageType, NetService, OverflowPolicy, PeerId, Received, RecvTimeoutError,
     SubscribeError, SubscribeOptions, Subscription, TimerError, TypeFilter, frame::Frame,
 };
 use util::{Client, HELLO, PATIENCE, config, encoded, stop, wait_until};
@@ -113,7 +113,7 @@ fn connected_comes_before_the_first_message() {
     const PEERS: usize = 500;
     for config in kinds() {
         let options = SubscribeOptions::new(A)
-            .overflow(Overflow::Pause)
+            .overflow(OverflowPolicy::Pause)
             .with_events();
         let (mut service, mut inbox, addr) = start(config, options);
         let clients = thread::spawn(move || {
@@ -146,7 +146,7 @@ fn closed_comes_behind_the_last_message() {
     const COUNT: u64 = 130_875;
     for config in kinds() {
         let options = SubscribeOptions::new(A)
-            .overflow(Overflow::Pause)
+            .overflow(OverflowPolicy::Pause)
             .with_events();
         let (mut service, inbox, addr) = start(config, options);
         let client = thread::spawn(move || {
@@ -188,7 +188,7 @@ fn check_rows(service: &NetService, inbox: &Subscription) {
 #[test]
 fn a_full_queue_has_a_peer_whole_or_not_at_all() {
     const PEERS: usize = 60;
-    for overflow in [Overflow::DropNewest, Overflow::DropOldest] {
+    for overflow in [OverflowPolicy::DropNewest, OverflowPolicy::DropOldest] {
         for config in kinds() {
             let options = SubscribeOptions::new(A).messages(50).overflow(overflow);
             let options = options.with_events().event_capacity(40);
@@ -244,7 +244,7 @@ fn events_wait_behind_the_messages_that_wait() {
     for config in kinds() {
         let options = SubscribeOptions::new(A)
             .messages(1)
-            .overflow(Overflow::Pause);
+            .overflow(OverflowPolicy::Pause);
         let options = options.with_events().event_capacity(1);
         let (mut service, mut inbox, addr) = start(config, options);
         let mut clients: Vec<Client> = (0..5).map(|_| Client::connect(addr)).collect();
@@ -270,7 +270,7 @@ fn a_stop_waits_for_the_ends_that_wait() {
     for config in kinds() {
         let options = SubscribeOptions::new(A)
             .messages(1)
-            .overflow(Overflow::Pause);
+            .overflow(OverflowPolicy::Pause);
         let options = options.with_events().event_capacity(1);
         let (mut service, mut inbox, addr) = start(config, options);
         let mut clients: Vec<Client> = (0..PEERS).map(|_| Client::connect(addr)).collect();

@@ -13,7 +13,7 @@ mod util;
 use std::{alloc::System, time::Duration};
 
 use nebnet::{
-    Config, Event, EventOptions, MessageType, NetService, Overflow, SubscribeOptions, TypeFilter,
+    Config, Event, EventOptions, MessageType, NetService, OverflowPolicy, SubscribeOptions, TypeFilter,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use util::{Client, PATIENCE, config, stop, wait_until};
@@ -55,7 +55,7 @@ fn a_bound_costs_nothing_at_the_start() {
     let mut service = NetService::new(config()).unwrap();
     service.start().unwrap();
     let options = SubscribeOptions::new(A).messages(1 << 20);
-    for overflow in [Overflow::DropNewest, Overflow::DropOldest, Overflow::Pause] {
+    for overflow in [OverflowPolicy::DropNewest, OverflowPolicy::DropOldest, OverflowPolicy::Pause] {
         let options = options.clone().overflow(overflow);
         let (subscription, bytes) = cost(|| service.subscribe_with(options).unwrap());
         assert!(bytes < START_MAX, "{overflow:?}: {bytes}");
@@ -119,7 +119,7 @@ fn bounds_hold_beyond_a_piece() {
     let mut service = NetService::new(config().shards(1)).unwrap();
     let options = SubscribeOptions::new(A).messages(BOUND);
     let mut newest = service.subscribe_with(options.clone()).unwrap();
-    let oldest = options.overflow(Overflow::DropOldest);
+    let oldest = options.overflow(OverflowPolicy::DropOldest);
     let mut oldest = service.subscribe_with(oldest).unwrap();
     let mut witness = service.subscribe(TypeFilter::all()).unwrap();
     let few = EventOptions::new().capacity(BOUND);

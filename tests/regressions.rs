@@ -19,7 +19,7 @@ use std::{
 };
 
 use nebnet::{
-    CloseReason, Dispatch, Handle, MessageType, NetService, Overflow, SubscribeOptions, TypeFilter,
+    CloseReason, Dispatch, Handle, MessageType, NetService, OverflowPolicy, SubscribeOptions, TypeFilter,
     frame::{Frame, Hello},
 };
 use util::{
@@ -33,7 +33,7 @@ use util::{
 fn a_burst_above_the_read_budget_is_read_to_its_end() {
     for size in [4, 5, 61, 1021] {
         let mut service = NetService::new(config()).unwrap();
-        let options = SubscribeOptions::new(TypeFilter::all()).overflow(Overflow::Pause);
+        let options = SubscribeOptions::new(TypeFilter::all()).overflow(OverflowPolicy::Pause);
         let mut tap = service.subscribe_with(options).unwrap();
         service.start().unwrap();
         let mut client = Client::connect(service.local_addrs()[0]);

@@ -22,7 +22,7 @@ use std::{
 
 use crossbeam_channel::bounded;
 use nebnet::{
-    CloseReason, Config, Dispatch, MessageType, NetService, Outgoing, Overflow, PeerId,
+    CloseReason, Config, Dispatch, MessageType, NetService, Outgoing, OverflowPolicy, PeerId,
     PendingReply, RequestError, RequestRow, SendError, SubscribeOptions, TypeFilter,
     frame::{Bye, Frame},
 };
@@ -160,7 +160,7 @@ fn time_is_over_while_the_peer_is_not_read() {
     let mut service = NetService::new(config()).unwrap();
     let options = SubscribeOptions::new(TypeFilter::all())
         .messages(1)
-        .overflow(Overflow::Pause);
+        .overflow(OverflowPolicy::Pause);
     let full = service.subscribe_with(options).unwrap();
     service.start().unwrap();
     let (mut client, peer) = connect(&service);
@@ -279,7 +279,7 @@ fn the_end_waits_for_what_was_read_and_time_does_not() {
         let mut service = NetService::new(config.shards(1).dispatch_messages(2)).unwrap();
         let options = SubscribeOptions::new(TypeFilter::all())
             .messages(1)
-            .overflow(Overflow::Pause);
+            .overflow(OverflowPolicy::Pause);
         let mut full = service.subscribe_with(options).unwrap();
         service.start().unwrap();
         let (mut client, peer) = connect(&service);
@@ -467,7 +467,7 @@ fn two_services_ask_each_other() {
     const COUNT: u32 = 2_000;
     let serve = || {
         let mut service = NetService::new(config()).unwrap();
-        let options = SubscribeOptions::new(ASK).overflow(Overflow::Pause);
+        let options = SubscribeOptions::new(ASK).overflow(OverflowPolicy::Pause);
         let mut asked = service.subscribe_with(options).unwrap();
         let handle = service.handle();
         let replier = thread::Builder::new().spawn(move || {

@@ -24,7 +24,7 @@ use std::{
 
 use nebnet::{
     CloseReason, Config, ConnectOptions, Dispatch, Ended, Event, EventOptions, HandlerError,
-    HandlerOptions, MessageType, NetService, Overflow, PeerId, Recipients, SendError, ServiceState,
+    HandlerOptions, MessageType, NetService, OverflowPolicy, PeerId, Recipients, SendError, ServiceState,
     StartError, SubscribeOptions, Subscription, TypeFilter,
     frame::{Frame, Hello},
 };
@@ -143,7 +143,7 @@ fn messages_of_all_loops_reach_one_subscriber_complete_and_in_order() {
         // So small that it is full all the time.
         let options = SubscribeOptions::new(T)
             .messages(100)
-            .overflow(Overflow::Pause);
+            .overflow(OverflowPolicy::Pause);
         let mut all = service.subscribe_with(options).unwrap();
         let events = EventOptions::new().capacity(1_000);
         let events = service.subscribe_events(events).unwrap();
@@ -367,7 +367,7 @@ fn the_loops_have_one_budget() {
     let options = SubscribeOptions::new(T)
         .messages(1 << 20)
         .bytes(usize::MAX)
-        .overflow(Overflow::Pause);
+        .overflow(OverflowPolicy::Pause);
     let mut tap = service.subscribe_with(options).unwrap();
     service.start().unwrap();
     let clients = spread(&service, 1);
@@ -428,11 +428,11 @@ fn a_queue_keeps_its_bounds_whoever_fills_it() {
                 .bytes(100 << 10)
                 .overflow(overflow)
         };
-        let newest = options(Overflow::DropNewest);
+        let newest = options(OverflowPolicy::DropNewest);
         let mut newest = service.subscribe_with(newest).unwrap();
-        let oldest = options(Overflow::DropOldest);
+        let oldest = options(OverflowPolicy::DropOldest);
         let mut oldest = service.subscribe_with(oldest).unwrap();
-        let tap = SubscribeOptions::new(T).overflow(Overflow::Pause);
+        let tap = SubscribeOptions::new(T).overflow(OverflowPolicy::Pause);
         let mut tap = service.subscribe_with(tap).unwrap();
         service.start().unwrap();
         let clients = spread(&service, 2);
@@ -480,11 +480,11 @@ fn full_subscribers_close_peers_of_all_loops_or_leave() {
     let mut service = NetService::new(config()).unwrap();
     let closes = SubscribeOptions::new(T)
         .messages(1)
-        .overflow(Overflow::Close);
+        .overflow(OverflowPolicy::Close);
     let closes = service.subscribe_with(closes).unwrap();
     let leaves = SubscribeOptions::new(T)
         .messages(1)
-        .overflow(Overflow::Unsubscribe);
+        .overflow(OverflowPolicy::Unsubscribe);
     let mut leaves = service.subscribe_with(leaves).unwrap();
     service.start().unwrap();
     let mut clients = one_each(&service);
@@ -511,7 +511,7 @@ fn nobody_starves_who_waits_for_a_full_subscriber() {
     let mut service = NetService::new(config()).unwrap();
     let options = SubscribeOptions::new(T)
         .messages(64)
-        .overflow(Overflow::Pause);
+        .overflow(OverflowPolicy::Pause);
     let mut slow = service.subscribe_with(options).unwrap();
     service.start().unwrap();
     let mut clients = one_each(&service);
@@ -843,10 +843,10 @@ fn the_sums_hold_while_subscribers_come_and_go() {
                 });
             }
             let policies = [
-                Overflow::DropNewest,
-                Overflow::Pause,
-                Overflow::DropOldest,
-                Overflow::Unsubscribe,
+                OverflowPolicy::DropNewest,
+                OverflowPolicy::Pause,
+                OverflowPolicy::DropOldest,
+                OverflowPolicy::Unsubscribe,
             ];
             let handle = service.handle();
             let guest_over = Arc::clone(&over);

@@ -16,7 +16,7 @@ use std::{
 };
 
 use nebnet::{
-    CloseReason, Dispatch, MessageType, NetService, Overflow, SendError, ServiceState, StopRow,
+    CloseReason, Dispatch, MessageType, NetService, OverflowPolicy, SendError, ServiceState, StopRow,
     SubscribeError, SubscribeOptions, TryRecvError, TypeFilter, frame::Frame,
 };
 use util::{
@@ -289,7 +289,7 @@ fn what_nobody_takes_is_discarded_at_the_deadline_and_counted() {
         let options = SubscribeOptions::new(TypeFilter::all())
             .name("stuck")
             .messages(3);
-        let options = options.overflow(Overflow::Pause);
+        let options = options.overflow(OverflowPolicy::Pause);
         let mut stuck = service.subscribe_with(options).unwrap();
         service.start().unwrap();
         let mut client = Client::connect(service.local_addrs()[0]);
@@ -325,7 +325,7 @@ fn what_peers_that_left_have_sent_is_waited_for() {
     for dispatch in MODES {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
         let options = SubscribeOptions::new(TypeFilter::all()).messages(3);
-        let options = options.overflow(Overflow::Pause);
+        let options = options.overflow(OverflowPolicy::Pause);
         let mut slow = service.subscribe_with(options).unwrap();
         service.start().unwrap();
         let mut client = Client::connect(service.local_addrs()[0]);

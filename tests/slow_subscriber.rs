@@ -21,7 +21,7 @@ use std::{
 
 use crossbeam_channel::{after, bounded, select};
 use nebnet::{
-    CloseReason, Config, Dispatch, Ended, Message, MessageType, NetService, Overflow, PeerId,
+    CloseReason, Config, Dispatch, Ended, Message, MessageType, NetService, OverflowPolicy, PeerId,
     ServiceState, SubscribeError, SubscribeOptions, SubscriberRow, Subscription, TypeFilter,
     frame::Frame,
 };
@@ -90,7 +90,7 @@ fn what_a_full_subscriber_misses_is_counted_exactly_and_others_miss_nothing() {
         let small = options(A, "small").messages(10);
         let thin = options(A, "thin").bytes(1);
         let mut slow = [small, thin].map(|options| (service.subscribe_with(options).unwrap(), 0));
-        let whole = options(A, "whole").overflow(Overflow::Pause);
+        let whole = options(A, "whole").overflow(OverflowPolicy::Pause);
         let mut whole = service.subscribe_with(whole).unwrap();
         service.start().unwrap();
         let mut client = Client::connect(service.local_addrs()[0]);
@@ -155,7 +155,7 @@ fn pause_loses_nothing(config: Config, messages: usize, bytes: usize, random: &m
     let all = [(TypeFilter::from(A), 1), (TypeFilter::from(B), 1), (TypeFilter::all(), 2)];
     let subscriptions = all.map(|(types, share)| {
         let options = SubscribeOptions::new(types).messages(messages).bytes(bytes);
-        let options = options.overflow(Overflow::Pause);
+        let options = options.overflow(OverflowPolicy::Pause);
         (service.subscribe_with(options).unwrap(), share)
     });
     service.start().unwrap();
@@ -220,7 +220,7 @@ fn pause_loses_nothing(config: Config, messages: usize, bytes: usize, random: &m
 fn pause_holds_back_only_the_peers_that_sent_to_the_full_subscriber() {
     for dispatch in MODES {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
-        let full = options(A, "full").messages(1).overflow(Overflow::Pause);
+        let full = options(A, "full").messages(1).overflow(OverflowPolicy::Pause);
         let mut full = service.subscribe_with(full).unwrap();
         let mut other = service.subscribe(B).unwrap();
         service.start().unwrap();
@@ -265,7 +265,7 @@ fn a_full_dispatch_queue_stops_all_reading_until_there_is_room() {
     for dispatch in MODES {
         let config = config().dispatch(dispatch).dispatch_bytes(64 << 10);
         let mut service = NetService::new(config).unwrap();
-        let full = options(A, "full").bytes(1).overflow(Overflow::Pause);
+        let full = options(A, "full").bytes(1).overflow(OverflowPolicy::Pause);
         let mut full = service.subscribe_with(full).unwrap();
         let mut other = service.subscribe(B).unwrap();
         service.start().unwrap();
@@ -314,7 +314,7 @@ fn an_empty_queue_takes_one_message_of_any_size() {
         let tiny = options(A, "tiny")
             .messages(1)
             .bytes(1)
-            .overflow(Overflow::Pause);
+            .overflow(OverflowPolicy::Pause);
         let mut tiny = service.subscribe_with(tiny).unwrap();
         service.start().unwrap();
         let mut bytes = numbered(A, 0..1, 1 << 20);
@@ -345,17 +345,17 @@ fn every_policy_costs_nobody_but_its_subscriber_and_the_peers_that_it_names() {
             let options = options(types, name).messages(10).overflow(overflow);
             service.subscribe_with(options).unwrap()
         };
-        let mut oldest = subscribe("oldest", A, Overflow::DropOldest);
-        let newest = subscribe("newest", A, Overflow::DropNewest);
-        let mut leaves = subscribe("leaves", A, Overflow::Unsubscribe);
-        let mut closes = subscribe("closes", B, Overflow::Close);
+        let mut oldest = subscribe("oldest", A, OverflowPolicy::DropOldest);
+        let newest = subscribe("newest", A, OverflowPolicy::DropNewest);
+        let mut leaves = subscribe("leaves", A, OverflowPolicy::Unsubscribe);
+        let mut closes = subscribe("closes", B, OverflowPolicy::Close);
         // Panics with a message in its hands.
-        let mut panics = subscribe("panics", A, Overflow::Pause);
+        let mut panics = subscribe("panics", A, OverflowPolicy::Pause);
         let panicking = thread::spawn(move || {
             let batch = panics.recv_batch().unwrap();
             panic!("a subscriber's own fault, with {} messages", batch.len());
         });
-        let mut whole = subscribe("whole", A, Overflow::Pause);
+        let mut whole = subscribe("whole", A, OverflowPolicy::Pause);
         service.start().unwrap();
         let addr = service.local_addrs()[0];
         let mut client = Client::connect(addr);
@@ -418,7 +418,7 @@ fn every_policy_costs_nobody_but_its_subscriber_and_the_peers_that_it_names() {
 #[test]
 fn a_channel_of_the_embedder_keeps_no_policy_that_it_cannot() {
     let service = NetService::new(config()).unwrap();
-    for overflow in [Overflow::Pause, Overflow::DropOldest] {
+    for overflow in [OverflowPolicy::Pause, OverflowPolicy::DropOldest] {
         let (sender, _receiver) = bounded::<Message>(5);
         let options = options(A, "own").overflow(overflow);
         let refused = service.subscribe_sender(options, sender).unwrap_err();
@@ -451,7 +451,7 @@ fn who_comes_and_goes_during_a_storm_sees_a_contiguous_run() {
         for round in 0..100 {
             let small = options(A, "guest")
                 .messages(1 + round % 40)
-                .overflow(Overflow::Pause);
+                .overflow(OverflowPolicy::Pause);
             let mut guest = service.subscribe_with(small).unwrap();
             let mut next = None;
             for _ in 0..200 {
@@ -645,7 +645,7 @@ fn a_panic_in_a_callback_fails_the_service_loudly() {
 fn a_tap_that_takes_nothing_harms_nobody_but_itself() {
     let (service, tap) = start_tap(config());
     let mut other = service
-        .subscribe_with(options(A, "other").overflow(Overflow::Pause))
+        .subscribe_with(options(A, "other").overflow(OverflowPolicy::Pause))
         .unwrap();
     let peer = spawn_peer(service.local_addrs()[0], numbered(A, 0..50_000, 4));
     for expected in 0..50_000 {

@@ -2,7 +2,7 @@
 
 use super::{MESSAGE_TYPE, Tally};
 use nebnet::{
-    Config, Dispatch, HandlerOptions, MessageType, NetService, Overflow, SubscribeOptions,
+    Config, Dispatch, HandlerOptions, MessageType, NetService, OverflowPolicy, SubscribeOptions,
 };
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ impl Service {
                     .name(format!("subscriber {index}"))
                     .messages(queue_messages)
                     .bytes(queue_bytes)
-                    .overflow(Overflow::Pause);
+                    .overflow(OverflowPolicy::Pause);
                 let mut subscription = service.subscribe_with(options).unwrap();
                 let tally = Arc::new(Tally::default());
                 let thread = thread::spawn({

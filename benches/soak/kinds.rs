@@ -12,7 +12,7 @@ use std::{
 };
 
 use nebnet::{
-    ConnectOptions, Event, EventOptions, MessageType, NetService, Outgoing, Overflow,
+    ConnectOptions, Event, EventOptions, MessageType, NetService, Outgoing, OverflowPolicy,
     SubscribeOptions, TypeFilter,
     frame::{Frame, Hello},
 };
@@ -391,7 +391,7 @@ fn bad_network(mut task: Task) {
 /// What our service is linked with; it gives everything back.
 fn far(task: Task) {
     let mut service = NetService::new(config().listen(task.far)).unwrap();
-    let options = SubscribeOptions::new(TypeFilter::all()).overflow(Overflow::Pause);
+    let options = SubscribeOptions::new(TypeFilter::all()).overflow(OverflowPolicy::Pause);
     let mut messages = service.subscribe_with(options).unwrap();
     service.start().unwrap();
     while let Ok(message) = messages.recv() {

@@ -13,7 +13,7 @@ use std::{
 
 use nebnet::{
     Config, ConnectOptions, Event, EventOptions, Handle, HandlerOptions, MessageType, NetService,
-    OutgoingBatch, Overflow, SendError, SubscribeOptions, TypeFilter,
+    OutgoingBatch, OverflowPolicy, SendError, SubscribeOptions, TypeFilter,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -153,7 +153,7 @@ fn free_addr() -> SocketAddr {
 fn start_echo(service: &NetService, refused: Arc<AtomicU64>) -> JoinHandle<()> {
     let options = SubscribeOptions::new(ECHOED)
         .name("echo")
-        .overflow(Overflow::Pause);
+        .overflow(OverflowPolicy::Pause);
     let mut requests = service.subscribe_with(options).unwrap();
     let handle = service.handle();
     thread::spawn(move || {
@@ -179,7 +179,7 @@ fn start_slow(service: &NetService) -> JoinHandle<()> {
     let options = SubscribeOptions::new(TypeFilter::all())
         .name("slow")
         .messages(1000)
-        .overflow(Overflow::DropNewest);
+        .overflow(OverflowPolicy::DropNewest);
     let mut messages = service.subscribe_with(options).unwrap();
     thread::spawn(move || {
         while messages.recv_batch().is_ok() {

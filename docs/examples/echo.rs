@@ -2,7 +2,7 @@
 //! copy.
 //!
 //! `recv_batch` borrows the messages where they were read. `send_batch` hands all answers over
-//! under one lock. `Overflow::Pause` makes it lossless: when this thread falls behind, the peers
+//! under one lock. `OverflowPolicy::Pause` makes it lossless: when this thread falls behind, the peers
 //! that sent to it are not read until it has caught up.
 
 use std::error::Error;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use nebnet::frame::{Decoder, Frame};
 use nebnet::{
-    Config, MessageType, NetService, OutgoingBatch, Overflow, SubscribeOptions, Subscription, TypeFilter,
+    Config, MessageType, NetService, OutgoingBatch, OverflowPolicy, SubscribeOptions, Subscription, TypeFilter,
 };
 
 const MESSAGES: u32 = 10_000;
@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut service = NetService::new(Config::default().listen("127.0.0.1:0".parse()?))?;
     let options = SubscribeOptions::new(TypeFilter::all())
         .name("echo")
-        .overflow(Overflow::Pause);
+        .overflow(OverflowPolicy::Pause);
     let requests = service.subscribe_with(options)?;
     let handle = service.handle();
     let echo = thread::Builder::new()

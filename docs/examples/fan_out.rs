@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use nebnet::frame::Frame;
-use nebnet::{Config, MessageType, NetService, Overflow, SubscribeOptions, Subscription, TypeFilter};
+use nebnet::{Config, MessageType, NetService, OverflowPolicy, SubscribeOptions, Subscription, TypeFilter};
 
 const QUOTE: MessageType = MessageType(1);
 const ORDER: MessageType = MessageType(2);
@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let options = SubscribeOptions::new(QUOTE).name("quotes").messages(1_000);
     let mut quotes = service.subscribe_with(options)?;
     let options = SubscribeOptions::new(ORDER).name("orders").messages(100);
-    let orders = service.subscribe_with(options.overflow(Overflow::Pause))?;
+    let orders = service.subscribe_with(options.overflow(OverflowPolicy::Pause))?;
     let options = SubscribeOptions::new(TypeFilter::all()).name("tap");
     let tap = service.subscribe_with(options.messages(20_000))?;
     let orders = thread::Builder::new().spawn(move || take_all(orders))?;

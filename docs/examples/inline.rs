@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use nebnet::frame::{Decoder, Frame};
-use nebnet::{Config, HandlerOptions, MessageType, NetService, Overflow, SubscribeOptions};
+use nebnet::{Config, HandlerOptions, MessageType, NetService, OverflowPolicy, SubscribeOptions};
 
 const PRICE: MessageType = MessageType(1);
 const NOTE: MessageType = MessageType(2);
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     })?;
     let options = SubscribeOptions::new(NOTE)
         .name("notes")
-        .overflow(Overflow::Pause);
+        .overflow(OverflowPolicy::Pause);
     let mut notes = service.subscribe_with(options)?;
     service.start()?;
     let reader = thread::Builder::new()

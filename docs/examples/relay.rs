@@ -2,7 +2,7 @@
 //! and its checksum, and so does the news that it is gone.
 //!
 //! Events come through the queue of the messages, so that the news is behind the last message.
-//! `Overflow::Pause` lets neither be lost between the peers and this thread. On the way out
+//! `OverflowPolicy::Pause` lets neither be lost between the peers and this thread. On the way out
 //! nobody is waited for: a peer that does not read is left out once its outbox is full. For relays
 //! that are connected to each other see `nebnet serve --relay`, which also ends what goes in
 //! circles.
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use nebnet::frame::{Decoder, Frame};
 use nebnet::{
-    Config, Event, Handle, MessageType, NetService, Outgoing, Overflow, PeerId, Received,
+    Config, Event, Handle, MessageType, NetService, Outgoing, OverflowPolicy, PeerId, Received,
     Recipients, SendError, SubscribeOptions, Subscription, TypeFilter,
 };
 
@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut service = NetService::new(Config::default().listen("127.0.0.1:0".parse()?))?;
     let options = SubscribeOptions::new(TypeFilter::all())
         .name("relay")
-        .overflow(Overflow::Pause)
+        .overflow(OverflowPolicy::Pause)
         .with_events();
     let inbox = service.subscribe_with(options)?;
     let handle = service.handle();

@@ -143,7 +143,7 @@ impl fmt::Debug for TypeFilter {
 /// What happens to messages that do not fit a subscriber's queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Overflow {
+pub enum OverflowPolicy {
     /// They are dropped and counted; the next batch says how many are missing before it.
     #[default]
     DropNewest,
@@ -177,7 +177,7 @@ pub enum Overflow {
 pub enum Ended {
     /// The service has stopped or failed.
     Stopped,
-    /// Its queue was full, and it had asked for [`Overflow::Unsubscribe`].
+    /// Its queue was full, and it had asked for [`OverflowPolicy::Unsubscribe`].
     Overflow,
 }
 
@@ -186,13 +186,13 @@ pub enum Ended {
 /// # Examples
 ///
 /// ```
-/// use nebnet::{MessageType, Overflow, SubscribeOptions};
+/// use nebnet::{MessageType, OverflowPolicy, SubscribeOptions};
 ///
 /// let options = SubscribeOptions::new(MessageType(7))
 ///     .name("orders")
 ///     .messages(1_000_000)
 ///     .bytes(64 << 20)
-///     .overflow(Overflow::Pause);
+///     .overflow(OverflowPolicy::Pause);
 /// # let _ = options;
 /// ```
 #[derive(Clone, Debug)]
@@ -201,7 +201,7 @@ pub struct SubscribeOptions {
     pub(crate) name: Option<String>,
     pub(crate) messages: usize,
     pub(crate) bytes: usize,
-    pub(crate) overflow: Overflow,
+    pub(crate) overflow: OverflowPolicy,
     pub(crate) idle: IdleStrategy,
     pub(crate) events: bool,
     pub(crate) event_capacity: usize,
@@ -218,7 +218,7 @@ impl SubscribeOptions {
             name: None,
             messages: SUBSCRIBER_MESSAGES_MAX_DEFAULT,
             bytes: SUBSCRIBER_BYTES_MAX_DEFAULT,
-            overflow: Overflow::default(),
+            overflow: OverflowPolicy::default(),
             idle: IdleStrategy::default(),
             events: false,
             event_capacity: SUBSCRIBER_EVENTS_MAX_DEFAULT,
@@ -252,9 +252,9 @@ impl SubscribeOptions {
         Self { bytes, ..self }
     }
 
-    /// What happens to messages that do not fit; default [`Overflow::DropNewest`].
+    /// What happens to messages that do not fit; default [`OverflowPolicy::DropNewest`].
     #[must_use]
-    pub fn overflow(self, overflow: Overflow) -> Self {
+    pub fn overflow(self, overflow: OverflowPolicy) -> Self {
         Self { overflow, ..self }
     }
 
@@ -272,13 +272,13 @@ impl SubscribeOptions {
     /// [`event_capacity`](Self::event_capacity) says how many events may be in the queue beside the
     /// messages. When they are as many:
     ///
-    /// - with [`Overflow::Pause`] every event waits, as messages do and behind those that wait
+    /// - with [`OverflowPolicy::Pause`] every event waits, as messages do and behind those that wait
     ///   already; when 4,096 events wait, the loop reads and accepts nothing more
     /// - else `Hello` and `Closed` enter all the same: at most two for each connection
     /// - `Connected` is dropped, and everything of the peer with it, its messages too
     /// - the others are dropped, alone
-    /// - what is dropped closes the peer with [`Overflow::Close`], and ends the subscription with
-    ///   [`Overflow::Unsubscribe`]
+    /// - what is dropped closes the peer with [`OverflowPolicy::Close`], and ends the subscription with
+    ///   [`OverflowPolicy::Unsubscribe`]
     ///
     /// What is dropped is counted, in the row of the subscriber's events and, of messages, in its
     /// own; [`missed_events`](crate::Subscription::missed_events) says where events are missing.

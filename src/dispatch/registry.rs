@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Delivery, Ended, EventDelivery, EventOptions, Overflow, Poke, Requests, SubscribeOptions,
+    Delivery, Ended, EventDelivery, EventOptions, OverflowPolicy, Poke, Requests, SubscribeOptions,
     TypeFilter,
     channel::{Receiver, Sender, queue},
     fill::{BYTES_MAX, QueueFill},
@@ -118,7 +118,7 @@ impl Outlet {
     /// A queue as the options ask for, and the subscriber's end of it.
     pub(crate) fn queue(options: &SubscribeOptions) -> (Self, Receiver<Delivery>) {
         let (sender, receiver) = queue();
-        let gives_up = options.overflow == Overflow::DropOldest;
+        let gives_up = options.overflow == OverflowPolicy::DropOldest;
         let oldest = gives_up.then(|| Oldest {
             items: receiver.items().clone(),
             ahead: options.is_mixed().then(Arc::default),
@@ -143,7 +143,7 @@ pub(crate) struct Account {
     pub(crate) types: TypeFilter,
     /// It gets events, and no messages.
     pub(crate) is_events: bool,
-    pub(crate) overflow: Overflow,
+    pub(crate) overflow: OverflowPolicy,
     pub(crate) capacity: Traffic,
     /// What may be in the queue while the receiver sleeps.
     untold_max: Traffic,
@@ -174,7 +174,7 @@ impl Account {
             name: String::new(),
             types: MessageType::HELLO.into(),
             is_events: true,
-            overflow: Overflow::default(),
+            overflow: OverflowPolicy::default(),
             capacity,
             untold_max: untold_max(capacity),
             first: Lane::default(),
@@ -485,7 +485,7 @@ impl Registry {
     ) -> Result<Arc<Account>, SubscribeError> {
         options.validate()?;
         let own = matches!(outlet, Outlet::Messages(_));
-        let needs_queue = matches!(options.overflow, Overflow::Pause | Overflow::DropOldest);
+        let needs_queue = matches!(options.overflow, OverflowPolicy::Pause | OverflowPolicy::DropOldest);
         if own && (needs_queue || options.is_mixed()) {
             return Err(SubscribeError::NeedsOwnQueue);
         }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Delivery, Ended, Overflow, SubscribeOptions,
+    Delivery, Ended, OverflowPolicy, SubscribeOptions,
     channel::Receiver,
     index::{Index, Share},
     mixed::{Content, MixedEnd},
@@ -839,7 +839,7 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         self.registry.remove(self.account.id);
-        if self.account.overflow == Overflow::DropOldest {
+        if self.account.overflow == OverflowPolicy::DropOldest {
             // The dispatcher holds this end too, and is not to be left with the work.
             while self.receiver.try_recv().is_ok() {}
             if let Some(mixed) = &self.mixed {

@@ -14,7 +14,7 @@ use std::{
 use crossbeam_channel::TrySendError;
 
 use super::{
-    Ended, Notice, Overflow, Registry,
+    Ended, Notice, OverflowPolicy, Registry,
     answers::Answers,
     entry::{Entry, Oldest, Parked, Standing, discard_parked},
     events,
@@ -431,7 +431,7 @@ impl FanOut {
         }
         // Nobody is full, and misses what follows, for want of being told.
         entry.wake();
-        if entry.subscriber.account.overflow == Overflow::DropOldest {
+        if entry.subscriber.account.overflow == OverflowPolicy::DropOldest {
             entry.give_back(self.shard, room, &delivery);
             self.replace_oldest(position, delivery);
             return;
@@ -445,7 +445,7 @@ impl FanOut {
             rest
         };
         let overflow = self.entries[position].subscriber.account.overflow;
-        if overflow == Overflow::Pause {
+        if overflow == OverflowPolicy::Pause {
             self.park(position, rest);
             return;
         }
@@ -455,10 +455,10 @@ impl FanOut {
     }
 
     /// Does what a subscriber asked for besides the drop.
-    fn follow_up(&mut self, position: usize, overflow: Overflow, peer: PeerId) {
+    fn follow_up(&mut self, position: usize, overflow: OverflowPolicy, peer: PeerId) {
         match overflow {
-            Overflow::DropNewest | Overflow::DropOldest | Overflow::Pause => {}
-            Overflow::Close => self.slots.close_for(peer, CloseReason::Flood),
+            OverflowPolicy::DropNewest | OverflowPolicy::DropOldest | OverflowPolicy::Pause => {}
+            OverflowPolicy::Close => self.slots.close_for(peer, CloseReason::Flood),
             Overflow::Unsubscribe => self.end(position, Standing::Overflow),
         }
     }
@@ -514,7 +514,7 @@ impl FanOut {
         let lane = account.lane(self.shard);
         // Whoever cannot live with a gap gets nothing behind it in this block, as of a block in a
         // queue of our own. What was read of a peer before its close comes all the same.
-        let stops = matches!(account.overflow, Overflow::Close | Overflow::Unsubscribe);
+        let stops = matches!(account.overflow, OverflowPolicy::Close | OverflowPolicy::Unsubscribe);
         let mut dropped = 0;
         let mut gone = false;
         let delivery = BatchDelivery::new(block.clone(), share, 0, Arc::clone(account));

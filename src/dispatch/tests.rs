@@ -230,7 +230,7 @@ fn what_waits_is_delivered_in_order_and_holds_its_peer() {
     let mut bench = Bench::new();
     let options = SubscribeOptions::new(TypeFilter::all())
         .messages(2)
-        .overflow(Overflow::Pause);
+        .overflow(OverflowPolicy::Pause);
     let mut slow = bench.subscribe(options);
     let mut other = bench.subscribe(SubscribeOptions::new(TypeFilter::all()));
     for _ in 0..3 {
@@ -287,7 +287,7 @@ fn what_a_full_subscriber_holds_back_is_counted_when_it_begins() {
     let options = SubscribeOptions::new(TypeFilter::all())
         .name("slow")
         .messages(2)
-        .overflow(Overflow::Pause);
+        .overflow(OverflowPolicy::Pause);
     let mut slow = bench.subscribe(options);
     let _other = bench.subscribe(SubscribeOptions::new(TypeFilter::all()));
     bench.dispatch(&[1, 1]);
@@ -335,7 +335,7 @@ fn a_dropped_delivery_wakes_what_waits() {
     let mut bench = Bench::new();
     let options = SubscribeOptions::new(TypeFilter::all())
         .messages(1)
-        .overflow(Overflow::Pause);
+        .overflow(OverflowPolicy::Pause);
     let mut slow = bench.subscribe(options);
     bench.dispatch(&[1, 1]);
     bench.registry.poke(0).take();
@@ -352,7 +352,7 @@ fn whoever_leaves_frees_what_waited_for_it() {
     let mut bench = Bench::new();
     let options = SubscribeOptions::new(TypeFilter::all())
         .messages(1)
-        .overflow(Overflow::Pause);
+        .overflow(OverflowPolicy::Pause);
     let slow = bench.subscribe(options);
     bench.dispatch(&[1, 1, 1]);
     assert!(bench.slots.is_held(bench.peer));
@@ -412,7 +412,7 @@ fn the_end_discards_what_waits_and_leaves_what_is_queued() {
     let mut bench = Bench::new();
     let options = SubscribeOptions::new(TypeFilter::all())
         .messages(2)
-        .overflow(Overflow::Pause);
+        .overflow(OverflowPolicy::Pause);
     let mut slow = bench.subscribe(options);
     bench.dispatch(&[1, 1, 1]);
     bench.fan_out.close();
@@ -433,7 +433,7 @@ fn an_end_that_panics_is_an_end_all_the_same() {
     for waits in [true, false] {
         let mut bench = Bench::new();
         let options = SubscribeOptions::new(TypeFilter::all()).messages(1);
-        let options = options.overflow(Overflow::Pause);
+        let options = options.overflow(OverflowPolicy::Pause);
         let mut slow = [0; 2].map(|_| bench.subscribe(options.clone()));
         let (sender, receiver) = bounded(10);
         let own = SubscribeOptions::new(TypeFilter::all());

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     block::MessageRef,
     clock::{Clock, Tick},
-    dispatch::{Batch, Ended, Outlet, Overflow, Registry, SubscribeOptions, Subscription, TypeFilter},
+    dispatch::{Batch, Ended, Outlet, OverflowPolicy, Registry, SubscribeOptions, Subscription, TypeFilter},
     error::{SendError, TryRecvError},
     frame::Frame,
     id::{MessageType, PeerId},
@@ -64,12 +64,12 @@ impl Subscriber {
             _ => TypeFilter::from([MessageType(0), MessageType(3)].as_slice()),
         };
         let overflow = random.pick(&[
-            Overflow::Pause,
-            Overflow::Pause,
-            Overflow::DropNewest,
-            Overflow::DropOldest,
-            Overflow::Close,
-            Overflow::Unsubscribe,
+            OverflowPolicy::Pause,
+            OverflowPolicy::Pause,
+            OverflowPolicy::DropNewest,
+            OverflowPolicy::DropOldest,
+            OverflowPolicy::Close,
+            OverflowPolicy::Unsubscribe,
         ]);
         let temper = random.pick(&[
             Temper::Drains,
@@ -99,13 +99,13 @@ impl Subscriber {
             random.pick(&[1, 7, 300]),
             random.pick(&[100, 10_000, 1 << 20]),
         );
-        Self::with(registry, types, Overflow::Pause, temper, bounds, true, true)
+        Self::with(registry, types, OverflowPolicy::Pause, temper, bounds, true, true)
     }
 
     fn with(
         registry: &std::sync::Arc<Registry>,
         types: TypeFilter,
-        overflow: Overflow,
+        overflow: OverflowPolicy,
         temper: Temper,
         (messages, bytes): (usize, usize),
         echo: bool,
@@ -130,12 +130,12 @@ impl Subscriber {
                 Clock::start(),
             )),
             types,
-            lossless: whole && overflow == Overflow::Pause,
+            lossless: whole && overflow == OverflowPolicy::Pause,
             held: Vec::new(),
             missed: 0,
             taken: 0,
-            gaps: overflow != Overflow::Pause,
-            closes: overflow == Overflow::Close,
+            gaps: overflow != OverflowPolicy::Pause,
+            closes: overflow == OverflowPolicy::Close,
         }
     }
 

@@ -4,7 +4,7 @@
 use std::{thread, time::Duration};
 
 use nebnet::{
-    CloseReason, ConnectOptions, Event, EventOptions, NetService, Overflow, ServiceState,
+    CloseReason, ConnectOptions, Event, EventOptions, NetService, OverflowPolicy, ServiceState,
     StopReport, SubscribeOptions, Subscription, TypeFilter,
 };
 
@@ -20,7 +20,7 @@ fn start() -> (NetService, Subscription, NetService) {
     let mut server = NetService::new(config()).unwrap();
     let options = SubscribeOptions::new(TypeFilter::all()).messages(10);
     let full = server
-        .subscribe_with(options.overflow(Overflow::Pause))
+        .subscribe_with(options.overflow(OverflowPolicy::Pause))
         .unwrap();
     server.start().unwrap();
     let mut client = NetService::new(config().listen_nowhere()).unwrap();
@@ -98,7 +98,7 @@ fn what_is_taken_late_but_in_time_is_not_unconfirmed() {
     let mut server = NetService::new(config()).unwrap();
     let options = SubscribeOptions::new(TypeFilter::all()).messages(10);
     let mut full = server
-        .subscribe_with(options.overflow(Overflow::Pause))
+        .subscribe_with(options.overflow(OverflowPolicy::Pause))
         .unwrap();
     server.start().unwrap();
     // Its system takes everything at once.

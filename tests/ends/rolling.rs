@@ -12,7 +12,7 @@ use std::{
 
 use nebnet::{
     ClosedRow, Config, ConnectOptions, Event, EventOptions, EventSubscription, Handle, MessageType,
-    NetService, NodeId, Outgoing, OutgoingBatch, Overflow, PeerId, SendError, StopReport,
+    NetService, NodeId, Outgoing, OutgoingBatch, OverflowPolicy, PeerId, SendError, StopReport,
     SubscribeOptions, TypeFilter,
 };
 
@@ -112,7 +112,7 @@ fn free_addr() -> SocketAddr {
 fn start(addr: SocketAddr) -> (NetService, thread::JoinHandle<()>) {
     let config = Config::default().listen(addr).shards(util::shards());
     let mut server = NetService::new(config).unwrap();
-    let options = SubscribeOptions::new(TypeFilter::all()).overflow(Overflow::Pause);
+    let options = SubscribeOptions::new(TypeFilter::all()).overflow(OverflowPolicy::Pause);
     let mut messages = server.subscribe_with(options).unwrap();
     server.start().unwrap();
     let taking = thread::spawn(move || while messages.recv_batch().is_ok() {});

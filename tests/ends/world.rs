@@ -7,7 +7,7 @@ use std::{
 
 use nebnet::{
     CloseReason, Config, ConnectOptions, Handle, MessageType, NetService, Outgoing, OutgoingBatch,
-    Overflow, PeerId, SendError, StopReport, SubscribeOptions, Subscription, TypeFilter,
+    OverflowPolicy, PeerId, SendError, StopReport, SubscribeOptions, Subscription, TypeFilter,
 };
 
 use crate::util::{self, PATIENCE, config, wait_until};
@@ -53,7 +53,7 @@ pub(crate) struct End {
 
 /// A lossless subscriber of everything.
 pub(crate) fn lossless(service: &NetService) -> Subscription {
-    let options = SubscribeOptions::new(TypeFilter::all()).overflow(Overflow::Pause);
+    let options = SubscribeOptions::new(TypeFilter::all()).overflow(OverflowPolicy::Pause);
     service.subscribe_with(options).unwrap()
 }
 

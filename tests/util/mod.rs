@@ -24,7 +24,7 @@ use std::{
 };
 
 use nebnet::{
-    CloseReason, ClosedRow, Config, Handle, MessageType, NetService, OutgoingBatch, Overflow,
+    CloseReason, ClosedRow, Config, Handle, MessageType, NetService, OutgoingBatch, OverflowPolicy,
     PeerId, SendError, Snapshot, StopReport, StopRow, SubscribeOptions, Subscription, TypeFilter,
     frame::{Bye, Decoder, Frame},
 };
@@ -66,7 +66,7 @@ pub fn start_echo(config: Config) -> (NetService, JoinHandle<u64>) {
     let mut service = NetService::new(config).unwrap();
     let options = SubscribeOptions::new(TypeFilter::all())
         .name("echo")
-        .overflow(Overflow::Pause);
+        .overflow(OverflowPolicy::Pause);
     let mut requests = service.subscribe_with(options).unwrap();
     let handle = service.handle();
     let echo = std::thread::Builder::new()

@@ -4,7 +4,7 @@
 use super::{Accepted, Class, Kind, Order, Role, Server};
 use crate::load::{Framing, MESSAGE_TYPE, Tally};
 use nebnet::{
-    Config, Dispatch, HandlerOptions, MessageType, NetService, Overflow, Recipients,
+    Config, Dispatch, HandlerOptions, MessageType, NetService, OverflowPolicy, Recipients,
     SubscribeOptions,
 };
 use std::net::SocketAddr;
@@ -112,7 +112,7 @@ fn count(service: &NetService, order: &Order, index: usize) -> Arc<Tally> {
         .name(format!("subscriber {index}"))
         .messages(order.queue_messages)
         .bytes(order.queue_bytes)
-        .overflow(Overflow::Pause);
+        .overflow(OverflowPolicy::Pause);
     let mut subscription = service.subscribe_with(options).unwrap();
     let tally = Arc::new(Tally::default());
     let counts = Arc::clone(&tally);

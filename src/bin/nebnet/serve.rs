@@ -10,7 +10,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use nebnet::{
-    ConnectOptions, EventOptions, EventSubscription, Handle, LinkId, NetService, Overflow,
+    ConnectOptions, EventOptions, EventSubscription, Handle, LinkId, NetService, OverflowPolicy,
     StartError, SubscribeOptions, Subscription, TypeFilter,
 };
 
@@ -186,7 +186,7 @@ impl Subscriptions {
 fn subscribe(service: &NetService, name: &str) -> Result<Subscription, Failure> {
     let options = SubscribeOptions::new(TypeFilter::all())
         .name(name)
-        .overflow(Overflow::Pause);
+        .overflow(OverflowPolicy::Pause);
     service
         .subscribe_with(options)
         .map_err(|error| Failure::new(format!("cannot subscribe {name}: {error}")))

@@ -114,7 +114,7 @@ impl Subscription {
 
     /// Opens a delivery that came out of [`receiver`](Self::receiver), of a queue with events or
     /// timers. This is usually one item; none, if it is a timer that was cancelled meanwhile; more,
-    /// with [`Overflow::DropOldest`](crate::Overflow::DropOldest), if events stood before batches
+    /// with [`OverflowPolicy::DropOldest`](crate::OverflowPolicy::DropOldest), if events stood before batches
     /// that were dropped.
     ///
     /// # Panics
@@ -150,7 +150,7 @@ impl Subscription {
 
     /// How many events were dropped between the one that was taken last and the one before it,
     /// because the room for events was used up; none ever with
-    /// [`Overflow::Pause`](crate::Overflow::Pause). With several
+    /// [`OverflowPolicy::Pause`](crate::OverflowPolicy::Pause). With several
     /// [`shards`](crate::Config::shards) this counts among the events of one loop.
     #[must_use]
     pub fn missed_events(&self) -> u64 {

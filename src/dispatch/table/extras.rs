@@ -3,7 +3,7 @@
 
 use super::{Entry, FanOut, Parked, Standing, Subject, events};
 use crate::{
-    dispatch::{Overflow, events::ONE, mixed::What, registry::Account},
+    dispatch::{OverflowPolicy, events::ONE, mixed::What, registry::Account},
     error::CloseReason,
     event::Event,
     id::PeerId,
@@ -92,7 +92,7 @@ impl FanOut {
             return;
         }
         let overflow = entry.subscriber.account.overflow;
-        if overflow == Overflow::Pause {
+        if overflow == OverflowPolicy::Pause {
             lane.park(1);
             let parked = Parked::Event {
                 event,
@@ -113,12 +113,12 @@ impl FanOut {
     }
 
     /// Does what a subscriber asked for besides the drop of an event.
-    fn follow_up_event(&mut self, position: usize, overflow: Overflow, peer: Option<PeerId>) {
+    fn follow_up_event(&mut self, position: usize, overflow: OverflowPolicy, peer: Option<PeerId>) {
         match (overflow, peer) {
-            (Overflow::Close, Some(peer)) => self.slots.close_for(peer, CloseReason::Flood),
+            (OverflowPolicy::Close, Some(peer)) => self.slots.close_for(peer, CloseReason::Flood),
             (Overflow::Unsubscribe, _) => self.end(position, Standing::Overflow),
             (
-                Overflow::Close | Overflow::DropNewest | Overflow::DropOldest | Overflow::Pause,
+                OverflowPolicy::Close | OverflowPolicy::DropNewest | OverflowPolicy::DropOldest | OverflowPolicy::Pause,
                 _,
             ) => {}
         }
@@ -195,7 +195,7 @@ impl FanOut {
 /// says: these are two for each connection.
 fn enters_anyway(account: &Account, entry: &Entry, event: &Event, shard: u8) -> bool {
     let is_due = matches!(event, Event::Hello { .. } | Event::Closed(_))
-        && entry.subscriber.account.overflow != Overflow::Pause
+        && entry.subscriber.account.overflow != OverflowPolicy::Pause
         && account.fill().messages < EVENTS_MIXED_MAX;
     if is_due {
         account.raise(shard, ONE);

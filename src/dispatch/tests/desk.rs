@@ -108,7 +108,7 @@ fn a_large_block_is_dispatched_at_once_if_that_is_one_step_for_each() {
     registry.add(options, Outlet::Messages(sender)).unwrap();
     assert!(place.try_dispatch(&[9]));
     assert!(!place.try_dispatch(&[9; 300]), "a message at a time");
-    let options = SubscribeOptions::new(MessageType(10)).overflow(Overflow::DropOldest);
+    let options = SubscribeOptions::new(MessageType(10)).overflow(OverflowPolicy::DropOldest);
     let _subscription = place.bench.subscribe(options);
     assert!(place.try_dispatch(&[10]));
     assert!(!place.try_dispatch(&[10; 300]), "a delivery at a time");
@@ -180,7 +180,7 @@ fn who_sleeps_is_woken_if_another_read_may_find_no_room() {
 /// woken, and the dispatcher gets the block, so that it finds what was there taken.
 #[test]
 fn nobody_is_full_for_want_of_being_told() {
-    for overflow in [Overflow::DropNewest, Overflow::DropOldest] {
+    for overflow in [OverflowPolicy::DropNewest, OverflowPolicy::DropOldest] {
         let mut place = Place::new(0);
         let options = SubscribeOptions::new(MessageType(7)).messages(100);
         let options = options.overflow(overflow);

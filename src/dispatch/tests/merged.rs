@@ -16,12 +16,12 @@ use crate::{
     wheel::Wheel,
 };
 
-const POLICIES: [Overflow; 5] = [
-    Overflow::DropNewest,
-    Overflow::DropOldest,
-    Overflow::Pause,
-    Overflow::Close,
-    Overflow::Unsubscribe,
+const POLICIES: [OverflowPolicy; 5] = [
+    OverflowPolicy::DropNewest,
+    OverflowPolicy::DropOldest,
+    OverflowPolicy::Pause,
+    OverflowPolicy::Close,
+    OverflowPolicy::Unsubscribe,
 ];
 const T: MessageType = MessageType(1);
 
@@ -100,7 +100,7 @@ impl Lives {
 
     /// What was taken of each peer is what it gave, in that order, and `Connected` and `Closed` are
     /// at their ends, once; or it is nothing.
-    fn check(&self, subscription: &Subscription, overflow: Overflow, is_end: bool) {
+    fn check(&self, subscription: &Subscription, overflow: OverflowPolicy, is_end: bool) {
         for (peer, taken) in &self.taken {
             let given = &self.dispatched[peer];
             let mut rest = given.iter();
@@ -111,7 +111,7 @@ impl Lives {
         let removed = subscription.ended_because().is_some();
         for (peer, given) in self.dispatched.iter().filter(|_| is_end && !removed) {
             let taken = self.taken.get(peer).map_or(&[][..], Vec::as_slice);
-            if overflow == Overflow::Pause {
+            if overflow == OverflowPolicy::Pause {
                 assert_eq!(taken, given, "{peer}");
             }
             if !taken.is_empty() {
@@ -128,7 +128,7 @@ impl Lives {
         if !removed {
             assert_eq!((row.matched, events.matched), (self.messages, self.events));
         }
-        if overflow == Overflow::Pause {
+        if overflow == OverflowPolicy::Pause {
             assert_eq!((row.dropped, events.dropped, self.missed), (0, 0, 0));
         }
     }
@@ -137,14 +137,14 @@ impl Lives {
 struct Run {
     bench: Bench,
     subscription: Subscription,
-    overflow: Overflow,
+    overflow: OverflowPolicy,
     lives: Lives,
     /// Who is there, and how many were at each place.
     places: [(Option<PeerId>, u32); 4],
 }
 
 impl Run {
-    fn new(overflow: Overflow, messages: usize, events: usize) -> Self {
+    fn new(overflow: OverflowPolicy, messages: usize, events: usize) -> Self {
         let bench = Bench::new();
         let options = SubscribeOptions::new(T)
             .messages(messages)
@@ -313,7 +313,7 @@ proptest! {
 /// With a subscriber that takes nothing, what is over says so in its row.
 #[test]
 fn a_peer_for_whom_there_is_no_room_is_hidden_with_all_it_sends() {
-    let mut run = Run::new(Overflow::DropNewest, 100, 1);
+    let mut run = Run::new(OverflowPolicy::DropNewest, 100, 1);
     run.turn(0);
     run.turn(1);
     run.act(&Op::Send(0, 2));
@@ -338,7 +338,7 @@ fn a_peer_for_whom_there_is_no_room_is_hidden_with_all_it_sends() {
 
 #[test]
 fn what_does_not_fit_in_the_room_for_events_is_a_flood_or_the_end() {
-    let mut run = Run::new(Overflow::Unsubscribe, 100, 1);
+    let mut run = Run::new(OverflowPolicy::Unsubscribe, 100, 1);
     run.turn(0);
     run.act(&Op::Pause(0));
     assert_eq!(run.subscription.ended_because(), Some(Ended::Overflow));
@@ -349,7 +349,7 @@ fn what_does_not_fit_in_the_room_for_events_is_a_flood_or_the_end() {
         Some(&vec![Step::Connected])
     );
 
-    let mut run = Run::new(Overflow::Close, 100, 1);
+    let mut run = Run::new(OverflowPolicy::Close, 100, 1);
     let peer = run.bench.peer;
     for number in 0..2 {
         let addr = "127.0.0.1:1".parse().unwrap();
@@ -382,7 +382,7 @@ fn what_does_not_fit_in_the_room_for_events_is_a_flood_or_the_end() {
 /// A timer comes behind what was dispatched before it, also if that waits for room.
 #[test]
 fn a_timer_waits_behind_what_came_before_it() {
-    for overflow in [Overflow::Pause, Overflow::DropOldest, Overflow::DropNewest] {
+    for overflow in [OverflowPolicy::Pause, OverflowPolicy::DropOldest, OverflowPolicy::DropNewest] {
         let mut bench = Bench::new();
         let hub = Arc::new(TimerHub::default());
         let options = SubscribeOptions::new(T).messages(2).overflow(overflow);
@@ -423,9 +423,9 @@ fn a_timer_waits_behind_what_came_before_it() {
             bench.fan_out.pump();
         }
         let expected = match overflow {
-            Overflow::Pause => vec![Ok(0), Ok(1), Ok(2), Ok(3), Err(first), Ok(4)],
-            Overflow::DropOldest => vec![Err(first), Ok(4)],
-            Overflow::DropNewest | Overflow::Close | Overflow::Unsubscribe => {
+            OverflowPolicy::Pause => vec![Ok(0), Ok(1), Ok(2), Ok(3), Err(first), Ok(4)],
+            OverflowPolicy::DropOldest => vec![Err(first), Ok(4)],
+            OverflowPolicy::DropNewest | OverflowPolicy::Close | OverflowPolicy::Unsubscribe => {
                 vec![Ok(0), Ok(1), Err(first)]
             }
         };
@@ -438,6 +438,6 @@ fn a_timer_waits_behind_what_came_before_it() {
 #[test]
 #[should_panic(expected = "take them with recv_any")]
 fn a_method_for_messages_alone_throws_no_event_away() {
-    let mut run = Run::new(Overflow::DropNewest, 1, 1);
+    let mut run = Run::new(OverflowPolicy::DropNewest, 1, 1);
     let _ = run.subscription.try_recv_batch();
 }

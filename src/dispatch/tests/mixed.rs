@@ -21,7 +21,7 @@ impl Bench {
 struct Modelled {
     subscription: Subscription,
     types: Vec<u16>,
-    overflow: Overflow,
+    overflow: OverflowPolicy,
     capacity: usize,
     /// Numbers of the messages that it asked for, and how many of these were taken or missed.
     matched: Vec<u64>,
@@ -31,7 +31,7 @@ struct Modelled {
 }
 
 impl Modelled {
-    fn new(bench: &Bench, mask: u8, overflow: Overflow, capacity: usize) -> Self {
+    fn new(bench: &Bench, mask: u8, overflow: OverflowPolicy, capacity: usize) -> Self {
         let types: Vec<u16> = (1..TYPES)
             .filter(|one| mask >> (one - 1) & 1 != 0)
             .collect();
@@ -75,7 +75,7 @@ impl Modelled {
         self.seen += usize::try_from(missed).unwrap();
         let end = self.seen + numbers.len();
         assert_eq!(numbers, &self.matched[self.seen..end]);
-        if self.overflow == Overflow::DropNewest {
+        if self.overflow == OverflowPolicy::DropNewest {
             let expected: Vec<usize> = self.queued.drain(..numbers.len()).collect();
             assert_eq!(expected, (self.seen..end).collect::<Vec<_>>());
         }
@@ -91,7 +91,7 @@ impl Modelled {
         assert_eq!(batch.iter().len(), numbers.len());
         self.check(batch.missed(), &numbers);
         drop(batch);
-        if singles > 0 && self.overflow == Overflow::Pause {
+        if singles > 0 && self.overflow == OverflowPolicy::Pause {
             numbers.clear();
             let next = (0..singles).map_while(|_| self.subscription.try_recv().ok());
             numbers.extend(next.map(|message| number(message.payload())));
@@ -101,11 +101,11 @@ impl Modelled {
     }
 }
 
-fn any_overflow() -> impl Strategy<Value = Overflow> {
+fn any_overflow() -> impl Strategy<Value = OverflowPolicy> {
     prop_oneof![
-        Just(Overflow::DropNewest),
-        Just(Overflow::Pause),
-        Just(Overflow::DropOldest)
+        Just(OverflowPolicy::DropNewest),
+        Just(OverflowPolicy::Pause),
+        Just(OverflowPolicy::DropOldest)
     ]
 }
 
@@ -147,7 +147,7 @@ proptest! {
             let row = one.subscription.row();
             prop_assert_eq!(row.matched, one.matched.len() as u64);
             prop_assert_eq!(row.taken + row.dropped, row.matched);
-            prop_assert!(row.dropped == 0 || one.overflow != Overflow::Pause);
+            prop_assert!(row.dropped == 0 || one.overflow != OverflowPolicy::Pause);
         }
         prop_assert_eq!(bench.fill(), Traffic::default());
         prop_assert_eq!(bench.budget_used(), 0);

@@ -136,7 +136,7 @@ fn what_is_parked_is_delivered_when_there_is_room() {
         let wake = Arc::new(Bell::default());
         let woken = Arc::clone(&wake);
         bench.registry.poke(0).set_wake(move || woken.ring());
-        let options = options().messages(1).overflow(Overflow::Pause);
+        let options = options().messages(1).overflow(OverflowPolicy::Pause);
         let mut subscription = bench.subscribe(options);
         bench.dispatch(&[1]);
         let block = bench.block(&[1]);
@@ -322,7 +322,7 @@ impl Untold {
 fn what_is_ahead_of_a_queue_is_told_in_its_order() {
     explore(Some(3), || {
         let mut bench = Bench::new();
-        let options = options().messages(1).overflow(Overflow::DropOldest);
+        let options = options().messages(1).overflow(OverflowPolicy::DropOldest);
         let (registry, slots) = (&bench.registry, &bench.slots);
         let inbox = Subscription::subscribe(
             options.with_events(),

@@ -6,7 +6,7 @@ use crate::{
     slots::{Sums, Take},
 };
 
-fn subscribe(bench: &Bench, overflow: Overflow, messages: usize, bytes: usize) -> Subscription {
+fn subscribe(bench: &Bench, overflow: OverflowPolicy, messages: usize, bytes: usize) -> Subscription {
     let options = SubscribeOptions::new(MessageType(1))
         .messages(messages)
         .bytes(bytes)
@@ -25,7 +25,7 @@ fn close_asked(bench: &Bench) -> Option<CloseReason> {
 #[test]
 fn the_oldest_give_way_in_whole_batches() {
     let mut bench = Bench::new();
-    let mut latest = subscribe(&bench, Overflow::DropOldest, 5, 1 << 20);
+    let mut latest = subscribe(&bench, OverflowPolicy::DropOldest, 5, 1 << 20);
     bench.dispatch(&[1, 1]);
     bench.dispatch(&[1, 2, 1]);
     // Two do not fit beside four: the first batch goes.
@@ -47,7 +47,7 @@ fn the_oldest_give_way_in_whole_batches() {
 fn the_oldest_give_way_to_the_bound_in_bytes() {
     let mut bench = Bench::new();
     // Each batch pins a block of 512 bytes.
-    let mut latest = subscribe(&bench, Overflow::DropOldest, 100, 1_100);
+    let mut latest = subscribe(&bench, OverflowPolicy::DropOldest, 100, 1_100);
     for _ in 0..5 {
         bench.dispatch(&[1, 1]);
     }
@@ -56,7 +56,7 @@ fn the_oldest_give_way_to_the_bound_in_bytes() {
     assert_eq!((row.dropped, row.dropped_for_bytes), (6, 6));
     assert_eq!(take(&mut latest), (vec![6, 7, 8, 9], 6));
     // An empty queue takes a batch of any size.
-    let mut thin = subscribe(&bench, Overflow::DropOldest, 100, 1);
+    let mut thin = subscribe(&bench, OverflowPolicy::DropOldest, 100, 1);
     bench.dispatch(&[1]);
     bench.dispatch(&[1]);
     assert_eq!(take(&mut thin), (vec![11], 1));
@@ -65,7 +65,7 @@ fn the_oldest_give_way_to_the_bound_in_bytes() {
 #[test]
 fn a_delivery_that_is_being_taken_is_not_waited_for() {
     let mut bench = Bench::new();
-    let latest = subscribe(&bench, Overflow::DropOldest, 1, 1 << 20);
+    let latest = subscribe(&bench, OverflowPolicy::DropOldest, 1, 1 << 20);
     bench.dispatch(&[1]);
     // Out of the channel, and not counted as taken yet.
     let first = latest.receiver().try_recv().unwrap();
@@ -80,7 +80,7 @@ fn a_delivery_that_is_being_taken_is_not_waited_for() {
 #[test]
 fn a_subscription_that_leaves_discards_what_the_dispatcher_could_have_dropped() {
     let mut bench = Bench::new();
-    let latest = subscribe(&bench, Overflow::DropOldest, 3, 1 << 20);
+    let latest = subscribe(&bench, OverflowPolicy::DropOldest, 3, 1 << 20);
     bench.dispatch(&[1, 1, 1]);
     bench.dispatch(&[1]);
     drop(latest);
@@ -99,7 +99,7 @@ fn a_subscription_that_leaves_discards_what_the_dispatcher_could_have_dropped() 
 #[test]
 fn a_peer_whose_messages_do_not_fit_is_closed_once() {
     let mut bench = Bench::new();
-    let mut strict = subscribe(&bench, Overflow::Close, 2, 1 << 20);
+    let mut strict = subscribe(&bench, OverflowPolicy::Close, 2, 1 << 20);
     bench.dispatch(&[1]);
     assert_eq!(close_asked(&bench), None);
     bench.dispatch(&[1, 1, 1]);
@@ -119,8 +119,8 @@ fn a_peer_whose_messages_do_not_fit_is_closed_once() {
 #[test]
 fn a_full_subscriber_is_removed_and_finds_its_end() {
     let mut bench = Bench::new();
-    let mut strict = subscribe(&bench, Overflow::Unsubscribe, 2, 1 << 20);
-    let mut other = subscribe(&bench, Overflow::DropNewest, 100, 1 << 20);
+    let mut strict = subscribe(&bench, OverflowPolicy::Unsubscribe, 2, 1 << 20);
+    let mut other = subscribe(&bench, OverflowPolicy::DropNewest, 100, 1 << 20);
     bench.dispatch(&[1]);
     bench.dispatch(&[1, 1, 1]);
     bench.dispatch(&[1]);
@@ -152,12 +152,12 @@ fn channels_of_others_close_and_leave_and_do_no_more() {
         let account = bench.registry.add(options, Outlet::Messages(sender));
         account.map(|account| (account, receiver))
     };
-    for overflow in [Overflow::Pause, Overflow::DropOldest] {
+    for overflow in [OverflowPolicy::Pause, OverflowPolicy::DropOldest] {
         let refused = add(&bench, overflow).unwrap_err();
         assert_eq!(refused, SubscribeError::NeedsOwnQueue);
     }
-    let (closes, closes_end) = add(&bench, Overflow::Close).unwrap();
-    let (leaves, leaves_end) = add(&bench, Overflow::Unsubscribe).unwrap();
+    let (closes, closes_end) = add(&bench, OverflowPolicy::Close).unwrap();
+    let (leaves, leaves_end) = add(&bench, OverflowPolicy::Unsubscribe).unwrap();
     bench.dispatch(&[1, 1, 1, 1]);
     bench.dispatch(&[1]);
     assert_eq!(close_asked(&bench), Some(CloseReason::Flood));
@@ -173,7 +173,7 @@ fn channels_of_others_close_and_leave_and_do_no_more() {
 #[test]
 fn a_slot_that_somebody_holds_is_closed_in_the_next_turn() {
     let mut bench = Bench::new();
-    let _strict = subscribe(&bench, Overflow::Close, 1, 1 << 20);
+    let _strict = subscribe(&bench, OverflowPolicy::Close, 1, 1 << 20);
     let slots = Arc::clone(&bench.slots);
     std::thread::scope(|scope| {
         let (slots, bench) = (&slots, &mut bench);

@@ -18,7 +18,7 @@ use crate::{
     clock::{Clock, Now, Tick},
     dial::{NewLink, Source},
     dispatch::{
-        Batch, DispatchQueue, FanOut, Outlet, Overflow, QueueBounds, Registry, SubscribeOptions,
+        Batch, DispatchQueue, FanOut, Outlet, OverflowPolicy, QueueBounds, Registry, SubscribeOptions,
         Subscription, TypeFilter, Worker,
     },
     error::{CloseReason, SendError, TryRecvError},
@@ -583,7 +583,7 @@ fn subscribe(registry: &Arc<Registry>, random: &mut Random) -> Subscription {
     let messages = random.pick(&[100, 1_000]);
     let options = SubscribeOptions::new(TypeFilter::all())
         .messages(messages)
-        .overflow(Overflow::Pause);
+        .overflow(OverflowPolicy::Pause);
     let (outlet, receiver) = Outlet::queue(&options);
     let account = registry.add(options, outlet).unwrap();
     let idle = IdleStrategy::Block;
