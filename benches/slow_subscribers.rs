@@ -18,7 +18,9 @@ mod load;
 
 use load::{Load, MESSAGE_TYPE, Report, Spec};
 use nebnet::frame::Frame;
-use nebnet::{Config, Handle, HandlerOptions, MessageType, NetService, OverflowPolicy, SubscribeOptions};
+use nebnet::{
+    Config, Handle, HandlerOptions, MessageType, NetService, OverflowPolicy, SubscribeOptions,
+};
 use std::hint::black_box;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -80,11 +82,26 @@ impl Kind {
 
 const KINDS: [(&str, Kind); 11] = [
     ("another that takes all", Kind::Healthy),
-    ("slow, drops the newest", Kind::Slow(OverflowPolicy::DropNewest)),
-    ("slow, drops the oldest", Kind::Slow(OverflowPolicy::DropOldest)),
-    ("slow, is unsubscribed", Kind::Slow(OverflowPolicy::Unsubscribe)),
-    ("slow, pauses its own peer", Kind::OwnPeer(OverflowPolicy::Pause)),
-    ("slow, closes its own peer", Kind::OwnPeer(OverflowPolicy::Close)),
+    (
+        "slow, drops the newest",
+        Kind::Slow(OverflowPolicy::DropNewest),
+    ),
+    (
+        "slow, drops the oldest",
+        Kind::Slow(OverflowPolicy::DropOldest),
+    ),
+    (
+        "slow, is unsubscribed",
+        Kind::Slow(OverflowPolicy::Unsubscribe),
+    ),
+    (
+        "slow, pauses its own peer",
+        Kind::OwnPeer(OverflowPolicy::Pause),
+    ),
+    (
+        "slow, closes its own peer",
+        Kind::OwnPeer(OverflowPolicy::Close),
+    ),
     ("takes nothing", Kind::Never),
     ("dropped again and again", Kind::Leaves),
     ("panics again and again", Kind::Panics),

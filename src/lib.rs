@@ -216,9 +216,9 @@ pub use block::{Message, MessageRef};
 pub use config::{Config, Dispatch, Reconfigured};
 pub use dial::ConnectOptions;
 pub use dispatch::{
-    Batch, ChannelSubscription, Delivery, Ended, EventDelivery, EventIter, EventOptions,
-    EventSubscription, Iter, Messages, Opened, OverflowPolicy, PendingReply, Received, Replies, Reply,
-    SubscribeOptions, Subscription, TryIter, TypeFilter,
+    Batch, ChannelSubscription, Delivery, EndReason, EventDelivery, EventIter, EventOptions,
+    EventSubscription, Iter, Messages, Opened, OverflowPolicy, PendingReply, Received, Replies,
+    Reply, SubscribeOptions, Subscription, TryIter, TypeFilter,
 };
 pub use error::{
     AddressError, CloseReason, ConfigError, ConnectError, DialError, FrameError, HandlerError,
@@ -241,4 +241,4 @@ pub use peers::HandlerOptions;
 pub use policy::{OutboxFull, Priority};
 pub use service::{NetService, Never};
 pub use slots::{BroadcastReport, PeerInfo, Recipients};
-pub use timers::{TimerExpired, TimerDelivery, TimerId, Timers};
+pub use timers::{TimerDelivery, TimerExpired, TimerId, Timers};

@@ -13,8 +13,8 @@ use std::{net::SocketAddr, thread, time::Duration};
 use crossbeam_channel::{Receiver, bounded};
 use nebnet::{
     Config, Dispatch, EventOptions, Handle, HandlerOptions, MessageType, NetService, OutboxFull,
-    Outgoing, OutgoingBatch, OverflowPolicy, Priority, Recipients, Subject, SubscribeOptions, TypeFilter,
-    frame::Frame,
+    Outgoing, OutgoingBatch, OverflowPolicy, Priority, Recipients, Subject, SubscribeOptions,
+    TypeFilter, frame::Frame,
 };
 use util::{Client, Random, assert_balanced, config, wait_until};
 
@@ -337,13 +337,17 @@ fn nobody_is_asked_on_the_dispatchers_own_thread() {
 fn a_snapshot_of_a_quiet_service_is_exact_while_messages_are_parked() {
     let mut service = NetService::new(config()).unwrap();
     let options = || SubscribeOptions::new(TypeFilter::all()).messages(1);
-    let subscribers: Vec<_> = [OverflowPolicy::Pause, OverflowPolicy::Pause, OverflowPolicy::DropNewest]
-        .map(|overflow| {
-            service
-                .subscribe_with(options().overflow(overflow))
-                .unwrap()
-        })
-        .into();
+    let subscribers: Vec<_> = [
+        OverflowPolicy::Pause,
+        OverflowPolicy::Pause,
+        OverflowPolicy::DropNewest,
+    ]
+    .map(|overflow| {
+        service
+            .subscribe_with(options().overflow(overflow))
+            .unwrap()
+    })
+    .into();
     service.start().unwrap();
     let mut client = Client::connect(service.local_addrs()[0]);
     let message = util::encoded(&Frame::new(MessageType(7), b"x"));

@@ -20,8 +20,8 @@ use std::{
 };
 
 use nebnet::{
-    CloseReason, Config, MessageType, NetService, Outgoing, OutgoingBatch, OverflowPolicy, Priority,
-    Recipients, SendError, SubscribeOptions, TypeFilter,
+    CloseReason, Config, MessageType, NetService, Outgoing, OutgoingBatch, OverflowPolicy,
+    Priority, Recipients, SendError, SubscribeOptions, TypeFilter,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use util::{Client, PATIENCE, config, only_peer, wait_for_closed, wait_until};

@@ -14,8 +14,8 @@ use std::{collections::HashMap, net::Shutdown, time::Duration};
 use crossbeam_channel::select;
 use nebnet::{
     CloseReason, Dispatch, Event, EventOptions, EventSubscription, MessageType, NetService,
-    OverflowPolicy, PauseCause, PeerId, RecvTimeoutError, SubscribeError, SubscribeOptions, Subscription,
-    TryRecvError, TypeFilter, frame::Frame,
+    OverflowPolicy, PauseCause, PeerId, RecvTimeoutError, SubscribeError, SubscribeOptions,
+    Subscription, TryRecvError, TypeFilter, frame::Frame,
 };
 use util::{
     Client, HELLO, PATIENCE, closed_for, config, encoded, stop, wait_for_closed, wait_until,

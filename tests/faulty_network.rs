@@ -21,8 +21,8 @@ use std::{
 
 use nebnet::{
     CloseReason, Config, ConnectOptions, Event, EventOptions, EventSubscription, MessageType,
-    NetService, Outgoing, OverflowPolicy, PeerId, SendError, SubscribeOptions, Subscription, TypeFilter,
-    frame::Frame,
+    NetService, Outgoing, OverflowPolicy, PeerId, SendError, SubscribeOptions, Subscription,
+    TypeFilter, frame::Frame,
 };
 use util::{
     BYE, Client, PATIENCE, Random, closed_for, config, encoded,

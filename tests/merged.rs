@@ -18,8 +18,9 @@ use std::{
 
 use crossbeam_channel::select;
 use nebnet::{
-    Config, Dispatch, Event, MessageType, NetService, OverflowPolicy, PeerId, Received, RecvTimeoutError,
-    SubscribeError, SubscribeOptions, Subscription, TimerError, TypeFilter, frame::Frame,
+    Config, Dispatch, Event, MessageType, NetService, OverflowPolicy, PeerId, Received,
+    RecvTimeoutError, SubscribeError, SubscribeOptions, Subscription, TimerError, TypeFilter,
+    frame::Frame,
 };
 use util::{Client, HELLO, PATIENCE, config, encoded, stop, wait_until};
 

@@ -13,7 +13,8 @@ mod util;
 use std::{alloc::System, time::Duration};
 
 use nebnet::{
-    Config, Event, EventOptions, MessageType, NetService, OverflowPolicy, SubscribeOptions, TypeFilter,
+    Config, Event, EventOptions, MessageType, NetService, OverflowPolicy, SubscribeOptions,
+    TypeFilter,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use util::{Client, PATIENCE, config, stop, wait_until};
@@ -55,7 +56,11 @@ fn a_bound_costs_nothing_at_the_start() {
     let mut service = NetService::new(config()).unwrap();
     service.start().unwrap();
     let options = SubscribeOptions::new(A).messages(1 << 20);
-    for overflow in [OverflowPolicy::DropNewest, OverflowPolicy::DropOldest, OverflowPolicy::Pause] {
+    for overflow in [
+        OverflowPolicy::DropNewest,
+        OverflowPolicy::DropOldest,
+        OverflowPolicy::Pause,
+    ] {
         let options = options.clone().overflow(overflow);
         let (subscription, bytes) = cost(|| service.subscribe_with(options).unwrap());
         assert!(bytes < START_MAX, "{overflow:?}: {bytes}");

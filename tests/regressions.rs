@@ -19,7 +19,8 @@ use std::{
 };
 
 use nebnet::{
-    CloseReason, Dispatch, Handle, MessageType, NetService, OverflowPolicy, SubscribeOptions, TypeFilter,
+    CloseReason, Dispatch, Handle, MessageType, NetService, OverflowPolicy, SubscribeOptions,
+    TypeFilter,
     frame::{Frame, Hello},
 };
 use util::{

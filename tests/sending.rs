@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use nebnet::{
     CloseReason, ConnectOptions, Dispatch, HandlerOptions, InlineMessage, MessageType, NetService,
-    OutboxFull, Outgoing, OutgoingBatch, PeerId, Priority, Recipients, Replier, SendError, TypeFilter,
+    OutboxFull, Outgoing, OutgoingBatch, PeerId, Priority, Recipients, Replier, SendError,
+    TypeFilter,
     frame::{Frame, Hello},
 };
 use util::{

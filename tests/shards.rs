@@ -23,9 +23,9 @@ use std::{
 };
 
 use nebnet::{
-    CloseReason, Config, ConnectOptions, Dispatch, Ended, Event, EventOptions, HandlerError,
-    HandlerOptions, MessageType, NetService, OverflowPolicy, PeerId, Recipients, SendError, ServiceState,
-    StartError, SubscribeOptions, Subscription, TypeFilter,
+    CloseReason, Config, ConnectOptions, Dispatch, EndReason, Event, EventOptions, HandlerError,
+    HandlerOptions, MessageType, NetService, OverflowPolicy, PeerId, Recipients, SendError,
+    ServiceState, StartError, SubscribeOptions, Subscription, TypeFilter,
     frame::{Frame, Hello},
 };
 use util::{
@@ -496,7 +496,7 @@ fn full_subscribers_close_peers_of_all_loops_or_leave() {
     }
     assert_eq!(leaves.recv().unwrap().payload(), 0_u32.to_be_bytes());
     assert!(leaves.recv().is_err());
-    assert_eq!(leaves.ended_because(), Some(Ended::Overflow));
+    assert_eq!(leaves.end_reason(), Some(EndReason::Overflow));
     let report = stop(&mut service);
     let departed = report.snapshot.departed;
     assert_eq!((departed.subscribers, departed.overflowed), (1, 1));

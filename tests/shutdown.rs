@@ -16,8 +16,8 @@ use std::{
 };
 
 use nebnet::{
-    CloseReason, Dispatch, MessageType, NetService, OverflowPolicy, SendError, ServiceState, StopRow,
-    SubscribeError, SubscribeOptions, TryRecvError, TypeFilter, frame::Frame,
+    CloseReason, Dispatch, MessageType, NetService, OverflowPolicy, SendError, ServiceState,
+    StopRow, SubscribeError, SubscribeOptions, TryRecvError, TypeFilter, frame::Frame,
 };
 use util::{
     Client, End, PATIENCE, assert_balanced, closed_for, config, only_peer, start_echo, start_tap,

@@ -21,9 +21,9 @@ use std::{
 
 use crossbeam_channel::{after, bounded, select};
 use nebnet::{
-    CloseReason, Config, Dispatch, Ended, Message, MessageType, NetService, OverflowPolicy, PeerId,
-    ServiceState, SubscribeError, SubscribeOptions, SubscriberRow, Subscription, TypeFilter,
-    frame::Frame,
+    CloseReason, Config, Dispatch, EndReason, Message, MessageType, NetService, OverflowPolicy,
+    PeerId, ServiceState, SubscribeError, SubscribeOptions, SubscriberRow, Subscription,
+    TypeFilter, frame::Frame,
 };
 use util::{
     Client, PATIENCE, Random, assert_balanced, closed_for, config, start_tap, stop, stop_tap,
@@ -152,7 +152,11 @@ fn pause_loses_nothing(config: Config, messages: usize, bytes: usize, random: &m
     const COUNT: u32 = 400;
     let what = format!("{messages} messages, {bytes} bytes, {config:?}");
     let mut service = NetService::new(config).unwrap();
-    let all = [(TypeFilter::from(A), 1), (TypeFilter::from(B), 1), (TypeFilter::all(), 2)];
+    let all = [
+        (TypeFilter::from(A), 1),
+        (TypeFilter::from(B), 1),
+        (TypeFilter::all(), 2),
+    ];
     let subscriptions = all.map(|(types, share)| {
         let options = SubscribeOptions::new(types).messages(messages).bytes(bytes);
         let options = options.overflow(OverflowPolicy::Pause);
@@ -220,7 +224,9 @@ fn pause_loses_nothing(config: Config, messages: usize, bytes: usize, random: &m
 fn pause_holds_back_only_the_peers_that_sent_to_the_full_subscriber() {
     for dispatch in MODES {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
-        let full = options(A, "full").messages(1).overflow(OverflowPolicy::Pause);
+        let full = options(A, "full")
+            .messages(1)
+            .overflow(OverflowPolicy::Pause);
         let mut full = service.subscribe_with(full).unwrap();
         let mut other = service.subscribe(B).unwrap();
         service.start().unwrap();
@@ -385,7 +391,7 @@ fn every_policy_costs_nobody_but_its_subscriber_and_the_peers_that_it_names() {
             assert_eq!(number(leaves.recv().unwrap().payload()), expected);
         }
         assert!(leaves.recv().is_err());
-        assert_eq!(leaves.ended_because(), Some(Ended::Overflow));
+        assert_eq!(leaves.end_reason(), Some(EndReason::Overflow));
         assert!(leaves.row().overflowed);
 
         // Two peers send too much to the strict one, and a third does not.
@@ -404,12 +410,12 @@ fn every_policy_costs_nobody_but_its_subscriber_and_the_peers_that_it_names() {
         wait_until("five more", || closes.row().queued == 5);
         client.ping(b"still served");
         assert!(closes.row().dropped > 0);
-        assert_eq!(closes.ended_because(), None);
+        assert_eq!(closes.end_reason(), None);
         let balance = service.balance();
         assert!(balance.is_exact(), "{balance}");
         drop(client);
         stop(&mut service);
-        assert_eq!(closes.ended_because(), Some(Ended::Stopped));
+        assert_eq!(closes.end_reason(), Some(EndReason::Stopped));
         drop((oldest, newest, leaves, closes, whole));
         assert_eq!(service.snapshot().memory_used, 0);
     }

@@ -163,7 +163,10 @@ fn a_failure_leaves_a_final_report_without_a_stop() {
 #[test]
 fn what_never_ran_ends_all_the_same() {
     let service = NetService::new(config()).unwrap();
-    let (handle, mut tap) = (service.handle(), service.subscribe(TypeFilter::all()).unwrap());
+    let (handle, mut tap) = (
+        service.handle(),
+        service.subscribe(TypeFilter::all()).unwrap(),
+    );
     assert!(!handle.wait_stopped(Duration::ZERO).is_final());
     drop(service);
     assert!(wait_stopped(&handle).drained);
@@ -172,7 +175,10 @@ fn what_never_ran_ends_all_the_same() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let config = Config::default().listen(taken.local_addr().unwrap());
     let mut service = NetService::new(config).unwrap();
-    let (handle, mut tap) = (service.handle(), service.subscribe(TypeFilter::all()).unwrap());
+    let (handle, mut tap) = (
+        service.handle(),
+        service.subscribe(TypeFilter::all()).unwrap(),
+    );
     let error = service.start().unwrap_err();
     assert!(matches!(error, StartError::Listen { .. }), "{error}");
     let report = wait_stopped(&handle);

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use nebnet::frame::{Decoder, Frame};
 use nebnet::{
-    Config, MessageType, NetService, OutgoingBatch, OverflowPolicy, SubscribeOptions, Subscription, TypeFilter,
+    Config, MessageType, NetService, OutgoingBatch, OverflowPolicy, SubscribeOptions, Subscription,
+    TypeFilter,
 };
 
 const MESSAGES: u32 = 10_000;

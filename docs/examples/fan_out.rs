@@ -11,7 +11,9 @@ use std::thread;
 use std::time::Duration;
 
 use nebnet::frame::Frame;
-use nebnet::{Config, MessageType, NetService, OverflowPolicy, SubscribeOptions, Subscription, TypeFilter};
+use nebnet::{
+    Config, MessageType, NetService, OverflowPolicy, SubscribeOptions, Subscription, TypeFilter,
+};
 
 const QUOTE: MessageType = MessageType(1);
 const ORDER: MessageType = MessageType(2);

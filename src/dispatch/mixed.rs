@@ -32,7 +32,7 @@ use crate::{
     event::Event,
     slots::Slots,
     sync::{Mutex, MutexGuard},
-    timers::{TimerExpired, TimerDelivery, TimerHub, TimerSet},
+    timers::{TimerDelivery, TimerExpired, TimerHub, TimerSet},
 };
 
 /// What a subscriber's queue holds; see [`Subscription::recv_any`].

@@ -30,7 +30,7 @@ mod worker;
 
 pub use events::{EventDelivery, EventIter, EventOptions, EventSubscription};
 pub use mixed::{Delivery, Opened, Received};
-pub use options::{Ended, OverflowPolicy, SubscribeOptions, TypeFilter};
+pub use options::{EndReason, OverflowPolicy, SubscribeOptions, TypeFilter};
 pub use replies::{PendingReply, Replies, Reply};
 pub use subscription::{Batch, ChannelSubscription, Iter, Messages, Subscription, TryIter};
 

@@ -166,15 +166,15 @@ pub enum OverflowPolicy {
     Close,
     /// They are dropped and counted, and the subscriber is removed: it gets what is in its queue
     /// and then finds the end, and
-    /// [`Subscription::ended_because`](crate::Subscription::ended_because) says why.
+    /// [`Subscription::end_reason`](crate::Subscription::end_reason) says why.
     Unsubscribe,
 }
 
 /// Why there will be nothing more for a subscriber; see
-/// [`Subscription::ended_because`](crate::Subscription::ended_because).
+/// [`Subscription::end_reason`](crate::Subscription::end_reason).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Ended {
+pub enum EndReason {
     /// The service has stopped or failed.
     Stopped,
     /// Its queue was full, and it had asked for [`OverflowPolicy::Unsubscribe`].

@@ -10,8 +10,8 @@ use std::{
 };
 
 use super::{
-    Delivery, Ended, EventDelivery, EventOptions, OverflowPolicy, Poke, Requests, SubscribeOptions,
-    TypeFilter,
+    Delivery, EndReason, EventDelivery, EventOptions, OverflowPolicy, Poke, Requests,
+    SubscribeOptions, TypeFilter,
     channel::{Receiver, Sender, queue},
     fill::{BYTES_MAX, QueueFill},
     lane::{Lane, Moves},
@@ -289,18 +289,18 @@ impl Account {
     }
 
     /// Why nothing more will come, if that is so.
-    pub(crate) fn ended(&self) -> Option<Ended> {
+    pub(crate) fn ended(&self) -> Option<EndReason> {
         if self.overflowed.load(Ordering::Acquire) {
-            return Some(Ended::Overflow);
+            return Some(EndReason::Overflow);
         }
         let stopped = self.stopped.load(Ordering::Acquire);
-        stopped.then_some(Ended::Stopped)
+        stopped.then_some(EndReason::Stopped)
     }
 
-    fn set_ended(&self, why: Ended) {
+    fn set_ended(&self, why: EndReason) {
         let flag = match why {
-            Ended::Stopped => &self.stopped,
-            Ended::Overflow => &self.overflowed,
+            EndReason::Stopped => &self.stopped,
+            EndReason::Overflow => &self.overflowed,
         };
         flag.store(true, Ordering::Release);
     }
@@ -485,7 +485,10 @@ impl Registry {
     ) -> Result<Arc<Account>, SubscribeError> {
         options.validate()?;
         let own = matches!(outlet, Outlet::Messages(_));
-        let needs_queue = matches!(options.overflow, OverflowPolicy::Pause | OverflowPolicy::DropOldest);
+        let needs_queue = matches!(
+            options.overflow,
+            OverflowPolicy::Pause | OverflowPolicy::DropOldest
+        );
         if own && (needs_queue || options.is_mixed()) {
             return Err(SubscribeError::NeedsOwnQueue);
         }
@@ -577,7 +580,7 @@ impl Registry {
 
     /// Does that for the fan-out, which has found that the subscriber is gone, or is to go. False
     /// on a thread that would have to wait for the list; to be tried again.
-    pub(crate) fn try_remove(&self, id: SubscriberId, why: Option<Ended>) -> bool {
+    pub(crate) fn try_remove(&self, id: SubscriberId, why: Option<EndReason>) -> bool {
         let Some(list) = self.lock_or_pass() else {
             return false;
         };
@@ -585,7 +588,12 @@ impl Registry {
         true
     }
 
-    fn remove_from(&self, mut list: MutexGuard<'_, List>, id: SubscriberId, why: Option<Ended>) {
+    fn remove_from(
+        &self,
+        mut list: MutexGuard<'_, List>,
+        id: SubscriberId,
+        why: Option<EndReason>,
+    ) {
         if list.closed {
             return;
         }
@@ -614,7 +622,7 @@ impl Registry {
             .subscribers
             .iter_mut()
             .map(|one| {
-                one.account.set_ended(Ended::Stopped);
+                one.account.set_ended(EndReason::Stopped);
                 std::mem::replace(&mut one.outlet, Outlet::Closed)
             })
             .collect();

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Delivery, Ended, OverflowPolicy, SubscribeOptions,
+    Delivery, EndReason, OverflowPolicy, SubscribeOptions,
     channel::Receiver,
     index::{Index, Share},
     mixed::{Content, MixedEnd},
@@ -471,7 +471,7 @@ impl Subscription {
     /// # Errors
     ///
     /// [`RecvError`] once the service has stopped, or has removed the subscriber
-    /// ([`ended_because`](Self::ended_because)), and everything was taken.
+    /// ([`end_reason`](Self::end_reason)), and everything was taken.
     ///
     /// # Panics
     ///
@@ -705,7 +705,7 @@ impl Subscription {
     /// Why nothing more will come. `None` while something may; once the queue is found at its end,
     /// this says why.
     #[must_use]
-    pub fn ended_because(&self) -> Option<Ended> {
+    pub fn end_reason(&self) -> Option<EndReason> {
         self.account.ended()
     }
 
@@ -915,9 +915,9 @@ impl ChannelSubscription {
         self.account.row()
     }
 
-    /// As [`Subscription::ended_because`].
+    /// As [`Subscription::end_reason`].
     #[must_use]
-    pub fn ended_because(&self) -> Option<Ended> {
+    pub fn end_reason(&self) -> Option<EndReason> {
         self.account.ended()
     }
 }

@@ -14,7 +14,7 @@ use std::{
 use crossbeam_channel::TrySendError;
 
 use super::{
-    Ended, Notice, OverflowPolicy, Registry,
+    EndReason, Notice, OverflowPolicy, Registry,
     answers::Answers,
     entry::{Entry, Oldest, Parked, Standing, discard_parked},
     events,
@@ -459,7 +459,7 @@ impl FanOut {
         match overflow {
             OverflowPolicy::DropNewest | OverflowPolicy::DropOldest | OverflowPolicy::Pause => {}
             OverflowPolicy::Close => self.slots.close_for(peer, CloseReason::Flood),
-            Overflow::Unsubscribe => self.end(position, Standing::Overflow),
+            OverflowPolicy::Unsubscribe => self.end(position, Standing::Overflow),
         }
     }
 
@@ -514,7 +514,10 @@ impl FanOut {
         let lane = account.lane(self.shard);
         // Whoever cannot live with a gap gets nothing behind it in this block, as of a block in a
         // queue of our own. What was read of a peer before its close comes all the same.
-        let stops = matches!(account.overflow, OverflowPolicy::Close | OverflowPolicy::Unsubscribe);
+        let stops = matches!(
+            account.overflow,
+            OverflowPolicy::Close | OverflowPolicy::Unsubscribe
+        );
         let mut dropped = 0;
         let mut gone = false;
         let delivery = BatchDelivery::new(block.clone(), share, 0, Arc::clone(account));
@@ -738,7 +741,7 @@ impl FanOut {
         for entry in &self.entries {
             let why = match entry.standing {
                 Standing::Open | Standing::Hides => continue,
-                Standing::Overflow => Some(Ended::Overflow),
+                Standing::Overflow => Some(EndReason::Overflow),
                 Standing::Gone => None,
             };
             let id = entry.subscriber.account.id;

@@ -450,7 +450,7 @@ fn an_end_that_panics_is_an_end_all_the_same() {
         let closed = catch_unwind(AssertUnwindSafe(|| bench.fan_out.close()));
         assert!(closed.is_err());
         for subscription in &mut slow {
-            assert_eq!(subscription.ended_because(), Some(Ended::Stopped));
+            assert_eq!(subscription.end_reason(), Some(EndReason::Stopped));
             assert!(subscription.recv().is_ok());
             assert_eq!(subscription.recv().unwrap_err(), RecvError);
             balanced(subscription);

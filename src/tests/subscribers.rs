@@ -13,7 +13,10 @@ use super::{
 use crate::{
     block::MessageRef,
     clock::{Clock, Tick},
-    dispatch::{Batch, Ended, Outlet, OverflowPolicy, Registry, SubscribeOptions, Subscription, TypeFilter},
+    dispatch::{
+        Batch, EndReason, Outlet, OverflowPolicy, Registry, SubscribeOptions, Subscription,
+        TypeFilter,
+    },
     error::{SendError, TryRecvError},
     frame::Frame,
     id::{MessageType, PeerId},
@@ -99,7 +102,15 @@ impl Subscriber {
             random.pick(&[1, 7, 300]),
             random.pick(&[100, 10_000, 1 << 20]),
         );
-        Self::with(registry, types, OverflowPolicy::Pause, temper, bounds, true, true)
+        Self::with(
+            registry,
+            types,
+            OverflowPolicy::Pause,
+            temper,
+            bounds,
+            true,
+            true,
+        )
     }
 
     fn with(
@@ -243,7 +254,7 @@ impl Subscriber {
             return;
         };
         let row = subscription.row();
-        let ended = subscription.ended_because() == Some(Ended::Overflow);
+        let ended = subscription.end_reason() == Some(EndReason::Overflow);
         assert_eq!(ended, row.overflowed, "{row:?}");
         let sum = row.taken + row.dropped + row.discarded + row.queued + row.parked;
         assert_eq!(row.matched, sum, "{row:?}");

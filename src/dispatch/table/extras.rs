@@ -116,9 +116,12 @@ impl FanOut {
     fn follow_up_event(&mut self, position: usize, overflow: OverflowPolicy, peer: Option<PeerId>) {
         match (overflow, peer) {
             (OverflowPolicy::Close, Some(peer)) => self.slots.close_for(peer, CloseReason::Flood),
-            (Overflow::Unsubscribe, _) => self.end(position, Standing::Overflow),
+            (OverflowPolicy::Unsubscribe, _) => self.end(position, Standing::Overflow),
             (
-                OverflowPolicy::Close | OverflowPolicy::DropNewest | OverflowPolicy::DropOldest | OverflowPolicy::Pause,
+                OverflowPolicy::Close
+                | OverflowPolicy::DropNewest
+                | OverflowPolicy::DropOldest
+                | OverflowPolicy::Pause,
                 _,
             ) => {}
         }

@@ -108,7 +108,7 @@ impl Lives {
             assert!(in_order, "{peer}: {taken:?} of {given:?}");
             assert_eq!(taken.first(), Some(&Step::Connected), "{peer}: {taken:?}");
         }
-        let removed = subscription.ended_because().is_some();
+        let removed = subscription.end_reason().is_some();
         for (peer, given) in self.dispatched.iter().filter(|_| is_end && !removed) {
             let taken = self.taken.get(peer).map_or(&[][..], Vec::as_slice);
             if overflow == OverflowPolicy::Pause {
@@ -341,7 +341,7 @@ fn what_does_not_fit_in_the_room_for_events_is_a_flood_or_the_end() {
     let mut run = Run::new(OverflowPolicy::Unsubscribe, 100, 1);
     run.turn(0);
     run.act(&Op::Pause(0));
-    assert_eq!(run.subscription.ended_because(), Some(Ended::Overflow));
+    assert_eq!(run.subscription.end_reason(), Some(EndReason::Overflow));
     run.bench.fan_out.pump();
     while run.take(1) {}
     assert_eq!(
@@ -382,7 +382,11 @@ fn what_does_not_fit_in_the_room_for_events_is_a_flood_or_the_end() {
 /// A timer comes behind what was dispatched before it, also if that waits for room.
 #[test]
 fn a_timer_waits_behind_what_came_before_it() {
-    for overflow in [OverflowPolicy::Pause, OverflowPolicy::DropOldest, OverflowPolicy::DropNewest] {
+    for overflow in [
+        OverflowPolicy::Pause,
+        OverflowPolicy::DropOldest,
+        OverflowPolicy::DropNewest,
+    ] {
         let mut bench = Bench::new();
         let hub = Arc::new(TimerHub::default());
         let options = SubscribeOptions::new(T).messages(2).overflow(overflow);

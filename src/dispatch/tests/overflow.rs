@@ -6,7 +6,12 @@ use crate::{
     slots::{Sums, Take},
 };
 
-fn subscribe(bench: &Bench, overflow: OverflowPolicy, messages: usize, bytes: usize) -> Subscription {
+fn subscribe(
+    bench: &Bench,
+    overflow: OverflowPolicy,
+    messages: usize,
+    bytes: usize,
+) -> Subscription {
     let options = SubscribeOptions::new(MessageType(1))
         .messages(messages)
         .bytes(bytes)
@@ -113,7 +118,7 @@ fn a_peer_whose_messages_do_not_fit_is_closed_once() {
     balanced(&strict);
     assert_eq!(strict.row().dropped, 3);
     assert_eq!(take(&mut strict), (vec![0, 1], 0));
-    assert_eq!(strict.ended_because(), None);
+    assert_eq!(strict.end_reason(), None);
 }
 
 #[test]
@@ -128,7 +133,7 @@ fn a_full_subscriber_is_removed_and_finds_its_end() {
     let row = strict.row();
     assert_eq!((row.matched, row.dropped, row.queued), (4, 2, 2));
     assert!(row.overflowed);
-    assert_eq!(strict.ended_because(), Some(Ended::Overflow));
+    assert_eq!(strict.end_reason(), Some(EndReason::Overflow));
     assert_eq!(take(&mut strict), (vec![0, 1], 0));
     assert_eq!(strict.recv().unwrap_err(), RecvError);
     assert_eq!(take(&mut other), (vec![0, 1, 2, 3, 4], 0));
@@ -139,7 +144,7 @@ fn a_full_subscriber_is_removed_and_finds_its_end() {
     assert_eq!((departed.taken, departed.dropped), (2, 2));
     // A stop ends the other one.
     bench.fan_out.close();
-    assert_eq!(other.ended_because(), Some(Ended::Stopped));
+    assert_eq!(other.end_reason(), Some(EndReason::Stopped));
     assert_eq!(other.try_recv().unwrap_err(), TryRecvError::Disconnected);
 }
 

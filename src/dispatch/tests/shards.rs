@@ -138,7 +138,7 @@ fn the_end_comes_with_the_last_fan_out() {
     registry.end_fan_out(2);
     assert_eq!(account.ended(), None);
     registry.end_fan_out(0);
-    assert_eq!(account.ended(), Some(Ended::Stopped));
+    assert_eq!(account.ended(), Some(EndReason::Stopped));
     let late = SubscribeOptions::new(TypeFilter::all());
     assert!(registry.add(late, Outlet::Closed).is_err());
 }

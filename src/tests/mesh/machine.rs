@@ -18,8 +18,8 @@ use crate::{
     clock::{Clock, Now, Tick},
     dial::{NewLink, Source},
     dispatch::{
-        Batch, DispatchQueue, FanOut, Outlet, OverflowPolicy, QueueBounds, Registry, SubscribeOptions,
-        Subscription, TypeFilter, Worker,
+        Batch, DispatchQueue, FanOut, Outlet, OverflowPolicy, QueueBounds, Registry,
+        SubscribeOptions, Subscription, TypeFilter, Worker,
     },
     error::{CloseReason, SendError, TryRecvError},
     frame::Frame,
