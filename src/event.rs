@@ -17,7 +17,7 @@ use crate::{
 /// For one peer: first `Connected`; then any of the others; last `Closed`, and nothing after it.
 /// A connection that was refused, or that ended before its HELLO was accepted where one is
 /// required, gives no events: it is counted under its reason, and listed by
-/// [`Handle::closed`](crate::Handle::closed).
+/// [`Handle::recently_closed`](crate::Handle::recently_closed).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {

@@ -715,7 +715,7 @@ impl Handle {
     /// beyond the limit of peers have one, to be told why) are counted and have no row. Asks the
     /// loop, as [`peers`](Self::peers) does.
     #[must_use]
-    pub fn closed(&self) -> Vec<ClosedRow> {
+    pub fn recently_closed(&self) -> Vec<ClosedRow> {
         let rows = self.ask_all(Command::Closed);
         let mut rows: Vec<ClosedRow> = rows.into_iter().flatten().flatten().collect();
         if self.shared.shards.len() > 1 {

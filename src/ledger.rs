@@ -1321,7 +1321,7 @@ pub struct PeerRow {
     pub closing: bool,
 }
 
-/// A connection that ended, as [`Handle::closed`](crate::Handle::closed) lists it.
+/// A connection that ended, as [`Handle::recently_closed`](crate::Handle::recently_closed) lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClosedRow {

@@ -244,7 +244,7 @@ fn a_handler_may_use_a_handle() {
         if !peers.contains(&message.peer()) {
             peers.push(message.peer());
         }
-        assert!(handle.peers().is_empty() && handle.closed().is_empty());
+        assert!(handle.peers().is_empty() && handle.recently_closed().is_empty());
         assert_eq!(handle.snapshot().peers, 2);
         for peer in peers.iter().filter(|peer| **peer != message.peer()) {
             let outgoing = Outgoing::new(message.message_type(), message.payload());

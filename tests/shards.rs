@@ -270,7 +270,7 @@ fn what_is_sent_finds_its_peer() {
         }
         drop(clients);
         wait_until("all are gone", || service.snapshot().peers == 0);
-        let closed = service.handle().closed();
+        let closed = service.handle().recently_closed();
         assert!(closed.is_sorted_by_key(|row| row.closed_at));
         let ours = closed.iter().filter(|row| ids.contains(&row.peer));
         assert_eq!(ours.count(), SHARDS);
@@ -763,7 +763,7 @@ fn a_loop_that_has_ended_keeps_nobody_waiting() {
         // Each that waited for a loop that has ended would take longer than all of the stop.
         let mut asked = 0;
         while handle.snapshot().state == ServiceState::Stopping {
-            let _ = (handle.peers(), handle.closed(), handle.balance());
+            let _ = (handle.peers(), handle.recently_closed(), handle.balance());
             asked += 1;
         }
         let report = stopping.join().unwrap();

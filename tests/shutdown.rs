@@ -258,7 +258,7 @@ fn a_second_stop_returns_the_same_report() {
     let handle = service.handle();
     assert_eq!(service.subscribe(T).unwrap_err(), SubscribeError::Stopped);
     assert_eq!(handle.send(peer, T, b"x"), Err(SendError::NotConnected));
-    assert!(handle.peers().is_empty() && handle.closed().is_empty());
+    assert!(handle.peers().is_empty() && handle.recently_closed().is_empty());
     assert!(service.ended().recv().is_err());
     // Each of the two that ask a loop would wait 5 s for it.
     assert!(

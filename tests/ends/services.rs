@@ -103,7 +103,7 @@ fn what_is_sent_after_a_bye_is_refused() {
     });
     util::stop_within(&mut world.server, DRAIN);
     wait_until("its end is known", || handle.snapshot().peers == 0);
-    let row = handle.closed().remove(0);
+    let row = handle.recently_closed().remove(0);
     assert_eq!(
         (row.reason, row.bye_received),
         (CloseReason::PeerBye, Some(1))

@@ -329,7 +329,10 @@ pub fn wait_for_row(service: &NetService, peer: PeerId) -> ClosedRow {
     let handle = service.handle();
     let mut found = None;
     wait_until("the row of a closed connection", || {
-        found = handle.closed().into_iter().find(|row| row.peer == peer);
+        found = handle
+            .recently_closed()
+            .into_iter()
+            .find(|row| row.peer == peer);
         found.is_some()
     });
     found.unwrap()
@@ -347,7 +350,7 @@ pub fn only_peer(service: &NetService) -> PeerId {
 /// or by what is built on it.
 #[track_caller]
 pub fn stop_within(service: &mut NetService, deadline: Duration) -> StopReport {
-    let before = service.handle().closed();
+    let before = service.handle().recently_closed();
     let report = service.stop(deadline);
     check_stopped(service.local_addrs(), before, &report);
     for balance in [report.snapshot.balance(), service.balance()] {

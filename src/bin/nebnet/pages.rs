@@ -63,7 +63,11 @@ pub(crate) fn page(path: &str, handle: &Handle) -> Page {
         ),
         "/closed" => Page::json(
             200,
-            &handle.closed().iter().map(closed_row).collect::<Vec<_>>(),
+            &handle
+                .recently_closed()
+                .iter()
+                .map(closed_row)
+                .collect::<Vec<_>>(),
         ),
         "/subscribers" => {
             let snapshot = handle.snapshot();
