@@ -162,7 +162,7 @@ impl Balance {
             ["accepted for sending", "bytes accepted for sending"],
             shot.outbound_accepted,
             &[
-                ("written", shot.outbound),
+                ("written", shot.outbound_written),
                 ("lost with their connection", shot.outbound_dropped),
                 ("dropped for later ones", shot.outbound_overflowed),
                 ("queued", shot.outbound_queued),
@@ -193,7 +193,7 @@ impl Balance {
         self.push_traffic(
             service,
             names,
-            shot.outbound,
+            shot.outbound_written,
             &[("of all types", all.outbound)],
         );
         let (answered, late) = (shot.requests.answered, shot.requests.late);
@@ -307,7 +307,7 @@ impl Balance {
         self.push_traffic(
             service,
             ["written to peers", "bytes written to peers"],
-            shot.outbound,
+            shot.outbound_written,
             &by_peer(live.written, gone.written),
         );
         self.push_traffic(

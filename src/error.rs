@@ -161,7 +161,8 @@ close_reasons! {
     Budget = 20, "budget";
     /// Another connection of the same node exists.
     DuplicateNode = 21, "duplicate_node";
-    /// A subscriber with [`OverflowPolicy::Close`](crate::OverflowPolicy::Close) had no room for its messages.
+    /// A subscriber with [`OverflowPolicy::Close`](crate::OverflowPolicy::Close) had no room for
+    /// its messages.
     Flood = 22, "flood";
     /// A defect on this side.
     Internal = 23, "internal";
@@ -887,8 +888,8 @@ pub enum SubscribeError {
     },
     /// A channel of the embedder's can neither give up its oldest messages nor let others wait
     /// behind it: [`OverflowPolicy::DropOldest`](crate::OverflowPolicy::DropOldest) and
-    /// [`OverflowPolicy::Pause`](crate::OverflowPolicy::Pause) need a queue of the service's own. So do events
-    /// and timers among the messages.
+    /// [`OverflowPolicy::Pause`](crate::OverflowPolicy::Pause) need a queue of the service's own.
+    /// So do events and timers among the messages.
     NeedsOwnQueue,
     /// The timers asked for by
     /// [`SubscribeOptions::with_timers`](crate::SubscribeOptions::with_timers) are not to be had.

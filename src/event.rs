@@ -132,7 +132,8 @@ pub enum PauseCause {
     /// Its credit is used up: too much of what it sent is still with subscribers, or it does not
     /// take its answers.
     Credit,
-    /// A subscriber with [`OverflowPolicy::Pause`](crate::OverflowPolicy::Pause) that it sends to is full.
+    /// A subscriber with [`OverflowPolicy::Pause`](crate::OverflowPolicy::Pause) that it sends to
+    /// is full.
     Subscriber,
     /// The service's byte budget is short.
     Budget,

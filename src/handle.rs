@@ -215,7 +215,8 @@ impl Handle {
     /// Subscribes a channel of the caller's, which gets the messages one by one, each by a
     /// `try_send`. The bounds in the options do not count; the channel's do. What it does not take
     /// is dropped and counted; with [`OverflowPolicy::Close`](crate::OverflowPolicy::Close) and
-    /// [`OverflowPolicy::Unsubscribe`](crate::OverflowPolicy::Unsubscribe) so is the rest of what came with it.
+    /// [`OverflowPolicy::Unsubscribe`](crate::OverflowPolicy::Unsubscribe) so is the rest of what
+    /// came with it.
     ///
     /// # Errors
     ///

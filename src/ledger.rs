@@ -335,7 +335,7 @@ impl Ledger {
                 .map(|reason| (*reason, self.closed[reason.ordinal()].get()))
                 .collect(),
             inbound: self.inbound.get(),
-            outbound: written,
+            outbound_written: written,
             outbound_accepted: accepted,
             outbound_dropped: dropped,
             outbound_overflowed: overflowed,
@@ -713,8 +713,8 @@ pub struct QueueGauge {
     /// Bytes of storage that they hold now.
     pub bytes: u64,
     /// Of the messages, those that are dispatched and keep their place because a subscriber with
-    /// [`OverflowPolicy::Pause`](crate::OverflowPolicy::Pause) has no room for them, or for others that came
-    /// with them: once for each such subscriber.
+    /// [`OverflowPolicy::Pause`](crate::OverflowPolicy::Pause) has no room for them, or for others
+    /// that came with them: once for each such subscriber.
     pub messages_parked: u64,
     /// The most messages since the last metrics tick but one.
     pub messages_max: u64,
@@ -989,7 +989,8 @@ pub struct PauseRow {
     /// What was read from the peer and not released yet, with what waits to be written to it, left
     /// no room within the outbox limits.
     pub credit: u64,
-    /// A subscriber with [`OverflowPolicy::Pause`](crate::OverflowPolicy::Pause) had no room for its messages.
+    /// A subscriber with [`OverflowPolicy::Pause`](crate::OverflowPolicy::Pause) had no room for
+    /// its messages.
     pub subscriber: u64,
     /// More than three quarters of the byte budget were used, and the peer held more than its
     /// share; or all of it was.
@@ -1012,12 +1013,11 @@ impl PauseRow {
 
 /// All counters of a service at one moment.
 ///
-/// Taken live, the counters are read one after the other while others count on; when the service
-/// is quiet or stopped, they balance:
-/// `inbound.messages = handled + dispatched + queued + undelivered` (those queued are
-/// `dispatch_queue.messages` without `messages_parked`),
-/// `dispatched = claimed + unclaimed`, each subscriber's row, and
-/// `outbound_accepted = outbound + outbound_dropped + outbound_overflowed + outbound_queued`.
+/// Taken live, the counters are read one after the other while others count on; when the service is
+/// quiet or stopped, they balance: `inbound.messages = handled + dispatched + queued + undelivered`
+/// (those queued are `dispatch_queue.messages` without `messages_parked`), `dispatched = claimed +
+/// unclaimed`, each subscriber's row, and `outbound_accepted = outbound_written + outbound_dropped
+/// + outbound_overflowed + outbound_queued`.
 /// [`balance`](Self::balance) says so; [`Handle::balance`](crate::Handle::balance) does while the
 /// service runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -1048,7 +1048,7 @@ pub struct Snapshot {
     /// Application messages received.
     pub inbound: Traffic,
     /// Application messages written: taken by the kernel.
-    pub outbound: Traffic,
+    pub outbound_written: Traffic,
     /// Application messages accepted for sending, as far as the loop has seen them.
     pub outbound_accepted: Traffic,
     /// Application messages accepted for sending that were lost with their connection.
@@ -1151,7 +1151,7 @@ impl Snapshot {
             shard,
             peers: self.peers,
             inbound: self.inbound,
-            outbound: self.outbound,
+            outbound: self.outbound_written,
             dispatch_queue: self.dispatch_queue,
         }
     }
@@ -1171,7 +1171,7 @@ impl Snapshot {
         }
         for (sum, other) in [
             (&mut self.inbound, other.inbound),
-            (&mut self.outbound, other.outbound),
+            (&mut self.outbound_written, other.outbound_written),
             (&mut self.outbound_accepted, other.outbound_accepted),
             (&mut self.outbound_dropped, other.outbound_dropped),
             (&mut self.outbound_overflowed, other.outbound_overflowed),
@@ -1321,7 +1321,8 @@ pub struct PeerRow {
     pub closing: bool,
 }
 
-/// A connection that ended, as [`Handle::recently_closed`](crate::Handle::recently_closed) lists it.
+/// A connection that ended, as [`Handle::recently_closed`](crate::Handle::recently_closed) lists
+/// it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClosedRow {
@@ -1617,7 +1618,7 @@ impl std::fmt::Display for StopReport {
             f,
             "  sent: {} messages accepted, {} written, {} lost",
             snapshot.outbound_accepted.messages,
-            snapshot.outbound.messages,
+            snapshot.outbound_written.messages,
             snapshot.outbound_dropped.messages
         )?;
         if snapshot.outbound_overflowed.messages > 0 {

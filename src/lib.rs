@@ -31,11 +31,12 @@
 //!
 //! # What is full, and what then
 //!
-//! A subscriber that falls behind loses messages alone and is told how many ([`Batch::missed`]),
-//! or holds back or closes the peers that sent them, as its [`OverflowPolicy`] says. A peer that does not
-//! take its answers is not read any more, and cut off after a while. A dispatcher that falls behind
-//! stops the reading; nothing is dropped for it. [`Snapshot`] and [`StopReport`] have the counters,
-//! and they add up: [`Handle::balance`] holds them against each other, also while the service runs.
+//! A subscriber that falls behind loses messages alone and is told how many ([`Batch::missed`]), or
+//! holds back or closes the peers that sent them, as its [`OverflowPolicy`] says. A peer that does
+//! not take its answers is not read any more, and cut off after a while. A dispatcher that falls
+//! behind stops the reading; nothing is dropped for it. [`Snapshot`] and [`StopReport`] have the
+//! counters, and they add up: [`Handle::balance`] holds them against each other, also while the
+//! service runs.
 //!
 //! # Example
 //!

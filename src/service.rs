@@ -361,8 +361,8 @@ impl NetService {
     /// Subscriptions then yield what is left in their queues. While messages of a peer are there,
     /// or in batches that a subscriber keeps, its BYE is held back, for half of `deadline` at most:
     /// they might be answered. Those that are parked for a full subscriber
-    /// ([`OverflowPolicy::Pause`](crate::OverflowPolicy::Pause)) wait for the deadline and are then discarded
-    /// and counted.
+    /// ([`OverflowPolicy::Pause`](crate::OverflowPolicy::Pause)) wait for the deadline and are then
+    /// discarded and counted.
     ///
     /// On a thread of a service (in an inline handler or a metrics callback), which may be this
     /// service's own, it asks for the stop and returns at once, with a report for which

@@ -155,7 +155,7 @@ fn storm(config: Config, cuts: usize) {
         assert!(peers > 0 && subscribers > 0, "{peers}, {subscribers}");
     });
     let closed = service.snapshot();
-    assert!(closed.inbound.messages > 0 && closed.outbound.messages > 0);
+    assert!(closed.inbound.messages > 0 && closed.outbound_written.messages > 0);
     let report = util::stop_within(&mut service, Duration::from_secs(10));
     assert!(report.joined, "{report}");
     assert_balanced(&report.snapshot);

@@ -47,7 +47,7 @@ fn the_example_client_gets_its_answers() {
     }
     let report = stop_echo(service, echo);
     let expected = if output.is_some() { 3 } else { 0 };
-    assert_eq!(report.snapshot.outbound.messages, expected);
+    assert_eq!(report.snapshot.outbound_written.messages, expected);
 }
 
 #[test]

@@ -334,7 +334,7 @@ fn linked_services_stand_a_network_that_breaks_them_apart() {
         assert!(damaged > 0, "seed {seed}: nothing was found damaged");
         for (from, to) in [(&here, &there), (&there, &here)] {
             // Every connection ended for a reason that is counted, and what arrived was sent.
-            let written = from.outbound.messages;
+            let written = from.outbound_written.messages;
             assert!(to.inbound.messages <= written, "seed {seed}");
         }
     }

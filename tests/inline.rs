@@ -297,7 +297,10 @@ fn answers_and_sends_of_other_threads_add_up() {
     writer.join().unwrap();
     drop(client);
     let report = stop(&mut service);
-    assert_eq!(report.snapshot.outbound.messages, 2 * u64::from(EACH));
+    assert_eq!(
+        report.snapshot.outbound_written.messages,
+        2 * u64::from(EACH)
+    );
     assert_eq!(report.snapshot.memory_used, 0);
 }
 

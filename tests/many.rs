@@ -58,7 +58,7 @@ fn a_thousand_connections_echo_at_once() {
     drop(clients);
     wait_for_closed(&service, CloseReason::PeerClosed, 1000);
     let report = stop_echo(service, echo);
-    assert_eq!(report.snapshot.outbound.messages, 10_000);
+    assert_eq!(report.snapshot.outbound_written.messages, 10_000);
     wait_until("descriptors come back", || descriptors() <= before);
 }
 

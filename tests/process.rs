@@ -72,7 +72,9 @@ fn a_client_that_stands_still_is_cut_off_and_delays_nobody() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    wait_until("echoes", || service.snapshot().outbound.messages > 100);
+    wait_until("echoes", || {
+        service.snapshot().outbound_written.messages > 100
+    });
     let peer = util::only_peer(&service);
     let stopped = Stopped::stop(client.id());
     let mut other = Client::connect(addr);

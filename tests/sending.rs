@@ -288,7 +288,7 @@ fn a_broadcast_reaches_those_it_is_for() {
     assert_eq!((reserved.sent.len(), reserved.skipped.len()), (0, 5));
     drop(crowd);
     let report = stop_tap(service, tap);
-    assert_eq!(report.snapshot.outbound.messages, 5 + 4 + 2 + 2);
+    assert_eq!(report.snapshot.outbound_written.messages, 5 + 4 + 2 + 2);
 }
 
 #[test]

@@ -69,7 +69,7 @@ fn a_stop_flushes_every_answer_and_says_bye() {
         let report = stop(&mut service);
         assert!(report.drained, "{report}");
         assert_eq!((report.closed_orderly, report.closed_abortive), (6, 0));
-        assert_eq!(report.snapshot.outbound.messages, 2500);
+        assert_eq!(report.snapshot.outbound_written.messages, 2500);
         assert_eq!(report.snapshot.state, ServiceState::Stopped);
         assert_eq!((report.peers.len(), report.lost().count()), (6, 0));
         // What was not flushed in the stop was written before.
@@ -107,7 +107,9 @@ fn input_that_a_stop_leaves_unread_destroys_no_answer() {
                 }
             }
         });
-        wait_until("answers", || service.snapshot().outbound.messages > 10);
+        wait_until("answers", || {
+            service.snapshot().outbound_written.messages > 10
+        });
         let reader = thread::spawn(move || {
             let mut answers = 0_u64;
             while let Some(answer) = client.receive() {
@@ -124,7 +126,10 @@ fn input_that_a_stop_leaves_unread_destroys_no_answer() {
         let (answers, bye) = reader.join().unwrap();
         // Everything written was read, up to the BYE, whatever the peer sent meanwhile.
         assert!(bye, "{report}");
-        assert_eq!(answers, report.snapshot.outbound.messages, "{report}");
+        assert_eq!(
+            answers, report.snapshot.outbound_written.messages,
+            "{report}"
+        );
         writer.join().unwrap();
         stop_echo(service, echo);
     }
@@ -562,9 +567,11 @@ fn a_stop_under_full_load_balances() {
                 })
             })
             .collect();
-        wait_until("load", || service.snapshot().outbound.messages > 10_000);
+        wait_until("load", || {
+            service.snapshot().outbound_written.messages > 10_000
+        });
         let report = stop(&mut service);
-        assert!(report.snapshot.outbound.messages > 10_000);
+        assert!(report.snapshot.outbound_written.messages > 10_000);
         clients
             .into_iter()
             .for_each(|client| client.join().unwrap());

@@ -167,7 +167,7 @@ fn a_peer_that_reads_again_gets_every_answer() {
         client.expect_end(End::Fin);
         writer.join().unwrap();
         let report = stop_echo(service, echo);
-        assert_eq!(report.snapshot.outbound.messages, 20_000);
+        assert_eq!(report.snapshot.outbound_written.messages, 20_000);
     }
 }
 
@@ -444,7 +444,7 @@ fn each_result_of_a_send_means_one_thing() {
     assert_eq!(service.send(peer, T, b"late"), Err(SendError::NotConnected));
     assert!(!service.close(peer));
     let report = util::stop(&mut service);
-    assert_eq!(report.snapshot.outbound.messages, accepted);
+    assert_eq!(report.snapshot.outbound_written.messages, accepted);
     assert_eq!(service.send(peer, T, b"late"), Err(SendError::NotConnected));
     stop_tap(service, tap);
 }
@@ -530,5 +530,5 @@ fn an_id_is_never_valid_again() {
             .any(|peer| *peer != old[0] && peer.index() == old[0].index())
     );
     let report = stop_tap(service, tap);
-    assert_eq!(report.snapshot.outbound.messages, 30);
+    assert_eq!(report.snapshot.outbound_written.messages, 30);
 }

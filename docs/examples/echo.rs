@@ -2,8 +2,8 @@
 //! copy.
 //!
 //! `recv_batch` borrows the messages where they were read. `send_batch` hands all answers over
-//! under one lock. `OverflowPolicy::Pause` makes it lossless: when this thread falls behind, the peers
-//! that sent to it are not read until it has caught up.
+//! under one lock. `OverflowPolicy::Pause` makes it lossless: when this thread falls behind, the
+//! peers that sent to it are not read until it has caught up.
 
 use std::error::Error;
 use std::io::{Read, Write};

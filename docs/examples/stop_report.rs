@@ -51,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
     assert_eq!(
         accepted.messages,
-        report.snapshot.outbound.messages + dropped.messages
+        report.snapshot.outbound_written.messages + dropped.messages
     );
     assert_eq!(dropped.messages, lost.lost.messages);
 

@@ -9,9 +9,9 @@
 //! dropped leave a gap and an event that is dropped leaves a contradiction. The invariant is: of a
 //! peer, a queue has all of `Connected`, messages, `Closed` in this order, or nothing at all.
 //!
-//! What makes room in a queue of [`OverflowPolicy::DropOldest`](super::OverflowPolicy::DropOldest) drops
-//! batches, and no events: those that it meets before them go into a list that is [`Ahead`] of the
-//! queue.
+//! What makes room in a queue of [`OverflowPolicy::DropOldest`](super::OverflowPolicy::DropOldest)
+//! drops batches, and no events: those that it meets before them go into a list that is [`Ahead`]
+//! of the queue.
 
 use std::{
     collections::VecDeque,

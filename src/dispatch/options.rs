@@ -272,13 +272,13 @@ impl SubscribeOptions {
     /// [`event_capacity`](Self::event_capacity) says how many events may be in the queue beside the
     /// messages. When they are as many:
     ///
-    /// - with [`OverflowPolicy::Pause`] every event waits, as messages do and behind those that wait
-    ///   already; when 4,096 events wait, the loop reads and accepts nothing more
+    /// - with [`OverflowPolicy::Pause`] every event waits, as messages do and behind those that
+    ///   wait already; when 4,096 events wait, the loop reads and accepts nothing more
     /// - else `Hello` and `Closed` enter all the same: at most two for each connection
     /// - `Connected` is dropped, and everything of the peer with it, its messages too
     /// - the others are dropped, alone
-    /// - what is dropped closes the peer with [`OverflowPolicy::Close`], and ends the subscription with
-    ///   [`OverflowPolicy::Unsubscribe`]
+    /// - what is dropped closes the peer with [`OverflowPolicy::Close`], and ends the subscription
+    ///   with [`OverflowPolicy::Unsubscribe`]
     ///
     /// What is dropped is counted, in the row of the subscriber's events and, of messages, in its
     /// own; [`missed_events`](crate::Subscription::missed_events) says where events are missing.

@@ -1009,7 +1009,7 @@ mod inline {
             let typed = snapshot.types.iter().map(|row| row.inbound.messages);
             assert_eq!(typed.sum::<u64>(), handled as u64);
             assert_eq!(snapshot.outbound_queued, Traffic::default());
-            assert_eq!(snapshot.outbound_accepted, snapshot.outbound);
+            assert_eq!(snapshot.outbound_accepted, snapshot.outbound_written);
             let (released, queued) = (self.slots.released(self.id), self.slots.queued(self.id));
             let peer = &self.peers.seat(self.id).unwrap().peer;
             assert_eq!(peer.in_flight(released), Traffic::default());

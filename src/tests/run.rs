@@ -739,7 +739,7 @@ impl Run {
         assert_eq!(snapshot.accepted, snapshot.closed_total());
         assert_eq!(snapshot.accepted, made);
         assert_eq!(snapshot.peers, 0);
-        let mut out = snapshot.outbound;
+        let mut out = snapshot.outbound_written;
         out.add(snapshot.outbound_dropped);
         out.add(snapshot.outbound_overflowed);
         assert_eq!(snapshot.outbound_accepted, out);
@@ -755,7 +755,7 @@ impl Run {
             world.now,
             snapshot.accepted,
             snapshot.inbound,
-            snapshot.outbound,
+            snapshot.outbound_written,
             self.cuts_seen,
         )
     }
@@ -777,7 +777,7 @@ fn check_stop(stop: Stop, snapshot: &Snapshot) {
         outbound += closed.outbound.messages;
         lost += closed.lost.messages;
     }
-    assert!(inbound <= snapshot.inbound.messages && outbound <= snapshot.outbound.messages);
+    assert!(inbound <= snapshot.inbound.messages && outbound <= snapshot.outbound_written.messages);
     assert!(lost <= snapshot.outbound_dropped.messages);
 }
 

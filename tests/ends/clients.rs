@@ -305,7 +305,7 @@ fn a_frame_that_is_written_by_half_is_finished() {
         }
         reader.join().unwrap();
         let report = stop_tap(service, tap);
-        assert_eq!(report.snapshot.outbound.messages, count, "{by:?}");
+        assert_eq!(report.snapshot.outbound_written.messages, count, "{by:?}");
         assert_eq!(report.snapshot.outbound_dropped.messages, 0, "{by:?}");
     }
 }
@@ -349,7 +349,11 @@ fn the_urgent_behind_a_full_outbox_is_written_with_all_of_it() {
         let (normal, high) = reader.join().unwrap();
         assert_eq!(high, 10);
         let report = stop_tap(service, tap);
-        assert_eq!(report.snapshot.outbound.messages, normal + high, "{by:?}");
+        assert_eq!(
+            report.snapshot.outbound_written.messages,
+            normal + high,
+            "{by:?}"
+        );
         assert_eq!(report.snapshot.outbound_dropped.messages, 0, "{by:?}");
     }
 }
@@ -383,7 +387,11 @@ fn a_peer_whose_credit_is_used_up_is_read_to_its_end() {
         }
         let answers = reader.join().unwrap();
         let report = stop_echo(service, echo);
-        assert_eq!(report.snapshot.outbound.messages, answers.into(), "{by:?}");
+        assert_eq!(
+            report.snapshot.outbound_written.messages,
+            answers.into(),
+            "{by:?}"
+        );
         assert_eq!(report.snapshot.outbound_dropped.messages, 0, "{by:?}");
     }
 }

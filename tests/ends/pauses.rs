@@ -65,7 +65,7 @@ fn a_full_subscriber_that_goes_on_in_time_loses_nothing() {
     assert_eq!(report.snapshot.inbound.messages, COUNT);
     assert_eq!(util::closed_for(&report.snapshot, CloseReason::Shutdown), 1);
     let client = util::stop(&mut client);
-    assert_eq!(client.snapshot.outbound.messages, COUNT);
+    assert_eq!(client.snapshot.outbound_written.messages, COUNT);
     assert_eq!(client.snapshot.outbound_dropped.messages, 0);
     drop((server, full));
 }
@@ -113,7 +113,7 @@ fn what_is_taken_late_but_in_time_is_not_unconfirmed() {
         handle.send(peer, T, vec![7; 32 << 10]).unwrap();
     }
     wait_until("everything is written", || {
-        handle.snapshot().outbound.messages == 40
+        handle.snapshot().outbound_written.messages == 40
     });
     wait_until("messages are parked", || full.row().parked > 0);
     // BYE comes after half of it.
@@ -129,7 +129,7 @@ fn what_is_taken_late_but_in_time_is_not_unconfirmed() {
     let (server, report) = stopping.join().unwrap();
     let client = util::stop(&mut client);
     let shot = &client.snapshot;
-    assert_eq!(taken, shot.outbound.messages, "{report}\n{client}");
+    assert_eq!(taken, shot.outbound_written.messages, "{report}\n{client}");
     assert_eq!(shot.unconfirmed.bytes, 0, "{report}\n{client}");
     drop(server);
 }

@@ -99,7 +99,7 @@ fn what_is_sent_after_a_bye_is_refused() {
     let mut world = World::start(config(), 1, Duration::from_micros(200));
     let handle = world.client.handle();
     wait_until("it has sent for a while", || {
-        handle.snapshot().outbound.messages > 500
+        handle.snapshot().outbound_written.messages > 500
     });
     util::stop_within(&mut world.server, DRAIN);
     wait_until("its end is known", || handle.snapshot().peers == 0);

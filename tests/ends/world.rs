@@ -204,10 +204,16 @@ impl End {
             client.outbound_accepted.messages, self.asked.accepted,
             "{what}"
         );
-        assert_eq!(client.outbound.messages, self.asked.accepted, "{what}");
-        assert_eq!(server.inbound, client.outbound, "{what}");
-        assert_eq!(server.outbound.messages, self.answered.accepted, "{what}");
-        assert_eq!(client.inbound, server.outbound, "{what}");
+        assert_eq!(
+            client.outbound_written.messages, self.asked.accepted,
+            "{what}"
+        );
+        assert_eq!(server.inbound, client.outbound_written, "{what}");
+        assert_eq!(
+            server.outbound_written.messages, self.answered.accepted,
+            "{what}"
+        );
+        assert_eq!(client.inbound, server.outbound_written, "{what}");
         assert_eq!(self.taken, self.answered.accepted, "{what}");
         let answered = &self.answered;
         let answers = answered.accepted + answered.closing + answered.gone;

@@ -29,7 +29,7 @@ impl Ledger {
     /// Of all connections of a service.
     pub fn of(snapshot: &Snapshot) -> Self {
         Self {
-            written: snapshot.outbound,
+            written: snapshot.outbound_written,
             unconfirmed: (snapshot.unconfirmed_unknown == 0).then_some(snapshot.unconfirmed),
             received: snapshot.inbound,
             discarded: snapshot.discarded_after_close,

@@ -145,7 +145,7 @@ fn inbound(out: &mut Exposition, snapshot: &Snapshot) {
 
 fn outbound(out: &mut Exposition, snapshot: &Snapshot) {
     for (name, what, traffic) in [
-        ("outbound", "messages written", snapshot.outbound),
+        ("outbound", "messages written", snapshot.outbound_written),
         (
             "outbound_accepted",
             "messages accepted for sending",

@@ -23,10 +23,10 @@ impl Stats {
     fn line(&mut self, snapshot: &Snapshot) -> String {
         let elapsed = snapshot.uptime.saturating_sub(self.uptime);
         let (inbound, inbound_bytes) = rates(self.inbound, snapshot.inbound, elapsed);
-        let (outbound, outbound_bytes) = rates(self.outbound, snapshot.outbound, elapsed);
+        let (outbound, outbound_bytes) = rates(self.outbound, snapshot.outbound_written, elapsed);
         self.uptime = snapshot.uptime;
         self.inbound = snapshot.inbound;
-        self.outbound = snapshot.outbound;
+        self.outbound = snapshot.outbound_written;
         let queue = &snapshot.dispatch_queue;
         let dropped: u64 = snapshot.subscribers.iter().map(|row| row.dropped).sum();
         format!(

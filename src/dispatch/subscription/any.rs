@@ -114,8 +114,8 @@ impl Subscription {
 
     /// Opens a delivery that came out of [`receiver`](Self::receiver), of a queue with events or
     /// timers. This is usually one item; none, if it is a timer that was cancelled meanwhile; more,
-    /// with [`OverflowPolicy::DropOldest`](crate::OverflowPolicy::DropOldest), if events stood before batches
-    /// that were dropped.
+    /// with [`OverflowPolicy::DropOldest`](crate::OverflowPolicy::DropOldest), if events stood
+    /// before batches that were dropped.
     ///
     /// # Panics
     ///

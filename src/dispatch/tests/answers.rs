@@ -375,7 +375,8 @@ proptest! {
         let mut mix = Mix::new();
         let small = SubscribeOptions::new(MessageType(1)).messages(3);
         let mut small = mix.bench.subscribe(small);
-        let lossless = SubscribeOptions::new(TypeFilter::all()).messages(3).overflow(OverflowPolicy::Pause);
+        let options = SubscribeOptions::new(TypeFilter::all()).messages(3);
+        let lossless = options.overflow(OverflowPolicy::Pause);
         let mut lossless = mix.bench.subscribe(lossless);
         let mut tap = mix.bench.subscribe(SubscribeOptions::new(TypeFilter::all()));
         let (sender, own) = bounded(1_000);

@@ -551,7 +551,7 @@ impl Machine {
             snapshot.closed_total()
         );
         assert_eq!(snapshot.inbound.messages, snapshot.dispatched);
-        let mut out = snapshot.outbound;
+        let mut out = snapshot.outbound_written;
         out.add(snapshot.outbound_dropped);
         assert_eq!(snapshot.outbound_accepted, out);
         let internal = ledger.closed[CloseReason::Internal.ordinal()].get();
