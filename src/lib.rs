@@ -160,6 +160,7 @@ mod balance;
 mod config;
 mod dial;
 mod event;
+mod event_loop;
 mod lead;
 mod slots;
 mod socket;
@@ -177,7 +178,6 @@ mod peer;
 mod handle;
 mod peers;
 // 7
-mod node;
 // 8
 mod service;
 #[cfg(test)]

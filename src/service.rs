@@ -32,6 +32,7 @@ use crate::{
         ConfigError, ConnectError, HandlerError, ListenError, MemoryError, RequestError, SendError,
         ServiceFailure, StartError, SubscribeError, TimerError,
     },
+    event_loop::{EventLoop, LoopEnd, Sink},
     handle::{
         Command, FinalReport, Handle, ListenerInfo, Outgoing, Payload, ReplyTo, Settings, Shard,
         Shared, is_of_a_service,
@@ -43,7 +44,6 @@ use crate::{
     limits::{
         COMMANDS_MAX, DESCRIPTORS_PER_SHARD, DESCRIPTORS_RESERVED, LINKS_MAX, REFUSED_PEERS_MAX,
     },
-    node::{LoopEnd, Node, Sink},
     peer::Rules,
     peers::{Census, Directory, HandlerOptions, Handlers, PeerLimits, Peers},
     slots::{BroadcastReport, OutboxLimits, Recipients, Slots},
@@ -112,7 +112,7 @@ pub struct NetService {
 #[derive(Debug, Default)]
 struct Threads {
     dispatchers: Vec<JoinHandle<()>>,
-    nodes: Vec<JoinHandle<()>>,
+    loops: Vec<JoinHandle<()>>,
 }
 
 impl NetService {
@@ -308,7 +308,7 @@ impl NetService {
         Ok(())
     }
 
-    /// Starts the service: first the dispatcher, then the node. If the node cannot start, the
+    /// Starts the service: first the dispatcher, then the event loops. If one cannot start, the
     /// dispatcher is stopped again and no thread is left.
     ///
     /// The soft limit of descriptors is raised to the hard one, and the limit of peers is lowered
@@ -592,10 +592,10 @@ impl NetService {
                 }
             }
         }
-        let nodes = result.and_then(|()| self.make_nodes(sinks));
-        let result = nodes.and_then(|nodes| self.start_nodes(nodes, running));
+        let loops = result.and_then(|()| self.make_loops(sinks));
+        let result = loops.and_then(|loops| self.start_loops(loops, running));
         if result.is_err() {
-            // The nodes held the queues; without them the dispatchers come to their ends.
+            // The loops held the queues; without them the dispatchers come to their ends.
             self.shared.order_stop(Duration::ZERO);
             self.join();
         }
@@ -682,7 +682,7 @@ impl NetService {
     }
 
     /// Opens everything; whatever fails, nothing is left of it.
-    fn make_nodes(&mut self, sinks: Vec<Sink>) -> Result<Vec<Node<Sockets>>, StartError> {
+    fn make_loops(&mut self, sinks: Vec<Sink>) -> Result<Vec<EventLoop<Sockets>>, StartError> {
         let config = &self.config;
         let (options, shards) = (self.shared.socket_options, config.shards);
         let mut addrs = Vec::new();
@@ -707,15 +707,15 @@ impl NetService {
         let all_slots = self.shared.shards.iter();
         let all_slots = all_slots.map(|shard| Arc::clone(&shard.slots)).collect();
         let directory = (shards > 1).then(|| Arc::new(Directory::new(all_slots)));
-        let mut nodes = Vec::new();
+        let mut loops = Vec::new();
         for ((shard, sink), listeners) in (0..).zip(sinks).zip(by_shard) {
             let sockets = Sockets::new(listeners, options).map_err(StartError::Poller)?;
             let peers = self.make_peers(shard, limits);
             let peers = peers.beside(Arc::clone(&census), directory.clone());
-            nodes.push(self.make_node(shard, sink, sockets, peers)?);
+            loops.push(self.make_loop(shard, sink, sockets, peers)?);
         }
         self.addrs = addrs;
-        Ok(nodes)
+        Ok(loops)
     }
 
     fn make_peers(&self, shard: u8, limits: PeerLimits) -> Peers {
@@ -729,13 +729,13 @@ impl NetService {
         peers
     }
 
-    fn make_node(
+    fn make_loop(
         &self,
         shard: u8,
         sink: Sink,
         sockets: Sockets,
         peers: Peers,
-    ) -> Result<Node<Sockets>, StartError> {
+    ) -> Result<EventLoop<Sockets>, StartError> {
         let shared = &self.shared;
         let slots = Arc::clone(&shared.shards[usize::from(shard)].slots);
         let waker = sockets.waker().map_err(StartError::Poller)?;
@@ -747,7 +747,7 @@ impl NetService {
             Arc::default()
         };
         let count = self.config.listen.len() as u64;
-        Ok(Node::new(
+        Ok(EventLoop::new(
             sockets,
             (0..count).map(ListenerId).collect(),
             peers,
@@ -762,28 +762,28 @@ impl NetService {
         ))
     }
 
-    fn start_nodes(
+    fn start_loops(
         &mut self,
-        nodes: Vec<Node<Sockets>>,
+        loops: Vec<EventLoop<Sockets>>,
         running: &Running,
     ) -> Result<(), StartError> {
-        for (shard, node) in (0..).zip(nodes) {
-            self.start_node(shard, node, running)?;
+        for (shard, event_loop) in (0..).zip(loops) {
+            self.start_loop(shard, event_loop, running)?;
         }
         Ok(())
     }
 
-    fn start_node(
+    fn start_loop(
         &mut self,
         shard: u8,
-        node: Node<Sockets>,
+        event_loop: EventLoop<Sockets>,
         running: &Running,
     ) -> Result<(), StartError> {
         let (running, shared) = (running.beside(), Arc::clone(&self.shared));
         let inline = self.config.dispatch == Dispatch::Inline;
         let thread = self.spawn(Role::Loop, shard, move || {
             let clock = shared.clock;
-            let run = catch_unwind(AssertUnwindSafe(|| node.run(clock)));
+            let run = catch_unwind(AssertUnwindSafe(|| event_loop.run(clock)));
             let end = run.unwrap_or_else(|panic| LoopEnd {
                 failure: Some(panic_message(&*panic)),
                 ..LoopEnd::default()
@@ -803,7 +803,7 @@ impl NetService {
             running.ending().add(end);
             drop(running);
         })?;
-        self.threads.nodes.push(thread);
+        self.threads.loops.push(thread);
         Ok(())
     }
 
@@ -844,13 +844,13 @@ impl NetService {
 
     /// Waits until the threads are gone, which have done all they had to.
     fn join(&mut self) {
-        let Threads { dispatchers, nodes } = std::mem::take(&mut self.threads);
+        let Threads { dispatchers, loops } = std::mem::take(&mut self.threads);
         if is_of_a_service() {
             // One of them may be this one, at its very end.
             return;
         }
         // The threads caught their panics; a join fails only if reporting one failed.
-        for thread in nodes.into_iter().chain(dispatchers) {
+        for thread in loops.into_iter().chain(dispatchers) {
             let _ = thread.join();
         }
     }

@@ -6,7 +6,7 @@
 //! time at the latest, and the connection is closed at the peer's own FIN. A *close* is for an
 //! error, a timeout or a refusal: what is queued is flushed, and input is discarded and counted.
 //!
-//! Whatever ends a connection, its last step is to be *settled*: the node looks what is left
+//! Whatever ends a connection, its last step is to be *settled*: the event loop looks what is left
 //! unread, which is counted, before the socket is closed.
 
 use std::io;
@@ -290,8 +290,8 @@ impl Peers {
 
     // ----- the last step ---------------------------------------------------------------------
 
-    /// Ends a connection: has the node look what is left of it, gives its slot back, counts it, and
-    /// has the node close it.
+    /// Ends a connection: has the event loop look what is left of it, gives its slot back, counts it, and
+    /// has the event loop close it.
     pub(super) fn leave(&mut self, now: Tick, id: PeerId, reason: CloseReason, abort: bool) {
         let Some(seat) = self.seat(id) else { return };
         seat.leaving = Some(Leaving { reason, abort });

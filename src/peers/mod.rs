@@ -2,7 +2,7 @@
 //!
 //! [`Peers`] joins the peers with their slots, their timers and the pool of blocks, and decides who
 //! may read and write. It is told what happened (`handle_*`) and asked what to do next (`poll_*`);
-//! the node does the system calls in between. A turn goes like this: `begin_turn`, then for each
+//! the event loop does the system calls in between. A turn goes like this: `begin_turn`, then for each
 //! peer that `poll_read` names `prepare_read` and `handle_read`, then for each that `poll_write`
 //! names `fill_slices` and `handle_written`, then `poll_timer` until it gives none, and
 //! `poll_action` whenever something may have been closed.
@@ -117,7 +117,7 @@ pub(crate) enum Timer {
     Budget,
     /// Requests may have waited long enough whose connection has ended.
     Notices,
-    /// The node's: the metrics tick, and an accept that failed.
+    /// The event loop's: the metrics tick, and an accept that failed.
     Metrics,
     Accept(usize),
     /// A stop has waited long enough.
@@ -132,7 +132,7 @@ impl From<UserTimer> for Timer {
     }
 }
 
-/// What the node has to do with a connection.
+/// What the event loop has to do with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// To begin to connect.
@@ -215,7 +215,7 @@ pub(crate) struct Peers {
     closed: VecDeque<ClosedRow>,
     /// Sums over all connections that have ended.
     gone: PeerSums,
-    /// What was counted as received and the node does not have yet.
+    /// What was counted as received and the event loop does not have yet.
     in_hand: Traffic,
     /// How long nobody was read, in all, and since when nobody is.
     lag: Tick,
@@ -889,13 +889,13 @@ impl Peers {
         accounts.map(|account| account.row()).collect()
     }
 
-    /// The node has what the last read brought.
+    /// The event loop has what the last read brought.
     #[inline]
     pub(crate) fn note_handed_over(&mut self) {
         self.in_hand = Traffic::default();
     }
 
-    /// A panic has lost what the node did not have yet.
+    /// A panic has lost what the event loop did not have yet.
     pub(crate) fn note_lost(&mut self) {
         let lost = std::mem::take(&mut self.in_hand);
         self.slots.ledger.undelivered.add(lost);

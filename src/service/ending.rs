@@ -10,9 +10,9 @@ use crossbeam_channel::Sender;
 
 use super::Never;
 use crate::{
+    event_loop::LoopEnd,
     handle::Shared,
     ledger::{ServiceState, StopReport},
-    node::LoopEnd,
 };
 
 /// What the threads of a service add up while they end.

@@ -34,7 +34,7 @@ fn hang_bell(doorbell: &Doorbell) -> Arc<Bell> {
     bell
 }
 
-/// As `Node::poll` does it.
+/// As `EventLoop::poll` does it.
 fn sleep_unless(doorbell: &Doorbell, bell: &Bell, has_work: impl Fn() -> bool) {
     doorbell.prepare_sleep();
     if !has_work() {
@@ -307,7 +307,7 @@ fn a_loop_that_found_the_queue_full_learns_of_room() {
             }
         });
         for _ in 0..2 {
-            // As `Node::push_waiting` does it, and then `Node::poll`.
+            // As `EventLoop::push_waiting` does it, and then `EventLoop::poll`.
             let mut waiting = event();
             loop {
                 let Err(PushError::Full(item)) = queue.push(waiting) else {
@@ -343,7 +343,7 @@ fn a_loop_that_waits_for_its_end_learns_of_the_last_block() {
                 }
             }
         });
-        // As `Node::may_end` does it, and then `Node::poll`.
+        // As `EventLoop::may_end` does it, and then `EventLoop::poll`.
         while !queue.bounds().is_empty() {
             queue.bounds().wait_for_end();
             sleep_unless(&doorbell, &bell, || queue.bounds().is_empty());

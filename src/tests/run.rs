@@ -26,6 +26,7 @@ use crate::{
     clock::{Clock, Now},
     dispatch::{DispatchQueue, FanOut, QueueBounds, Registry, Requests, Worker},
     error::{CloseReason, SendError},
+    event_loop::{EventLoop, Sink},
     frame::{Decoder, Frame, Hello},
     handle::{Command, Signals},
     id::{ListenerId, MessageType, PeerId},
@@ -33,7 +34,6 @@ use crate::{
     inline::{InlineMessage, Replier},
     ledger::{Counter, Ledger, Snapshot, StopRow, Traffic},
     limits::{BLOCK_SIZE, CHECKSUM_SIZE, CLOSED_ROWS_MAX, DRAIN_MS, REFUSED_PEERS_MAX},
-    node::{Node, Sink},
     peer::Rules,
     peers::{HandlerOptions, Handlers, PeerLimits, Peers, Stop, Timer},
     policy::OutboxFull,
@@ -49,7 +49,7 @@ const SYSTEM_SALT: u64 = 0x5EED_0005;
 
 pub(super) struct Run {
     world: Rc<RefCell<World>>,
-    node: Node<SimNet>,
+    event_loop: EventLoop<SimNet>,
     commands: Sender<Command>,
     signals: Arc<Signals>,
     hub: Arc<TimerHub>,
@@ -261,7 +261,7 @@ impl Run {
         let signals = Arc::<Signals>::default();
         let idle = IdleStrategy::Block;
         let timers = Arc::clone(&hub);
-        let node = Node::new(
+        let event_loop = EventLoop::new(
             net,
             vec![ListenerId(0)],
             peers,
@@ -276,7 +276,7 @@ impl Run {
         );
         Self {
             world,
-            node,
+            event_loop,
             commands,
             signals,
             hub,
@@ -336,8 +336,8 @@ impl Run {
         }
         self.stand_still();
         let now = self.now();
-        if let Err(error) = self.node.poll(now) {
-            panic!("{error}: {:?}", self.node);
+        if let Err(error) = self.event_loop.poll(now) {
+            panic!("{error}: {:?}", self.event_loop);
         }
         self.stand_still();
         {
@@ -356,7 +356,7 @@ impl Run {
         let now = self.now();
         self.begin_cut();
         self.change_settings();
-        self.node.turn(now);
+        self.event_loop.turn(now);
         for (peer, error) in self.refused.lock().unwrap().drain(..) {
             note_refused(&mut self.world.borrow_mut(), peer, error);
         }
@@ -447,7 +447,7 @@ impl Run {
         }
         let world = self.world.borrow();
         if looks_at_all {
-            self.node.peers().check(world.now);
+            self.event_loop.peers().check(world.now);
         }
         let touched = if looks_at_all {
             &world.live
@@ -456,9 +456,9 @@ impl Run {
         };
         for index in touched {
             if let Some(id) = world.conns[*index].id.filter(|_| !looks_at_all) {
-                self.node.peers().check_peer(world.now, id);
+                self.event_loop.peers().check_peer(world.now, id);
             }
-            check_told(&world, &mut self.node, *index);
+            check_told(&world, &mut self.event_loop, *index);
         }
         // An echo may be longer than its question by a checksum.
         let dressed = world.slots.dress(Frame::new(MessageType(0), b"")).checksum;
@@ -468,17 +468,17 @@ impl Run {
             .filter_map(|index| world.conns[*index].id)
         {
             let longer = if dressed { CHECKSUM_SIZE.into() } else { 0 };
-            self.node.peers().check_read(id, longer);
+            self.event_loop.peers().check_read(id, longer);
         }
         for (peer, count) in world.subscribers.iter().flat_map(Subscriber::held) {
-            let in_flight = self.node.peers().in_flight(peer);
+            let in_flight = self.event_loop.peers().in_flight(peer);
             assert!(
                 in_flight.is_none_or(|all| all.messages >= count),
                 "{count} messages of {peer} are held, and {in_flight:?} in flight"
             );
         }
         let every = self.size.turns_between_looks();
-        self.turns.check(&world, &mut self.node, every);
+        self.turns.check(&world, &mut self.event_loop, every);
         for subscriber in &world.subscribers {
             subscriber.check();
         }
@@ -488,7 +488,7 @@ impl Run {
         let ledger = &self.ledger;
         let dispatched = ledger.dispatched.get();
         assert_eq!(dispatched, ledger.claimed.get() + ledger.unclaimed.get());
-        let waiting = self.node.waiting_messages();
+        let waiting = self.event_loop.waiting_messages();
         let undispatched = ledger.inbound.messages.get() - ledger.handled.get() - dispatched;
         if self.inline {
             assert_eq!(undispatched, waiting);
@@ -501,7 +501,10 @@ impl Run {
         out.add(ledger.outbound_queued.get());
         assert_eq!(ledger.outbound_accepted.get(), out);
         let closed: u64 = ledger.closed.iter().map(Counter::get).sum();
-        assert_eq!(ledger.accepted.get(), closed + self.node.peers().len_all());
+        assert_eq!(
+            ledger.accepted.get(),
+            closed + self.event_loop.peers().len_all()
+        );
         // What is read last may pass the limit by itself.
         let slack = 2 * (self.payload_max + 64).max(BLOCK_SIZE) + BLOCK_SIZE;
         let used = ledger.budget.used();
@@ -514,7 +517,7 @@ impl Run {
     /// Keeps what the service says of connections that ended since this was called last.
     fn note_ended(&mut self) {
         let ended = &mut self.ended;
-        for row in self.node.peers().newest_closed() {
+        for row in self.event_loop.peers().newest_closed() {
             let unconfirmed = row.unconfirmed.expect("the network tells").messages;
             let told = (row.outbound.messages, unconfirmed);
             if ended.insert(row.peer, told).is_some() {
@@ -545,7 +548,7 @@ impl Run {
     /// The list of closed connections has the last ones, and of each reason as many as were counted
     /// if it has them all.
     fn check_ring(&mut self) {
-        let rows = self.node.peers().closed_rows();
+        let rows = self.event_loop.peers().closed_rows();
         assert!(rows.len() <= CLOSED_ROWS_MAX);
         assert!(rows.is_sorted_by_key(|row| row.closed_at));
         for (counter, reason) in self.ledger.closed.iter().zip(CloseReason::ALL) {
@@ -598,7 +601,7 @@ impl Run {
         for client in &world.clients {
             let Some(index) = client.conn else { continue };
             let conn = &world.conns[index];
-            let inside = conn.id.map(|id| self.node.peers().describe(id));
+            let inside = conn.id.map(|id| self.event_loop.peers().describe(id));
             panic!(
                 "{:?} client is not served on conn {index}: arrived {} sent {} and {} fin {} \
                  server fin {} closed {} waiting {} dispatch queue {:?} budget {}: {inside:?}",
@@ -609,7 +612,7 @@ impl Run {
                 conn.fin,
                 conn.server_fin,
                 conn.closed,
-                self.node.waiting_messages(),
+                self.event_loop.waiting_messages(),
                 self.ledger.dispatch_queue.get(),
                 self.ledger.budget.used()
             );
@@ -664,7 +667,7 @@ impl Run {
             .order_stop(Duration::ZERO, Duration::from_millis(timeout));
         self.world.borrow_mut().rates.jump = 0;
         self.world.borrow_mut().rates.subscribe = 0;
-        while !self.node.has_ended() {
+        while !self.event_loop.has_ended() {
             // The loop counts on a dispatcher that runs beside it.
             self.world.borrow_mut().drain_worker();
             self.step();
@@ -679,20 +682,20 @@ impl Run {
             early || took < 600,
             "a quiet service stopped after {took} ms"
         );
-        while let Some(timer) = self.node.peers().wheel.poll(u64::MAX) {
+        while let Some(timer) = self.event_loop.peers().wheel.poll(u64::MAX) {
             assert!(!matches!(timer.value, Timer::Peer(_)), "{timer:?} is left");
         }
         let now = self.now();
         let Self {
             world,
-            node,
+            event_loop,
             hub,
             mut alarms,
             ledger,
             ended,
             ..
         } = self;
-        let stop = node.finish(now).stop;
+        let stop = event_loop.finish(now).stop;
         hub.close();
         let world = &mut *world.borrow_mut();
         if let Some(alarms) = &mut alarms {

@@ -6,7 +6,7 @@
 //! next turn whatever else there is.
 
 use super::world::{SimNet, World};
-use crate::{id::PeerId, node::Node};
+use crate::{event_loop::EventLoop, id::PeerId};
 
 #[derive(Debug, Default)]
 pub(super) struct Turns {
@@ -38,9 +38,9 @@ struct Go {
 impl Turns {
     /// To be called behind each turn of the loop. With `every` above one, who waits to be read is
     /// looked at in so many turns once; what holds from each turn to the next holds then too.
-    pub(super) fn check(&mut self, world: &World, node: &mut Node<SimNet>, every: u64) {
+    pub(super) fn check(&mut self, world: &World, event_loop: &mut EventLoop<SimNet>, every: u64) {
         self.now += 1;
-        let turns: Vec<PeerId> = node.peers().take_turns().collect();
+        let turns: Vec<PeerId> = event_loop.peers().take_turns().collect();
         for id in &turns {
             let now = self.now;
             let go = self.go(*id);
@@ -54,9 +54,9 @@ impl Turns {
             assert!(is_next, "conn {index} is read out of its turn");
         }
         self.served.extend(turns);
-        self.check_writing(world, node);
+        self.check_writing(world, event_loop);
         if self.now % every == 0 {
-            self.check_reading(node);
+            self.check_reading(event_loop);
         }
     }
 
@@ -75,11 +75,11 @@ impl Turns {
 
     /// Whoever could be read when it was looked last had its turn, or the loop is held up, and
     /// nobody had two meanwhile.
-    fn check_reading(&mut self, node: &mut Node<SimNet>) {
-        let (now, holds_back) = (self.now, node.holds_back());
+    fn check_reading(&mut self, event_loop: &mut EventLoop<SimNet>) {
+        let (now, holds_back) = (self.now, event_loop.holds_back());
         let looked = std::mem::replace(&mut self.looked, now);
         let mut oldest = u64::MAX;
-        for id in node.peers().due_to_read() {
+        for id in event_loop.peers().due_to_read() {
             let go = self.go(id);
             if go.last > looked || go.waited < looked || looked == 0 {
                 go.waits_since = now;
@@ -101,9 +101,9 @@ impl Turns {
     }
 
     /// Whoever could be written after the last turn was.
-    fn check_writing(&mut self, world: &World, node: &mut Node<SimNet>) {
+    fn check_writing(&mut self, world: &World, event_loop: &mut EventLoop<SimNet>) {
         let now = self.now;
-        for id in node.peers().due_to_write() {
+        for id in event_loop.peers().due_to_write() {
             let waited = std::mem::replace(&mut self.go(id).waited_to_write, now);
             assert!(
                 waited + 1 < now || world.is_written(world.conn_of(id)),
@@ -114,11 +114,11 @@ impl Turns {
 }
 
 /// What the loop was told of a peer it knows until a call would block.
-pub(super) fn check_told(world: &World, node: &mut Node<SimNet>, index: usize) {
+pub(super) fn check_told(world: &World, event_loop: &mut EventLoop<SimNet>, index: usize) {
     let Some(id) = world.conns[index].id else {
         return;
     };
-    let Some(known) = node.peers().ready_of(id) else {
+    let Some(known) = event_loop.peers().ready_of(id) else {
         return;
     };
     for bit in world.told(index).into_iter().flatten() {

@@ -13,12 +13,12 @@ use super::{
 use crate::{
     clock::Now,
     dispatch::{FanOut, QueueBounds, Registry, Requests, SubscribeOptions, Subscription},
+    event_loop::{EventLoop, Sink},
     frame::{Decoder, Frame, encode_whole},
     handle::Command,
     id::ListenerId,
     idle::IdleStrategy,
     inline::{InlineMessage, Replier},
-    node::{Node, Sink},
     peer::Rules,
     peers::{HandlerOptions, Handlers, PeerLimits, Peers},
     policy::Priority,
@@ -102,7 +102,7 @@ impl Scene for Outgoing {
 struct Stage {
     slots: Arc<Slots>,
     wire: Rc<RefCell<Wire>>,
-    node: Node<Tape>,
+    event_loop: EventLoop<Tape>,
     subscription: Subscription,
     /// The time, which stands still.
     now: Now,
@@ -140,7 +140,7 @@ impl Stage {
         let wire = Rc::default();
         let (commands, receiver) = bounded(1);
         let now = slots.clock.now();
-        let node = Node::new(
+        let event_loop = EventLoop::new(
             Tape(Rc::clone(&wire)),
             vec![ListenerId(0)],
             peers,
@@ -156,7 +156,7 @@ impl Stage {
         let mut stage = Self {
             slots,
             wire,
-            node,
+            event_loop,
             subscription,
             now,
             _commands: commands,
@@ -166,8 +166,10 @@ impl Stage {
     }
 
     fn turn(&mut self) {
-        self.node.poll(self.now).expect("a tape does not fail");
-        self.node.turn(self.now);
+        self.event_loop
+            .poll(self.now)
+            .expect("a tape does not fail");
+        self.event_loop.turn(self.now);
     }
 }
 

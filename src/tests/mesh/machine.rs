@@ -22,13 +22,13 @@ use crate::{
         SubscribeOptions, Subscription, TypeFilter, Worker,
     },
     error::{CloseReason, SendError, TryRecvError},
+    event_loop::{EventLoop, Sink},
     frame::Frame,
     handle::{Command, Signals},
     id::{LinkId, ListenerId, MessageType, NodeId, PeerId},
     idle::IdleStrategy,
     ledger::{Counter, DepartedRow, Ledger, RequestRow, Traffic},
     limits::{LINKS_MAX, REFUSED_PEERS_MAX},
-    node::{Node, Sink},
     peers::{PeerLimits, Peers, Timer},
     slots::{OutFrame, OutboxLimits, Slots},
 };
@@ -43,7 +43,7 @@ pub(super) struct Machine {
     pub(super) host: usize,
     pub(super) epoch: u64,
     fabric: Rc<RefCell<Fabric>>,
-    node: Node<MeshNet>,
+    event_loop: EventLoop<MeshNet>,
     commands: Sender<Command>,
     signals: Arc<Signals>,
     slots: Arc<Slots>,
@@ -105,7 +105,7 @@ impl Machine {
         let (commands, receiver) = bounded(64);
         let signals = Arc::<Signals>::default();
         let poke = Arc::clone(registry.poke(0));
-        let node = Node::new(
+        let event_loop = EventLoop::new(
             net,
             vec![ListenerId(0)],
             peers,
@@ -122,7 +122,7 @@ impl Machine {
             host,
             epoch,
             fabric: Rc::clone(fabric),
-            node,
+            event_loop,
             commands,
             signals,
             slots,
@@ -182,7 +182,7 @@ impl Machine {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.node.has_ended()
+        self.event_loop.has_ended()
     }
 
     // ----- the loop --------------------------------------------------------------------------
@@ -204,17 +204,17 @@ impl Machine {
     /// Lets the loop take a turn, if it would. True if it did.
     pub(super) fn step(&mut self, wishes: &[Wish], people: &[Who]) -> bool {
         let lazy = self.fabric.borrow_mut().random.chance(300);
-        if !lazy || self.node.has_ended() {
+        if !lazy || self.event_loop.has_ended() {
             self.run_worker();
             // Whoever takes nothing is not read from, and then seems to be dead.
             self.drain(self.keep);
         }
         let now = self.now();
-        if self.node.has_ended() || self.sleeps_until() > now.tick {
+        if self.event_loop.has_ended() || self.sleeps_until() > now.tick {
             return false;
         }
-        if let Err(error) = self.node.poll(now) {
-            panic!("host {}: {error}: {:?}", self.host, self.node);
+        if let Err(error) = self.event_loop.poll(now) {
+            panic!("host {}: {error}: {:?}", self.host, self.event_loop);
         }
         if self.fabric.borrow().hosts[self.host].sleeps_until.is_some() {
             return self.has_items();
@@ -222,11 +222,11 @@ impl Machine {
         let attempts = self.fabric.borrow().attempts.len();
         let rows = self.ledger.closed.iter().map(Counter::get).sum::<u64>();
         let needless = self.needless(wishes, people);
-        self.node.turn(now);
+        self.event_loop.turn(now);
         for attempt in &self.fabric.borrow().attempts[attempts..] {
             let needed = !needless.contains(&attempt.wish);
             let target = people.get(wishes[attempt.wish].to);
-            let still = target.is_some_and(|who| self.node.peers().is_node_up(who.node_id));
+            let still = target.is_some_and(|who| self.event_loop.peers().is_node_up(who.node_id));
             assert!(
                 needed || !still,
                 "host {} dials for wish {} although it is connected",
@@ -239,7 +239,7 @@ impl Machine {
                 format!(
                     "host {} {:?}",
                     self.host,
-                    self.node.peers().closed_rows().last()
+                    self.event_loop.peers().closed_rows().last()
                 )
             });
         }
@@ -270,7 +270,7 @@ impl Machine {
                 continue;
             };
             let link = link_id(self.epoch, index);
-            let peers = self.node.peers();
+            let peers = self.event_loop.peers();
             if peers.waits_for_node(link, who.node_id) && peers.is_node_up(who.node_id) {
                 found.push(index);
             }
@@ -300,7 +300,7 @@ impl Machine {
 
     fn check(&mut self, now: Tick) {
         self.steps += 1;
-        let inside = self.node.peers().len_all();
+        let inside = self.event_loop.peers().len_all();
         let ledger = &self.ledger;
         let closed: u64 = ledger.closed.iter().map(Counter::get).sum();
         let made = ledger.accepted.get() + ledger.dialled.get();
@@ -309,10 +309,10 @@ impl Machine {
         out.add(ledger.outbound_dropped.get());
         out.add(ledger.outbound_queued.get());
         assert_eq!(ledger.outbound_accepted.get(), out);
-        self.node.peers().check(now);
+        self.event_loop.peers().check(now);
         if self.steps % 8 == 0 {
             let fabric = self.fabric.borrow();
-            for row in self.node.peers().rows(now) {
+            for row in self.event_loop.peers().rows(now) {
                 let (index, side) = fabric.hosts[self.host].ids[&row.peer];
                 let sum = row.outbound.messages + row.queued.messages;
                 let accepted = fabric.conns[index].ends[side].accepted;
@@ -441,20 +441,20 @@ impl Machine {
 
     /// Connections that are up and said who they are: their number, and who they say they are.
     pub(super) fn introduced(&mut self) -> Vec<(usize, NodeId)> {
-        let open = self.node.peers().introduced();
+        let open = self.event_loop.peers().introduced();
         let ids = &self.fabric.borrow().hosts[self.host].ids;
         open.iter().map(|(peer, id)| (ids[peer].0, *id)).collect()
     }
 
     /// Connections that are up, by number.
     pub(super) fn open(&mut self) -> Vec<usize> {
-        let open = self.node.peers().open();
+        let open = self.event_loop.peers().open();
         let ids = &self.fabric.borrow().hosts[self.host].ids;
         open.iter().map(|peer| ids[peer].0).collect()
     }
 
     pub(super) fn describe_links(&mut self) -> String {
-        self.node.peers().describe_links()
+        self.event_loop.peers().describe_links()
     }
 
     pub(super) fn describe(&mut self, conn: usize) -> Vec<String> {
@@ -463,10 +463,12 @@ impl Machine {
         let ends = fabric.conns[conn].ends.iter();
         let own = ends.filter(|end| end.host == self.host);
         let peers: Vec<PeerId> = own.filter_map(|end| end.peer).collect();
-        let rows = self.node.peers().closed_rows();
+        let rows = self.event_loop.peers().closed_rows();
         let rows = rows.iter().filter(|row| peers.contains(&row.peer));
         let mut told: Vec<String> = rows.map(|row| format!("{row:?}")).collect();
-        let inside = peers.iter().map(|peer| self.node.peers().describe(*peer));
+        let inside = peers
+            .iter()
+            .map(|peer| self.event_loop.peers().describe(*peer));
         told.extend(inside);
         told
     }
@@ -474,7 +476,7 @@ impl Machine {
     /// What was counted for the connections that ended. `excused` says of which it is known that a
     /// fault may have ended it; `settled` that everything has been taken since.
     pub(super) fn check_closed(&mut self, excused: &dyn Fn(usize) -> bool, settled: bool) {
-        let rows = self.node.peers().closed_rows();
+        let rows = self.event_loop.peers().closed_rows();
         let fabric = &mut *self.fabric.borrow_mut();
         for row in rows {
             let (index, side) = fabric.hosts[self.host].ids[&row.peer];
@@ -504,7 +506,7 @@ impl Machine {
 
     /// Everything is given back.
     pub(super) fn finish(mut self) -> Ended {
-        while let Some(timer) = self.node.peers().wheel.poll(u64::MAX) {
+        while let Some(timer) = self.event_loop.peers().wheel.poll(u64::MAX) {
             assert!(
                 !matches!(timer.value, Timer::Peer(_) | Timer::Link(_)),
                 "{timer:?} is left"
@@ -517,7 +519,7 @@ impl Machine {
         } = self;
         assert_eq!(slots.links.load(std::sync::atomic::Ordering::Relaxed), 0);
         let ledger = Arc::clone(ledger);
-        assert!(self.node.peers().is_empty());
+        assert!(self.event_loop.peers().is_empty());
         if let Some(mut worker) = self.worker.take() {
             while worker.step() {
                 self.drain(0);
@@ -527,13 +529,13 @@ impl Machine {
         self.drain(0);
         let now = self.now();
         let Self {
-            node,
+            event_loop,
             worker,
             subscription,
             held,
             ..
         } = self;
-        assert!(node.finish(now).failure.is_none());
+        assert!(event_loop.finish(now).failure.is_none());
         drop((subscription, held));
         if let Some(mut worker) = worker {
             worker.run().unwrap();
@@ -564,12 +566,12 @@ impl Machine {
 
     /// All that the loop knows of a connection.
     pub(super) fn inside(&mut self, peer: PeerId) -> String {
-        self.node.peers().describe(peer)
+        self.event_loop.peers().describe(peer)
     }
 
     /// The peer of a connection that is up here.
     pub(super) fn is_open(&mut self, peer: PeerId) -> bool {
-        self.node.peers().open().contains(&peer)
+        self.event_loop.peers().open().contains(&peer)
     }
 }
 

@@ -66,7 +66,7 @@ pub(crate) enum Sink {
 }
 
 /// The loop thread's state.
-pub(crate) struct Node<N: Net> {
+pub(crate) struct EventLoop<N: Net> {
     net: N,
     /// By the index of the peer.
     streams: Vec<Option<N::Stream>>,
@@ -149,7 +149,7 @@ impl LoopEnd {
     }
 }
 
-impl<N: Net> Node<N> {
+impl<N: Net> EventLoop<N> {
     #[expect(
         clippy::too_many_arguments,
         reason = "called once, where all its parts are made"
@@ -1028,7 +1028,7 @@ fn give_way(tries: usize) {
 
 /// What the simulator looks at.
 #[cfg(test)]
-impl<N: Net> Node<N> {
+impl<N: Net> EventLoop<N> {
     pub(crate) fn has_ended(&self) -> bool {
         self.phase == Phase::Ended
     }
@@ -1150,9 +1150,9 @@ fn dispatch_inline(fan_out: &mut FanOut, bounds: &QueueBounds, item: Item) {
     }
 }
 
-impl<N: Net> fmt::Debug for Node<N> {
+impl<N: Net> fmt::Debug for EventLoop<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Node")
+        f.debug_struct("EventLoop")
             .field("phase", &self.phase)
             .field("listeners", &self.listeners)
             .field("waiting", &self.waiting)
