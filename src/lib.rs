@@ -160,7 +160,6 @@ mod balance;
 mod config;
 mod dial;
 mod event;
-mod event_loop;
 mod lead;
 mod slots;
 mod socket;
@@ -178,6 +177,7 @@ mod peer;
 mod handle;
 mod peers;
 // 7
+mod event_loop;
 // 8
 mod service;
 #[cfg(test)]

@@ -45,7 +45,7 @@ use crate::{
         COMMANDS_MAX, DESCRIPTORS_PER_SHARD, DESCRIPTORS_RESERVED, LINKS_MAX, REFUSED_PEERS_MAX,
     },
     peer::Rules,
-    peers::{Census, Directory, HandlerOptions, Handlers, PeerLimits, Peers},
+    peers::{Census, HandlerOptions, Handlers, NodeRegistry, PeerLimits, Peers},
     slots::{BroadcastReport, OutboxLimits, Recipients, Slots},
     socket::{Listener, SocketOptions, Sockets, name_conflict, raise_descriptor_limit},
     threads::{Crew, run_on, warn_if_crowded},
@@ -706,12 +706,12 @@ impl NetService {
         let census = Arc::new(Census::new(limits));
         let all_slots = self.shared.shards.iter();
         let all_slots = all_slots.map(|shard| Arc::clone(&shard.slots)).collect();
-        let directory = (shards > 1).then(|| Arc::new(Directory::new(all_slots)));
+        let node_registry = (shards > 1).then(|| Arc::new(NodeRegistry::new(all_slots)));
         let mut loops = Vec::new();
         for ((shard, sink), listeners) in (0..).zip(sinks).zip(by_shard) {
             let sockets = Sockets::new(listeners, options).map_err(StartError::Poller)?;
             let peers = self.make_peers(shard, limits);
-            let peers = peers.beside(Arc::clone(&census), directory.clone());
+            let peers = peers.beside(Arc::clone(&census), node_registry.clone());
             loops.push(self.make_loop(shard, sink, sockets, peers)?);
         }
         self.addrs = addrs;

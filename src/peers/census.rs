@@ -2,7 +2,7 @@
 //!
 //! Looked at when a connection comes and when it ends. The numbers are atomics; origins stand
 //! behind a mutex that only loops take, each for one step in the map. It is one of the two locks
-//! that a loop waits for; the other is the [directory](super::nodes) of nodes.
+//! that a loop waits for; the other is the [registry](super::node_registry) of nodes.
 
 use std::{
     collections::HashMap,

@@ -8,7 +8,7 @@
 
 use std::{fmt, net::SocketAddr, sync::atomic::Ordering};
 
-use super::{Peers, nodes::Claim};
+use super::{Peers, node_registry::Claim};
 use crate::{
     clock::Tick,
     error::CloseReason,
@@ -91,7 +91,7 @@ impl Peers {
             self.connection_of(node_id)
                 .is_some_and(|other| other != peer)
         };
-        let elsewhere = self.directory.as_ref().is_some_and(|all| {
+        let elsewhere = self.node_registry.as_ref().is_some_and(|all| {
             let shard = self.slots.shard();
             // Another loop's link may be about to learn who is there.
             let links = self.slots.links.load(Ordering::Relaxed);

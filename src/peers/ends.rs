@@ -290,8 +290,8 @@ impl Peers {
 
     // ----- the last step ---------------------------------------------------------------------
 
-    /// Ends a connection: has the event loop look what is left of it, gives its slot back, counts it, and
-    /// has the event loop close it.
+    /// Ends a connection: has the event loop look what is left of it, gives its slot back, counts
+    /// it, and has the event loop close it.
     pub(super) fn leave(&mut self, now: Tick, id: PeerId, reason: CloseReason, abort: bool) {
         let Some(seat) = self.seat(id) else { return };
         seat.leaving = Some(Leaving { reason, abort });

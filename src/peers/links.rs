@@ -30,7 +30,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Action, Peers, Timer, doubles::Doubt, nodes::Claim, seat::Standing};
+use super::{Action, Peers, Timer, doubles::Doubt, node_registry::Claim, seat::Standing};
 use crate::{
     clock::Tick,
     dial::{NewLink, Source},
@@ -549,7 +549,7 @@ impl Peers {
 
     /// Whether a node is connected, to this loop or to another.
     fn is_connected(&self, node_id: NodeId) -> bool {
-        let elsewhere = self.directory.as_ref();
+        let elsewhere = self.node_registry.as_ref();
         self.connection_of(node_id).is_some()
             || elsewhere.is_some_and(|all| all.is_elsewhere(node_id, self.slots.shard()))
     }
@@ -577,7 +577,7 @@ impl Peers {
             self.doubt_self(now, claim);
             return Err("the peer has our own node id");
         }
-        let Some(directory) = self.directory.clone() else {
+        let Some(node_registry) = self.node_registry.clone() else {
             let other = self.connection_of(node_id);
             let Some(old) = other.and_then(|other| self.claim_of(other)) else {
                 return Ok(other);
@@ -593,7 +593,7 @@ impl Peers {
         let counts =
             |old: Claim| old.peer.shard() != shard || self.connection_of(node_id) == Some(old.peer);
         let mut in_the_way = None;
-        let claimed = directory.claim(node_id, claim, |old| {
+        let claimed = node_registry.claim(node_id, claim, |old| {
             in_the_way = Some(old).filter(|old| counts(*old));
             in_the_way.is_some() && !claim.takes_over(old, own, node_id)
         });
@@ -606,7 +606,7 @@ impl Peers {
         }
         if let Some(other) = other.filter(|other| other.shard() != shard) {
             log::debug!("peer {other} gives way to peer {id} of the same node");
-            directory.close(other);
+            node_registry.close(other);
             return Ok(None);
         }
         Ok(other.filter(|other| self.connection_of(node_id) == Some(*other)))
@@ -625,7 +625,7 @@ impl Peers {
     /// Gives up the claim to its node of a connection that counts no more as the node's.
     #[inline]
     pub(super) fn give_up_node(&mut self, id: PeerId) {
-        if self.directory.is_some() {
+        if self.node_registry.is_some() {
             self.give_up_claim(id);
         }
     }
@@ -637,26 +637,30 @@ impl Peers {
         let counts = seat.leaving.is_none() && seat.peer.state().takes_input();
         if seat.listed && !counts {
             seat.listed = false;
-            if let Some(directory) = &self.directory {
-                directory.give_up(seat.peer.node_id(), id);
+            if let Some(node_registry) = &self.node_registry {
+                node_registry.give_up(seat.peer.node_id(), id);
             }
         }
     }
 
     /// Whether there is news of nodes of other loops, or they ask for something.
     pub(crate) fn has_news(&self) -> bool {
-        let (directory, shard) = (self.directory.as_ref(), self.slots.shard());
+        let (node_registry, shard) = (self.node_registry.as_ref(), self.slots.shard());
         self.slots.ledger.budget.is_asked()
-            || directory.is_some_and(|directory| directory.has_news(shard))
+            || node_registry.is_some_and(|node_registry| node_registry.has_news(shard))
     }
 
     /// Connections of nodes to other loops have ended, which links may have waited for.
     pub(super) fn learn_nodes(&mut self, now: Tick) {
         let shard = self.slots.shard();
-        let Some(directory) = self.directory.as_ref().filter(|all| all.has_news(shard)) else {
+        let Some(node_registry) = self
+            .node_registry
+            .as_ref()
+            .filter(|all| all.has_news(shard))
+        else {
             return;
         };
-        let nodes = directory.take_news(shard);
+        let nodes = node_registry.take_news(shard);
         let nodes = nodes.unwrap_or_else(|| self.links.covered.keys().copied().collect());
         for node_id in nodes {
             self.uncover_links(now, node_id);

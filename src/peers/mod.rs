@@ -2,10 +2,10 @@
 //!
 //! [`Peers`] joins the peers with their slots, their timers and the pool of blocks, and decides who
 //! may read and write. It is told what happened (`handle_*`) and asked what to do next (`poll_*`);
-//! the event loop does the system calls in between. A turn goes like this: `begin_turn`, then for each
-//! peer that `poll_read` names `prepare_read` and `handle_read`, then for each that `poll_write`
-//! names `fill_slices` and `handle_written`, then `poll_timer` until it gives none, and
-//! `poll_action` whenever something may have been closed.
+//! the event loop does the system calls in between. A turn goes like this: `begin_turn`, then for
+//! each peer that `poll_read` names `prepare_read` and `handle_read`, then for each that
+//! `poll_write` names `fill_slices` and `handle_written`, then `poll_timer` until it gives none,
+//! and `poll_action` whenever something may have been closed.
 //!
 //! A connection on which nothing is under way has no seat, but a short form of it in the
 //! [`Table`]; whoever asks for the seat to change it finds it made.
@@ -26,7 +26,7 @@ mod links;
 mod looks;
 mod losses;
 mod names;
-mod nodes;
+mod node_registry;
 mod output;
 mod pressure;
 mod reconfigure;
@@ -52,7 +52,7 @@ pub use handlers::HandlerOptions;
 pub(crate) use handlers::Handlers;
 use links::Links;
 use losses::LossLog;
-pub(crate) use nodes::Directory;
+pub(crate) use node_registry::NodeRegistry;
 use output::close_slot;
 use pressure::HeldWalk;
 pub(crate) use rows::RowWalk;
@@ -182,7 +182,7 @@ pub(crate) struct Peers {
     /// Who is connected, by who they say they are.
     nodes: HashMap<NodeId, PeerId>,
     /// And to all loops, if there are others.
-    directory: Option<Arc<Directory>>,
+    node_registry: Option<Arc<NodeRegistry>>,
     /// Peers with ready input, and with output that may be written: of this turn, and of the next.
     reading: VecDeque<PeerId>,
     read_list: VecDeque<PeerId>,
@@ -268,7 +268,7 @@ impl Peers {
             dialled: 0,
             links: Links::new(seed),
             nodes: HashMap::new(),
-            directory: None,
+            node_registry: None,
             reading: VecDeque::new(),
             read_list: VecDeque::new(),
             writing: VecDeque::new(),
@@ -301,11 +301,15 @@ impl Peers {
     }
 
     /// The same table beside those of other loops.
-    pub(crate) fn beside(self, census: Arc<Census>, directory: Option<Arc<Directory>>) -> Self {
+    pub(crate) fn beside(
+        self,
+        census: Arc<Census>,
+        node_registry: Option<Arc<NodeRegistry>>,
+    ) -> Self {
         Self {
             losses: LossLog::new(Arc::clone(&census.loss_lines)),
             census,
-            directory,
+            node_registry,
             ..self
         }
     }
@@ -455,8 +459,8 @@ impl Peers {
         if self.nodes.get(&row.node_id) == Some(&row.peer) {
             self.nodes.remove(&row.node_id);
             self.uncover_links(now, row.node_id);
-            if let Some(directory) = &self.directory {
-                directory.tell_gone(row.node_id, self.slots.shard());
+            if let Some(node_registry) = &self.node_registry {
+                node_registry.tell_gone(row.node_id, self.slots.shard());
             }
         }
         match standing {

@@ -55,7 +55,7 @@ impl Claim {
 }
 
 /// All nodes that are connected to a service.
-pub(crate) struct Directory {
+pub(crate) struct NodeRegistry {
     nodes: Mutex<HashMap<NodeId, Claim>>,
     /// By shard.
     slots: Box<[Arc<Slots>]>,
@@ -71,7 +71,7 @@ struct Gone {
     nodes: Mutex<Option<Vec<NodeId>>>,
 }
 
-impl Directory {
+impl NodeRegistry {
     pub(crate) fn new(slots: Box<[Arc<Slots>]>) -> Self {
         let gone = || Gone {
             nodes: Mutex::new(Some(Vec::new())),
@@ -169,9 +169,9 @@ impl Gone {
     }
 }
 
-impl fmt::Debug for Directory {
+impl fmt::Debug for NodeRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Directory")
+        f.debug_struct("NodeRegistry")
             .field("nodes", &self.nodes)
             .finish_non_exhaustive()
     }
