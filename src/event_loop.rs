@@ -40,8 +40,8 @@ use crate::{
         ROW_WALKS_MAX, SLICES_FEW, SLICES_PER_WRITE, TIMERS_LATE_MS, TIMERS_PER_TURN,
         WRITE_PER_TURN_BYTES,
     },
+    log_limiter::{LogLimiter, Subject},
     peers::{Action, CutWalk, Peers, RowWalk, Stop, Timer},
-    quiet::{Quiet, Subject},
     slots::Slots,
     socket::{AcceptFault, Event, Listener, Net},
     timers::{TimerHub, TimerTable},
@@ -105,7 +105,7 @@ pub(crate) struct EventLoop<N: Net> {
     signals: Arc<Signals>,
     /// What ended the loop itself.
     failure: Option<String>,
-    quiet: Quiet,
+    log_limiter: LogLimiter,
     idle: Idle,
     lead: Lead,
     unannounced: Unannounced,
@@ -195,7 +195,7 @@ impl<N: Net> EventLoop<N> {
             drain_is_over: false,
             signals,
             failure: None,
-            quiet: Quiet::default(),
+            log_limiter: LogLimiter::default(),
             idle: Idle::new(idle),
             lead: Lead::default(),
             unannounced: Unannounced::default(),
@@ -681,7 +681,7 @@ impl<N: Net> EventLoop<N> {
         self.keep_stream(id, stream);
         if let Err(error) = registered {
             let subject = Subject::Address(addr.ip());
-            if let Some(suppressed) = self.quiet.allow(now.tick, "cannot register", subject) {
+            if let Some(suppressed) = self.log_limiter.allow(now.tick, "cannot register", subject) {
                 log::warn!("peer {id} at {addr} cannot be registered: {error}{suppressed}");
             }
             self.peers.handle_failed(now.tick, id, CloseReason::Io);
@@ -703,7 +703,8 @@ impl<N: Net> EventLoop<N> {
                 let pause = self.backoffs[index];
                 self.backoffs[index] = (pause * 2).min(ACCEPT_BACKOFF_MAX_MS);
                 let subject = Subject::Listener(index);
-                if let Some(suppressed) = self.quiet.allow(now.tick, "cannot accept", subject) {
+                if let Some(suppressed) = self.log_limiter.allow(now.tick, "cannot accept", subject)
+                {
                     log::warn!("cannot accept for {pause} ms: {error}{suppressed}");
                 }
                 self.listeners[index] = Accepting::Paused;

@@ -152,7 +152,7 @@ mod doorbell;
 pub mod frame;
 mod idle;
 mod ledger;
-mod quiet;
+mod log_limiter;
 mod resolve;
 pub mod wheel;
 // 3

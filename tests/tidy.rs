@@ -546,8 +546,9 @@ fn what_is_logged_once_in_a_while_says_how_much_was_not() {
         }
         let code: String = source.library_code().split_whitespace().collect();
         // The one that asks for the others is no line itself.
-        let asked = code.matches("quiet.allow(").count() + code.matches(".quietly(").count()
-            - code.matches("fnquietly(").count();
+        let asked = code.matches("log_limiter.allow(").count()
+            + code.matches(".limit_log(").count()
+            - code.matches("fnlimit_log(").count();
         let said = source.text.matches("{suppressed}").count();
         if asked != said {
             found.push(format!("{}: {asked} lines, {said} say so", source.path));

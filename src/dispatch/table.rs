@@ -31,7 +31,7 @@ use crate::{
     id::{MessageType, PeerId},
     ledger::{Traffic, TypeMap},
     limits::{DIRECT_BLOCK_BYTES_MAX, DIRECT_SUBSCRIBERS_MAX},
-    quiet::{Quiet, Subject},
+    log_limiter::{LogLimiter, Subject},
     slots::{Slots, never_waits},
 };
 
@@ -65,7 +65,7 @@ pub(crate) struct FanOut {
     /// For a mixed block: messages per type.
     tally: Tally,
     answers: Answers,
-    quiet: Quiet,
+    log_limiter: LogLimiter,
     in_hand: InHand,
     /// An entry has ended, and is not out of the list of subscribers yet.
     any_ended: bool,
@@ -107,7 +107,7 @@ impl FanOut {
             lists: vec![Vec::new()],
             type_map: TypeMap::default(),
             tally: Tally::default(),
-            quiet: Quiet::default(),
+            log_limiter: LogLimiter::default(),
             in_hand: InHand::default(),
             any_ended: false,
             sorter: Sorter::default(),
@@ -563,7 +563,7 @@ impl FanOut {
         entry.dropping = true;
         let now = self.slots.clock.now().tick;
         let subject = Subject::Subscriber(account.id.0);
-        if let Some(suppressed) = self.quiet.allow(now, "subscriber full", subject) {
+        if let Some(suppressed) = self.log_limiter.allow(now, "subscriber full", subject) {
             let (name, dropped) = (&account.name, account.dropped());
             log::warn!(
                 "subscriber {name:?} is full: {dropped} messages dropped so far{suppressed}"
@@ -584,7 +584,7 @@ impl FanOut {
         let account = &entry.subscriber.account;
         let now = self.slots.clock.now().tick;
         let subject = Subject::Subscriber(account.id.0);
-        if let Some(suppressed) = self.quiet.allow(now, "subscriber recovered", subject) {
+        if let Some(suppressed) = self.log_limiter.allow(now, "subscriber recovered", subject) {
             let (name, dropped) = (&account.name, account.dropped());
             log::info!(
                 "subscriber {name:?} takes again: {dropped} messages dropped so far{suppressed}"
@@ -629,7 +629,7 @@ impl FanOut {
         }
         let now = self.slots.clock.now().tick;
         let subject = Subject::Subscriber(account.id.0);
-        if let Some(suppressed) = self.quiet.allow(now, "subscriber holds all", subject) {
+        if let Some(suppressed) = self.log_limiter.allow(now, "subscriber holds all", subject) {
             log::warn!(
                 "subscriber {:?} holds back all reading: what waits for it fills the dispatch \
                  queue{suppressed}",

@@ -29,7 +29,7 @@ use crate::{clock::Tick, error::CloseReason, ledger::Traffic};
 /// to `Draining`. A `Greeting` that goes wrong ends as `Open` does. A BYE that says that the peer
 /// reads no more takes `Open` to `Draining`, where only the frame that has begun is finished.
 ///
-/// *Quiet* means: everything read from the peer was released by its subscribers, and everything
+/// *LogLimiter* means: everything read from the peer was released by its subscribers, and everything
 /// that was accepted for it was written. *Released* is said of what was read before the stop or
 /// close began. `Draining` is skipped by no close in order: it finishes the outbox, says BYE unless
 /// the peer closed first, and sends the FIN.

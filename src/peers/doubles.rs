@@ -107,7 +107,7 @@ impl Peers {
         if self.links.doubt == Some(doubt) {
             return;
         }
-        if let Some(suppressed) = self.quietly(now, doubt.0, addr) {
+        if let Some(suppressed) = self.limit_log(now, doubt.0, addr) {
             self.links.doubt = Some(doubt);
             log::warn!("{text}{suppressed}");
         }

@@ -26,8 +26,8 @@ use crate::{
     inline::{InlineMessage, Replier},
     ledger::{HandlerAccount, Ledger, Traffic, TypeMap},
     limits::{HANDLER_BUDGET_US, HANDLERS_MAX},
+    log_limiter::{LogLimiter, Subject},
     peer::Parsed,
-    quiet::{Quiet, Subject},
     socket::Ready,
 };
 
@@ -95,7 +95,7 @@ pub(crate) struct Handlers {
     ledger: Arc<Ledger>,
     requests: Arc<Requests>,
     type_map: TypeMap,
-    quiet: Quiet,
+    log_limiter: LogLimiter,
 }
 
 struct Handler {
@@ -113,7 +113,7 @@ impl Handlers {
             ledger,
             requests,
             type_map: TypeMap::default(),
-            quiet: Quiet::default(),
+            log_limiter: LogLimiter::default(),
         }
     }
 
@@ -207,13 +207,19 @@ impl Handler {
     }
 
     #[cold]
-    fn note_over_budget(&self, quiet: &mut Quiet, now: Tick, position: usize, spent: Duration) {
+    fn note_over_budget(
+        &self,
+        log_limiter: &mut LogLimiter,
+        now: Tick,
+        position: usize,
+        spent: Duration,
+    ) {
         let Self {
             budget, account, ..
         } = self;
         account.over_budget.add(1);
         let subject = Subject::Handler(position);
-        if let Some(suppressed) = quiet.allow(now, "handler over budget", subject) {
+        if let Some(suppressed) = log_limiter.allow(now, "handler over budget", subject) {
             let name = &account.name;
             log::warn!(
                 "handler {name:?} held the loop for {spent:?}, its budget is {budget:?}{suppressed}"
@@ -380,8 +386,8 @@ impl Walk {
                 since = Some(end);
                 let spent = end.saturating_duration_since(before);
                 if handler.note_time(spent) {
-                    let (quiet, tick) = (&mut handlers.quiet, self.now.tick);
-                    handler.note_over_budget(quiet, tick, position, spent);
+                    let (log_limiter, tick) = (&mut handlers.log_limiter, self.now.tick);
+                    handler.note_over_budget(log_limiter, tick, position, spent);
                 }
             }
         }

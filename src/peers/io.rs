@@ -615,7 +615,7 @@ impl Peers {
         seat.pause = None;
         self.list_reading(id);
         self.note_mute(id);
-        if let Some(suppressed) = self.quietly(now, reason.name(), addr) {
+        if let Some(suppressed) = self.limit_log(now, reason.name(), addr) {
             // Of two services that connect to each other one is refused each time.
             let level = if reason == CloseReason::DuplicateNode {
                 log::Level::Debug

@@ -75,8 +75,8 @@ use crate::{
         CLOSED_ROWS_MAX, COMMANDS_PER_TURN, EVENTS_WAITING_MAX, LINGER_MS, REFUSED_PEERS_MAX,
         REST_AFTER_MS, TIMERS_PER_TURN,
     },
+    log_limiter::{LogLimiter, Subject, Suppressed},
     peer::{Peer, Rules, State, Verdict},
-    quiet::{Quiet, Subject, Suppressed},
     slots::{About, OpenError, Slots},
     socket::Ready,
     timers::UserTimer,
@@ -225,7 +225,7 @@ pub(crate) struct Peers {
     /// Connections that may rest once their systems have acknowledged everything.
     unsure: VecDeque<PeerId>,
     stop: Option<Stop>,
-    quiet: Quiet,
+    log_limiter: LogLimiter,
     losses: LossLog,
 }
 
@@ -295,7 +295,7 @@ impl Peers {
             untold: false,
             unsure: VecDeque::new(),
             stop: None,
-            quiet: Quiet::default(),
+            log_limiter: LogLimiter::default(),
             losses: LossLog::default(),
         }
     }
@@ -989,8 +989,14 @@ impl Peers {
         }
     }
 
-    fn quietly(&mut self, now: Tick, cause: &'static str, addr: SocketAddr) -> Option<Suppressed> {
-        self.quiet.allow(now, cause, Subject::Address(addr.ip()))
+    fn limit_log(
+        &mut self,
+        now: Tick,
+        cause: &'static str,
+        addr: SocketAddr,
+    ) -> Option<Suppressed> {
+        self.log_limiter
+            .allow(now, cause, Subject::Address(addr.ip()))
     }
 }
 

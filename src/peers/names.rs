@@ -15,7 +15,7 @@ use crate::{
     dial::Source,
     error::DialError,
     id::LinkId,
-    quiet::Subject,
+    log_limiter::Subject,
     resolve::{Refused, Resolved},
 };
 
@@ -89,7 +89,7 @@ impl Peers {
         // That there is no address is told by the event of the failed attempt alone.
         if is_late || known > 0 {
             let (cause, subject) = ("lookup", Subject::Link(id.0));
-            if let Some(suppressed) = self.quiet.allow(now, cause, subject) {
+            if let Some(suppressed) = self.log_limiter.allow(now, cause, subject) {
                 let source = &link.source;
                 let then = if known > 0 {
                     "the last known addresses are tried"

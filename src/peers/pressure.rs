@@ -205,7 +205,7 @@ impl Peers {
 
     fn close_for_budget(&mut self, now: Tick, id: PeerId, bytes: usize) {
         let addr = self.seat(id).map(|seat| seat.peer.addr);
-        let said = addr.and_then(|addr| self.quietly(now, CloseReason::Budget.name(), addr));
+        let said = addr.and_then(|addr| self.limit_log(now, CloseReason::Budget.name(), addr));
         if let Some(suppressed) = said {
             log::warn!(
                 "peer {id} is closed: the budget is used up and it holds {bytes} bytes{suppressed}"

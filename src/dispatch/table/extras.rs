@@ -185,7 +185,10 @@ impl FanOut {
         let Some(account) = account else { return };
         let now = self.slots.clock.now().tick;
         let subject = Subject::Subscriber(account.id.0);
-        if let Some(suppressed) = self.quiet.allow(now, "event subscriber full", subject) {
+        if let Some(suppressed) = self
+            .log_limiter
+            .allow(now, "event subscriber full", subject)
+        {
             let (name, dropped) = (&account.name, account.dropped());
             log::warn!(
                 "event subscriber {name:?} is full: {dropped} events dropped so far{suppressed}"

@@ -26,7 +26,7 @@ pub(crate) enum Subject {
 
 /// Decides which lines are written; owned by the thread that writes them.
 #[derive(Debug, Default)]
-pub(crate) struct Quiet {
+pub(crate) struct LogLimiter {
     entries: HashMap<(&'static str, Subject), Entry>,
 }
 
@@ -36,7 +36,7 @@ struct Entry {
     suppressed: u64,
 }
 
-impl Quiet {
+impl LogLimiter {
     /// Whether to write a line now; if so, a note for its end on how many were left out before it.
     pub(crate) fn allow(
         &mut self,
@@ -88,28 +88,31 @@ mod tests {
 
     #[test]
     fn one_line_per_cause_subject_and_interval() {
-        let mut quiet = Quiet::default();
+        let mut quiet = LogLimiter::default();
         let peer = Subject::Address([127, 0, 0, 1].into());
-        assert_eq!(quiet.allow(0, "a", peer), Some(Suppressed(0)));
-        assert_eq!(quiet.allow(1, "a", peer), None);
-        assert_eq!(quiet.allow(1, "b", peer), Some(Suppressed(0)));
-        assert_eq!(quiet.allow(LOG_INTERVAL_MS - 1, "a", peer), None);
-        assert_eq!(quiet.allow(LOG_INTERVAL_MS, "a", peer), Some(Suppressed(2)));
+        assert_eq!(log_limiter.allow(0, "a", peer), Some(Suppressed(0)));
+        assert_eq!(log_limiter.allow(1, "a", peer), None);
+        assert_eq!(log_limiter.allow(1, "b", peer), Some(Suppressed(0)));
+        assert_eq!(log_limiter.allow(LOG_INTERVAL_MS - 1, "a", peer), None);
         assert_eq!(
-            quiet.allow(LOG_INTERVAL_MS * 2, "a", peer),
+            log_limiter.allow(LOG_INTERVAL_MS, "a", peer),
+            Some(Suppressed(2))
+        );
+        assert_eq!(
+            log_limiter.allow(LOG_INTERVAL_MS * 2, "a", peer),
             Some(Suppressed(0))
         );
     }
 
     #[test]
-    fn the_table_is_bounded_and_forgets_the_quiet() {
-        let mut quiet = Quiet::default();
+    fn the_table_is_bounded_and_forgets_old_entries() {
+        let mut quiet = LogLimiter::default();
         for subscriber in 0..5_000 {
-            quiet.allow(0, "full", Subject::Subscriber(subscriber));
+            log_limiter.allow(0, "full", Subject::Subscriber(subscriber));
         }
         assert!(quiet.entries.len() <= LOG_SUBJECTS_MAX + 1);
         assert_eq!(
-            quiet.allow(LOG_INTERVAL_MS, "full", Subject::Subscriber(9_999)),
+            log_limiter.allow(LOG_INTERVAL_MS, "full", Subject::Subscriber(9_999)),
             Some(Suppressed(0))
         );
         assert!(quiet.entries.len() < 10);
