@@ -88,33 +88,33 @@ mod tests {
 
     #[test]
     fn one_line_per_cause_subject_and_interval() {
-        let mut quiet = LogLimiter::default();
+        let mut limiter = LogLimiter::default();
         let peer = Subject::Address([127, 0, 0, 1].into());
-        assert_eq!(log_limiter.allow(0, "a", peer), Some(Suppressed(0)));
-        assert_eq!(log_limiter.allow(1, "a", peer), None);
-        assert_eq!(log_limiter.allow(1, "b", peer), Some(Suppressed(0)));
-        assert_eq!(log_limiter.allow(LOG_INTERVAL_MS - 1, "a", peer), None);
+        assert_eq!(limiter.allow(0, "a", peer), Some(Suppressed(0)));
+        assert_eq!(limiter.allow(1, "a", peer), None);
+        assert_eq!(limiter.allow(1, "b", peer), Some(Suppressed(0)));
+        assert_eq!(limiter.allow(LOG_INTERVAL_MS - 1, "a", peer), None);
         assert_eq!(
-            log_limiter.allow(LOG_INTERVAL_MS, "a", peer),
+            limiter.allow(LOG_INTERVAL_MS, "a", peer),
             Some(Suppressed(2))
         );
         assert_eq!(
-            log_limiter.allow(LOG_INTERVAL_MS * 2, "a", peer),
+            limiter.allow(LOG_INTERVAL_MS * 2, "a", peer),
             Some(Suppressed(0))
         );
     }
 
     #[test]
     fn the_table_is_bounded_and_forgets_old_entries() {
-        let mut quiet = LogLimiter::default();
+        let mut limiter = LogLimiter::default();
         for subscriber in 0..5_000 {
-            log_limiter.allow(0, "full", Subject::Subscriber(subscriber));
+            limiter.allow(0, "full", Subject::Subscriber(subscriber));
         }
-        assert!(quiet.entries.len() <= LOG_SUBJECTS_MAX + 1);
+        assert!(limiter.entries.len() <= LOG_SUBJECTS_MAX + 1);
         assert_eq!(
-            log_limiter.allow(LOG_INTERVAL_MS, "full", Subject::Subscriber(9_999)),
+            limiter.allow(LOG_INTERVAL_MS, "full", Subject::Subscriber(9_999)),
             Some(Suppressed(0))
         );
-        assert!(quiet.entries.len() < 10);
+        assert!(limiter.entries.len() < 10);
     }
 }

@@ -208,7 +208,7 @@ impl Machine {
         if matches!(self.peer.state(), State::Lingering { .. }) {
             self.gone = true;
         }
-        self.check_quiet();
+        self.check_drained();
         self.end_greeting();
     }
 
@@ -235,7 +235,7 @@ impl Machine {
         if parsed.said_bye {
             self.handle_bye();
         }
-        self.check_quiet();
+        self.check_drained();
         self.end_greeting();
     }
 
@@ -338,7 +338,7 @@ impl Machine {
                 self.gone |= self.peer.begin_linger(self.now);
             }
         }
-        self.check_quiet();
+        self.check_drained();
     }
 
     fn send(&mut self, script: &mut Script<'_>) {
@@ -373,7 +373,7 @@ impl Machine {
         let part = |left: u64| left * share / 255;
         self.released
             .add(Traffic::new(part(left.messages), part(left.bytes)));
-        self.check_quiet();
+        self.check_drained();
     }
 
     // ----- time and ends ---------------------------------------------------------------------
@@ -388,7 +388,7 @@ impl Machine {
         let deadline = self.peer.next_deadline(&self.rules, self.lag);
         let due = deadline.is_some_and(|tick| tick <= self.now);
         let verdict = self.peer.judge(self.now, &self.rules, self.lag);
-        let looks = matches!(verdict, Some(Verdict::CheckQuiet));
+        let looks = matches!(verdict, Some(Verdict::CheckDrained));
         assert!(
             looks || due == verdict.is_some(),
             "{verdict:?}, {deadline:?}"
@@ -406,7 +406,7 @@ impl Machine {
                 self.after_output();
             }
             Some(Verdict::Abort(_) | Verdict::GiveUp | Verdict::Done) => self.gone = true,
-            Some(Verdict::CheckQuiet) => self.check_quiet(),
+            Some(Verdict::CheckDrained) => self.check_drained(),
             Some(Verdict::Look) => {
                 // It acknowledges some of it, or nothing is told.
                 let told = (self.now % 5 > 0).then_some(Told {
@@ -435,12 +435,12 @@ impl Machine {
         }
     }
 
-    fn check_quiet(&mut self) {
+    fn check_drained(&mut self) {
         if self.gone {
             return;
         }
         let queued = self.peer.outbox.count_unwritten();
-        let reason = self.peer.judge_quiet(self.now, self.released, queued);
+        let reason = self.peer.judge_drained(self.now, self.released, queued);
         if let Some(reason) = reason {
             let stops = matches!(self.peer.state(), State::Stopping { .. });
             assert!(!self.peer.has_output() || stops);
@@ -474,7 +474,7 @@ impl Machine {
                 let reason = CloseReason::Shutdown;
                 self.peer
                     .begin_stop(self.now, &self.rules, reason, ms, true);
-                self.check_quiet();
+                self.check_drained();
             }
             State::Refused { reason, .. } => self.begin_close(reason, LINGER_MS),
             State::Connecting { .. }

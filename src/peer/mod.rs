@@ -296,8 +296,8 @@ pub(crate) enum Verdict {
     Ping,
     /// A closing connection has lingered long enough.
     Done,
-    /// To look whether everything is quiet.
-    CheckQuiet,
+    /// To look whether it is drained.
+    CheckDrained,
 }
 
 impl Peer {
@@ -657,7 +657,7 @@ impl Peer {
             now,
             State::HalfClosed {
                 reason,
-                quiet_since: None,
+                drained_since: None,
                 deadline: None,
             },
         );
@@ -667,7 +667,7 @@ impl Peer {
     pub(crate) fn limit_half_closed(&mut self, now: Tick, drain_ms: u64) {
         if let State::HalfClosed {
             reason,
-            quiet_since,
+            drained_since,
             deadline: None,
         } = self.state
         {
@@ -676,7 +676,7 @@ impl Peer {
                 now,
                 State::HalfClosed {
                     reason,
-                    quiet_since,
+                    drained_since,
                     deadline,
                 },
             );
@@ -1030,9 +1030,9 @@ impl Peer {
         self.eof && matches!(self.state, State::Lingering { .. })
     }
 
-    /// Whether everything is quiet; called when that may have changed. `None`: not yet; `Some` is
-    /// the reason to drain for, now that it is.
-    pub(crate) fn judge_quiet(
+    /// Whether it is drained: nothing is in flight and nothing waits; called when that may have
+    /// changed. `None`: not yet; `Some` is the reason to drain for, now that it is.
+    pub(crate) fn judge_drained(
         &mut self,
         now: Tick,
         released: Traffic,
@@ -1041,21 +1041,21 @@ impl Peer {
         match self.state {
             State::HalfClosed {
                 reason,
-                quiet_since,
+                drained_since,
                 deadline,
             } => {
                 let in_flight = self.in_flight(released).bytes > 0;
                 let queued = queued.messages > 0 || self.has_output();
-                let quiet_since = (!in_flight && !queued).then_some(quiet_since.unwrap_or(now));
+                let drained_since = (!in_flight && !queued).then_some(drained_since.unwrap_or(now));
                 self.set_state(
                     now,
                     State::HalfClosed {
                         reason,
-                        quiet_since,
+                        drained_since,
                         deadline,
                     },
                 );
-                quiet_since
+                drained_since
                     .filter(|since| now - since >= self.grace_ms())
                     .map(|_| reason)
             }
@@ -1150,11 +1150,11 @@ impl Peer {
             ]
             .map(|deadline| deadline.map(|tick| tick.saturating_add(lag))),
             State::HalfClosed {
-                quiet_since,
+                drained_since,
                 deadline,
                 ..
             } => {
-                let grace = quiet_since.map(|since| end_of(since, self.grace_ms()));
+                let grace = drained_since.map(|since| end_of(since, self.grace_ms()));
                 [grace, deadline, None, None]
             }
             State::Stopping { bye_due, .. } => [Some(bye_due), None, None, None],
@@ -1214,7 +1214,7 @@ impl Peer {
             State::HalfClosed {
                 reason, deadline, ..
             } if deadline.is_some_and(|deadline| now >= deadline) => Some(Verdict::Abandon(reason)),
-            State::HalfClosed { .. } => Some(Verdict::CheckQuiet),
+            State::HalfClosed { .. } => Some(Verdict::CheckDrained),
             State::Stopping {
                 reason, bye_due, ..
             } => (now >= bye_due).then_some(Verdict::Close(reason)),

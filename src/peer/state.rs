@@ -12,7 +12,7 @@ use crate::{clock::Tick, error::CloseReason, ledger::Traffic};
 ///
 ///            FIN or BYE of the peer
 ///   Open ------------------------------> HalfClosed
-///    | \                                   / | quiet for 250 ms
+///    | \                                   / | drained for 250 ms
 ///    |  \  stop, close,       +-----------+  v
 ///    |   \ bad frame          v
 ///    |    +-----------> Stopping ------> Draining -------> Lingering ------> closed
@@ -29,10 +29,10 @@ use crate::{clock::Tick, error::CloseReason, ledger::Traffic};
 /// to `Draining`. A `Greeting` that goes wrong ends as `Open` does. A BYE that says that the peer
 /// reads no more takes `Open` to `Draining`, where only the frame that has begun is finished.
 ///
-/// *LogLimiter* means: everything read from the peer was released by its subscribers, and everything
-/// that was accepted for it was written. *Released* is said of what was read before the stop or
-/// close began. `Draining` is skipped by no close in order: it finishes the outbox, says BYE unless
-/// the peer closed first, and sends the FIN.
+/// *Drained* means: everything read from the peer was released by its subscribers, and
+/// everything that was accepted for it was written. *Released* is said of what was read before the
+/// stop or close began. `Draining` is skipped by no close in order: it finishes the outbox, says
+/// BYE unless the peer closed first, and sends the FIN.
 ///
 /// What becomes of input in the last three states does not follow from the state: after a stop, a
 /// close or a swap of connections of one node it is delivered until the peer's own end, after an
@@ -51,7 +51,7 @@ pub(crate) enum State {
     HalfClosed {
         reason: CloseReason,
         /// Since when nothing is in flight and nothing is queued.
-        quiet_since: Option<Tick>,
+        drained_since: Option<Tick>,
         /// When what is queued then is given up; only after a BYE.
         deadline: Option<Tick>,
     },
@@ -103,8 +103,8 @@ impl State {
         matches!(self, Self::Open | Self::Greeting { .. })
     }
 
-    /// Whether the connection is closed as soon as it is quiet.
-    pub(crate) const fn waits_for_quiet(self) -> bool {
+    /// Whether the connection is closed as soon as it is drained.
+    pub(crate) const fn waits_to_drain(self) -> bool {
         matches!(self, Self::HalfClosed { .. } | Self::Stopping { .. })
     }
 

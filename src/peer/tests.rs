@@ -307,21 +307,21 @@ fn a_half_closed_peer_is_closed_when_it_was_quiet_for_long_enough() {
     peer.handle_eof(10, &rules);
     let none = Traffic::default();
     let one = Traffic::new(1, 11);
-    assert_eq!(peer.judge_quiet(20, none, none), None);
+    assert_eq!(peer.judge_drained(20, none, none), None);
     assert_eq!(peer.next_deadline(&rules, 0), None, "a subscriber has it");
     let all = Traffic::new(1, 11);
-    assert_eq!(peer.judge_quiet(30, all, one), None);
-    assert_eq!(peer.judge_quiet(40, all, none), None);
+    assert_eq!(peer.judge_drained(30, all, one), None);
+    assert_eq!(peer.judge_drained(40, all, none), None);
     assert_eq!(
         peer.next_deadline(&rules, 0),
         Some(40 + HALF_CLOSE_GRACE_MS + 1)
     );
-    // An answer that comes late begins the quiet anew.
-    assert_eq!(peer.judge_quiet(100, all, one), None);
-    assert_eq!(peer.judge_quiet(110, all, none), None);
-    assert_eq!(peer.judge_quiet(359, all, none), None);
+    // An answer that comes late begins the time anew.
+    assert_eq!(peer.judge_drained(100, all, one), None);
+    assert_eq!(peer.judge_drained(110, all, none), None);
+    assert_eq!(peer.judge_drained(359, all, none), None);
     assert_eq!(
-        peer.judge_quiet(360, all, none),
+        peer.judge_drained(360, all, none),
         Some(CloseReason::PeerClosed)
     );
 }

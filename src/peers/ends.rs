@@ -12,7 +12,7 @@
 use std::io;
 
 use super::{
-    Action, Again, Leaving, Pause, Peers, QUIET_CHECK_MS, Standing, close_slot, closed_row,
+    Action, Again, DRAINED_CHECK_MS, Leaving, Pause, Peers, Standing, close_slot, closed_row,
     closing_reason, looks::count_unconfirmed, recharge_carry,
 };
 use crate::{
@@ -195,17 +195,17 @@ impl Peers {
         }
     }
 
-    // ----- quiet -----------------------------------------------------------------------------
+    // ----- drained ---------------------------------------------------------------------------
 
-    /// Closes a peer that waited for quiet, if it is quiet.
-    pub(super) fn check_quiet(&mut self, now: Tick, id: PeerId) {
+    /// Closes a peer that waited to be drained, if it is.
+    pub(super) fn check_drained(&mut self, now: Tick, id: PeerId) {
         let state = self.seat(id).map(|seat| seat.peer.state());
-        let Some(state) = state.filter(|state| state.waits_for_quiet()) else {
+        let Some(state) = state.filter(|state| state.waits_to_drain()) else {
             return;
         };
         let Flow { released, queued } = self.slots.flow(id);
         let Some(seat) = self.seat(id) else { return };
-        let Some(reason) = seat.peer.judge_quiet(now, released, queued) else {
+        let Some(reason) = seat.peer.judge_drained(now, released, queued) else {
             self.watch_release(now, id, released);
             return;
         };
@@ -215,7 +215,7 @@ impl Peers {
             self.begin_close(now, id, reason, drain_ms);
             return;
         }
-        match self.slots.close_if_quiet(id) {
+        match self.slots.close_if_drained(id) {
             Ok(true) => self.begin_close(now, id, reason, drain_ms),
             Ok(false) => {}
             Err(_) => self.again.push(Again::Attention(id.index())),
@@ -269,15 +269,15 @@ impl Peers {
         self.arm(now, id);
     }
 
-    /// Looks whether a peer is quiet whose deadline says so. One that is not is looked at again,
+    /// Looks whether a peer is drained, whose deadline says so. One that is not is looked at again,
     /// whatever its deadline says.
-    pub(super) fn recheck_quiet(&mut self, now: Tick, id: PeerId) {
-        self.check_quiet(now, id);
+    pub(super) fn recheck_drained(&mut self, now: Tick, id: PeerId) {
+        self.check_drained(now, id);
         let Some(seat) = self.seat(id) else { return };
         if seat.timer.is_some() || seat.peer.is_closing() {
             return;
         }
-        let next = now + QUIET_CHECK_MS;
+        let next = now + DRAINED_CHECK_MS;
         let own = self.own_deadline_of(now, id);
         let next = own.map_or(next, |tick| tick.max(next));
         let request = self.request_deadline_of(now, id);

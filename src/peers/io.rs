@@ -439,7 +439,7 @@ impl Peers {
         } else {
             self.note_mute(id);
             self.give_up_node(id);
-            self.check_quiet(now, id);
+            self.check_drained(now, id);
             self.end_useless(now, id);
             self.look_before_bye(id);
             self.arm(now, id);
@@ -580,7 +580,7 @@ impl Peers {
             self.handle_bye(now, id);
         }
         self.list_writing(id);
-        self.check_quiet(now, id);
+        self.check_drained(now, id);
         self.end_useless(now, id);
         self.arm(now, id);
     }
@@ -625,7 +625,7 @@ impl Peers {
             log::log!(level, "peer {id} at {addr}: {fault}{suppressed}");
         }
         self.list_writing(id);
-        self.check_quiet(now, id);
+        self.check_drained(now, id);
         self.arm(now, id);
     }
 
@@ -737,7 +737,7 @@ impl Peers {
         }
         self.list_writing(id);
         self.reconsider_reading(now, id);
-        self.check_quiet(now, id);
+        self.check_drained(now, id);
         self.arm(now, id);
     }
 

@@ -83,8 +83,8 @@ use crate::{
     wheel::Wheel,
 };
 
-/// How often a peer that is not quiet is looked at, after its deadline said so.
-const QUIET_CHECK_MS: u64 = 25;
+/// How often a peer that is not drained is looked at, after its deadline said so.
+const DRAINED_CHECK_MS: u64 = 25;
 
 /// What a peer's table is bounded by.
 #[derive(Clone, Copy, Debug)]
@@ -691,7 +691,7 @@ impl Peers {
         self.check_watermarks(now, id);
         self.reconsider_reading(now, id);
         self.list_writing(id);
-        self.check_quiet(now, id);
+        self.check_drained(now, id);
     }
 
     fn retry(&mut self, now: Tick) {
@@ -817,8 +817,8 @@ impl Peers {
                 let reason = closing_reason(&seat.peer);
                 self.leave(now, id, reason, false);
             }
-            Some(Verdict::CheckQuiet) => {
-                self.recheck_quiet(now, id);
+            Some(Verdict::CheckDrained) => {
+                self.recheck_drained(now, id);
                 return;
             }
             None => {}
@@ -847,7 +847,7 @@ impl Peers {
         let request = seat.request_deadline_from(now);
         let deadline = deadline.map(|deadline| match seat.peer.state() {
             State::HalfClosed { .. } | State::Stopping { .. } if deadline <= now => {
-                now + QUIET_CHECK_MS
+                now + DRAINED_CHECK_MS
             }
             State::HalfClosed { .. } | State::Stopping { .. } => deadline,
             State::Connecting { .. }

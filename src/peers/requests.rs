@@ -5,7 +5,7 @@
 //! still waits then, the dispatcher finds out, behind everything that was read of the peer before;
 //! it says what the next deadline is.
 
-use super::{Peers, QUIET_CHECK_MS, Timer};
+use super::{DRAINED_CHECK_MS, Peers, Timer};
 use crate::{clock::Tick, dispatch::Notice, id::PeerId};
 
 impl Peers {
@@ -24,7 +24,7 @@ impl Peers {
         self.notices.push_back(notice);
         if !self.notices_timer {
             self.notices_timer = true;
-            self.wheel.insert(now + QUIET_CHECK_MS, Timer::Notices);
+            self.wheel.insert(now + DRAINED_CHECK_MS, Timer::Notices);
         }
     }
 
@@ -34,7 +34,7 @@ impl Peers {
         if self.notices.iter().any(expires) {
             // There is no room for those either.
             self.notices_timer = true;
-            self.wheel.insert(now + QUIET_CHECK_MS, Timer::Notices);
+            self.wheel.insert(now + DRAINED_CHECK_MS, Timer::Notices);
             return;
         }
         for index in 0..self.notices.len() {

@@ -187,7 +187,7 @@ impl Peers {
         {
             let armed = seat.timer.and_then(|timer| self.wheel.deadline_at(timer));
             // What a deadline that passed asked for may have to wait, but is looked at soon.
-            let latest = deadline.max(now + QUIET_CHECK_MS);
+            let latest = deadline.max(now + DRAINED_CHECK_MS);
             assert!(
                 armed.is_some_and(|armed| armed <= latest),
                 "{id} has deadline {deadline} and a timer at {armed:?}, now {now}: {:?}",

@@ -1261,14 +1261,14 @@ impl Slots {
     }
 
     /// Refuses further messages if none is queued; false if there is one.
-    pub(crate) fn close_if_quiet(&self, peer: PeerId) -> Result<bool, Contended> {
+    pub(crate) fn close_if_drained(&self, peer: PeerId) -> Result<bool, Contended> {
         let slot = self.own(peer);
         let mut inner = slot.try_lock()?;
-        let quiet = slot.queued().messages == 0 && inner.state != SlotState::CutOff;
-        if quiet {
+        let drained = slot.queued().messages == 0 && inner.state != SlotState::CutOff;
+        if drained {
             inner.state = SlotState::Closing;
         }
-        Ok(quiet)
+        Ok(drained)
     }
 
     /// Keeps how many bytes of storage the loop holds for what is queued, beside what is queued.

@@ -171,11 +171,11 @@ fn a_slot_that_used_its_generations_is_retired() {
 fn a_closing_peer_takes_nothing_more() {
     let slots = slots(1 << 30);
     let peer = slots.open(0).unwrap();
-    assert_eq!(slots.close_if_quiet(peer), Ok(true));
+    assert_eq!(slots.close_if_drained(peer), Ok(true));
     assert_eq!(send(&slots, peer, 1), Err(SendError::Closing));
     let asked = slots.open(1).unwrap();
     send(&slots, asked, 1).unwrap();
-    assert_eq!(slots.close_if_quiet(asked), Ok(false));
+    assert_eq!(slots.close_if_drained(asked), Ok(false));
     assert!(slots.ask_close(asked) && slots.ask_close(asked));
     assert_eq!(send(&slots, asked, 1), Err(SendError::Closing));
     let taken = take(&slots, asked, &mut Sums::default());
@@ -539,7 +539,7 @@ mod full {
         let peer = slots.open(0).unwrap();
         while send(&slots, peer, 1).is_ok() {}
         slots.add_written(peer, slots.queued(peer));
-        assert_eq!(slots.close_if_quiet(peer), Ok(false));
+        assert_eq!(slots.close_if_drained(peer), Ok(false));
         assert!(take(&slots, peer, &mut Sums::default()).cut_off);
     }
 
@@ -681,7 +681,7 @@ mod broadcast {
         // Not admitted, gone, closing, full, and not taking as much.
         slots.open_for(3, About { addr, link }).unwrap();
         close(&slots, peers[1]);
-        slots.close_if_quiet(peers[2]).unwrap();
+        slots.close_if_drained(peers[2]).unwrap();
         while send(&slots, peers[3], 1).is_ok() {}
         slots.admit(peers[4], 5);
         let report = slots.broadcast(Ok(&frame(6)), Recipients::All);
