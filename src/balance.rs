@@ -14,7 +14,7 @@
 //! If somebody was, or held a lock, the cut is given up and taken anew: nobody waits for anybody.
 //!
 //! Where there are several loops, each has its own cut, and they are added up. They need not be of
-//! one moment: what a loop received is dispatched by its own dispatcher and counted in a lane of
+//! one moment: what a loop received is dispatched by its own dispatcher and counted in counters of
 //! its own at every subscriber, so the sums of each shard hold without the others.
 
 use std::fmt;

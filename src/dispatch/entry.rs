@@ -217,9 +217,9 @@ pub(super) fn discard_parked(entry: &mut Entry, slots: &Slots, bounds: &QueueBou
             }
             Parked::Event { .. } => {
                 if let Some(account) = events {
-                    let lane = account.lane(slots.shard());
-                    lane.unpark(1);
-                    lane.discard(1);
+                    let counters = account.counters(slots.shard());
+                    counters.unpark(1);
+                    counters.discard(1);
                 }
                 bounds.lower_parked_event(&slots.doorbell);
             }

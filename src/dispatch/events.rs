@@ -123,12 +123,12 @@ impl EventDelivery {
     pub(super) fn open(mut self) -> (Event, u64) {
         let event = self.event.take().expect("a delivery is opened once");
         let shard = self.shard();
-        let lane = self.account.lane(shard);
-        lane.begin_move(1);
+        let counters = self.account.counters(shard);
+        counters.begin_move(1);
         self.account.lower(shard, ONE);
-        lane.end_taken(1);
+        counters.end_taken(1);
         let number = self.number & (u64::MAX >> 8);
-        let expected = lane.expected.swap(number + 1, Ordering::Relaxed);
+        let expected = counters.expected.swap(number + 1, Ordering::Relaxed);
         self.account.note_event_room();
         (*event, number.saturating_sub(expected))
     }
@@ -138,10 +138,10 @@ impl Drop for EventDelivery {
     fn drop(&mut self) {
         if self.event.is_some() {
             let shard = self.shard();
-            let lane = self.account.lane(shard);
-            lane.begin_move(1);
+            let counters = self.account.counters(shard);
+            counters.begin_move(1);
             self.account.lower(shard, ONE);
-            lane.end_discarded(1);
+            counters.end_discarded(1);
             self.account.note_event_room();
         }
     }
@@ -159,17 +159,17 @@ impl fmt::Debug for EventDelivery {
 /// Offers an event of a shard to a subscriber; false if its queue was full, which is counted.
 pub(super) fn offer(subscriber: &Subscriber, event: Box<Event>, shard: u8) -> bool {
     let account = &subscriber.account;
-    let lane = account.lane(shard);
-    let number = lane.matched.get();
-    lane.matched.add(1);
+    let counters = account.counters(shard);
+    let number = counters.matched.get();
+    counters.matched.add(1);
     let Outlet::Events(sender) = &subscriber.outlet else {
         // The service has failed meanwhile.
-        lane.discard(1);
+        counters.discard(1);
         return true;
     };
     // Raised first, so that the subscriber never lowers what was not raised.
     if account.reserve(shard, ONE, 1) == 0 {
-        lane.dropped.add(1);
+        counters.dropped.add(1);
         return false;
     }
     let delivery = EventDelivery::new(event, shard, number, account);

@@ -60,7 +60,8 @@ impl QueueFill {
 
     #[inline]
     pub(super) fn lower(&self, traffic: Traffic) {
-        // Release: whoever sees it sees what its thread did before, see `Lane::steady`.
+        // Release: a thread that sees it sees what this thread did before, see
+        // `ShardCounters::steady`.
         self.0.fetch_sub(pack(traffic), Ordering::Release);
     }
 }

@@ -14,8 +14,8 @@ use super::{
     SubscribeOptions, TypeFilter,
     channel::{Receiver, Sender, queue},
     fill::{BYTES_MAX, QueueFill},
-    lane::{Lane, Moves},
     mixed::Ahead,
+    shard_counters::{Moves, ShardCounters},
 };
 use crate::{
     balance::SubscribersCut,
@@ -66,8 +66,8 @@ impl List {
             if settled {
                 // Pairs with the release of those who let go of it: what they counted is seen.
                 fence(Ordering::Acquire);
-                for (sum, lane) in departed.iter_mut().zip(account.lanes()) {
-                    sum.add(&account.row_of_lane(lane));
+                for (sum, counters) in departed.iter_mut().zip(account.all_counters()) {
+                    sum.add(&account.row_of(counters));
                 }
             }
             !settled
@@ -148,9 +148,9 @@ pub(crate) struct Account {
     /// What may be in the queue while the receiver sleeps.
     untold_max: Traffic,
     /// That of the first shard. If it is the only one, its fill is the queue's.
-    first: Lane,
+    first: ShardCounters,
     /// Those of the other shards.
-    others: Box<[Lane]>,
+    others: Box<[ShardCounters]>,
     /// The queue's fill, where several shards raise it.
     total: QueueFill,
     /// A bit for each shard whose deliveries are parked: whoever makes room pokes its dispatcher.
@@ -177,8 +177,11 @@ impl Account {
             overflow: OverflowPolicy::default(),
             capacity,
             untold_max: untold_max(capacity),
-            first: Lane::default(),
-            others: pokes[1..].iter().map(|_| Lane::default()).collect(),
+            first: ShardCounters::default(),
+            others: pokes[1..]
+                .iter()
+                .map(|_| ShardCounters::default())
+                .collect(),
             total: QueueFill::default(),
             waited: AtomicU64::new(0),
             turn: AtomicU64::new(0),
@@ -190,14 +193,14 @@ impl Account {
     }
 
     #[inline]
-    pub(super) fn lane(&self, shard: u8) -> &Lane {
+    pub(super) fn counters(&self, shard: u8) -> &ShardCounters {
         match usize::from(shard) {
             0 => &self.first,
             shard => &self.others[shard - 1],
         }
     }
 
-    fn lanes(&self) -> impl Iterator<Item = &Lane> {
+    fn all_counters(&self) -> impl Iterator<Item = &ShardCounters> {
         std::iter::once(&self.first).chain(&self.others)
     }
 
@@ -220,18 +223,18 @@ impl Account {
     /// What the bounds are held against.
     #[inline]
     pub(super) fn fill(&self) -> Traffic {
-        if self.has_several_lanes() {
+        if self.has_several_shards() {
             self.total.get()
         } else {
             self.first.fill.get()
         }
     }
 
-    /// Takes room in the queue for what comes through a lane; see [`QueueFill::reserve`]. While
-    /// other lanes wait for room there is none: whoever found it would leave them none.
+    /// Takes room in the queue for what comes from a shard; see [`QueueFill::reserve`]. While other
+    /// shards wait for room there is none: the shard that found it would leave them none.
     #[inline]
     pub(super) fn reserve(&self, shard: u8, wanted: Traffic, least: u64) -> u64 {
-        if !self.has_several_lanes() {
+        if !self.has_several_shards() {
             self.first.fill.reserve(wanted, least, self.capacity)
         } else if self.is_waited_elsewhere(shard) {
             0
@@ -242,7 +245,7 @@ impl Account {
 
     /// Does so for what was parked and has its turn.
     pub(super) fn reserve_in_turn(&self, shard: u8, wanted: Traffic) -> u64 {
-        if self.has_several_lanes() {
+        if self.has_several_shards() {
             self.reserve_beside_others(shard, wanted, 1)
         } else {
             self.first.fill.reserve(wanted, 1, self.capacity)
@@ -254,15 +257,15 @@ impl Account {
         let room = self.total.reserve(wanted, least, self.capacity);
         if room > 0 {
             let taken = Traffic::new(room, wanted.bytes);
-            self.lane(shard).fill.raise(taken);
+            self.counters(shard).fill.raise(taken);
         }
         room
     }
 
     /// Takes room that there is not.
     pub(super) fn raise(&self, shard: u8, traffic: Traffic) {
-        self.lane(shard).fill.raise(traffic);
-        if self.has_several_lanes() {
+        self.counters(shard).fill.raise(traffic);
+        if self.has_several_shards() {
             self.total.raise(traffic);
         }
     }
@@ -270,21 +273,21 @@ impl Account {
     /// Gives room back.
     #[inline]
     pub(super) fn lower(&self, shard: u8, traffic: Traffic) {
-        self.lane(shard).fill.lower(traffic);
-        if self.has_several_lanes() {
+        self.counters(shard).fill.lower(traffic);
+        if self.has_several_shards() {
             self.total.lower(traffic);
         }
     }
 
     #[inline]
-    pub(super) fn has_several_lanes(&self) -> bool {
+    pub(super) fn has_several_shards(&self) -> bool {
         !self.others.is_empty()
     }
 
     /// Messages dropped so far, whichever shard they came through.
     pub(super) fn dropped(&self) -> u64 {
-        self.lanes()
-            .map(|lane| lane.dropped.get() + lane.moves().displaced)
+        self.all_counters()
+            .map(|counters| counters.dropped.get() + counters.moves().displaced)
             .sum()
     }
 
@@ -327,7 +330,7 @@ impl Account {
     /// Whether a shard may deliver what it has parked: those that wait take turns, so that none is
     /// always too late. Nobody's turn is waited for when the queue has run empty.
     pub(super) fn may_unpark(&self, shard: u8) -> bool {
-        !self.has_several_lanes()
+        !self.has_several_shards()
             || !self.is_waited_elsewhere(shard)
             || self.turn.load(Ordering::Relaxed) == u64::from(shard)
             || self.fill().messages == 0
@@ -335,7 +338,7 @@ impl Account {
 
     /// A shard had its turn.
     pub(super) fn end_turn(&self, shard: u8) {
-        if self.has_several_lanes() {
+        if self.has_several_shards() {
             self.give_turn(shard);
         }
     }
@@ -398,24 +401,24 @@ impl Account {
 
     pub(crate) fn row(&self) -> SubscriberRow {
         let mut sum = self.empty_row();
-        for lane in self.lanes() {
-            self.add_lane(&mut sum, lane, lane.moves());
+        for counters in self.all_counters() {
+            self.add_counters(&mut sum, counters, counters.moves());
         }
         sum
     }
 
-    /// The row of a lane at one moment, if that can be had; to be asked for by its dispatcher,
+    /// The row of a shard at one moment, if that can be had; to be asked for by its dispatcher,
     /// whose own counters then stand still.
     fn steady_row(&self, shard: u8) -> Option<SubscriberRow> {
-        let lane = self.lane(shard);
+        let counters = self.counters(shard);
         let mut row = self.empty_row();
-        self.add_lane(&mut row, lane, lane.steady()?);
+        self.add_counters(&mut row, counters, counters.steady()?);
         Some(row)
     }
 
-    fn row_of_lane(&self, lane: &Lane) -> SubscriberRow {
+    fn row_of(&self, counters: &ShardCounters) -> SubscriberRow {
         let mut row = self.empty_row();
-        self.add_lane(&mut row, lane, lane.moves());
+        self.add_counters(&mut row, counters, counters.moves());
         row
     }
 
@@ -424,17 +427,17 @@ impl Account {
         SubscriberRow::empty(self.id, self.name.clone(), overflowed)
     }
 
-    fn add_lane(&self, row: &mut SubscriberRow, lane: &Lane, moves: Moves) {
-        row.matched += lane.matched.get();
+    fn add_counters(&self, row: &mut SubscriberRow, counters: &ShardCounters, moves: Moves) {
+        row.matched += counters.matched.get();
         row.taken += moves.taken;
-        row.dropped += lane.dropped.get() + moves.displaced;
-        row.dropped_for_bytes += lane.dropped_for_bytes.get();
+        row.dropped += counters.dropped.get() + moves.displaced;
+        row.dropped_for_bytes += counters.dropped_for_bytes.get();
         row.discarded += moves.discarded;
         row.queued += moves.fill.messages;
         row.queued_bytes += moves.fill.bytes;
-        row.parked += lane.parked.load(Ordering::Relaxed);
-        row.pauses += lane.pauses.get();
-        row.stalls += lane.stalls.get();
+        row.parked += counters.parked.load(Ordering::Relaxed);
+        row.pauses += counters.pauses.get();
+        row.stalls += counters.stalls.get();
     }
 
     pub(crate) fn event_row(&self) -> EventSubscriberRow {

@@ -161,8 +161,9 @@ impl BatchDelivery {
     #[inline]
     pub(crate) fn enter_queue(&mut self) {
         if self.place == Place::Parked {
-            let lane = self.account.lane(self.shard());
-            lane.parked
+            let counters = self.account.counters(self.shard());
+            counters
+                .parked
                 .fetch_sub(u64::from(self.count), Ordering::Relaxed);
         }
         self.place = Place::Queued;
@@ -172,23 +173,23 @@ impl BatchDelivery {
     #[inline]
     pub(crate) fn set_place(&mut self, place: Place) {
         let (count, shard) = (u64::from(self.count), self.shard());
-        let lane = self.account.lane(shard);
+        let counters = self.account.counters(shard);
         if place == Place::Taken {
-            lane.begin_move(count);
+            counters.begin_move(count);
         }
         match self.place {
             Place::Offered | Place::Taken => {}
             Place::Parked => {
-                lane.parked.fetch_sub(count, Ordering::Relaxed);
+                counters.parked.fetch_sub(count, Ordering::Relaxed);
             }
             Place::Queued => self.account.lower(shard, self.charge()),
         }
         match place {
             Place::Offered | Place::Queued => {}
             Place::Parked => {
-                lane.parked.fetch_add(count, Ordering::Relaxed);
+                counters.parked.fetch_add(count, Ordering::Relaxed);
             }
-            Place::Taken => lane.end_taken(count),
+            Place::Taken => counters.end_taken(count),
         }
         self.place = place;
     }
@@ -196,9 +197,9 @@ impl BatchDelivery {
     /// Drops the delivery out of the queue, for others that come later.
     pub(crate) fn displace(mut self) {
         let (count, shard) = (u64::from(self.count), self.shard());
-        self.account.lane(shard).begin_move(count);
+        self.account.counters(shard).begin_move(count);
         self.set_place(Place::Offered);
-        self.account.lane(shard).end_displaced(count);
+        self.account.counters(shard).end_displaced(count);
     }
 }
 
@@ -208,9 +209,9 @@ impl Drop for BatchDelivery {
             Place::Taken | Place::Offered => {}
             place @ (Place::Parked | Place::Queued) => {
                 let (count, shard) = (u64::from(self.count), self.shard());
-                self.account.lane(shard).begin_move(count);
+                self.account.counters(shard).begin_move(count);
                 self.set_place(Place::Offered);
-                self.account.lane(shard).end_discarded(count);
+                self.account.counters(shard).end_discarded(count);
                 if place == Place::Queued {
                     self.account.note_room();
                 }
@@ -649,7 +650,7 @@ impl Subscription {
         );
         delivery.set_place(Place::Taken);
         let next = delivery.number + u64::from(delivery.count);
-        let expected = &account.lane(delivery.shard()).expected;
+        let expected = &account.counters(delivery.shard()).expected;
         let expected = expected.swap(next, Ordering::Relaxed);
         account.note_room();
         Batch {

@@ -48,7 +48,7 @@ const REPLACE_LOOKS_MAX: usize = 100;
 pub(crate) struct FanOut {
     registry: Arc<Registry>,
     slots: Arc<Slots>,
-    /// Its lane to every subscriber.
+    /// Which of the counters of every subscriber are its own.
     shard: u8,
     bounds: QueueBounds,
     version: Option<u64>,
@@ -393,19 +393,19 @@ impl FanOut {
         let entry = &mut self.entries[position];
         let account = &entry.subscriber.account;
         let count = share.count;
-        let lane = account.lane(self.shard);
-        lane.matched.add(u64::from(count));
+        let counters = account.counters(self.shard);
+        counters.matched.add(u64::from(count));
         match entry.standing {
             Standing::Open => {}
             Standing::Hides if !entry.hidden.contains(&block.head().peer) => {}
             Standing::Gone => {
-                lane.discard(u64::from(count));
+                counters.discard(u64::from(count));
                 return;
             }
             Standing::Hides | Standing::Overflow => {
                 // What is not told as missing now is with the next batch.
                 entry.number += u64::from(count);
-                lane.dropped.add(u64::from(count));
+                counters.dropped.add(u64::from(count));
                 return;
             }
         }
@@ -486,7 +486,7 @@ impl FanOut {
             // Without one, all that the queue counts is being taken at this moment. Or another
             // shard is about to put into it what is no older than this.
             looks_left -= 1;
-            let is_alone = !entry.subscriber.account.has_several_lanes();
+            let is_alone = !entry.subscriber.account.has_several_shards();
             if (is_alone && oldest == Oldest::None) || (moved && looks_left == 0) {
                 entry.reserve_anyway(self.shard, &delivery);
                 break;
@@ -511,7 +511,7 @@ impl FanOut {
             return;
         };
         let account = &entry.subscriber.account;
-        let lane = account.lane(self.shard);
+        let counters = account.counters(self.shard);
         // Whoever cannot live with a gap gets nothing behind it in this block, as of a block in a
         // queue of our own. What was read of a peer before its close comes all the same.
         let stops = matches!(
@@ -528,19 +528,19 @@ impl FanOut {
             }
             match sender.try_send(message.to_message()) {
                 Ok(()) => {
-                    lane.begin_move(1);
-                    lane.end_taken(1);
+                    counters.begin_move(1);
+                    counters.end_taken(1);
                 }
                 Err(TrySendError::Full(_)) => dropped += 1,
                 Err(TrySendError::Disconnected(_)) => {
-                    lane.discard(1);
+                    counters.discard(1);
                     gone = true;
                 }
             }
         }
         let overflow = account.overflow;
         if gone {
-            lane.dropped.add(u64::from(dropped));
+            counters.dropped.add(u64::from(dropped));
             log::debug!("subscriber {:?} is gone", account.name);
             self.end(position, Standing::Gone);
         } else if dropped > 0 {
@@ -557,9 +557,9 @@ impl FanOut {
         debug_assert!(for_bytes <= count + displaced);
         let entry = &mut self.entries[position];
         let account = &entry.subscriber.account;
-        let lane = account.lane(self.shard);
-        lane.dropped.add(u64::from(count));
-        lane.dropped_for_bytes.add(u64::from(for_bytes));
+        let counters = account.counters(self.shard);
+        counters.dropped.add(u64::from(count));
+        counters.dropped_for_bytes.add(u64::from(for_bytes));
         entry.dropping = true;
         let now = self.slots.clock.now().tick;
         let subject = Subject::Subscriber(account.id.0);
@@ -603,7 +603,7 @@ impl FanOut {
         let entry = &mut self.entries[position];
         let account = &entry.subscriber.account;
         if entry.parked.is_empty() {
-            account.lane(self.shard).pauses.add(1);
+            account.counters(self.shard).pauses.add(1);
         }
         entry.parked.push_back(Parked::Batch { delivery, charge });
         account.begin_wait(self.shard);
@@ -625,7 +625,7 @@ impl FanOut {
         let entry = &mut self.entries[position];
         let account = &entry.subscriber.account;
         if !std::mem::replace(&mut entry.stalling, true) {
-            account.lane(self.shard).stalls.add(1);
+            account.counters(self.shard).stalls.add(1);
         }
         let now = self.slots.clock.now().tick;
         let subject = Subject::Subscriber(account.id.0);

@@ -69,19 +69,19 @@ impl FanOut {
         let Some(account) = entry.subscriber.events.clone() else {
             return;
         };
-        let lane = account.lane(self.shard);
-        let number = lane.matched.get();
-        lane.matched.add(1);
+        let counters = account.counters(self.shard);
+        let number = counters.matched.get();
+        counters.matched.add(1);
         let standing = entry.standing;
         match standing {
             Standing::Open => {}
             Standing::Hides if !entry.hides(&event) => {}
             Standing::Gone => {
-                lane.discard(1);
+                counters.discard(1);
                 return;
             }
             Standing::Hides | Standing::Overflow => {
-                lane.dropped.add(1);
+                counters.dropped.add(1);
                 return;
             }
         }
@@ -93,7 +93,7 @@ impl FanOut {
         }
         let overflow = entry.subscriber.account.overflow;
         if overflow == OverflowPolicy::Pause {
-            lane.park(1);
+            counters.park(1);
             let parked = Parked::Event {
                 event,
                 number,
@@ -102,7 +102,7 @@ impl FanOut {
             self.park_extra(position, parked);
             return;
         }
-        lane.dropped.add(1);
+        counters.dropped.add(1);
         let peer = event.peer();
         if let (Event::Connected { .. }, Some(peer)) = (&*event, peer) {
             entry.hidden.insert(peer);
@@ -132,7 +132,7 @@ impl FanOut {
         self.bounds.raise_parked_event();
         let entry = &mut self.entries[position];
         if entry.parked.is_empty() {
-            entry.subscriber.account.lane(self.shard).pauses.add(1);
+            entry.subscriber.account.counters(self.shard).pauses.add(1);
         }
         entry.parked.push_back(parked);
         entry.subscriber.account.begin_wait(self.shard);
@@ -165,7 +165,7 @@ impl FanOut {
                             behind,
                         });
                     }
-                    account.lane(self.shard).unpark(1);
+                    account.counters(self.shard).unpark(1);
                 }
                 entry.deliver_event(self.shard, event, number, behind);
             }

@@ -67,20 +67,20 @@ fn a_row_in_the_middle_of_a_move_is_given_up() {
     let slow = bench.subscribe(SubscribeOptions::new(MessageType(1)));
     bench.dispatch(&[1, 1]);
     let (_, list) = bench.registry.subscribers().unwrap();
-    let lane = list[0].account.lane(0);
-    lane.begin_move(2);
+    let counters = list[0].account.counters(0);
+    counters.begin_move(2);
     assert!(bench.registry.cut(0).is_none());
-    let fill = lane.fill.get();
-    lane.fill.lower(fill);
+    let fill = counters.fill.get();
+    counters.fill.lower(fill);
     assert!(bench.registry.cut(0).is_none());
-    lane.end_taken(1);
+    counters.end_taken(1);
     assert!(bench.registry.cut(0).is_none());
-    lane.end_discarded(1);
+    counters.end_discarded(1);
     let cut = bench.registry.cut(0).unwrap();
     let row = &cut.rows[0];
     assert_eq!((row.matched, row.taken, row.discarded), (2, 1, 1));
     // What lies there is taken off once more.
-    lane.fill.raise(fill);
+    counters.fill.raise(fill);
     drop(slow);
 }
 

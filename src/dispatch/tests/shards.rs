@@ -4,7 +4,7 @@ use std::thread;
 
 use super::*;
 use crate::{
-    dispatch::{lane::Lane, registry::Account},
+    dispatch::{registry::Account, shard_counters::ShardCounters},
     ledger::SubscriberRow,
 };
 
@@ -106,26 +106,26 @@ fn those_that_wait_take_turns() {
     assert!(one(2));
 }
 
-/// What one shard reads of its lane balances, whatever the others do meanwhile.
+/// What one shard reads of its counters balances, whatever the others do meanwhile.
 #[test]
-fn a_lane_balances_without_the_others() {
+fn a_shard_balances_without_the_others() {
     let (registry, account) = account(1_000, 1 << 20);
-    let lane: &Lane = account.lane(1);
-    lane.matched.add(10);
-    lane.dropped.add(2);
+    let counters: &ShardCounters = account.counters(1);
+    counters.matched.add(10);
+    counters.dropped.add(2);
     assert_eq!(account.reserve(1, Traffic::new(8, 80), 1), 8);
-    account.lane(0).matched.add(5);
+    account.counters(0).matched.add(5);
     let row = |shard| registry.cut(shard).unwrap().rows.remove(0);
     let balances = |row: &SubscriberRow| {
         row.matched == row.taken + row.dropped + row.discarded + row.queued + row.parked
     };
     assert!(balances(&row(1)) && !balances(&row(0)) && balances(&row(2)));
     // Somebody is in the middle of a move.
-    lane.begin_move(3);
+    counters.begin_move(3);
     assert!(registry.cut(1).is_none() && registry.cut(2).is_some());
     account.lower(1, Traffic::new(3, 30));
     assert!(registry.cut(1).is_none());
-    lane.end_taken(3);
+    counters.end_taken(3);
     assert!(balances(&row(1)));
     assert_eq!(account.row().matched, 15);
 }

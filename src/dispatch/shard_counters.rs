@@ -1,8 +1,8 @@
 //! What one fan-out and the subscriber count of a subscriber's messages.
 //!
-//! Every shard has a lane to every subscriber, and what comes through it is counted in it until its
-//! end, whoever sees to that. So a lane's sum holds on its own, and the fan-out of its shard can
-//! read it at one moment without a word to the others.
+//! Every shard has counters of its own for every subscriber, and what comes from it is counted
+//! there to its end, on whichever thread that is. So their sum holds without the other shards, and
+//! the fan-out of the shard can read them at one moment without a word to the others.
 
 use std::sync::atomic::{AtomicU64 as Sum, Ordering};
 
@@ -15,10 +15,10 @@ use crate::{
 /// How often a row is read until nobody moves messages meanwhile.
 const STEADY_TRIES: usize = 100;
 
-/// One shard's way to one subscriber. Two of them share no cache line.
+/// What one shard has for one subscriber. Two of them share no cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub(super) struct Lane {
+pub(super) struct ShardCounters {
     /// The fan-out's.
     pub(super) matched: Counter,
     pub(super) dropped: Counter,
@@ -30,13 +30,13 @@ pub(super) struct Lane {
     pub(super) stalls: Counter,
     /// In the queue.
     pub(super) fill: QueueFill,
-    /// Counted by whoever takes, discards or displaces: first that it begins, then the queue's fill
-    /// is lowered, then what became of the messages. While the first is the sum of the others,
-    /// nobody is in between.
+    /// Counted by the thread that takes, discards or displaces: first that it begins, then the
+    /// queue's fill is lowered, then what became of the messages. While the first is the sum of the
+    /// others, nobody is in between.
     begun: AtomicU64,
     taken: AtomicU64,
     discarded: AtomicU64,
-    /// Dropped out of the queue for later ones, perhaps another lane's.
+    /// Dropped out of the queue for later ones, perhaps another shard's.
     displaced: AtomicU64,
     /// The number of the message that the subscriber would take next if none was dropped.
     pub(super) expected: Sum,
@@ -51,7 +51,7 @@ pub(super) struct Moves {
     pub(super) fill: Traffic,
 }
 
-impl Lane {
+impl ShardCounters {
     /// Messages are about to leave the queue, or were never in it.
     #[inline]
     pub(super) fn begin_move(&self, count: u64) {
