@@ -12,6 +12,7 @@ pub(crate) mod channel;
 mod desk;
 mod entry;
 mod events;
+mod fan_out;
 mod fill;
 mod index;
 mod mixed;
@@ -22,7 +23,6 @@ mod replies;
 mod requests;
 mod shard_counters;
 mod subscription;
-mod table;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -35,9 +35,9 @@ pub use replies::{PendingReply, Replies, Reply};
 pub use subscription::{Batch, ChannelSubscription, Iter, Messages, Subscription, TryIter};
 
 pub(crate) use desk::{Desk, Unannounced};
+pub(crate) use fan_out::FanOut;
 pub(crate) use queue::{DispatchQueue, Item, Poke, PushError, QueueBounds};
 pub(crate) use registry::{Outlet, Registry};
 pub(crate) use replies::Waiter;
 pub(crate) use requests::{Notice, Requests, is_answer};
-pub(crate) use table::FanOut;
 pub(crate) use worker::{OnTick, Worker, panic_message};
