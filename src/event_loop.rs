@@ -238,8 +238,8 @@ impl<N: Net> EventLoop<N> {
         if timeout != Some(Duration::ZERO) {
             self.announce();
         }
-        let rests = timeout != Some(Duration::ZERO) && self.idle.polls(now.instant);
-        if rests {
+        let polls = timeout != Some(Duration::ZERO) && self.idle.polls(now.instant);
+        if polls {
             timeout = Some(Duration::ZERO);
         }
         if timeout != Some(Duration::ZERO) {
@@ -253,8 +253,8 @@ impl<N: Net> EventLoop<N> {
         let result = self.net.poll(&mut self.events, timeout);
         self.slots.doorbell.awake();
         self.more_events = result?;
-        if rests && self.events.is_empty() && !self.has_commands() {
-            Idle::rest();
+        if polls && self.events.is_empty() && !self.has_commands() {
+            Idle::yield_now();
         }
         Ok(())
     }

@@ -162,7 +162,7 @@ impl Idle {
     }
 
     /// Gives the core away between two looks.
-    pub(crate) fn rest() {
+    pub(crate) fn yield_now() {
         thread::yield_now();
     }
 }

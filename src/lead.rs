@@ -37,7 +37,7 @@ impl Lead {
             return;
         }
         for _ in 0..LEAD_YIELDS_MAX {
-            Idle::rest();
+            Idle::yield_now();
             if !is_long() {
                 *self = Self::default();
                 return;

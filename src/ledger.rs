@@ -1016,10 +1016,9 @@ impl PauseRow {
 /// Taken live, the counters are read one after the other while others count on; when the service is
 /// quiet or stopped, they balance: `inbound.messages = handled + dispatched + queued + undelivered`
 /// (those queued are `dispatch_queue.messages` without `messages_parked`), `dispatched = claimed +
-/// unclaimed`, each subscriber's row, and `outbound_accepted = outbound_written + outbound_dropped
-/// + outbound_overflowed + outbound_queued`.
-/// [`balance`](Self::balance) says so; [`Handle::balance`](crate::Handle::balance) does while the
-/// service runs.
+/// unclaimed`, each subscriber's row, and `outbound_accepted` with the sum of `outbound_written`,
+/// `outbound_dropped`, `outbound_overflowed` and `outbound_queued`. [`balance`](Self::balance) says
+/// so; [`Handle::balance`](crate::Handle::balance) does while the service runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {

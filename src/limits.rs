@@ -292,12 +292,12 @@ pub(crate) const KEEPALIVE_IDLE_S: u64 = 60;
 pub(crate) const KEEPALIVE_INTERVAL_S: u64 = 15;
 pub(crate) const KEEPALIVE_PROBES: u32 = 4;
 /// A connection on which nothing has moved for so long gives up what it needs for traffic only.
-pub(crate) const REST_AFTER_MS: u64 = 1_000;
+pub(crate) const DORMANT_AFTER_MS: u64 = 1_000;
 /// Connections that are looked at for that once a second: a look at one that has not been used for
 /// long waits for memory.
-pub(crate) const RESTS_PER_TICK: usize = 512;
+pub(crate) const DORMANT_PER_TICK: usize = 512;
 /// And of those for which their systems are asked first, in one turn.
-pub(crate) const RESTS_PER_TURN: usize = 16;
+pub(crate) const LOOKS_PER_TURN: usize = 16;
 /// A peer that was not read for so long is told of by an event.
 pub(crate) const PAUSE_REPORTED_MS: u64 = 100;
 /// Timers that are later than this show that the loop stood still.

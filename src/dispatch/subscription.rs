@@ -825,7 +825,7 @@ impl Subscription {
                     return None;
                 }
             }
-            Idle::rest();
+            Idle::yield_now();
         }
     }
 

@@ -79,7 +79,7 @@ impl Worker {
             match self.items.try_recv() {
                 Ok(item) => return Some(item),
                 Err(TryRecvError::Disconnected) => return None,
-                Err(TryRecvError::Empty) if self.idle.polls_by(self.clock) => Idle::rest(),
+                Err(TryRecvError::Empty) if self.idle.polls_by(self.clock) => Idle::yield_now(),
                 Err(TryRecvError::Empty) => return self.items.recv().ok(),
             }
         }

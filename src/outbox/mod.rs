@@ -43,7 +43,7 @@ pub(crate) struct Outbox {
     /// What is written next; empty if there is nothing on offer.
     front: Segment,
     /// What comes behind it. Made when something does.
-    rest: Option<Box<Rest>>,
+    behind: Option<Box<Behind>>,
     /// Bytes of the first segment that the kernel has taken.
     offset: usize,
     /// Bytes of the frame in writing that the kernel has not taken.
@@ -59,7 +59,7 @@ pub(crate) struct Outbox {
 }
 
 #[derive(Debug, Default)]
-struct Rest {
+struct Behind {
     /// On offer, behind the front.
     segments: VecDeque<Segment>,
     /// What waits to be offered, while there are several priorities.
@@ -88,12 +88,12 @@ impl Outbox {
     /// share a segment, so that they are one slice to write.
     pub(crate) fn push_inline(&mut self, now: Tick, frame: &Frame<'_>) {
         let normal = Priority::Normal;
-        let last = match &mut self.rest {
-            Some(rest) => match &mut rest.lanes {
+        let last = match &mut self.behind {
+            Some(behind) => match &mut behind.lanes {
                 Some(lanes) => lanes.lanes[normal.ordinal()].run.back_mut(),
                 None if self.priority == Some(normal) => {
                     let front = (!self.front.is_empty()).then_some(&mut self.front);
-                    rest.segments.back_mut().or(front)
+                    behind.segments.back_mut().or(front)
                 }
                 None => None,
             },
@@ -143,13 +143,13 @@ impl Outbox {
             self.pop_front();
         }
         if self.front.is_empty() {
-            if let Some(rest) = &mut self.rest {
-                rest.lanes.take_if(|lanes| lanes.is_empty());
+            if let Some(behind) = &mut self.behind {
+                behind.lanes.take_if(|lanes| lanes.is_empty());
             }
         }
         if self.is_empty() {
-            self.rest
-                .take_if(|rest| rest.segments.capacity() > SEGMENTS_KEPT);
+            self.behind
+                .take_if(|behind| behind.segments.capacity() > SEGMENTS_KEPT);
         }
     }
 
@@ -186,8 +186,11 @@ impl Outbox {
 
     /// Segments on offer, as far as they were chosen.
     pub(crate) fn count_segments(&self) -> usize {
-        let rest = self.rest.as_ref().map_or(0, |rest| rest.segments.len());
-        usize::from(!self.front.is_empty()) + rest
+        let behind = self
+            .behind
+            .as_ref()
+            .map_or(0, |behind| behind.segments.len());
+        usize::from(!self.front.is_empty()) + behind
     }
 
     /// Whether a frame of the protocol waits.
@@ -210,17 +213,17 @@ impl Outbox {
     }
 
     /// Whether a new one would do as well: it is empty, at the end of a frame.
-    pub(crate) fn is_at_rest(&self) -> bool {
+    pub(crate) fn is_inactive(&self) -> bool {
         self.is_empty() && self.frame_left == 0
     }
 
     /// Storage that is held beside the bytes that wait here.
     pub(crate) fn beside(&self) -> usize {
         let waiting = self.lanes().into_iter().flat_map(|lanes| &lanes.lanes);
-        let rest = self.rest.as_ref();
-        let rest = rest.map_or(0, |rest| beside(&rest.segments, self.front.is_control));
+        let behind = self.behind.as_ref();
+        let behind = behind.map_or(0, |behind| beside(&behind.segments, self.front.is_control));
         let lanes: usize = waiting.map(|lane| lane.run.beside()).sum();
-        self.offset + self.front.beside() + rest + lanes
+        self.offset + self.front.beside() + behind + lanes
     }
 
     /// Bytes of each priority that wait here.
@@ -262,7 +265,10 @@ impl Outbox {
     pub(crate) fn segment_count(&self) -> usize {
         let waiting = self.lanes().into_iter().flat_map(|lanes| &lanes.lanes);
         let waiting: usize = waiting.map(|lane| lane.run.segments().len()).sum();
-        let behind = self.rest.as_ref().map_or(0, |rest| rest.segments.len());
+        let behind = self
+            .behind
+            .as_ref()
+            .map_or(0, |behind| behind.segments.len());
         usize::from(!self.front.is_empty()) + behind + waiting
     }
 
@@ -313,7 +319,7 @@ impl Outbox {
         let mut lanes = Box::<Lanes>::default();
         lanes.lanes[before.ordinal()].run = behind.into();
         lanes.push(priority, segment);
-        self.rest.get_or_insert_default().lanes = Some(lanes);
+        self.behind.get_or_insert_default().lanes = Some(lanes);
     }
 
     /// Offers whole frames of what waits, highest first, until a window of them is on offer.
@@ -323,11 +329,12 @@ impl Outbox {
         }
         let mut offered = self.bytes_on_offer();
         while offered < PRIORITY_WINDOW_BYTES {
-            let Some(mut lanes) = self.rest.as_mut().and_then(|rest| rest.lanes.take()) else {
+            let Some(mut lanes) = self.behind.as_mut().and_then(|behind| behind.lanes.take())
+            else {
                 return;
             };
             let Some((priority, alone)) = lanes.next() else {
-                self.rest.get_or_insert_default().lanes = Some(lanes);
+                self.behind.get_or_insert_default().lanes = Some(lanes);
                 return;
             };
             let fresh = self.front.is_empty();
@@ -345,25 +352,25 @@ impl Outbox {
             offered += lanes.take(priority, room, |segment| self.offer(segment));
             // Frames of several priorities are on offer: what comes goes behind them.
             if !lanes.is_empty() || self.priority.is_none() {
-                self.rest.get_or_insert_default().lanes = Some(lanes);
+                self.behind.get_or_insert_default().lanes = Some(lanes);
             }
         }
     }
 
     fn lanes(&self) -> Option<&Lanes> {
-        self.rest.as_ref()?.lanes.as_deref()
+        self.behind.as_ref()?.lanes.as_deref()
     }
 
     fn lanes_mut(&mut self) -> Option<&mut Lanes> {
-        self.rest.as_mut()?.lanes.as_deref_mut()
+        self.behind.as_mut()?.lanes.as_deref_mut()
     }
 
     // ----- what is on offer ------------------------------------------------------------------
 
     fn offered(&self) -> impl Iterator<Item = &Segment> {
         let front = Some(&self.front).filter(|front| !front.is_empty());
-        let rest = self.rest.iter().flat_map(|rest| &rest.segments);
-        front.into_iter().chain(rest)
+        let behind = self.behind.iter().flat_map(|behind| &behind.segments);
+        front.into_iter().chain(behind)
     }
 
     fn bytes_on_offer(&self) -> usize {
@@ -374,17 +381,17 @@ impl Outbox {
         if self.front.is_empty() {
             self.front = segment;
         } else {
-            let rest = self.rest.get_or_insert_default();
-            push_behind(&mut rest.segments, segment);
+            let behind = self.behind.get_or_insert_default();
+            push_behind(&mut behind.segments, segment);
         }
     }
 
     fn pop_front(&mut self) {
         self.controls -= u8::from(self.front.is_control);
         let next = self
-            .rest
+            .behind
             .as_mut()
-            .and_then(|rest| rest.segments.pop_front());
+            .and_then(|behind| behind.segments.pop_front());
         self.front = next.unwrap_or_default();
         self.offset = 0;
         self.counted = 0;
@@ -401,26 +408,26 @@ impl Outbox {
         let Some(behind_front) = position.checked_sub(1) else {
             let second = std::mem::replace(&mut self.front, segment);
             if !second.is_empty() {
-                self.rest
+                self.behind
                     .get_or_insert_default()
                     .segments
                     .push_front(second);
             }
             return;
         };
-        let rest = self.rest.get_or_insert_default();
-        rest.segments.insert(behind_front, segment);
+        let behind = self.behind.get_or_insert_default();
+        behind.segments.insert(behind_front, segment);
     }
 
     /// Takes away the segments from a position on.
     fn split_off(&mut self, position: usize) -> VecDeque<Segment> {
-        let rest = self.rest.as_mut().map(|rest| &mut rest.segments);
+        let behind = self.behind.as_mut().map(|behind| &mut behind.segments);
         match position.checked_sub(1) {
-            Some(behind_front) => rest
+            Some(behind_front) => behind
                 .map(|segments| segments.split_off(behind_front))
                 .unwrap_or_default(),
             None => {
-                let mut all = rest.map(std::mem::take).unwrap_or_default();
+                let mut all = behind.map(std::mem::take).unwrap_or_default();
                 if !self.front.is_empty() {
                     all.push_front(std::mem::take(&mut self.front));
                 }
@@ -442,9 +449,9 @@ impl Outbox {
         let segment = match position.checked_sub(1) {
             None => &mut self.front,
             Some(behind_front) => self
-                .rest
+                .behind
                 .as_mut()
-                .and_then(|rest| rest.segments.get_mut(behind_front))
+                .and_then(|behind| behind.segments.get_mut(behind_front))
                 .expect("the boundary lies in a segment"),
         };
         let first = segment.split_behind(cut, messages);

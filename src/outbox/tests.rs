@@ -21,7 +21,7 @@ impl Outbox {
     pub(crate) fn storage(&self) -> usize {
         let waiting = self.lanes().into_iter().flat_map(|lanes| &lanes.lanes);
         let runs: usize = waiting.map(|lane| lane.run.storage()).sum();
-        let rest = self.rest.as_ref().map(|rest| {
+        let rest = self.behind.as_ref().map(|rest| {
             let segments = rest.segments.iter().map(Segment::storage);
             segments.sum::<usize>() + rest.segments.capacity() * size_of::<Segment>()
         });
@@ -37,7 +37,7 @@ impl Outbox {
         let places = if self.is_empty() {
             SEGMENTS_KEPT
         } else {
-            let grown = self.rest.as_ref().filter(|_| self.has_control());
+            let grown = self.behind.as_ref().filter(|_| self.has_control());
             grown.map_or(0, |rest| rest.segments.capacity())
         };
         segments.sum::<usize>() + places * size_of::<Segment>()
@@ -528,7 +528,7 @@ fn an_idle_outbox_holds_no_lanes() {
         pipe.take();
         while pipe.write(5) > 0 {}
     }
-    assert!(pipe.outbox.rest.is_none());
+    assert!(pipe.outbox.behind.is_none());
 }
 
 fn send(pipe: &mut Pipe, number: u16, payload: &[u8]) {

@@ -10,9 +10,9 @@
 //! The methods that take bytes get the time of receiving; all others get the time.
 
 mod discard;
+mod dormant;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-mod rest;
 mod rules;
 mod sent;
 mod stall;
@@ -23,7 +23,7 @@ mod writes;
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
-pub(crate) use rest::{Resting, Tally, Untouched};
+pub(crate) use dormant::{Dormant, Tally, Untouched};
 use sent::Sent;
 pub(crate) use stall::Told;
 pub(crate) use state::{Bye, State};
@@ -141,7 +141,7 @@ pub(crate) struct Peer {
     idle_since: Tick,
     /// Since when we do not read.
     paused_since: Option<Tick>,
-    /// What became of what was written, since the connection was at rest.
+    /// What became of what was written, since the connection was dormant.
     sent: Option<Box<Sent>>,
     /// When the last byte came from the peer; shifted by the time in which we did not read.
     heard_since: Tick,

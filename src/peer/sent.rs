@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{clock::Tick, ledger::Traffic};
 
-/// Made with the first write, and gone when the connection rests.
+/// Made with the first write, and gone when the connection becomes dormant.
 #[derive(Debug)]
 pub(super) struct Sent {
     /// What may not be acknowledged.

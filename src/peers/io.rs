@@ -483,7 +483,7 @@ impl Peers {
             }
             peer.discard(&self.rules, rest);
         } else if parsed.consumed > 0 || buffer.kind == BufferKind::Block {
-            keep_rest(&mut peer.carry, rest);
+            keep_remainder(&mut peer.carry, rest);
         }
         let whole_frames = parsed.consumed > 0;
         if buffer.kind == BufferKind::Carry && whole_frames {
@@ -723,7 +723,7 @@ impl Peers {
     /// room in it may let the peer be read again.
     pub(super) fn after_output(&mut self, now: Tick, id: PeerId) {
         let Some(seat) = self.seat(id) else { return };
-        if seat.has_rest && !seat.peer.is_closing() && self.refill_output(now, id).is_err() {
+        if seat.has_more && !seat.peer.is_closing() && self.refill_output(now, id).is_err() {
             self.again.push(Again::Attention(id.index()));
         }
         let Some(seat) = self.seat(id) else { return };
@@ -768,7 +768,7 @@ fn block_space(pool: &mut BlockPool, carry: &[u8], limit: usize) -> ReadBuffer {
 }
 
 /// Keeps the beginning of a frame, in storage of its size.
-fn keep_rest(carry: &mut Vec<u8>, rest: &[u8]) {
+fn keep_remainder(carry: &mut Vec<u8>, rest: &[u8]) {
     if rest.is_empty() {
         // An idle connection holds no memory for frames.
         if carry.capacity() > 0 {

@@ -9,7 +9,7 @@ use crate::{
     error::CloseReason,
     id::PeerId,
     ledger::{Ledger, Traffic},
-    limits::{REST_AFTER_MS, RESTS_PER_TICK, RESTS_PER_TURN},
+    limits::{DORMANT_AFTER_MS, DORMANT_PER_TICK, LOOKS_PER_TURN},
     peer::{Peer, State, Told},
     socket::{Ready, Unacknowledged},
 };
@@ -105,33 +105,34 @@ impl Peers {
             self.list_writing(id);
         }
         self.arm(now, id);
-        self.settle(now, id);
+        self.make_dormant(now, id);
     }
 
-    /// Lets a connection rest, if nothing has moved for a while.
-    pub(super) fn settle(&mut self, now: Tick, id: PeerId) {
-        let before = now.saturating_sub(REST_AFTER_MS);
+    /// Makes a connection dormant, if nothing has moved for a while.
+    pub(super) fn make_dormant(&mut self, now: Tick, id: PeerId) {
+        let before = now.saturating_sub(DORMANT_AFTER_MS);
         let untold = self.untold;
         let seat = self.seats.get_mut(id.index() as usize);
         if let Some(seat) = seat.filter(|seat| untold && seat.id() == id) {
             seat.peer.handle_untold(now);
         }
-        self.seats.settle(id.index() as usize, before);
+        self.seats.make_dormant(id.index() as usize, before);
     }
 
-    /// Looks at some more connections whether they may rest. Before one does on which something was
-    /// written, its system is asked whether it has everything: a few of them in each turn.
-    pub(super) fn settle_some(&mut self, now: Tick) {
-        let before = now.saturating_sub(REST_AFTER_MS);
+    /// Looks at some more connections whether they may become dormant. Before one does on which
+    /// something was written, its system is asked whether it has everything: a few of them in each
+    /// turn.
+    pub(super) fn make_some_dormant(&mut self, now: Tick) {
+        let before = now.saturating_sub(DORMANT_AFTER_MS);
         let unsure = &mut self.unsure;
-        self.settled = self
-            .seats
-            .settle_some(self.settled, RESTS_PER_TICK, before, |id| {
-                unsure.push_back(id)
-            });
+        self.dormancy_cursor =
+            self.seats
+                .make_some_dormant(self.dormancy_cursor, DORMANT_PER_TICK, before, |id| {
+                    unsure.push_back(id)
+                });
     }
 
-    /// Asks for some of those that would rest.
+    /// Asks for some of those that would become dormant.
     #[inline]
     pub(super) fn look_at_unsure(&mut self, now: Tick) {
         if !self.unsure.is_empty() {
@@ -142,12 +143,12 @@ impl Peers {
     #[cold]
     #[inline(never)]
     fn look_at_some(&mut self, now: Tick) {
-        for _ in 0..RESTS_PER_TURN.min(self.unsure.len()) {
+        for _ in 0..LOOKS_PER_TURN.min(self.unsure.len()) {
             let Some(id) = self.unsure.pop_front() else {
                 return;
             };
             if self.untold {
-                self.settle(now, id);
+                self.make_dormant(now, id);
             } else if self.seat(id).is_some() {
                 self.actions.push_back(Action::Look { id, last: false });
             }

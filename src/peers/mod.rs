@@ -72,8 +72,8 @@ use crate::{
     id::{LinkId, NodeId, PeerId},
     ledger::{ClosedRow, HandlerAccount, HandlerRow, Traffic, TypeMap},
     limits::{
-        CLOSED_ROWS_MAX, COMMANDS_PER_TURN, EVENTS_WAITING_MAX, LINGER_MS, REFUSED_PEERS_MAX,
-        REST_AFTER_MS, TIMERS_PER_TURN,
+        CLOSED_ROWS_MAX, COMMANDS_PER_TURN, DORMANT_AFTER_MS, EVENTS_WAITING_MAX, LINGER_MS,
+        REFUSED_PEERS_MAX, TIMERS_PER_TURN,
     },
     log_limiter::{LogLimiter, Subject, Suppressed},
     peer::{Peer, Rules, State, Verdict},
@@ -170,8 +170,8 @@ pub(crate) struct Peers {
     answered: bool,
     pub(crate) wheel: Wheel<Timer>,
     seats: Table,
-    /// The place at which to look next for a connection that may rest.
-    settled: usize,
+    /// The place at which to look next for a connection that may become dormant.
+    dormancy_cursor: usize,
     /// Connections: seats that were not refused, and not those that we are still making.
     counted: usize,
     /// Those of the service, which its limits are held against.
@@ -222,7 +222,7 @@ pub(crate) struct Peers {
     stalled_since: Option<Tick>,
     /// The system does not tell what a peer's system has acknowledged.
     untold: bool,
-    /// Connections that may rest once their systems have acknowledged everything.
+    /// Connections that may become dormant once their systems have acknowledged everything.
     unsure: VecDeque<PeerId>,
     stop: Option<Stop>,
     log_limiter: LogLimiter,
@@ -249,7 +249,7 @@ impl Peers {
             pool: BlockPool::new(Arc::clone(&slots)),
             scattered: None,
             seats: Table::new(Arc::clone(&slots)),
-            settled: 0,
+            dormancy_cursor: 0,
             slots,
             rules,
             limits,
@@ -361,7 +361,7 @@ impl Peers {
                     self.admit(now, id);
                 }
                 self.arm(now, id);
-                self.seats.settle(id.index() as usize, now);
+                self.seats.make_dormant(id.index() as usize, now);
             }
         }
         Some(id)
@@ -437,7 +437,7 @@ impl Peers {
     /// Readiness of a peer. A stale id is counted.
     pub(crate) fn handle_ready(&mut self, id: PeerId, ready: Ready) {
         // The first event of a connection says that it may be written, which was known.
-        if ready == Ready::WRITE && self.seats.is_at_rest(id) {
+        if ready == Ready::WRITE && self.seats.is_inactive(id) {
             return;
         }
         let Some(seat) = self.seat(id) else {
@@ -661,7 +661,7 @@ impl Peers {
         self.slots.ledger.stalled_ms.set(self.lag(now));
         self.pool.trim();
         self.losses.handle_tick(now);
-        self.settle_some(now);
+        self.make_some_dormant(now);
     }
 
     // ----- attention, timers, budget ---------------------------------------------------------
@@ -824,8 +824,8 @@ impl Peers {
             None => {}
         }
         self.arm(now, id);
-        let before = now.saturating_sub(REST_AFTER_MS);
-        self.seats.settle(id.index() as usize, before);
+        let before = now.saturating_sub(DORMANT_AFTER_MS);
+        self.seats.make_dormant(id.index() as usize, before);
     }
 
     fn own_deadline_of(&self, now: Tick, id: PeerId) -> Option<Tick> {

@@ -82,7 +82,7 @@ impl Peers {
         if !seat.ready.has(Ready::WRITE) {
             slots.note_beside(id, peer.outbox.beside());
         }
-        seat.has_rest = taken.is_rest;
+        seat.has_more = taken.has_more;
         slots.ledger.note_accepted(taken.sums.accepted);
         if taken.sums.overflowed.messages > 0 {
             slots.ledger.note_overflowed(taken.sums.overflowed);

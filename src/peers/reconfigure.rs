@@ -9,7 +9,7 @@ use crate::{
     clock::Tick,
     config::Config,
     id::PeerId,
-    limits::{LIVE_LOOKS_PER_TURN, REST_AFTER_MS},
+    limits::{DORMANT_AFTER_MS, LIVE_LOOKS_PER_TURN},
 };
 
 impl Peers {
@@ -56,7 +56,7 @@ impl Peers {
         self.unmoved = Some(end).filter(|end| *end < self.seats.index_end());
     }
 
-    /// A peer that rests and need not be looked at goes on resting.
+    /// A dormant peer that need not be looked at stays dormant.
     fn move_timer(&mut self, now: Tick, id: PeerId) {
         let Some(deadline) = self.own_deadline_of(now, id) else {
             return;
@@ -66,8 +66,8 @@ impl Peers {
         let armed = timer.and_then(|timer| self.wheel.deadline_at(timer));
         if armed.is_none_or(|armed| armed > deadline) {
             self.arm(now, id);
-            let before = now.saturating_sub(REST_AFTER_MS);
-            self.seats.settle(id.index() as usize, before);
+            let before = now.saturating_sub(DORMANT_AFTER_MS);
+            self.seats.make_dormant(id.index() as usize, before);
         }
     }
 }

@@ -46,7 +46,7 @@ pub(super) struct Seat {
     /// Why the connection could not be made, if that is known better than by a reason.
     pub(super) dial_error: Option<DialError>,
     /// The slot's tail was not emptied, for want of room in the outbox.
-    pub(super) has_rest: bool,
+    pub(super) has_more: bool,
     /// `Congested` was told, and `Writable` not yet.
     pub(super) congested: bool,
     /// It is in the list of those that wait for the budget to have room for what is sent to them.
@@ -160,7 +160,7 @@ impl Seat {
             carry_charge: 0,
             standing,
             dial_error: None,
-            has_rest: false,
+            has_more: false,
             congested: false,
             in_refused_list: false,
             in_due_list: false,
@@ -180,7 +180,7 @@ impl Seat {
 
     /// Whether nothing is under way that the table's short forms know nothing of. Every field is
     /// named, so that a new one cannot be forgotten.
-    pub(super) fn is_at_rest(&self) -> bool {
+    pub(super) fn is_inactive(&self) -> bool {
         let Self {
             peer,
             ready,
@@ -197,7 +197,7 @@ impl Seat {
             carry_charge,
             standing,
             dial_error,
-            has_rest,
+            has_more,
             congested,
             in_refused_list,
             in_due_list,
@@ -210,7 +210,7 @@ impl Seat {
             leaving,
         } = self;
         let lists = [in_read_list, in_write_list, in_refused_list, in_due_list];
-        let marks = [request_put_off, has_rest, congested, write_tried, listed];
+        let marks = [request_put_off, has_more, congested, write_tried, listed];
         *ready == Ready::WRITE
             && matches!(standing, Standing::Accepted | Standing::Dialled)
             && lists.iter().chain(&marks).all(|mark| !**mark)
@@ -222,7 +222,7 @@ impl Seat {
             && broken.is_none()
             && !failed
             && leaving.is_none()
-            && peer.is_at_rest()
+            && peer.is_inactive()
     }
 
     /// Makes room for so many bytes more of an unfinished frame. It grows with what came, not with

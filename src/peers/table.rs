@@ -1,12 +1,12 @@
 //! The places of connections, found by the index of their slot.
 //!
 //! A connection has a [`Seat`] while it does something. When nothing is under way, what tells it
-//! from others takes a third of that: it *rests*, and has a seat again as soon as somebody wants to
-//! change anything about it. One on which nothing has happened at all takes a fifteenth, its place
-//! itself, because most of those that rest in great numbers never said a word.
+//! from others takes a third of that: it is *dormant*, and has a seat again as soon as a thread
+//! wants to change anything about it. One on which nothing has happened at all takes a fifteenth,
+//! its place itself, because most of those that are dormant in great numbers never said a word.
 //!
-//! A seat is dear to make for each message, so a connection that was used rests only after a while,
-//! when somebody walks by ([`settle_some`](Table::settle_some)).
+//! A seat is dear to make for each message, so a connection that was used becomes dormant only
+//! after a while, when somebody walks by ([`make_some_dormant`](Table::make_some_dormant)).
 //!
 //! Places come in chunks, so that the table never copies what it has when it grows, and gives back
 //! a chunk of which nobody has a place. The lowest free place is given away first, so that those
@@ -18,7 +18,7 @@ use super::seat::{Seat, Standing};
 use crate::{
     clock::Tick,
     id::PeerId,
-    peer::{HelloState, Peer, Resting, Tally, Untouched},
+    peer::{Dormant, HelloState, Peer, Tally, Untouched},
     slots::Slots,
     socket::Ready,
     wheel::TimerPlace,
@@ -53,13 +53,13 @@ enum Place {
     /// Nobody can have it, because its slot cannot be used.
     Barred,
     Seated(Box<Seat>),
-    Fresh(Fresh),
-    Resting(Box<Rest>),
+    Unused(Unused),
+    Dormant(Box<DormantConnection>),
 }
 
 /// A connection that came to us and on which nothing has happened yet.
 #[derive(Clone, Copy, Debug)]
-struct Fresh {
+struct Unused {
     id: PeerId,
     opened: Tick,
     since: Tick,
@@ -72,8 +72,8 @@ struct Fresh {
 
 /// A connection on which nothing is under way.
 #[derive(Debug)]
-struct Rest {
-    peer: Resting,
+struct DormantConnection {
+    peer: Dormant,
     timer: Option<TimerPlace>,
     standing: Standing,
     pending: bool,
@@ -84,7 +84,7 @@ struct Rest {
 #[derive(Debug)]
 pub(super) enum Look<'a> {
     Seated(&'a Seat),
-    AtRest(Box<Seat>),
+    Dormant(Box<Seat>),
 }
 
 impl Table {
@@ -174,17 +174,17 @@ impl Table {
         self.taken_count
     }
 
-    /// The seat at a place, which it gets if the connection was at rest.
+    /// The seat at a place, which it gets if the connection was dormant.
     #[inline]
     pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Seat> {
         let places = self.chunks.get_mut(index / CHUNK_PLACES)?.places.as_mut()?;
         let place = &mut places[index % CHUNK_PLACES];
         if !matches!(place, Place::Seated(_)) {
-            place.rouse(&self.slots);
+            place.wake(&self.slots);
         }
         match place {
             Place::Seated(seat) => Some(seat),
-            Place::Free | Place::Barred | Place::Fresh(_) | Place::Resting(_) => None,
+            Place::Free | Place::Barred | Place::Unused(_) | Place::Dormant(_) => None,
         }
     }
 
@@ -223,32 +223,32 @@ impl Table {
     pub(super) fn tally(&self, id: PeerId) -> Tally {
         match self.place(id.index() as usize) {
             Some(Place::Seated(seat)) => seat.peer.tally(),
-            Some(Place::Resting(rest)) => rest.peer.tally(),
-            Some(Place::Free | Place::Barred | Place::Fresh(_)) | None => Tally::default(),
+            Some(Place::Dormant(rest)) => rest.peer.tally(),
+            Some(Place::Free | Place::Barred | Place::Unused(_)) | None => Tally::default(),
         }
     }
 
-    /// Whether a connection is at rest: it may be written, and there is nothing to read.
-    pub(super) fn is_at_rest(&self, id: PeerId) -> bool {
+    /// Whether a connection is dormant: it may be written, and there is nothing to read.
+    pub(super) fn is_inactive(&self, id: PeerId) -> bool {
         match self.place(id.index() as usize) {
-            Some(Place::Fresh(fresh)) => fresh.id == id,
-            Some(Place::Resting(rest)) => rest.peer.id == id,
+            Some(Place::Unused(fresh)) => fresh.id == id,
+            Some(Place::Dormant(rest)) => rest.peer.id == id,
             Some(Place::Free | Place::Barred | Place::Seated(_)) | None => false,
         }
     }
 
-    /// Lets a connection rest on which nothing is under way. One that was ever used rests only if
-    /// nothing has moved since `before`: it would soon have its seat again.
+    /// Makes a connection dormant on which nothing is under way. One that was ever used becomes so
+    /// only if nothing has moved since `before`: it would soon have its seat again.
     ///
     /// Returns who would, if it were known that its system has acknowledged everything.
-    pub(super) fn settle(&mut self, index: usize, before: Tick) -> Option<PeerId> {
+    pub(super) fn make_dormant(&mut self, index: usize, before: Tick) -> Option<PeerId> {
         let places = self.chunks.get_mut(index / CHUNK_PLACES);
         let places = places.and_then(|chunk| chunk.places.as_mut())?;
-        places[index % CHUNK_PLACES].settle(&self.slots, before)
+        places[index % CHUNK_PLACES].make_dormant(&self.slots, before)
     }
 
     /// Does so for `count` places from `from` on, and returns where to go on.
-    pub(super) fn settle_some(
+    pub(super) fn make_some_dormant(
         &mut self,
         from: usize,
         count: usize,
@@ -257,8 +257,8 @@ impl Table {
     ) -> usize {
         let end = self.chunks.len() * CHUNK_PLACES;
         let to = from.saturating_add(count).min(end);
-        let settle = |index| self.settle(index, before);
-        (from..to).filter_map(settle).for_each(unsure);
+        let make = |index| self.make_dormant(index, before);
+        (from..to).filter_map(make).for_each(unsure);
         if to == end { 0 } else { to }
     }
 
@@ -273,37 +273,37 @@ impl Place {
         match self {
             Self::Free | Self::Barred => None,
             Self::Seated(seat) => Some((seat.id(), Some(seat))),
-            Self::Fresh(fresh) => Some((fresh.id, None)),
-            Self::Resting(rest) => Some((rest.peer.id, None)),
+            Self::Unused(fresh) => Some((fresh.id, None)),
+            Self::Dormant(rest) => Some((rest.peer.id, None)),
         }
     }
 
-    /// Gives a connection at rest its seat.
+    /// Gives a dormant connection its seat.
     #[cold]
-    fn rouse(&mut self, slots: &Slots) {
+    fn wake(&mut self, slots: &Slots) {
         *self = match std::mem::take(self) {
-            Self::Fresh(fresh) => Self::Seated(fresh.seat(slots)),
-            Self::Resting(rest) => Self::Seated(rest.seat(slots)),
+            Self::Unused(fresh) => Self::Seated(fresh.seat(slots)),
+            Self::Dormant(rest) => Self::Seated(rest.seat(slots)),
             other @ (Self::Free | Self::Barred | Self::Seated(_)) => other,
         };
     }
 
-    fn settle(&mut self, slots: &Slots, before: Tick) -> Option<PeerId> {
+    fn make_dormant(&mut self, slots: &Slots, before: Tick) -> Option<PeerId> {
         let Self::Seated(seat) = self else {
             return None;
         };
-        if !seat.is_at_rest() {
+        if !seat.is_inactive() {
             return None;
         }
-        if let Some(fresh) = Fresh::of(seat) {
-            *self = Self::Fresh(fresh);
+        if let Some(fresh) = Unused::of(seat) {
+            *self = Self::Unused(fresh);
         } else if seat.peer.moved < before {
             if seat.peer.is_unsure(false) {
                 return Some(seat.id());
             }
-            slots.rest(seat.id());
+            slots.shrink(seat.id());
             if let Self::Seated(seat) = std::mem::take(self) {
-                *self = Self::Resting(Box::new(Rest::of(*seat)));
+                *self = Self::Dormant(Box::new(DormantConnection::of(*seat)));
             }
         }
         None
@@ -313,14 +313,14 @@ impl Place {
         match self {
             Self::Free | Self::Barred => None,
             Self::Seated(seat) => Some(Look::Seated(seat)),
-            Self::Fresh(fresh) => Some(Look::AtRest(fresh.seat(slots))),
-            Self::Resting(rest) => Some(Look::AtRest(rest.seat(slots))),
+            Self::Unused(fresh) => Some(Look::Dormant(fresh.seat(slots))),
+            Self::Dormant(rest) => Some(Look::Dormant(rest.seat(slots))),
         }
     }
 }
 
-impl Fresh {
-    /// `None` unless nothing has happened on a connection that is at rest and came to us.
+impl Unused {
+    /// `None` unless nothing has happened on a connection that is dormant and came to us.
     fn of(seat: &Seat) -> Option<Self> {
         let Untouched {
             opened,
@@ -356,19 +356,19 @@ impl Fresh {
     }
 }
 
-impl Rest {
+impl DormantConnection {
     fn of(seat: Seat) -> Self {
         Self {
             timer: seat.timer,
             standing: seat.standing,
             pending: seat.pending,
             announced: seat.announced,
-            peer: seat.peer.rest(),
+            peer: seat.peer.into_dormant(),
         }
     }
 
     fn seat(&self, slots: &Slots) -> Box<Seat> {
-        let peer = Peer::from_resting(slots.addr(self.peer.id), self.peer.clone());
+        let peer = Peer::from_dormant(slots.addr(self.peer.id), self.peer.clone());
         let mut seat = Seat::new(peer, self.standing);
         seat.ready = Ready::WRITE;
         seat.timer = self.timer;
@@ -384,7 +384,7 @@ impl Deref for Look<'_> {
     fn deref(&self) -> &Seat {
         match self {
             Self::Seated(seat) => seat,
-            Self::AtRest(seat) => seat,
+            Self::Dormant(seat) => seat,
         }
     }
 }
@@ -399,10 +399,10 @@ impl fmt::Debug for Table {
 }
 
 const _: () = {
-    // What a connection has here: on which nothing has happened, and which rests. The other half is
-    // its slot, see there.
+    // What a connection has here: on which nothing has happened, and which is dormant. The other
+    // half is its slot, see there.
     assert!(size_of::<Place>() <= 32);
-    assert!(size_of::<Rest>() <= 192);
+    assert!(size_of::<DormantConnection>() <= 192);
     assert!(size_of::<Seat>() <= 640);
 };
 
@@ -462,29 +462,29 @@ mod tests {
         format!("{:?}", &*table.look(id.index() as usize).unwrap())
     }
 
-    /// Its rest changes nothing about a connection.
+    /// Being dormant changes nothing about a connection.
     #[track_caller]
-    fn rests(table: &mut Table, id: PeerId, before: Tick) {
+    fn becomes_dormant(table: &mut Table, id: PeerId, before: Tick) {
         let index = id.index() as usize;
         let seat = told(table, id);
-        assert!(!table.is_at_rest(id));
-        table.settle(index, before);
-        assert!(table.is_at_rest(id), "{seat}");
+        assert!(!table.is_inactive(id));
+        table.make_dormant(index, before);
+        assert!(table.is_inactive(id), "{seat}");
         assert_eq!(told(table, id), seat);
         assert_eq!(format!("{:?}", table.get_mut(index).unwrap()), seat);
-        assert!(!table.is_at_rest(id));
+        assert!(!table.is_inactive(id));
     }
 
     #[test]
-    fn a_connection_rests_and_is_the_same_afterwards() {
+    fn a_dormant_connection_is_the_same_afterwards() {
         let mut table = Table::new(slots());
         let id = accept(&mut table, 7);
-        rests(&mut table, id, 0);
+        becomes_dormant(&mut table, id, 0);
         take(table.get_mut(0).unwrap(), 20, MessageType(1), b"one");
         table.get_mut(0).unwrap().pending = false;
-        table.settle(0, 20);
-        assert!(!table.is_at_rest(id), "it has just been used");
-        rests(&mut table, id, 21);
+        table.make_dormant(0, 20);
+        assert!(!table.is_inactive(id), "it has just been used");
+        becomes_dormant(&mut table, id, 21);
         let hello = Hello {
             node_id: [7; 16],
             agent: "somebody",
@@ -492,7 +492,7 @@ mod tests {
         };
         let seat = table.get_mut(0).unwrap();
         take(seat, 30, MessageType::HELLO, &hello.to_payload());
-        rests(&mut table, id, 31);
+        becomes_dormant(&mut table, id, 31);
         let node_id = table.get_mut(0).unwrap().peer.node_id();
         assert_eq!(node_id.0, [7; 16]);
     }
@@ -517,11 +517,11 @@ mod tests {
             let id = accept(&mut table, 1);
             let index = id.index() as usize;
             way(table.get_mut(index).unwrap());
-            table.settle(index, Tick::MAX);
-            assert!(!table.is_at_rest(id), "{}", told(&table, id));
+            table.make_dormant(index, Tick::MAX);
+            assert!(!table.is_inactive(id), "{}", told(&table, id));
         }
-        assert_eq!(table.settle_some(0, 7, Tick::MAX, |_| ()), 7);
-        assert_eq!(table.settle_some(7, usize::MAX, Tick::MAX, |_| ()), 0);
+        assert_eq!(table.make_some_dormant(0, 7, Tick::MAX, |_| ()), 7);
+        assert_eq!(table.make_some_dormant(7, usize::MAX, Tick::MAX, |_| ()), 0);
     }
 
     #[test]

@@ -12,7 +12,7 @@
 //!
 //! A slot is small until something is sent or read: what it counts, and its tail, are made then.
 //! The counts stay for the slot's next connections, because they are reached without a lock; the
-//! tail is given up when the connection rests.
+//! tail is given up when the connection becomes dormant.
 //!
 //! Invariants, per connection:
 //! - `written + overflowed <= accepted`, in messages and in bytes; the difference is what is
@@ -265,7 +265,7 @@ struct Inner {
     state: SlotState,
     /// What is known of few connections. Made for those.
     known: Option<Box<Known>>,
-    /// Made with the first message that is sent, and given up when the connection rests.
+    /// Made with the first message that is sent, and given up when the connection becomes dormant.
     tails: Option<Box<Tails>>,
 }
 
@@ -387,7 +387,7 @@ pub(crate) struct Taken {
     /// A sender found no room, for which the peer is to be cut off.
     pub(crate) cut_off: bool,
     /// Something is left in the tail until there is room on the loop's side.
-    pub(crate) is_rest: bool,
+    pub(crate) has_more: bool,
 }
 
 /// What the loop takes from a tail.
@@ -1180,7 +1180,7 @@ impl Slots {
                 | SlotState::Closing => None,
             },
             cut_off: inner.state == SlotState::CutOff,
-            is_rest: false,
+            has_more: false,
         };
         let is_finished = taken.close_asked.is_some_and(CloseReason::reads_on);
         let is_closed = taken.close_asked.is_some() && !is_finished;
@@ -1199,7 +1199,7 @@ impl Slots {
                 ahead.sub(tails.held(Priority::High));
                 let window = self.limits().window();
                 let messages = ahead.messages;
-                taken.is_rest = tails.take_some(now, window, messages, bytes_ahead, out);
+                taken.has_more = tails.take_some(now, window, messages, bytes_ahead, out);
             }
             Take::Beside(_) | Take::Last => tails.take(out),
         }
@@ -1329,9 +1329,9 @@ impl Slots {
         drop(inner);
     }
 
-    /// Gives up what a connection at rest does not need. Nothing happens if somebody holds the
+    /// Gives up what a dormant connection does not need. Nothing happens if somebody holds the
     /// lock: then it is being used.
-    pub(crate) fn rest(&self, peer: PeerId) {
+    pub(crate) fn shrink(&self, peer: PeerId) {
         if let Ok(mut inner) = self.own(peer).try_lock() {
             inner.tails.take_if(|tails| tails.is_empty());
         }

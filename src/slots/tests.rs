@@ -584,7 +584,7 @@ mod full {
         let mut sums = Sums::default();
         let taken = take(&slots, peer, &mut sums);
         // A quarter of the messages is on its way.
-        assert!(taken.is_rest);
+        assert!(taken.has_more);
         assert_eq!(taken.sums.accepted, Traffic::new(10, 1080));
         let mut nine = batch(9, 100);
         let full = Err(SendError::Full);

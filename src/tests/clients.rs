@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::{
     askers::{self, Asked, QUESTION},
-    world::{Conn, Rest, Sent, World},
+    world::{Backoff, Conn, Sent, World},
 };
 use crate::{
     clock::Tick,
@@ -44,7 +44,7 @@ pub(super) struct Client {
     pub(super) patience: usize,
     /// Most frames that it writes at once, if it floods.
     pub(super) flood: usize,
-    pub(super) rest: Rest,
+    pub(super) backoff: Backoff,
     pub(super) addr: u8,
 }
 
@@ -64,7 +64,7 @@ impl Client {
             size_max: 10,
             patience: 1,
             flood: 0,
-            rest: Rest::default(),
+            backoff: Backoff::default(),
             addr,
         }
     }

@@ -8,7 +8,7 @@ use super::{
     clients::{ECHO_BELOW, UNASKED},
     random::Random,
     watchers::Watchers,
-    world::{Rest, World},
+    world::{Backoff, World},
 };
 use crate::{
     block::MessageRef,
@@ -40,7 +40,7 @@ pub(super) struct Subscriber {
     pub(super) temper: Temper,
     pub(super) echo: bool,
     pub(super) next_at: Tick,
-    pub(super) rest: Rest,
+    pub(super) backoff: Backoff,
     subscription: Option<Subscription>,
     types: TypeFilter,
     /// Nothing may be missing: it pauses, and was there from the start.
@@ -132,7 +132,7 @@ impl Subscriber {
             temper,
             echo,
             next_at: 0,
-            rest: Rest::default(),
+            backoff: Backoff::default(),
             subscription: Some(Subscription::new(
                 receiver,
                 account,

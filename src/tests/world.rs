@@ -49,9 +49,9 @@ const IDLE_POLLS_MAX: u32 = 50 + (CUT_SEGMENTS_MAX / CUT_LOOKS_PER_TURN) as u32;
 /// Lets somebody who finds nothing to do look less and less often, so that time passes quickly
 /// while everybody waits.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Rest(u32);
+pub(super) struct Backoff(u32);
 
-impl Rest {
+impl Backoff {
     /// Of many, each looks less often.
     fn next(&mut self, now: Tick, next: Tick, idle: bool, many: bool) -> Tick {
         let longest = if many { 9 } else { 6 };
@@ -327,7 +327,7 @@ impl World {
         let (now, idle) = (self.now, self.work == work);
         let many = self.many;
         let client = &mut self.clients[index];
-        client.next_at = client.rest.next(now, client.next_at, idle, many);
+        client.next_at = client.backoff.next(now, client.next_at, idle, many);
         self.agenda.set(index, client.next_at);
     }
 
@@ -336,7 +336,7 @@ impl World {
         Subscriber::act(self, index);
         let (now, idle) = (self.now, self.work == work);
         let one = &mut self.subscribers[index];
-        one.next_at = one.rest.next(now, one.next_at, idle, false);
+        one.next_at = one.backoff.next(now, one.next_at, idle, false);
     }
 
     /// The loop is to be told of something.

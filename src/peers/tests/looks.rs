@@ -190,10 +190,10 @@ fn an_end_waits_for_an_answer_only_if_there_is_a_question() {
     assert_eq!(peers.closed_rows()[0].unconfirmed, Some(Traffic::default()));
 }
 
-/// A connection does not rest before its system has acknowledged everything; where nothing is told,
-/// that is not waited for.
+/// A connection does not become dormant before its system has acknowledged everything; where
+/// nothing is told, that is not waited for.
 #[test]
-fn a_connection_rests_when_everything_is_acknowledged() {
+fn a_connection_becomes_dormant_when_everything_is_acknowledged() {
     for tells in [true, false] {
         let (slots, mut peers, id) = one_peer_that(OutboxFull::Refuse, Clock::start(), 64 << 20);
         let message = OutFrame {
@@ -215,7 +215,7 @@ fn a_connection_rests_when_everything_is_acknowledged() {
             vec![Unacknowledged::Never]
         };
         for (second, told) in (2..).zip(answers) {
-            assert!(!peers.seats.is_at_rest(id), "{told:?}");
+            assert!(!peers.seats.is_inactive(id), "{told:?}");
             let now = second * 1_000;
             peers.handle_metrics_tick(now);
             assert!(peers.has_work());
@@ -225,7 +225,7 @@ fn a_connection_rests_when_everything_is_acknowledged() {
             // It may have been asked to write, which it has nothing for.
             peers.begin_turn(now);
         }
-        assert!(peers.seats.is_at_rest(id));
+        assert!(peers.seats.is_inactive(id));
         assert!(!peers.has_work());
     }
 }

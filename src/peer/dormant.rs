@@ -27,7 +27,7 @@ pub(crate) struct Untouched {
 
 /// A connection on which nothing is under way.
 #[derive(Clone, Debug)]
-pub(crate) struct Resting {
+pub(crate) struct Dormant {
     pub(crate) id: PeerId,
     link: Option<LinkId>,
     identity: Option<Arc<PeerIdentity>>,
@@ -45,7 +45,7 @@ pub(crate) struct Resting {
     answered: Traffic,
 }
 
-/// What a connection has counted, whether it rests or not.
+/// What a connection has counted, whether it is dormant or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) inbound: Traffic,
@@ -55,7 +55,7 @@ pub(crate) struct Tally {
     pub(crate) answered: Traffic,
 }
 
-impl Resting {
+impl Dormant {
     pub(crate) fn tally(&self) -> Tally {
         Tally {
             inbound: self.inbound,
@@ -88,7 +88,7 @@ impl Peer {
             self.sums.overflowed,
             self.answered,
         ];
-        let nothing = self.is_at_rest()
+        let nothing = self.is_inactive()
             && self.link.is_none()
             && self.identity.is_none()
             && self.moved == self.opened
@@ -103,8 +103,8 @@ impl Peer {
         })
     }
 
-    /// Whether nothing is under way, so that [`rest`](Self::rest) forgets nothing.
-    pub(crate) fn is_at_rest(&self) -> bool {
+    /// Whether nothing is under way, so that [`into_dormant`](Self::into_dormant) forgets nothing.
+    pub(crate) fn is_inactive(&self) -> bool {
         let Self {
             id: _,
             addr: _,
@@ -150,14 +150,15 @@ impl Peer {
             && before_ok.is_none()
             && bye_received.is_none()
             && carry.capacity() == 0
-            && outbox.is_at_rest()
+            && outbox.is_inactive()
             && pong.is_none()
     }
 
-    /// What is to be kept of a connection that [is at rest](Self::is_at_rest), but for its address.
-    pub(crate) fn rest(self) -> Resting {
-        debug_assert!(self.is_at_rest(), "{self:?}");
-        Resting {
+    /// What is to be kept of a connection that [is inactive](Self::is_inactive), but for its
+    /// address.
+    pub(crate) fn into_dormant(self) -> Dormant {
+        debug_assert!(self.is_inactive(), "{self:?}");
+        Dormant {
             id: self.id,
             link: self.link,
             identity: self.identity,
@@ -192,9 +193,9 @@ impl Peer {
         }
     }
 
-    /// The connection that [`rest`](Self::rest) was made of.
-    pub(crate) fn from_resting(addr: SocketAddr, kept: Resting) -> Self {
-        let Resting {
+    /// The connection that [`into_dormant`](Self::into_dormant) was made of.
+    pub(crate) fn from_dormant(addr: SocketAddr, kept: Dormant) -> Self {
+        let Dormant {
             id,
             link,
             identity,
