@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use super::{PeerLimits, losses::LossLines, seat::Origin};
+use super::{PeerLimits, connection::Origin, losses::LossLines};
 use crate::error::CloseReason;
 
 #[derive(Debug)]

@@ -33,12 +33,12 @@ impl Peers {
     /// more is left out.
     pub(crate) fn continue_cut(&self, walk: &mut CutWalk) -> Result<bool, Contended> {
         // No index is beyond that.
-        let end = self.seats.index_end();
+        let end = self.connections.index_end();
         let mut looks = 0;
         while walk.next < end && looks < CUT_LOOKS_PER_TURN {
             looks += 1;
-            if let Some((id, seat)) = self.seats.id_at(walk.next) {
-                let outbox = seat.map(|seat| &seat.peer.outbox);
+            if let Some((id, connection)) = self.connections.id_at(walk.next) {
+                let outbox = connection.map(|connection| &connection.peer.outbox);
                 let segments = outbox.map_or(0, |outbox| outbox.segment_count());
                 if segments > CUT_SEGMENTS_MAX {
                     walk.left_out += 1;
@@ -48,7 +48,7 @@ impl Peers {
                         let goes_on = walk.tries < CUT_TRIES_MAX;
                         return goes_on.then_some(false).ok_or(Contended);
                     };
-                    let tally = self.seats.tally(id);
+                    let tally = self.connections.tally(id);
                     let mut accepted = sums.accepted;
                     accepted.add(tally.answered);
                     walk.rows.push(PeerCut {
@@ -71,16 +71,16 @@ impl Peers {
     /// Ends a walk with the sums over all peers that there are now.
     pub(crate) fn finish_cut(&self, walk: CutWalk) -> PeersCut {
         let CutWalk { rows, left_out, .. } = walk;
-        if self.seats.len() > CUT_PEERS_MAX {
+        if self.connections.len() > CUT_PEERS_MAX {
             return PeersCut {
                 sums: None,
                 peers: rows,
-                left_out: self.seats.len() as u64,
+                left_out: self.connections.len() as u64,
             };
         }
         let mut live = PeerSums::default();
-        for (id, _) in self.seats.ids() {
-            let tally = self.seats.tally(id);
+        for (id, _) in self.connections.ids() {
+            let tally = self.connections.tally(id);
             live.inbound.add(tally.inbound);
             live.written.add(tally.outbound);
             live.accepted.add(tally.accepted);

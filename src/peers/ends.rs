@@ -39,10 +39,12 @@ impl Peers {
         reason: CloseReason,
         drain_ms: u64,
     ) {
-        let Some(seat) = self.seat(id) else { return };
-        let was_half_closed = matches!(seat.peer.state(), State::HalfClosed { .. });
-        match seat.peer.state() {
-            State::Open if seat.announced => {}
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        let was_half_closed = matches!(connection.peer.state(), State::HalfClosed { .. });
+        match connection.peer.state() {
+            State::Open if connection.announced => {}
             State::HalfClosed { .. } => {}
             // Nothing was delivered, so nothing has to be answered.
             State::Refused { reason, .. } => {
@@ -54,14 +56,16 @@ impl Peers {
             State::Connecting { .. } => return self.leave(now, id, reason, true),
             State::Stopping { .. } | State::Draining { .. } | State::Lingering { .. } => return,
         }
-        if let Some(reason) = seat.broken {
+        if let Some(reason) = connection.broken {
             return self.leave(now, id, reason, true);
         }
         let rules = &self.rules;
-        let seat = self.seats.get_mut(id.index() as usize);
-        let seat = seat.expect("looked up above");
-        seat.peer.begin_stop(now, rules, reason, drain_ms, true);
-        recharge_carry(&self.slots, seat);
+        let connection = self.connections.get_mut(id.index() as usize);
+        let connection = connection.expect("looked up above");
+        connection
+            .peer
+            .begin_stop(now, rules, reason, drain_ms, true);
+        recharge_carry(&self.slots, connection);
         if was_half_closed {
             self.look_before_bye(id);
         }
@@ -82,11 +86,13 @@ impl Peers {
         reason: CloseReason,
         drain_ms: u64,
     ) {
-        let Some(seat) = self.seat(id) else { return };
-        if seat.peer.is_closing() {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        if connection.peer.is_closing() {
             return;
         }
-        if matches!(seat.peer.state(), State::Connecting { .. }) {
+        if matches!(connection.peer.state(), State::Connecting { .. }) {
             self.leave(now, id, reason, true);
             return;
         }
@@ -95,11 +101,13 @@ impl Peers {
             return;
         }
         let rules = &self.rules;
-        let seat = self.seats.get_mut(id.index() as usize);
-        let Some(seat) = seat.filter(|seat| seat.id() == id && seat.leaving.is_none()) else {
+        let connection = self.connections.get_mut(id.index() as usize);
+        let Some(connection) =
+            connection.filter(|connection| connection.id() == id && connection.leaving.is_none())
+        else {
             return;
         };
-        let peer = &mut seat.peer;
+        let peer = &mut connection.peer;
         if peer.state().takes_input() && peer.has_partial_frame() {
             self.slots.ledger.partial_frames.add(1);
         }
@@ -110,8 +118,10 @@ impl Peers {
     /// Closes a connection in order without what is queued: its peer reads no more, or took it for
     /// too long.
     pub(super) fn abandon(&mut self, now: Tick, id: PeerId, reason: CloseReason) {
-        let Some(seat) = self.seat(id) else { return };
-        if seat.peer.is_closing() {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        if connection.peer.is_closing() {
             return;
         }
         if self.take_last_output(now, id).is_err() {
@@ -119,11 +129,13 @@ impl Peers {
             return;
         }
         let rules = &self.rules;
-        let seat = self.seats.get_mut(id.index() as usize);
-        let Some(seat) = seat.filter(|seat| seat.id() == id && seat.leaving.is_none()) else {
+        let connection = self.connections.get_mut(id.index() as usize);
+        let Some(connection) =
+            connection.filter(|connection| connection.id() == id && connection.leaving.is_none())
+        else {
             return;
         };
-        seat.peer.begin_abandon(now, rules, reason);
+        connection.peer.begin_abandon(now, rules, reason);
         self.after_close(now, id);
     }
 
@@ -140,9 +152,9 @@ impl Peers {
     /// Has a close done in the next turn, because the slot is contended. What lies behind the
     /// reason of the close is not to be read meanwhile.
     fn put_close_off(&mut self, id: PeerId, again: Again) {
-        if let Some(seat) = self.seat(id) {
-            if seat.peer.state().takes_input() {
-                seat.pause = Some(Pause::Closing);
+        if let Some(connection) = self.connection(id) {
+            if connection.peer.state().takes_input() {
+                connection.pause = Some(Pause::Closing);
             }
         }
         self.again.push(again);
@@ -150,12 +162,12 @@ impl Peers {
 
     /// Follows up on the step to draining.
     fn after_close(&mut self, now: Tick, id: PeerId) {
-        let seat = self.seats.get_mut(id.index() as usize);
-        if let Some(seat) = seat {
-            if seat.pause == Some(Pause::Closing) || seat.peer.discards() {
-                seat.pause = None;
+        let connection = self.connections.get_mut(id.index() as usize);
+        if let Some(connection) = connection {
+            if connection.pause == Some(Pause::Closing) || connection.peer.discards() {
+                connection.pause = None;
             }
-            recharge_carry(&self.slots, seat);
+            recharge_carry(&self.slots, connection);
         }
         self.note_mute(id);
         self.give_up_node(id);
@@ -168,16 +180,18 @@ impl Peers {
     /// the peer still reads.
     pub(super) fn handle_bye(&mut self, now: Tick, id: PeerId) {
         let drain_ms = self.rules.drain_ms;
-        let Some(seat) = self.seat(id) else { return };
-        let Some(code) = seat.peer.bye_received else {
+        let Some(connection) = self.connection(id) else {
             return;
         };
-        let is_announced = seat.announced;
+        let Some(code) = connection.peer.bye_received else {
+            return;
+        };
+        let is_announced = connection.announced;
         let reads_on = CloseReason::from_wire_code(code).is_some_and(CloseReason::reads_on);
         // One that comes while we close changes nothing about our close.
-        if let State::HalfClosed { reason, .. } = seat.peer.state() {
+        if let State::HalfClosed { reason, .. } = connection.peer.state() {
             if reads_on {
-                seat.peer.limit_half_closed(now, drain_ms);
+                connection.peer.limit_half_closed(now, drain_ms);
                 self.limit_to_replies(id);
             } else {
                 self.abandon(now, id, reason);
@@ -190,7 +204,7 @@ impl Peers {
 
     /// Has sends to a peer refused that are no replies.
     pub(super) fn limit_to_replies(&mut self, id: PeerId) {
-        if self.seat(id).is_some() && self.slots.limit_to_replies(id).is_err() {
+        if self.connection(id).is_some() && self.slots.limit_to_replies(id).is_err() {
             self.again.push(Again::Answering(id));
         }
     }
@@ -199,13 +213,17 @@ impl Peers {
 
     /// Closes a peer that waited to be drained, if it is.
     pub(super) fn check_drained(&mut self, now: Tick, id: PeerId) {
-        let state = self.seat(id).map(|seat| seat.peer.state());
+        let state = self
+            .connection(id)
+            .map(|connection| connection.peer.state());
         let Some(state) = state.filter(|state| state.waits_to_drain()) else {
             return;
         };
         let Flow { released, queued } = self.slots.flow(id);
-        let Some(seat) = self.seat(id) else { return };
-        let Some(reason) = seat.peer.judge_drained(now, released, queued) else {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        let Some(reason) = connection.peer.judge_drained(now, released, queued) else {
             self.watch_release(now, id, released);
             return;
         };
@@ -225,7 +243,10 @@ impl Peers {
     /// How much of its drain time a connection has left that is being finished, by us or by a BYE
     /// of its peer.
     pub(super) fn drain_ms_of(&mut self, now: Tick, id: PeerId) -> Option<u64> {
-        match self.seat(id).map(|seat| seat.peer.state())? {
+        match self
+            .connection(id)
+            .map(|connection| connection.peer.state())?
+        {
             State::Stopping { deadline, .. }
             | State::HalfClosed {
                 deadline: Some(deadline),
@@ -243,9 +264,11 @@ impl Peers {
 
     /// Has the slot ask for attention when everything is released that is waited for.
     fn watch_release(&mut self, now: Tick, id: PeerId, released: Traffic) {
-        let Some(seat) = self.seat(id) else { return };
-        let awaited = match seat.peer.state() {
-            State::Stopping { .. } => seat.peer.unreleased_mark(released),
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        let awaited = match connection.peer.state() {
+            State::Stopping { .. } => connection.peer.unreleased_mark(released),
             State::Connecting { .. }
             | State::Greeting { .. }
             | State::Open
@@ -253,13 +276,13 @@ impl Peers {
             | State::HalfClosed { .. }
             | State::Draining { .. }
             | State::Lingering { .. } => {
-                let is_missing = seat.peer.in_flight(released) != Traffic::default();
-                is_missing.then_some(seat.peer.read)
+                let is_missing = connection.peer.in_flight(released) != Traffic::default();
+                is_missing.then_some(connection.peer.read)
             }
         };
-        let waits_for_credit = seat.pause == Some(Pause::Credit) && !seat.peer.eof;
+        let waits_for_credit = connection.pause == Some(Pause::Credit) && !connection.peer.eof;
         if let Some(awaited) = awaited {
-            if waits_for_credit && matches!(seat.peer.state(), State::Stopping { .. }) {
+            if waits_for_credit && matches!(connection.peer.state(), State::Stopping { .. }) {
                 // Whichever comes first.
                 self.watch_credit(id);
             } else if !self.slots.pause(id, awaited) {
@@ -273,8 +296,10 @@ impl Peers {
     /// whatever its deadline says.
     pub(super) fn recheck_drained(&mut self, now: Tick, id: PeerId) {
         self.check_drained(now, id);
-        let Some(seat) = self.seat(id) else { return };
-        if seat.timer.is_some() || seat.peer.is_closing() {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        if connection.timer.is_some() || connection.peer.is_closing() {
             return;
         }
         let next = now + DRAINED_CHECK_MS;
@@ -283,8 +308,8 @@ impl Peers {
         let request = self.request_deadline_of(now, id);
         let next = request.map_or(next, |tick| tick.min(next));
         let timer = self.wheel.insert(next, super::Timer::Peer(id)).place();
-        if let Some(seat) = self.seat(id) {
-            seat.timer = Some(timer);
+        if let Some(connection) = self.connection(id) {
+            connection.timer = Some(timer);
         }
     }
 
@@ -293,9 +318,11 @@ impl Peers {
     /// Ends a connection: has the event loop look what is left of it, gives its slot back, counts
     /// it, and has the event loop close it.
     pub(super) fn leave(&mut self, now: Tick, id: PeerId, reason: CloseReason, abort: bool) {
-        let Some(seat) = self.seat(id) else { return };
-        seat.leaving = Some(Leaving { reason, abort });
-        let is_made = seat.standing != Standing::Dialling;
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        connection.leaving = Some(Leaving { reason, abort });
+        let is_made = connection.standing != Standing::Dialling;
         self.give_up_node(id);
         self.discard_pieces(id);
         if is_made {
@@ -312,11 +339,13 @@ impl Peers {
         mut read: impl FnMut(&mut Vec<u8>, usize) -> io::Result<usize>,
     ) {
         let rules = &self.rules;
-        let seat = self.seats.get_mut(id.index() as usize);
-        let Some(seat) = seat.filter(|seat| seat.id() == id && seat.leaving.is_some()) else {
+        let connection = self.connections.get_mut(id.index() as usize);
+        let Some(connection) =
+            connection.filter(|connection| connection.id() == id && connection.leaving.is_some())
+        else {
             return;
         };
-        let peer = &mut seat.peer;
+        let peer = &mut connection.peer;
         if peer.eof {
             return;
         }
@@ -329,7 +358,7 @@ impl Peers {
                 Ok(count) => count,
                 Err(error) => {
                     // One that has ended the connection is not told again.
-                    seat.failed |= error.kind() != io::ErrorKind::WouldBlock;
+                    connection.failed |= error.kind() != io::ErrorKind::WouldBlock;
                     break;
                 }
             };
@@ -344,11 +373,13 @@ impl Peers {
 
     /// A connection that is to be closed has so many bytes unread.
     pub(crate) fn handle_settled(&mut self, now: Tick, id: PeerId, unread: u64) {
-        let seat = self.seats.get_mut(id.index() as usize);
-        let Some(seat) = seat.filter(|seat| seat.id() == id && seat.leaving.is_some()) else {
+        let connection = self.connections.get_mut(id.index() as usize);
+        let Some(connection) =
+            connection.filter(|connection| connection.id() == id && connection.leaving.is_some())
+        else {
             return;
         };
-        seat.peer.discard_unseen(unread);
+        connection.peer.discard_unseen(unread);
         if self.is_to_be_confirmed(id) {
             self.actions.push_front(Action::Look { id, last: true });
         } else {
@@ -359,13 +390,15 @@ impl Peers {
     pub(super) fn finish_leaving(&mut self, now: Tick, id: PeerId) {
         let index = id.index() as usize;
         let rules = &self.rules;
-        let Some(seat) = self.seats.get_mut(index) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
-        let Some(Leaving { reason, abort }) = seat.leaving.filter(|_| seat.peer.id == id) else {
+        let Some(Leaving { reason, abort }) =
+            connection.leaving.filter(|_| connection.peer.id == id)
+        else {
             return;
         };
-        let peer = &mut seat.peer;
+        let peer = &mut connection.peer;
         let held = peer.in_flight(self.slots.released(id)).messages;
         let Ok(lost) = close_slot(&self.slots, now, peer) else {
             self.again.push(Again::Leave(id));
@@ -376,21 +409,21 @@ impl Peers {
         if !peer.state().takes_input() || peer.waits_for_ok() {
             peer.discard_carry(rules);
         }
-        if seat.carry_charge > 0 {
-            self.slots.ledger.budget.release(seat.carry_charge);
+        if connection.carry_charge > 0 {
+            self.slots.ledger.budget.release(connection.carry_charge);
         }
-        if let Some(timer) = seat.timer {
+        if let Some(timer) = connection.timer {
             self.wheel.cancel_at(timer);
         }
         count_end(&self.slots.ledger, &mut self.gone, peer, lost);
-        let (standing, announced) = (seat.standing, seat.announced);
-        if seat.pending {
+        let (standing, announced) = (connection.standing, connection.announced);
+        if connection.pending {
             self.census.end_pending();
         }
-        let dial_error = seat.dial_error.take();
+        let dial_error = connection.dial_error.take();
         let unconfirmed = count_unconfirmed(&self.slots.ledger, peer, self.untold);
         let row = closed_row(now, peer, reason, lost, unconfirmed);
-        self.seats.remove(index);
+        self.connections.remove(index);
         self.forget_standing(now, standing, &row);
         if self.slots.was_asked(id) {
             self.notices.push_back(Notice::Closed { peer: id, reason });
@@ -435,15 +468,19 @@ impl Peers {
 
     /// Sends the FIN once everything is written and said.
     pub(super) fn finish_drain(&mut self, now: Tick, id: PeerId) {
-        let Some(seat) = self.seat(id) else { return };
-        let text = closing_reason(&seat.peer).name();
-        if !seat.peer.finish_drain(now, text) {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        let text = closing_reason(&connection.peer).name();
+        if !connection.peer.finish_drain(now, text) {
             return;
         }
         self.actions.push_back(Action::Shutdown(id));
-        let Some(seat) = self.seat(id) else { return };
-        let reason = closing_reason(&seat.peer);
-        if seat.peer.begin_linger(now) {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        let reason = closing_reason(&connection.peer);
+        if connection.peer.begin_linger(now) {
             self.end_linger(now, id, reason);
         } else {
             self.list_reading(id);
@@ -454,8 +491,10 @@ impl Peers {
     /// connection breaks, so it is waited for.
     pub(super) fn end_linger(&mut self, now: Tick, id: PeerId, reason: CloseReason) {
         let is_unsure = self.is_to_be_confirmed(id);
-        let Some(seat) = self.seat(id) else { return };
-        if is_unsure && seat.peer.await_confirmation(now) {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        if is_unsure && connection.peer.await_confirmation(now) {
             self.actions.push_back(Action::Look { id, last: false });
             self.arm(now, id);
         } else {

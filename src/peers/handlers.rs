@@ -260,8 +260,8 @@ impl Peers {
         bytes: &mut [u8],
         parsed: &mut Parsed,
     ) -> usize {
-        let seat = self.seats.get_mut(id.index() as usize);
-        let (Some(handlers), Some(seat)) = (self.handlers.as_deref_mut(), seat) else {
+        let connection = self.connections.get_mut(id.index() as usize);
+        let (Some(handlers), Some(connection)) = (self.handlers.as_deref_mut(), connection) else {
             return parsed.consumed;
         };
         let uniform = parsed.message_type;
@@ -272,8 +272,8 @@ impl Peers {
         let Some(bytes) = bytes.get_mut(..parsed.consumed) else {
             return parsed.consumed;
         };
-        let is_closing = seat.peer.is_closing();
-        let replier = Replier::new(&self.slots, &mut seat.peer.outbox, now.tick, id);
+        let is_closing = connection.peer.is_closing();
+        let replier = Replier::new(&self.slots, &mut connection.peer.outbox, now.tick, id);
         let mut replier = replier.closing(is_closing);
         let mut walk = Walk::new(id, now);
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| {
@@ -284,10 +284,10 @@ impl Peers {
         }
         walk.finish(handlers, bytes);
         let (accepted, unanswered) = (replier.accepted(), replier.unanswered());
-        seat.peer.unanswered += unanswered;
-        seat.peer.answered.add(accepted);
-        if accepted.messages > 0 && !seat.ready.has(Ready::WRITE) {
-            self.slots.note_beside(id, seat.peer.outbox.beside());
+        connection.peer.unanswered += unanswered;
+        connection.peer.answered.add(accepted);
+        if accepted.messages > 0 && !connection.ready.has(Ready::WRITE) {
+            self.slots.note_beside(id, connection.peer.outbox.beside());
         }
         self.slots.ledger.note_accepted(accepted);
         self.answered |= accepted.messages > 0;

@@ -5,9 +5,10 @@ use std::io::{self, IoSlice};
 use rustix::io::Errno;
 
 use super::{
-    Again, Pause, Peers, Report, recharge_carry,
+    Again, Pause, Peers, Report,
+    connection::Standing,
+    recharge_carry,
     scatter::{Scattered, scatter_limit},
-    seat::Standing,
 };
 use crate::{
     block::{BlockHead, BlockPool, BlockRef, ScatterBuffers},
@@ -89,15 +90,15 @@ pub(super) enum BufferKind {
 impl Peers {
     /// Space for the next read of a peer; `None` if it is not to be read now.
     pub(crate) fn prepare_read(&mut self, now: Tick, id: PeerId) -> Option<ReadBuffer> {
-        let seat = self.seat(id)?;
-        if !seat.ready.has(Ready::READ) {
+        let connection = self.connection(id)?;
+        if !connection.ready.has(Ready::READ) {
             return None;
         }
-        if seat.pause == Some(Pause::Closing) {
+        if connection.pause == Some(Pause::Closing) {
             return None;
         }
-        if seat.peer.takes_messages() {
-            let (limit, broken) = (self.allowance(now, id), self.seat(id)?.broken);
+        if connection.peer.takes_messages() {
+            let (limit, broken) = (self.allowance(now, id), self.connection(id)?.broken);
             if let (None, Some(reason)) = (limit, broken) {
                 // Nobody will write to it, and it may not be read on: that was it.
                 self.leave(now, id, reason, true);
@@ -105,7 +106,7 @@ impl Peers {
             return self.space(id, limit?);
         }
         // Where nothing is read, an error is to be fetched all the same.
-        if !(seat.peer.discards() || seat.ready.has(Ready::ERROR)) {
+        if !(connection.peer.discards() || connection.ready.has(Ready::ERROR)) {
             return None;
         }
         let bytes = self.pool.take_buffer();
@@ -123,21 +124,21 @@ impl Peers {
             self.reconsider_reading(now, id);
         }
         let (credit, flow) = (self.credit, self.slots.flow(id));
-        let used = self.seat(id)?.used(flow);
+        let used = self.connection(id)?.used(flow);
         if self.is_over_budget(id, used) {
             self.pause(now, id, Pause::Budget);
             return None;
         }
         let Flow { released, queued } = flow;
-        let seat = self.seat(id)?;
-        let carried = seat.peer.carry.len() as u64;
-        let frame_size = seat.peer.carried_frame_size().unwrap_or(0) as u64;
+        let connection = self.connection(id)?;
+        let carried = connection.peer.carry.len() as u64;
+        let frame_size = connection.peer.carried_frame_size().unwrap_or(0) as u64;
         let frame_left = frame_size.saturating_sub(carried);
         let allowance = credit.allowance(used, frame_left);
         if allowance >= credit.allowance_min() {
             return Some(usize::try_from(allowance).unwrap_or(usize::MAX));
         }
-        let in_flight = seat.peer.in_flight(released);
+        let in_flight = connection.peer.in_flight(released);
         if in_flight == Traffic::default() && queued == Traffic::default() {
             // Nothing is in flight but the frame itself, which is of a legal size.
             // It is read to its end and no further, so that its answer finds the outbox empty and
@@ -158,8 +159,10 @@ impl Peers {
     /// peer, and its unfinished frame, have their part of it.
     pub(super) fn watch_credit(&mut self, id: PeerId) {
         let (credit, Flow { released, queued }) = (self.credit, self.slots.flow(id));
-        let Some(seat) = self.seat(id) else { return };
-        if seat.peer.in_flight(released) == Traffic::default() {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        if connection.peer.in_flight(released) == Traffic::default() {
             // Only writing can make room, and whoever writes looks at this again. If nothing is to
             // be written either, the last of it was released just now, before anybody was to tell.
             if queued == Traffic::default() {
@@ -167,7 +170,7 @@ impl Peers {
             }
             return;
         }
-        let (read, carried) = (seat.peer.read, seat.peer.carry.len() as u64);
+        let (read, carried) = (connection.peer.read, connection.peer.carry.len() as u64);
         let resume =
             |all: u64, kept: u64, read: u64| read - (all / 2).saturating_sub(kept).min(read);
         let resume = Traffic::new(
@@ -175,7 +178,7 @@ impl Peers {
             resume(credit.bytes, queued.bytes + carried, read.bytes),
         );
         // A slot tells of one sum only, and what a stop waits for may come first.
-        let resume = match seat.peer.unreleased_mark(released) {
+        let resume = match connection.peer.unreleased_mark(released) {
             Some(mark) if mark.messages < resume.messages || mark.bytes < resume.bytes => mark,
             Some(_) | None => resume,
         };
@@ -187,14 +190,17 @@ impl Peers {
     /// Whether nothing of the peer is in flight or queued but the frame that it has begun.
     fn holds_one_frame(&mut self, id: PeerId) -> bool {
         let Flow { released, queued } = self.slots.flow(id);
-        let in_flight = self.seat(id).map(|seat| seat.peer.in_flight(released));
+        let in_flight = self
+            .connection(id)
+            .map(|connection| connection.peer.in_flight(released));
         in_flight == Some(Traffic::default()) && queued == Traffic::default()
     }
 
     /// What counts against the peer's credit.
     fn used(&mut self, id: PeerId) -> Traffic {
         let flow = self.slots.flow(id);
-        self.seat(id).map_or(flow.queued, |seat| seat.used(flow))
+        self.connection(id)
+            .map_or(flow.queued, |connection| connection.used(flow))
     }
 
     /// Above three quarters of the budget the heaviest readers pause, at the end of it everybody.
@@ -214,10 +220,12 @@ impl Peers {
 
     pub(super) fn pause(&mut self, now: Tick, id: PeerId, pause: Pause) {
         let receiving = self.receiving(now);
-        let Some(seat) = self.seat(id) else { return };
-        if seat.pause.is_none() {
-            seat.pause = Some(pause);
-            seat.peer.set_reading(receiving, false);
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        if connection.pause.is_none() {
+            connection.pause = Some(pause);
+            connection.peer.set_reading(receiving, false);
             pause.count(&self.slots.ledger.pauses);
             self.watch_pause(now, id);
         }
@@ -233,27 +241,35 @@ impl Peers {
     /// Has the pause told if it lasts: `now` was rounded down.
     fn watch_pause(&mut self, now: Tick, id: PeerId) {
         let watched = self.is_watched();
-        let Some(seat) = self.seat(id).filter(|seat| watched && seat.announced) else {
+        let Some(connection) = self
+            .connection(id)
+            .filter(|connection| watched && connection.announced)
+        else {
             return;
         };
-        seat.report = Report::Due(now + PAUSE_REPORTED_MS + 1);
+        connection.report = Report::Due(now + PAUSE_REPORTED_MS + 1);
         self.arm(now, id);
     }
 
     /// Tells that a peer is not being read, if it is not and the time for that has come.
     pub(super) fn report_pause(&mut self, now: Tick, id: PeerId) {
-        let Some(seat) = self.seat(id) else { return };
-        let due = seat.report_due().filter(|due| *due <= now);
-        let cause = seat.pause.and_then(Pause::cause).filter(|_| due.is_some());
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        let due = connection.report_due().filter(|due| *due <= now);
+        let cause = connection
+            .pause
+            .and_then(Pause::cause)
+            .filter(|_| due.is_some());
         if let Some(cause) = cause {
-            seat.report = Report::Told;
+            connection.report = Report::Told;
             self.emit(Event::Paused { peer: id, cause });
         }
     }
 
     /// Reads a paused peer again if what it was paused for is over.
     pub(super) fn reconsider_reading(&mut self, now: Tick, id: PeerId) {
-        let Some(pause) = self.seat(id).and_then(|seat| seat.pause) else {
+        let Some(pause) = self.connection(id).and_then(|connection| connection.pause) else {
             return;
         };
         let over = match pause {
@@ -276,10 +292,12 @@ impl Peers {
 
     fn resume(&mut self, now: Tick, id: PeerId) {
         let receiving = self.receiving(now);
-        let Some(seat) = self.seat(id) else { return };
-        seat.pause = None;
-        seat.peer.set_reading(receiving, true);
-        if std::mem::replace(&mut seat.report, Report::Nothing) == Report::Told {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        connection.pause = None;
+        connection.peer.set_reading(receiving, true);
+        if std::mem::replace(&mut connection.report, Report::Nothing) == Report::Told {
             self.emit(Event::Resumed { peer: id });
         }
         self.list_reading(id);
@@ -289,8 +307,8 @@ impl Peers {
     pub(super) fn resume_budget(&mut self, now: Tick) {
         for id in std::mem::take(&mut self.budget_paused) {
             if self
-                .seat(id)
-                .is_some_and(|seat| seat.pause == Some(Pause::Budget))
+                .connection(id)
+                .is_some_and(|connection| connection.pause == Some(Pause::Budget))
             {
                 self.resume(now, id);
             }
@@ -302,8 +320,10 @@ impl Peers {
         for id in std::mem::take(&mut self.budget_paused) {
             let used = self.used(id);
             let over = self.is_over_budget(id, used);
-            let Some(seat) = self.seat(id) else { continue };
-            match seat.pause {
+            let Some(connection) = self.connection(id) else {
+                continue;
+            };
+            match connection.pause {
                 Some(Pause::Budget) if over => self.budget_paused.push(id),
                 Some(Pause::Budget) => self.resume(now, id),
                 Some(Pause::Credit | Pause::Held | Pause::Closing) | None => {}
@@ -312,15 +332,15 @@ impl Peers {
     }
 
     fn space(&mut self, id: PeerId, limit: usize) -> Option<ReadBuffer> {
-        let seat = self.seats.get_mut(id.index() as usize)?;
-        let carried = seat.peer.carry.len();
-        if carried <= CARRY_COPIED_MAX && !seat.in_bulk {
-            return Some(block_space(&mut self.pool, &seat.peer.carry, limit));
+        let connection = self.connections.get_mut(id.index() as usize)?;
+        let carried = connection.peer.carry.len();
+        if carried <= CARRY_COPIED_MAX && !connection.in_bulk {
+            return Some(block_space(&mut self.pool, &connection.peer.carry, limit));
         }
         let ahead_max = self.slots.ledger.budget.read_max();
         // A longer frame is read to where it lies, not copied there from block after block.
-        let frame_size = seat.peer.carried_frame_size().unwrap_or(0);
-        let scatters = seat.in_bulk && frame_size <= CARRY_TRUSTED_MAX;
+        let frame_size = connection.peer.carried_frame_size().unwrap_or(0);
+        let scatters = connection.in_bulk && frame_size <= CARRY_TRUSTED_MAX;
         let scatter_limit = scatter_limit(limit, ahead_max);
         if scatters && scatter_limit > 0 {
             let scatter = Some(self.pool.take_scatter());
@@ -330,10 +350,10 @@ impl Peers {
             });
         }
         if carried <= CARRY_COPIED_MAX {
-            return Some(block_space(&mut self.pool, &seat.peer.carry, limit));
+            return Some(block_space(&mut self.pool, &connection.peer.carry, limit));
         }
-        seat.grow_carry(CARRY_COPIED_MAX, &mut self.pool, ahead_max);
-        let bytes = std::mem::take(&mut seat.peer.carry);
+        connection.grow_carry(CARRY_COPIED_MAX, &mut self.pool, ahead_max);
+        let bytes = std::mem::take(&mut connection.peer.carry);
         Some(ReadBuffer::new(bytes, carried, limit, BufferKind::Carry))
     }
 
@@ -356,13 +376,13 @@ impl Peers {
         result: io::Result<usize>,
     ) -> Option<BlockRef> {
         let receiving = self.receiving(now.tick);
-        let Some(seat) = self.seat(id) else {
+        let Some(connection) = self.connection(id) else {
             self.put_back(id, buffer);
             return None;
         };
         match result {
             Ok(0) => {
-                seat.ready.clear(Ready::READ);
+                connection.ready.clear(Ready::READ);
                 self.put_back(id, buffer);
                 self.handle_eof(now.tick, id);
                 None
@@ -371,15 +391,15 @@ impl Peers {
                 // A read that left space has emptied the socket: the next byte makes a new edge. A
                 // FIN or urgent bytes can be behind it all the same. In bulk it is read once more,
                 // see `scatter`.
-                let certain = !seat
+                let certain = !connection
                     .ready
                     .has(Ready::READ_CLOSED | Ready::URGENT | Ready::ERROR);
                 if count < buffer.room() && certain && count < BULK_BYTES {
-                    seat.ready.clear(Ready::READ);
+                    connection.ready.clear(Ready::READ);
                 }
-                seat.peer.handle_moved(now.tick, receiving);
-                seat.peer.handle_heard(receiving);
-                seat.in_bulk = buffer.is_filled_by(count);
+                connection.peer.handle_moved(now.tick, receiving);
+                connection.peer.handle_heard(receiving);
+                connection.in_bulk = buffer.is_filled_by(count);
                 match buffer.scatter {
                     Some(buffers) => {
                         self.scattered = Some(Scattered::new(id, buffers, count));
@@ -403,33 +423,37 @@ impl Peers {
 
     /// A call has told of an error, which the system does not tell again.
     fn note_failed(&mut self, id: PeerId) {
-        if let Some(seat) = self.seat(id) {
-            seat.failed = true;
+        if let Some(connection) = self.connection(id) {
+            connection.failed = true;
         }
     }
 
     fn handle_read_blocked(&mut self, now: Tick, id: PeerId) {
-        let Some(seat) = self.seat(id) else { return };
-        seat.ready.clear(Ready::READ);
-        if let Some(reason) = seat.broken {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        connection.ready.clear(Ready::READ);
+        if let Some(reason) = connection.broken {
             self.leave(now, id, reason, true);
         }
     }
 
     fn handle_eof(&mut self, now: Tick, id: PeerId) {
-        let Some(seat) = self.seat(id) else { return };
-        if let Some(reason) = seat.broken {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        if let Some(reason) = connection.broken {
             self.leave(now, id, reason, true);
             return;
         }
         let rules = &self.rules;
-        let seat = self.seats.get_mut(id.index() as usize);
-        let seat = seat.expect("looked up above");
-        let partial = seat.peer.handle_eof(now, rules);
-        let reason = super::closing_reason(&seat.peer);
-        let done = matches!(seat.peer.state(), State::Lingering { .. });
-        if let Some(seat) = self.seats.get_mut(id.index() as usize) {
-            recharge_carry(&self.slots, seat);
+        let connection = self.connections.get_mut(id.index() as usize);
+        let connection = connection.expect("looked up above");
+        let partial = connection.peer.handle_eof(now, rules);
+        let reason = super::closing_reason(&connection.peer);
+        let done = matches!(connection.peer.state(), State::Lingering { .. });
+        if let Some(connection) = self.connections.get_mut(id.index() as usize) {
+            recharge_carry(&self.slots, connection);
         }
         if partial {
             self.slots.ledger.partial_frames.add(1);
@@ -453,10 +477,12 @@ impl Peers {
         mut buffer: ReadBuffer,
         count: usize,
     ) -> Option<BlockRef> {
-        let seat = self.seats.get_mut(id.index() as usize)?;
+        let connection = self.connections.get_mut(id.index() as usize)?;
         let (start, end) = (buffer.start, buffer.start + buffer.carried + count);
-        if buffer.kind == BufferKind::Discard || !seat.peer.takes_messages() {
-            seat.peer.discard(&self.rules, &buffer.bytes[start..end]);
+        if buffer.kind == BufferKind::Discard || !connection.peer.takes_messages() {
+            connection
+                .peer
+                .discard(&self.rules, &buffer.bytes[start..end]);
             self.pool.put_buffer(buffer.bytes);
             return None;
         }
@@ -471,8 +497,8 @@ impl Peers {
             parsed.consumed
         };
         self.in_hand = parsed.traffic();
-        let seat = self.seats.get_mut(id.index() as usize)?;
-        let peer = &mut seat.peer;
+        let connection = self.connections.get_mut(id.index() as usize)?;
+        let peer = &mut connection.peer;
 
         let rest = buffer.bytes.get(start + parsed.consumed..end);
         let rest = rest.unwrap_or_default();
@@ -487,7 +513,7 @@ impl Peers {
         }
         let whole_frames = parsed.consumed > 0;
         if buffer.kind == BufferKind::Carry && whole_frames {
-            seat.proven = parsed.consumed;
+            connection.proven = parsed.consumed;
         }
         self.events_ahead = self.events.len();
         let block = (parsed.frames > 0).then(|| {
@@ -512,7 +538,7 @@ impl Peers {
         } else {
             self.pool.put_buffer(buffer.bytes);
         }
-        recharge_carry(&self.slots, seat);
+        recharge_carry(&self.slots, connection);
         self.after_input(now.tick, id, parsed);
         block
     }
@@ -522,8 +548,9 @@ impl Peers {
         let receiving = self.receiving(now);
         let mut parsed = Parsed::default();
         loop {
-            let seat = self.seats.get_mut(id.index() as usize)?;
-            seat.peer
+            let connection = self.connections.get_mut(id.index() as usize)?;
+            connection
+                .peer
                 .handle_bytes(now, receiving, &self.rules, bytes, &mut parsed);
             if !std::mem::take(&mut parsed.introduced) {
                 return Some(parsed);
@@ -537,7 +564,9 @@ impl Peers {
     /// A peer said who it is: it is welcome, or broke a rule about several connections of one node.
     fn handle_introduction(&mut self, now: Tick, id: PeerId) -> Result<(), Fault> {
         // It is about to learn that we close.
-        let state = self.seat(id).map(|seat| seat.peer.state());
+        let state = self
+            .connection(id)
+            .map(|connection| connection.peer.state());
         if !state.is_some_and(State::takes_input) {
             return Ok(());
         }
@@ -552,9 +581,9 @@ impl Peers {
             Err(text) => return Err(Fault::Message(CloseReason::DuplicateNode, text)),
         }
         let rules = &self.rules;
-        let place = self.seats.get_mut(id.index() as usize);
-        if let Some(seat) = place {
-            seat.peer.accept_introduction(now, rules);
+        let place = self.connections.get_mut(id.index() as usize);
+        if let Some(connection) = place {
+            connection.peer.accept_introduction(now, rules);
         }
         self.admit(now, id);
         Ok(())
@@ -562,7 +591,10 @@ impl Peers {
 
     /// What came before the introduction is delivered only from a peer that somebody was told of.
     fn refuse_introduction(&mut self, id: PeerId, parsed: &mut Parsed, fault: Fault) {
-        if self.seat(id).is_none_or(|seat| !seat.announced) {
+        if self
+            .connection(id)
+            .is_none_or(|connection| !connection.announced)
+        {
             *parsed = Parsed::default();
         }
         parsed.fault = Some(fault);
@@ -587,9 +619,11 @@ impl Peers {
 
     /// A peer that we dialled and that left before its OK has nothing to wait for.
     fn end_useless(&mut self, now: Tick, id: PeerId) {
-        let Some(seat) = self.seat(id) else { return };
-        let is_unanswered = seat.standing == Standing::Dialled && !seat.announced;
-        if let State::HalfClosed { reason, .. } = seat.peer.state() {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        let is_unanswered = connection.standing == Standing::Dialled && !connection.announced;
+        if let State::HalfClosed { reason, .. } = connection.peer.state() {
             if is_unanswered {
                 self.begin_close(now, id, reason, LINGER_MS);
             }
@@ -600,19 +634,23 @@ impl Peers {
     /// may be answered for as long as a flush may take.
     fn handle_fault(&mut self, now: Tick, id: PeerId, fault: Fault) {
         let rules = &self.rules;
-        let seat = self.seats.get_mut(id.index() as usize);
-        let Some(seat) = seat.filter(|seat| seat.id() == id && seat.leaving.is_none()) else {
+        let connection = self.connections.get_mut(id.index() as usize);
+        let Some(connection) =
+            connection.filter(|connection| connection.id() == id && connection.leaving.is_none())
+        else {
             return;
         };
-        let (addr, reason) = (seat.peer.addr, fault.reason());
-        if !seat.peer.state().takes_input() {
-            seat.peer.end_reading_on(rules);
-        } else if reason == CloseReason::AuthFailed && seat.peer.link.is_none() {
-            seat.peer.begin_refusal(now, rules, reason);
+        let (addr, reason) = (connection.peer.addr, fault.reason());
+        if !connection.peer.state().takes_input() {
+            connection.peer.end_reading_on(rules);
+        } else if reason == CloseReason::AuthFailed && connection.peer.link.is_none() {
+            connection.peer.begin_refusal(now, rules, reason);
         } else {
-            seat.peer.begin_stop(now, rules, reason, LINGER_MS, false);
+            connection
+                .peer
+                .begin_stop(now, rules, reason, LINGER_MS, false);
         }
-        seat.pause = None;
+        connection.pause = None;
         self.list_reading(id);
         self.note_mute(id);
         if let Some(suppressed) = self.limit_log(now, reason.name(), addr) {
@@ -631,12 +669,12 @@ impl Peers {
 
     /// Gives a buffer back that brought nothing.
     fn put_back(&mut self, id: PeerId, buffer: ReadBuffer) {
-        let seat = self.seats.get_mut(id.index() as usize);
-        match (buffer.kind, seat) {
-            (BufferKind::Carry, Some(seat)) => {
-                seat.peer.carry = buffer.bytes;
+        let connection = self.connections.get_mut(id.index() as usize);
+        match (buffer.kind, connection) {
+            (BufferKind::Carry, Some(connection)) => {
+                connection.peer.carry = buffer.bytes;
                 // It may have grown for bytes that did not come.
-                recharge_carry(&self.slots, seat);
+                recharge_carry(&self.slots, connection);
             }
             (BufferKind::Scatter, _) => {
                 if let Some(buffers) = buffer.scatter {
@@ -656,19 +694,22 @@ impl Peers {
         slices: &mut [IoSlice<'a>],
         bytes_max: usize,
     ) -> usize {
-        let Some(seat) = self.seat(id) else { return 0 };
-        if !seat.ready.has(Ready::WRITE) {
+        let Some(connection) = self.connection(id) else {
+            return 0;
+        };
+        if !connection.ready.has(Ready::WRITE) {
             return 0;
         }
-        seat.peer.queue_pong();
-        let bytes_max = bytes_max.min(seat.peer.offered_max());
-        seat.peer.outbox.fill_slices(slices, bytes_max)
+        connection.peer.queue_pong();
+        let bytes_max = bytes_max.min(connection.peer.offered_max());
+        connection.peer.outbox.fill_slices(slices, bytes_max)
     }
 
     /// Whether so little waits for the peer that a few slices are enough.
     pub(crate) fn offers_few(&mut self, id: PeerId) -> bool {
-        let seat = self.seat(id);
-        seat.is_none_or(|seat| seat.peer.outbox.count_segments() <= SLICES_FEW / 2)
+        let connection = self.connection(id);
+        connection
+            .is_none_or(|connection| connection.peer.outbox.count_segments() <= SLICES_FEW / 2)
     }
 
     /// How far the write got. Returns how many bytes were taken.
@@ -688,26 +729,27 @@ impl Peers {
                 return 0;
             }
         };
-        let Some(seat) = self.seats.get_mut(id.index() as usize) else {
+        let Some(connection) = self.connections.get_mut(id.index() as usize) else {
             return 0;
         };
         let mut written = Traffic::default();
         let (types_out, type_map) = (&self.slots.ledger.types_out, &mut self.type_map);
-        seat.peer
+        connection
+            .peer
             .outbox
             .handle_written(taken, |message_type, traffic| {
                 written.add(traffic);
                 types_out.add(type_map.row(message_type, types_out), traffic);
             });
         if taken > 0 {
-            seat.peer.handle_moved(now, receiving);
-            seat.peer.handle_written(now, taken, written);
-            seat.write_tried = false;
-            seat.peer.handle_taken(receiving);
+            connection.peer.handle_moved(now, receiving);
+            connection.peer.handle_written(now, taken, written);
+            connection.write_tried = false;
+            connection.peer.handle_taken(receiving);
         }
         if taken < offered {
-            seat.ready.clear(Ready::WRITE);
-            seat.peer.handle_write_blocked(now);
+            connection.ready.clear(Ready::WRITE);
+            connection.peer.handle_write_blocked(now);
         }
         self.slots.ledger.outbound_written.add(written);
         self.slots.ledger.outbound_queued.sub(written);
@@ -722,17 +764,24 @@ impl Peers {
     /// Follows up on progress of writing: an outbox that ran empty may be the end of a close, and
     /// room in it may let the peer be read again.
     pub(super) fn after_output(&mut self, now: Tick, id: PeerId) {
-        let Some(seat) = self.seat(id) else { return };
-        if seat.has_more && !seat.peer.is_closing() && self.refill_output(now, id).is_err() {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        if connection.has_more
+            && !connection.peer.is_closing()
+            && self.refill_output(now, id).is_err()
+        {
             self.again.push(Again::Attention(id.index()));
         }
-        let Some(seat) = self.seat(id) else { return };
-        if seat.peer.is_written_out() {
-            seat.peer.handle_all_written();
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        if connection.peer.is_written_out() {
+            connection.peer.handle_all_written();
             self.slots.trim_lease(id);
             self.finish_drain(now, id);
         } else {
-            let beside = seat.peer.outbox.beside();
+            let beside = connection.peer.outbox.beside();
             self.slots.note_beside(id, beside);
         }
         self.list_writing(id);
@@ -745,14 +794,21 @@ impl Peers {
     fn handle_write_error(&mut self, now: Tick, id: PeerId, error: &io::Error) {
         let reason = io_reason(error);
         self.note_failed(id);
-        let Some(seat) = self.seat(id) else { return };
-        seat.ready.clear(Ready::WRITE);
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        connection.ready.clear(Ready::WRITE);
         // What waits was to be written now, and may have to wait for long instead.
-        let beside = seat.peer.outbox.beside();
+        let beside = connection.peer.outbox.beside();
         self.slots.note_beside(id, beside);
-        let Some(seat) = self.seat(id) else { return };
-        if seat.ready.has(Ready::READ) && seat.peer.takes_messages() && seat.pause.is_none() {
-            seat.broken = Some(reason);
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        if connection.ready.has(Ready::READ)
+            && connection.peer.takes_messages()
+            && connection.pause.is_none()
+        {
+            connection.broken = Some(reason);
             self.list_reading(id);
         } else {
             self.leave(now, id, reason, true);

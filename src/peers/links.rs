@@ -1,7 +1,7 @@
 //! Links: whom we connect to, and when again.
 //!
 //! A link stands for a wish to be connected. It makes one attempt after the other, each of which
-//! tries the addresses of its target in turn; every try is a seat of the table like any other
+//! tries the addresses of its target in turn; every try is a connection of the table like any other
 //! connection. A link that is not kept ends with its first failure or with its connection.
 //!
 //! ```text
@@ -30,7 +30,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Action, Peers, Timer, doubles::Doubt, node_registry::Claim, seat::Standing};
+use super::{Action, Peers, Timer, connection::Standing, doubles::Doubt, node_registry::Claim};
 use crate::{
     clock::Tick,
     dial::{NewLink, Source},
@@ -204,7 +204,9 @@ impl Peers {
             match self.links.links.get(&id).map(|link| link.state) {
                 Some(LinkState::Dialling(peer)) => {
                     self.end_link(Some(id));
-                    let state = self.seat(peer).map(|seat| seat.peer.state());
+                    let state = self
+                        .connection(peer)
+                        .map(|connection| connection.peer.state());
                     if matches!(state, Some(State::Connecting { .. })) {
                         self.leave(now, peer, CloseReason::Shutdown, true);
                     }
@@ -218,7 +220,9 @@ impl Peers {
 
     /// The application closed the connection, and with it ends the wish for it.
     pub(super) fn end_link_of(&mut self, peer: PeerId) {
-        let link = self.seat(peer).and_then(|seat| seat.peer.link);
+        let link = self
+            .connection(peer)
+            .and_then(|connection| connection.peer.link);
         self.end_link(link);
     }
 
@@ -341,7 +345,7 @@ impl Peers {
         }
         self.dialled += 1;
         let peer = Peer::dialling(peer_id, addr, dial, now);
-        self.seat_peer(peer_id, peer, Standing::Dialling);
+        self.insert_connection(peer_id, peer, Standing::Dialling);
         if let Some(link) = self.links.links.get_mut(&id) {
             link.state = LinkState::Dialling(peer_id);
         }
@@ -351,26 +355,32 @@ impl Peers {
 
     /// A connection that we make was made.
     pub(crate) fn handle_connected(&mut self, now: Tick, id: PeerId) {
-        let Some(link) = self.seat(id).and_then(|seat| seat.peer.link) else {
+        let Some(link) = self
+            .connection(id)
+            .and_then(|connection| connection.peer.link)
+        else {
             return;
         };
         let timeout_ms = self.links.links.get(&link).and_then(|link| link.timeout_ms);
         let timeout_ms = timeout_ms.unwrap_or(self.rules.connect_ms);
         let (receiving, rules) = (self.receiving(now), &self.rules);
-        let place = self.seats.get_mut(id.index() as usize);
-        let Some(seat) = place else {
+        let place = self.connections.get_mut(id.index() as usize);
+        let Some(connection) = place else {
             return;
         };
-        if !matches!(seat.peer.state(), State::Connecting { .. }) {
+        if !matches!(connection.peer.state(), State::Connecting { .. }) {
             return;
         }
-        seat.standing = Standing::Dialled;
+        connection.standing = Standing::Dialled;
         // The edge that brought us here may have been one to read as well.
-        seat.ready = Ready::READ | Ready::WRITE;
-        let may_send = seat
+        connection.ready = Ready::READ | Ready::WRITE;
+        let may_send = connection
             .peer
             .handle_connected(now, receiving, rules, timeout_ms);
-        log::debug!("peer {id} at {} connected by link {link}", seat.peer.addr);
+        log::debug!(
+            "peer {id} at {} connected by link {link}",
+            connection.peer.addr
+        );
         self.counted += 1;
         self.census.add_counted();
         self.slots.ledger.dialled.add(1);
@@ -390,8 +400,10 @@ impl Peers {
 
     /// The peer of a link may be sent to: the attempt was a success.
     pub(super) fn handle_link_up(&mut self, now: Tick, id: PeerId) {
-        let Some(seat) = self.seat(id) else { return };
-        let (link, node_id) = (seat.peer.link, seat.peer.node_id());
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        let (link, node_id) = (connection.peer.link, connection.peer.node_id());
         let link = link.and_then(|link| self.links.links.get_mut(&link));
         if let Some(link) = link {
             let peer = id;
@@ -530,8 +542,8 @@ impl Peers {
     }
 
     pub(super) fn give_up(&mut self, now: Tick, id: PeerId, error: DialError) {
-        if let Some(seat) = self.seat(id) {
-            seat.dial_error = Some(error);
+        if let Some(connection) = self.connection(id) {
+            connection.dial_error = Some(error);
         }
         self.leave(now, id, CloseReason::Io, true);
     }
@@ -542,9 +554,9 @@ impl Peers {
     /// of which the node itself has said that it sends nothing more.
     pub(super) fn connection_of(&self, node_id: NodeId) -> Option<PeerId> {
         let id = *self.nodes.get(&node_id)?;
-        let seat = self.seats.look(id.index() as usize)?;
-        let counts = seat.id() == id && seat.leaving.is_none();
-        (counts && seat.peer.state().takes_input()).then_some(id)
+        let connection = self.connections.look(id.index() as usize)?;
+        let counts = connection.id() == id && connection.leaving.is_none();
+        (counts && connection.peer.state().takes_input()).then_some(id)
     }
 
     /// Whether a node is connected, to this loop or to another.
@@ -566,10 +578,10 @@ impl Peers {
         let Some(claim) = self.claim_of(id) else {
             return Ok(None);
         };
-        let Some(seat) = self.seat(id) else {
+        let Some(connection) = self.connection(id) else {
             return Ok(None);
         };
-        let (node_id, own) = (seat.peer.node_id(), self.rules.node_id);
+        let (node_id, own) = (connection.peer.node_id(), self.rules.node_id);
         if node_id.is_anonymous() {
             return Ok(None);
         }
@@ -601,8 +613,8 @@ impl Peers {
             self.doubt_node(now, node_id, claim, old);
         }
         let other = claimed.map_err(|()| REFUSAL)?.map(|old| old.peer);
-        if let Some(seat) = self.seat(id) {
-            seat.listed = true;
+        if let Some(connection) = self.connection(id) {
+            connection.listed = true;
         }
         if let Some(other) = other.filter(|other| other.shard() != shard) {
             log::debug!("peer {other} gives way to peer {id} of the same node");
@@ -613,7 +625,7 @@ impl Peers {
     }
 
     fn claim_of(&mut self, id: PeerId) -> Option<Claim> {
-        let peer = &self.seat(id)?.peer;
+        let peer = &self.connection(id)?.peer;
         Some(Claim {
             peer: id,
             addr: peer.addr,
@@ -631,14 +643,14 @@ impl Peers {
     }
 
     fn give_up_claim(&mut self, id: PeerId) {
-        let Some(seat) = self.seats.get_mut(id.index() as usize) else {
+        let Some(connection) = self.connections.get_mut(id.index() as usize) else {
             return;
         };
-        let counts = seat.leaving.is_none() && seat.peer.state().takes_input();
-        if seat.listed && !counts {
-            seat.listed = false;
+        let counts = connection.leaving.is_none() && connection.peer.state().takes_input();
+        if connection.listed && !counts {
+            connection.listed = false;
             if let Some(node_registry) = &self.node_registry {
-                node_registry.give_up(seat.peer.node_id(), id);
+                node_registry.give_up(connection.peer.node_id(), id);
             }
         }
     }
@@ -671,7 +683,7 @@ impl Peers {
 /// What tests look at.
 #[cfg(test)]
 impl Peers {
-    /// Panics unless links and seats agree about each other.
+    /// Panics unless links and connections agree about each other.
     pub(super) fn check_links(&self) {
         let known = self.links.links.len();
         let asked = self.slots.links.load(std::sync::atomic::Ordering::Relaxed);
@@ -681,10 +693,10 @@ impl Peers {
             match link.state {
                 LinkState::Resolving(timer) => assert!(self.wheel.deadline(timer).is_some()),
                 LinkState::Dialling(peer) | LinkState::Up { peer, .. } => {
-                    let seat = self.seats.look(peer.index() as usize).unwrap();
-                    assert_eq!((seat.id(), seat.peer.link), (peer, Some(*id)));
+                    let connection = self.connections.look(peer.index() as usize).unwrap();
+                    assert_eq!((connection.id(), connection.peer.link), (peer, Some(*id)));
                     let up = matches!(link.state, LinkState::Up { .. });
-                    assert_eq!(seat.announced, up, "{id} {link:?}");
+                    assert_eq!(connection.announced, up, "{id} {link:?}");
                 }
                 LinkState::Waiting(timer) => assert!(self.wheel.deadline(timer).is_some()),
                 LinkState::Covered => {
@@ -699,21 +711,25 @@ impl Peers {
         }
         let listed: usize = self.links.covered.values().map(Vec::len).sum();
         assert_eq!(listed, covered);
-        for seat in self.seats.looks() {
+        for connection in self.connections.looks() {
             let open = matches!(
-                seat.peer.state(),
+                connection.peer.state(),
                 State::Connecting { .. } | State::Greeting { .. } | State::Open
             );
-            if let Some(id) = seat.peer.link.filter(|_| open && seat.leaving.is_none()) {
+            if let Some(id) = connection
+                .peer
+                .link
+                .filter(|_| open && connection.leaving.is_none())
+            {
                 let state = self.links.links.get(&id).map(|link| link.state);
-                let peer = seat.id();
+                let peer = connection.id();
                 let agrees = match state {
                     Some(LinkState::Dialling(own) | LinkState::Up { peer: own, .. }) => own == peer,
                     Some(LinkState::Resolving(_) | LinkState::Waiting(_) | LinkState::Covered) => {
                         false
                     }
                     // The stop has ended it, or its close waits for a lock.
-                    None => self.stop.is_some() || seat.pause.is_some(),
+                    None => self.stop.is_some() || connection.pause.is_some(),
                 };
                 assert!(agrees, "{peer} is of link {id}, which is {state:?}");
             }

@@ -18,20 +18,22 @@ impl Peers {
     /// Asks what the system of a peer has not acknowledged that seems to stall.
     pub(super) fn look(&mut self, now: Tick, id: PeerId) {
         let untold = self.untold;
-        let seat = self.seats.get_mut(id.index() as usize);
-        let Some(seat) = seat.filter(|seat| seat.id() == id && seat.leaving.is_none()) else {
+        let connection = self.connections.get_mut(id.index() as usize);
+        let Some(connection) =
+            connection.filter(|connection| connection.id() == id && connection.leaving.is_none())
+        else {
             return;
         };
         if untold {
-            seat.peer.handle_untold(now);
-            if seat.peer.is_ended() {
-                let reason = closing_reason(&seat.peer);
+            connection.peer.handle_untold(now);
+            if connection.peer.is_ended() {
+                let reason = closing_reason(&connection.peer);
                 self.leave(now, id, reason, false);
             }
             return;
         }
-        seat.peer.handle_asked(now);
-        if seat.peer.is_blocked() || seat.peer.is_closing() {
+        connection.peer.handle_asked(now);
+        if connection.peer.is_blocked() || connection.peer.is_closing() {
             self.actions.push_back(Action::Look { id, last: false });
         } else {
             // It seems to be well, and so may be thousands.
@@ -42,16 +44,18 @@ impl Peers {
     /// Whether the end of a connection has to wait for a look: the application's bytes may not be
     /// acknowledged.
     pub(super) fn is_to_be_confirmed(&self, id: PeerId) -> bool {
-        let seat = self.seats.look(id.index() as usize);
-        !self.untold && seat.is_some_and(|seat| seat.peer.is_unsure(true))
+        let connection = self.connections.look(id.index() as usize);
+        !self.untold && connection.is_some_and(|connection| connection.peer.is_unsure(true))
     }
 
     /// Asks about a peer that has said FIN and is about to be told BYE. It may have closed its
     /// socket for good, and then answers the BYE with a RST, after which its system tells nothing
     /// more.
     pub(super) fn look_before_bye(&mut self, id: PeerId) {
-        let Some(seat) = self.seat(id) else { return };
-        let says_bye = match seat.peer.state() {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        let says_bye = match connection.peer.state() {
             State::Stopping { .. } | State::Draining { .. } => true,
             State::Connecting { .. }
             | State::Greeting { .. }
@@ -69,39 +73,41 @@ impl Peers {
     pub(crate) fn handle_unacknowledged(&mut self, now: Tick, id: PeerId, told: Unacknowledged) {
         self.untold |= told == Unacknowledged::Never;
         let rules = &self.rules;
-        let seat = self.seats.get_mut(id.index() as usize);
-        let Some(seat) = seat.filter(|seat| seat.id() == id) else {
+        let connection = self.connections.get_mut(id.index() as usize);
+        let Some(connection) = connection.filter(|connection| connection.id() == id) else {
             return;
         };
-        if seat.leaving.is_some() {
+        if connection.leaving.is_some() {
             let most = match told {
                 Unacknowledged::Bytes(bytes) | Unacknowledged::Unsent(bytes) => Some(bytes),
-                Unacknowledged::Ended { failed, at_most } if failed || seat.failed => Some(at_most),
+                Unacknowledged::Ended { failed, at_most } if failed || connection.failed => {
+                    Some(at_most)
+                }
                 Unacknowledged::Ended { .. } => Some(0),
                 Unacknowledged::Unknown | Unacknowledged::Never => None,
             };
-            seat.peer.handle_last_told(most);
+            connection.peer.handle_last_told(most);
             self.finish_leaving(now, id);
             return;
         }
         let told = told_of(told);
         let is_missing = told.is_some_and(|told| told.unacknowledged > 0);
-        if seat.peer.is_ended() && !(is_missing && seat.peer.await_confirmation(now)) {
-            seat.peer.handle_told(now, told, rules);
-            let reason = closing_reason(&seat.peer);
+        if connection.peer.is_ended() && !(is_missing && connection.peer.await_confirmation(now)) {
+            connection.peer.handle_told(now, told, rules);
+            let reason = closing_reason(&connection.peer);
             self.leave(now, id, reason, false);
             return;
         }
         if self.untold {
-            seat.peer.handle_untold(now);
+            connection.peer.handle_untold(now);
         }
-        if seat.peer.handle_told(now, told, rules) {
+        if connection.peer.handle_told(now, told, rules) {
             self.leave(now, id, CloseReason::SlowPeer, true);
             return;
         }
-        if !is_missing && told.is_some() && seat.peer.is_blocked() {
+        if !is_missing && told.is_some() && connection.peer.is_blocked() {
             // There has to be room, and what waits is not to depend on an edge.
-            seat.ready.set(Ready::WRITE);
+            connection.ready.set(Ready::WRITE);
             self.list_writing(id);
         }
         self.arm(now, id);
@@ -112,11 +118,11 @@ impl Peers {
     pub(super) fn make_dormant(&mut self, now: Tick, id: PeerId) {
         let before = now.saturating_sub(DORMANT_AFTER_MS);
         let untold = self.untold;
-        let seat = self.seats.get_mut(id.index() as usize);
-        if let Some(seat) = seat.filter(|seat| untold && seat.id() == id) {
-            seat.peer.handle_untold(now);
+        let connection = self.connections.get_mut(id.index() as usize);
+        if let Some(connection) = connection.filter(|connection| untold && connection.id() == id) {
+            connection.peer.handle_untold(now);
         }
-        self.seats.make_dormant(id.index() as usize, before);
+        self.connections.make_dormant(id.index() as usize, before);
     }
 
     /// Looks at some more connections whether they may become dormant. Before one does on which
@@ -125,11 +131,12 @@ impl Peers {
     pub(super) fn make_some_dormant(&mut self, now: Tick) {
         let before = now.saturating_sub(DORMANT_AFTER_MS);
         let unsure = &mut self.unsure;
-        self.dormancy_cursor =
-            self.seats
-                .make_some_dormant(self.dormancy_cursor, DORMANT_PER_TICK, before, |id| {
-                    unsure.push_back(id)
-                });
+        self.dormancy_cursor = self.connections.make_some_dormant(
+            self.dormancy_cursor,
+            DORMANT_PER_TICK,
+            before,
+            |id| unsure.push_back(id),
+        );
     }
 
     /// Asks for some of those that would become dormant.
@@ -149,7 +156,7 @@ impl Peers {
             };
             if self.untold {
                 self.make_dormant(now, id);
-            } else if self.seat(id).is_some() {
+            } else if self.connection(id).is_some() {
                 self.actions.push_back(Action::Look { id, last: false });
             }
         }

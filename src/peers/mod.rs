@@ -7,16 +7,17 @@
 //! `poll_write` names `fill_slices` and `handle_written`, then `poll_timer` until it gives none,
 //! and `poll_action` whenever something may have been closed.
 //!
-//! A connection on which nothing is under way has no seat, but a short form of it in the
-//! [`Table`]; whoever asks for the seat to change it finds it made.
+//! A connection on which nothing is under way is dormant: a short form of it is in the
+//! [`Table`]; what asks for it to change it finds it made whole.
 //!
 //! Invariants:
 //! - a peer whose input is ready and that is not paused is in the read list; one that has output
 //!   and may write is in the write list (so no edge is lost)
-//! - a seat's timer is never later than its peer's next deadline
-//! - the seats that count for the limit of peers are those that were not refused
+//! - a connection's timer is never later than its peer's next deadline
+//! - the connections that count for the limit of peers are those that were not refused
 
 mod census;
+mod connection;
 mod cut;
 mod doubles;
 mod ends;
@@ -33,7 +34,6 @@ mod reconfigure;
 mod requests;
 mod rows;
 mod scatter;
-mod seat;
 mod stop;
 mod table;
 #[cfg(test)]
@@ -47,6 +47,7 @@ use std::{
 };
 
 pub(crate) use census::Census;
+use connection::{Connection, Credit, Leaving, Pause, Report, Standing};
 pub(crate) use cut::CutWalk;
 pub use handlers::HandlerOptions;
 pub(crate) use handlers::Handlers;
@@ -57,7 +58,6 @@ use output::close_slot;
 use pressure::HeldWalk;
 pub(crate) use rows::RowWalk;
 use scatter::Scattered;
-use seat::{Credit, Leaving, Pause, Report, Seat, Standing};
 pub(crate) use stop::Stop;
 use table::Table;
 
@@ -169,10 +169,10 @@ pub(crate) struct Peers {
     /// A handler has answered since this was last looked at.
     answered: bool,
     pub(crate) wheel: Wheel<Timer>,
-    seats: Table,
+    connections: Table,
     /// The place at which to look next for a connection that may become dormant.
     dormancy_cursor: usize,
-    /// Connections: seats that were not refused, and not those that we are still making.
+    /// Connections that were not refused, and not those that we are still making.
     counted: usize,
     /// Those of the service, which its limits are held against.
     census: Arc<Census>,
@@ -248,7 +248,7 @@ impl Peers {
         Self {
             pool: BlockPool::new(Arc::clone(&slots)),
             scattered: None,
-            seats: Table::new(Arc::clone(&slots)),
+            connections: Table::new(Arc::clone(&slots)),
             dormancy_cursor: 0,
             slots,
             rules,
@@ -323,7 +323,7 @@ impl Peers {
         self.slots.ledger.accepted.add(1);
         let is_due = self.rules.hello_required || self.rules.first_frame_ms > 0;
         let refusal = self.census.take_place(addr, is_due).err();
-        let full = self.seats.len() - self.dialled >= self.limits.peers + REFUSED_PEERS_MAX;
+        let full = self.connections.len() - self.dialled >= self.limits.peers + REFUSED_PEERS_MAX;
         let Some(id) = (if full {
             None
         } else {
@@ -344,7 +344,7 @@ impl Peers {
             None => Standing::Accepted,
         };
         self.slots.ledger.refused.add(u64::from(refusal.is_some()));
-        self.seat_peer(id, peer, standing);
+        self.insert_connection(id, peer, standing);
         match refusal {
             Some(reason) => {
                 log::debug!("peer {id} at {addr} refused: {reason}");
@@ -353,15 +353,15 @@ impl Peers {
             None => {
                 log::debug!("peer {id} at {addr} connected");
                 self.counted += 1;
-                if let Some(seat) = self.seat(id) {
-                    seat.pending = is_due;
+                if let Some(connection) = self.connection(id) {
+                    connection.pending = is_due;
                 }
                 self.slots.ledger.peers.set(self.counted as u64);
                 if !self.rules.hello_required {
                     self.admit(now, id);
                 }
                 self.arm(now, id);
-                self.seats.make_dormant(id.index() as usize, now);
+                self.connections.make_dormant(id.index() as usize, now);
             }
         }
         Some(id)
@@ -374,21 +374,21 @@ impl Peers {
     }
 
     /// Gives a connection its place in the table, which is the one of its slot.
-    fn seat_peer(&mut self, id: PeerId, peer: Peer, standing: Standing) {
+    fn insert_connection(&mut self, id: PeerId, peer: Peer, standing: Standing) {
         debug_assert_eq!(peer.id, id);
-        self.seats.seat(Seat::new(peer, standing));
+        self.connections.insert(Connection::new(peer, standing));
     }
 
     /// Looks whether a peer has sent what was due first.
     fn note_first(&mut self, id: PeerId) {
         let hello_required = self.rules.hello_required;
-        let Some(seat) = self.seat(id).filter(|seat| seat.pending) else {
+        let Some(connection) = self.connection(id).filter(|connection| connection.pending) else {
             return;
         };
         let came = if hello_required {
-            seat.announced
+            connection.announced
         } else {
-            seat.peer.has_spoken()
+            connection.peer.has_spoken()
         };
         if came {
             self.forget_pending(id);
@@ -398,16 +398,16 @@ impl Peers {
     /// To be called where the state of a peer changes: one that can send nothing more owes nothing.
     fn note_mute(&mut self, id: PeerId) {
         if self
-            .seat(id)
-            .is_some_and(|seat| !seat.peer.state().takes_input())
+            .connection(id)
+            .is_some_and(|connection| !connection.peer.state().takes_input())
         {
             self.forget_pending(id);
         }
     }
 
     fn forget_pending(&mut self, id: PeerId) {
-        if let Some(seat) = self.seat(id) {
-            if std::mem::take(&mut seat.pending) {
+        if let Some(connection) = self.connection(id) {
+            if std::mem::take(&mut connection.pending) {
                 self.census.end_pending();
             }
         }
@@ -418,14 +418,14 @@ impl Peers {
     /// this turn.
     fn take_slot(&mut self, about: About) -> Option<PeerId> {
         loop {
-            let index = u32::try_from(self.seats.vacant()).ok()?;
+            let index = u32::try_from(self.connections.vacant()).ok()?;
             match self.slots.open_for(index, about) {
                 Ok(id) => return Some(id),
                 Err(OpenError::NoSuchSlot) => return None,
                 Err(OpenError::Retired) => {}
                 Err(OpenError::Contended) => self.again.push(Again::FreePlace(index)),
             }
-            self.seats.bar(index as usize);
+            self.connections.bar(index as usize);
         }
     }
 
@@ -437,16 +437,16 @@ impl Peers {
     /// Readiness of a peer. A stale id is counted.
     pub(crate) fn handle_ready(&mut self, id: PeerId, ready: Ready) {
         // The first event of a connection says that it may be written, which was known.
-        if ready == Ready::WRITE && self.seats.is_inactive(id) {
+        if ready == Ready::WRITE && self.connections.is_inactive(id) {
             return;
         }
-        let Some(seat) = self.seat(id) else {
+        let Some(connection) = self.connection(id) else {
             self.slots.ledger.stale_events.add(1);
             return;
         };
-        seat.ready.set(ready);
-        if seat.standing == Standing::Dialling {
-            seat.ready = Ready::default();
+        connection.ready.set(ready);
+        if connection.standing == Standing::Dialling {
+            connection.ready = Ready::default();
             self.actions.push_back(Action::LookConnected(id));
             return;
         }
@@ -454,7 +454,7 @@ impl Peers {
         self.list_writing(id);
     }
 
-    /// A seat is empty: it counts no more as what it was.
+    /// A connection is gone: it counts no more as what it was.
     fn forget_standing(&mut self, now: Tick, standing: Standing, row: &ClosedRow) {
         if self.nodes.get(&row.node_id) == Some(&row.peer) {
             self.nodes.remove(&row.node_id);
@@ -533,8 +533,8 @@ impl Peers {
     pub(crate) fn poll_read(&mut self) -> Option<PeerId> {
         loop {
             let id = self.reading.pop_front()?;
-            if let Some(seat) = self.seat(id) {
-                seat.in_read_list = false;
+            if let Some(connection) = self.connection(id) {
+                connection.in_read_list = false;
                 #[cfg(test)]
                 self.turns.push(id);
                 return Some(id);
@@ -546,8 +546,8 @@ impl Peers {
     pub(crate) fn poll_write(&mut self) -> Option<PeerId> {
         loop {
             let id = self.writing.pop_front()?;
-            if let Some(seat) = self.seat(id) {
-                seat.in_write_list = false;
+            if let Some(connection) = self.connection(id) {
+                connection.in_write_list = false;
                 return Some(id);
             }
         }
@@ -678,12 +678,12 @@ impl Peers {
 
     /// Looks at what other threads did to a slot.
     fn handle_slot(&mut self, now: Tick, index: u32) {
-        let seat = self.seats.get_mut(index as usize);
-        let Some(seat) = seat.filter(|seat| seat.leaving.is_none()) else {
+        let connection = self.connections.get_mut(index as usize);
+        let Some(connection) = connection.filter(|connection| connection.leaving.is_none()) else {
             return;
         };
-        let id = seat.id();
-        if !seat.peer.is_closing() && self.refill_output(now, id).is_err() {
+        let id = connection.id();
+        if !connection.peer.is_closing() && self.refill_output(now, id).is_err() {
             self.again.push(Again::Attention(index));
             return;
         }
@@ -712,7 +712,7 @@ impl Peers {
                 Again::Leave(id) => self.finish_leaving(now, id),
                 Again::Identity(id) => self.keep_identity(id),
                 Again::FreePlace(index) => {
-                    self.seats.remove(index as usize);
+                    self.connections.remove(index as usize);
                 }
             }
         }
@@ -723,10 +723,12 @@ impl Peers {
     /// To be called before the block that brought a HELLO is made, so that the events come before
     /// its messages.
     fn admit(&mut self, now: Tick, id: PeerId) {
-        let Some(seat) = self.seat(id) else { return };
-        let (addr, link) = (seat.peer.addr, seat.peer.link);
-        let identity = seat.peer.identity.clone();
-        let is_new = !std::mem::replace(&mut seat.announced, true);
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        let (addr, link) = (connection.peer.addr, connection.peer.link);
+        let identity = connection.peer.identity.clone();
+        let is_new = !std::mem::replace(&mut connection.announced, true);
         let limit = identity.as_ref().map(|said| said.payload_size_max);
         self.slots.admit(id, limit.unwrap_or(u32::MAX));
         if is_new {
@@ -744,7 +746,9 @@ impl Peers {
     }
 
     fn keep_identity(&mut self, id: PeerId) {
-        let identity = self.seat(id).and_then(|seat| seat.peer.identity.clone());
+        let identity = self
+            .connection(id)
+            .and_then(|connection| connection.peer.identity.clone());
         let Some(identity) = identity else { return };
         if self.slots.set_identity(id, &identity).is_err() {
             self.again.push(Again::Identity(id));
@@ -771,39 +775,43 @@ impl Peers {
 
     fn handle_deadline(&mut self, now: Tick, id: PeerId) {
         let lag = self.lag(now);
-        let Some(seat) = self.seat(id) else {
+        let Some(connection) = self.connection(id) else {
             self.slots.ledger.stale_events.add(1);
             return;
         };
-        seat.timer = None;
+        connection.timer = None;
         self.report_pause(now, id);
-        let Some(seat) = self.seat(id) else { return };
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
         // Bytes that wait to be read prove life, and may be the rest of a frame.
-        let unread =
-            seat.in_read_list && seat.ready.has(Ready::READ) && seat.peer.state().takes_input();
+        let unread = connection.in_read_list
+            && connection.ready.has(Ready::READ)
+            && connection.peer.state().takes_input();
         // The system tells of room only when there is much of it again: a peer that takes little by
         // little makes no edge for a long time. So whoever seems to stall is written to once more.
-        let untried = !seat.peer.outbox.is_empty() && !std::mem::take(&mut seat.write_tried);
+        let untried =
+            !connection.peer.outbox.is_empty() && !std::mem::take(&mut connection.write_tried);
         self.expire_requests(now, id, unread);
         let rules = &self.rules;
-        let seat = self.seats.get_mut(id.index() as usize);
-        let seat = seat.expect("looked up above");
-        let verdict = seat.peer.judge(now, rules, lag);
+        let connection = self.connections.get_mut(id.index() as usize);
+        let connection = connection.expect("looked up above");
+        let verdict = connection.peer.judge(now, rules, lag);
         match verdict {
             Some(Verdict::Close(_) | Verdict::Ping) if unread => {
-                seat.timer = Some(self.wheel.insert(now + 1, Timer::Peer(id)).place());
+                connection.timer = Some(self.wheel.insert(now + 1, Timer::Peer(id)).place());
                 return;
             }
             Some(Verdict::Abort(_)) if untried => {
-                seat.write_tried = true;
-                seat.ready.set(Ready::WRITE);
-                seat.timer = Some(self.wheel.insert(now + 1, Timer::Peer(id)).place());
+                connection.write_tried = true;
+                connection.ready.set(Ready::WRITE);
+                connection.timer = Some(self.wheel.insert(now + 1, Timer::Peer(id)).place());
                 self.list_writing(id);
                 return;
             }
             Some(Verdict::Look) => self.look(now, id),
             Some(Verdict::Ping) => {
-                seat.peer.ping(now.saturating_sub(lag));
+                connection.peer.ping(now.saturating_sub(lag));
                 self.list_writing(id);
             }
             Some(Verdict::GiveUp) => self.give_up(now, id, DialError::Timeout),
@@ -814,7 +822,7 @@ impl Peers {
             Some(Verdict::Abandon(reason)) => self.abandon(now, id, reason),
             Some(Verdict::Abort(reason)) => self.leave(now, id, reason, true),
             Some(Verdict::Done) => {
-                let reason = closing_reason(&seat.peer);
+                let reason = closing_reason(&connection.peer);
                 self.leave(now, id, reason, false);
             }
             Some(Verdict::CheckDrained) => {
@@ -825,12 +833,12 @@ impl Peers {
         }
         self.arm(now, id);
         let before = now.saturating_sub(DORMANT_AFTER_MS);
-        self.seats.make_dormant(id.index() as usize, before);
+        self.connections.make_dormant(id.index() as usize, before);
     }
 
     fn own_deadline_of(&self, now: Tick, id: PeerId) -> Option<Tick> {
-        let seat = self.seats.look(id.index() as usize)?;
-        seat.own_deadline(&self.rules, self.lag(now))
+        let connection = self.connections.look(id.index() as usize)?;
+        connection.own_deadline(&self.rules, self.lag(now))
     }
 
     /// Makes sure that the peer's timer is not later than its next deadline. An earlier one stays:
@@ -840,12 +848,12 @@ impl Peers {
     /// because a timer that is due would keep the loop busy.
     fn arm(&mut self, now: Tick, id: PeerId) {
         let lag = self.lag(now);
-        let Some(seat) = self.seats.get_mut(id.index() as usize) else {
+        let Some(connection) = self.connections.get_mut(id.index() as usize) else {
             return;
         };
-        let deadline = seat.own_deadline(&self.rules, lag);
-        let request = seat.request_deadline_from(now);
-        let deadline = deadline.map(|deadline| match seat.peer.state() {
+        let deadline = connection.own_deadline(&self.rules, lag);
+        let request = connection.request_deadline_from(now);
+        let deadline = deadline.map(|deadline| match connection.peer.state() {
             State::HalfClosed { .. } | State::Stopping { .. } if deadline <= now => {
                 now + DRAINED_CHECK_MS
             }
@@ -860,7 +868,7 @@ impl Peers {
         let Some(deadline) = deadline.into_iter().chain(request).min() else {
             return;
         };
-        if let Some(timer) = seat.timer {
+        if let Some(timer) = connection.timer {
             if self
                 .wheel
                 .deadline_at(timer)
@@ -870,7 +878,7 @@ impl Peers {
             }
             self.wheel.cancel_at(timer);
         }
-        seat.timer = Some(self.wheel.insert(deadline, Timer::Peer(id)).place());
+        connection.timer = Some(self.wheel.insert(deadline, Timer::Peer(id)).place());
     }
 
     // ----- stop, rows ------------------------------------------------------------------------
@@ -882,7 +890,7 @@ impl Peers {
         self.wheel.insert(deadline, Timer::StopDeadline);
         self.rules.drain_ms = deadline.saturating_sub(now);
         self.end_links(now);
-        let ids: Vec<PeerId> = self.seats.ids().map(|(id, _)| id).collect();
+        let ids: Vec<PeerId> = self.connections.ids().map(|(id, _)| id).collect();
         for id in ids {
             self.begin_finish(now, id, CloseReason::Shutdown, self.rules.drain_ms);
         }
@@ -908,7 +916,7 @@ impl Peers {
     /// Cuts off all connections that are left.
     pub(crate) fn abort_all(&mut self, now: Tick, reason: CloseReason) {
         self.drop_links();
-        let ids: Vec<PeerId> = self.seats.ids().map(|(id, _)| id).collect();
+        let ids: Vec<PeerId> = self.connections.ids().map(|(id, _)| id).collect();
         for id in ids {
             self.leave(now, id, reason, true);
         }
@@ -918,9 +926,11 @@ impl Peers {
     /// out of our hands; only what is not written yet is cut off.
     pub(crate) fn end_stop(&mut self, now: Tick) {
         self.drop_links();
-        let ids: Vec<PeerId> = self.seats.ids().map(|(id, _)| id).collect();
+        let ids: Vec<PeerId> = self.connections.ids().map(|(id, _)| id).collect();
         for id in ids {
-            let state = self.seat(id).map(|seat| seat.peer.state());
+            let state = self
+                .connection(id)
+                .map(|connection| connection.peer.state());
             match state {
                 Some(State::Lingering { reason, .. }) => self.leave(now, id, reason, false),
                 Some(
@@ -944,7 +954,7 @@ impl Peers {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.seats.ids().next().is_none()
+        self.connections.ids().next().is_none()
     }
 
     pub(crate) fn closed_rows(&self) -> Vec<ClosedRow> {
@@ -953,10 +963,10 @@ impl Peers {
 
     // ----- helpers ---------------------------------------------------------------------------
 
-    /// The seat of a connection that is not on its way out.
-    fn seat(&mut self, id: PeerId) -> Option<&mut Seat> {
-        let seat = self.seats.get_mut(id.index() as usize)?;
-        (seat.id() == id && seat.leaving.is_none()).then_some(seat)
+    /// A connection that is not on its way out.
+    fn connection(&mut self, id: PeerId) -> Option<&mut Connection> {
+        let connection = self.connections.get_mut(id.index() as usize)?;
+        (connection.id() == id && connection.leaving.is_none()).then_some(connection)
     }
 
     /// The time of receiving: it stands still while nobody is read.
@@ -972,19 +982,25 @@ impl Peers {
     }
 
     fn list_reading(&mut self, id: PeerId) {
-        let Some(seat) = self.seat(id) else { return };
-        let may = seat.pause.is_none() || seat.peer.discards() || seat.ready.has(Ready::ERROR);
-        if may && seat.ready.has(Ready::READ) && !seat.in_read_list {
-            seat.in_read_list = true;
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        let may = connection.pause.is_none()
+            || connection.peer.discards()
+            || connection.ready.has(Ready::ERROR);
+        if may && connection.ready.has(Ready::READ) && !connection.in_read_list {
+            connection.in_read_list = true;
             self.read_list.push_back(id);
         }
     }
 
     fn list_writing(&mut self, id: PeerId) {
-        let Some(seat) = self.seat(id) else { return };
-        let may = seat.ready.has(Ready::WRITE) && seat.peer.has_output();
-        if may && !seat.in_write_list {
-            seat.in_write_list = true;
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        let may = connection.ready.has(Ready::WRITE) && connection.peer.has_output();
+        if may && !connection.in_write_list {
+            connection.in_write_list = true;
             self.write_list.push_back(id);
         }
     }
@@ -1034,15 +1050,15 @@ fn closed_row(
 }
 
 /// Charges or returns what the unfinished frame's storage changed by.
-fn recharge_carry(slots: &Slots, seat: &mut Seat) {
-    let charge = seat.peer.carry.capacity();
+fn recharge_carry(slots: &Slots, connection: &mut Connection) {
+    let charge = connection.peer.carry.capacity();
     let budget = &slots.ledger.budget;
-    if charge > seat.carry_charge {
-        budget.charge(charge - seat.carry_charge);
-    } else if charge < seat.carry_charge {
-        budget.release(seat.carry_charge - charge);
+    if charge > connection.carry_charge {
+        budget.charge(charge - connection.carry_charge);
+    } else if charge < connection.carry_charge {
+        budget.release(connection.carry_charge - charge);
     }
-    seat.carry_charge = charge;
+    connection.carry_charge = charge;
 }
 
 fn closing_reason(peer: &Peer) -> CloseReason {

@@ -62,10 +62,10 @@ impl Peers {
         last: bool,
     ) -> Result<Taken, Contended> {
         let (slots, index) = (&self.slots, id.index() as usize);
-        let Some(seat) = self.seats.get_mut(index) else {
+        let Some(connection) = self.connections.get_mut(index) else {
             return Ok(Taken::default());
         };
-        let peer = &mut seat.peer;
+        let peer = &mut connection.peer;
         let take = if last {
             Take::Last
         } else if slots.may_overflow() {
@@ -79,10 +79,10 @@ impl Peers {
         })?;
         peer.sums.add(taken.sums);
         // Where it is written now, that is looked at afterwards.
-        if !seat.ready.has(Ready::WRITE) {
+        if !connection.ready.has(Ready::WRITE) {
             slots.note_beside(id, peer.outbox.beside());
         }
-        seat.has_more = taken.has_more;
+        connection.has_more = taken.has_more;
         slots.ledger.note_accepted(taken.sums.accepted);
         if taken.sums.overflowed.messages > 0 {
             slots.ledger.note_overflowed(taken.sums.overflowed);
@@ -94,26 +94,26 @@ impl Peers {
     /// may go on.
     pub(super) fn check_watermarks(&mut self, now: Tick, id: PeerId) {
         let (slots, limits) = (&self.slots, self.slots.limits());
-        let Some(seat) = self.seats.get_mut(id.index() as usize) else {
+        let Some(connection) = self.connections.get_mut(id.index() as usize) else {
             return;
         };
-        if seat.id() != id || seat.leaving.is_some() {
+        if connection.id() != id || connection.leaving.is_some() {
             return;
         }
         let (queued, refusals) = slots.fill(id);
         let high = limits.is_high(queued);
-        let may_tell = high != seat.congested || !refusals.is_empty();
-        if !may_tell || seat.peer.is_closing() {
+        let may_tell = high != connection.congested || !refusals.is_empty();
+        if !may_tell || connection.peer.is_closing() {
             return;
         }
         if self.events.len() >= EVENTS_WAITING_MAX {
-            if !std::mem::replace(&mut seat.in_due_list, true) {
+            if !std::mem::replace(&mut connection.in_due_list, true) {
                 self.watermarks_due.push(id);
             }
             return;
         }
-        let congested = high && !seat.congested;
-        seat.congested |= congested;
+        let congested = high && !connection.congested;
+        connection.congested |= congested;
         let low = limits.is_low(queued);
         let answers = |why| {
             let answered = refusals.has(why);
@@ -124,9 +124,9 @@ impl Peers {
         };
         let told = (low && answers(Refusals::OUTBOX))
             | (queued.messages == 0 && answers(Refusals::NOT_EMPTY))
-            | (low && std::mem::take(&mut seat.congested));
-        let waits = refusals.has(Refusals::BUDGET) && !seat.in_refused_list;
-        seat.in_refused_list |= waits;
+            | (low && std::mem::take(&mut connection.congested));
+        let waits = refusals.has(Refusals::BUDGET) && !connection.in_refused_list;
+        connection.in_refused_list |= waits;
         if congested {
             self.emit(Event::Congested { peer: id, queued });
         }
@@ -145,8 +145,8 @@ impl Peers {
             return;
         }
         for id in std::mem::take(&mut self.watermarks_due) {
-            if let Some(seat) = self.seat(id) {
-                seat.in_due_list = false;
+            if let Some(connection) = self.connection(id) {
+                connection.in_due_list = false;
                 self.check_watermarks(now, id);
             }
         }
@@ -159,8 +159,10 @@ impl Peers {
             return;
         }
         for id in std::mem::take(&mut self.budget_refused) {
-            let Some(seat) = self.seat(id) else { continue };
-            seat.in_refused_list = false;
+            let Some(connection) = self.connection(id) else {
+                continue;
+            };
+            connection.in_refused_list = false;
             self.slots.forget_refusals(id, Refusals::BUDGET);
             self.emit(Event::Writable { peer: id });
         }

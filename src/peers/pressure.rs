@@ -4,7 +4,7 @@
 //! not with subscribers makes room, whichever loop it is with. To find it, all peers are looked at:
 //! so many in a turn, so that a turn costs no more with 100,000 connections than with 10,000.
 
-use super::{Pause, Peers, Seat, Timer};
+use super::{Connection, Pause, Peers, Timer};
 use crate::{
     budget::{Held, Request},
     clock::Tick,
@@ -140,16 +140,16 @@ impl Peers {
         let Some(mut walk) = self.held_walk.take() else {
             return;
         };
-        let index_end = self.seats.index_end();
+        let index_end = self.connections.index_end();
         let end = index_end.min(walk.next + HELD_LOOKS_PER_TURN);
         for index in walk.next..end {
-            if let Some((id, seat)) = self.seats.id_at(index) {
-                let carried = seat.map_or(0, |seat| seat.carry_charge);
+            if let Some((id, connection)) = self.connections.id_at(index) {
+                let carried = connection.map_or(0, |connection| connection.carry_charge);
                 let bytes = self.slots.leased(id).saturating_add(carried);
                 walk.add(
                     id,
                     bytes,
-                    seat.map_or(Holding::Held, |seat| holding(now, seat)),
+                    connection.map_or(Holding::Held, |connection| holding(now, connection)),
                 );
             }
         }
@@ -204,7 +204,7 @@ impl Peers {
     }
 
     fn close_for_budget(&mut self, now: Tick, id: PeerId, bytes: usize) {
-        let addr = self.seat(id).map(|seat| seat.peer.addr);
+        let addr = self.connection(id).map(|connection| connection.peer.addr);
         let said = addr.and_then(|addr| self.limit_log(now, CloseReason::Budget.name(), addr));
         if let Some(suppressed) = said {
             log::warn!(
@@ -234,12 +234,12 @@ impl Peers {
 }
 
 /// How the bytes of a connection count at this time.
-fn holding(now: Tick, seat: &Seat) -> Holding {
+fn holding(now: Tick, connection: &Connection) -> Holding {
     // Its close waits for a slot that another thread has locked.
-    let is_put_off = seat.pause == Some(Pause::Closing);
-    if is_put_off || seat.leaving.is_some() || seat.peer.ends_until(now + LINGER_MS) {
+    let is_put_off = connection.pause == Some(Pause::Closing);
+    if is_put_off || connection.leaving.is_some() || connection.peer.ends_until(now + LINGER_MS) {
         Holding::Coming
-    } else if seat.peer.is_closing() {
+    } else if connection.peer.is_closing() {
         Holding::Leaving
     } else {
         Holding::Held

@@ -45,15 +45,18 @@ impl Peers {
     #[cold]
     #[inline(never)]
     fn move_timers(&mut self, now: Tick, start: usize) {
-        let end = self.seats.index_end().min(start + LIVE_LOOKS_PER_TURN);
+        let end = self
+            .connections
+            .index_end()
+            .min(start + LIVE_LOOKS_PER_TURN);
         for index in start..end {
-            let id = self.seats.id_at(index).map(|(id, _)| id);
+            let id = self.connections.id_at(index).map(|(id, _)| id);
             if let Some(id) = id {
                 self.move_timer(now, id);
                 self.reconsider_reading(now, id);
             }
         }
-        self.unmoved = Some(end).filter(|end| *end < self.seats.index_end());
+        self.unmoved = Some(end).filter(|end| *end < self.connections.index_end());
     }
 
     /// A dormant peer that need not be looked at stays dormant.
@@ -61,13 +64,13 @@ impl Peers {
         let Some(deadline) = self.own_deadline_of(now, id) else {
             return;
         };
-        let timer = self.seats.look(id.index() as usize);
-        let timer = timer.and_then(|seat| seat.timer);
+        let timer = self.connections.look(id.index() as usize);
+        let timer = timer.and_then(|connection| connection.timer);
         let armed = timer.and_then(|timer| self.wheel.deadline_at(timer));
         if armed.is_none_or(|armed| armed > deadline) {
             self.arm(now, id);
             let before = now.saturating_sub(DORMANT_AFTER_MS);
-            self.seats.make_dormant(id.index() as usize, before);
+            self.connections.make_dormant(id.index() as usize, before);
         }
     }
 }

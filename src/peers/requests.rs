@@ -1,9 +1,9 @@
 //! The time of requests: when the dispatcher has to look for those that waited long enough, and
 //! what it has to be told of connections that ended.
 //!
-//! A seat knows the earliest deadline only, and the peer's one timer covers it. Whether a request
-//! still waits then, the dispatcher finds out, behind everything that was read of the peer before;
-//! it says what the next deadline is.
+//! A connection knows the earliest deadline only, and the peer's one timer covers it. Whether a
+//! request still waits then, the dispatcher finds out, behind everything that was read of the peer
+//! before; it says what the next deadline is.
 
 use super::{DRAINED_CHECK_MS, Peers, Timer};
 use crate::{clock::Tick, dispatch::Notice, id::PeerId};
@@ -50,10 +50,12 @@ impl Peers {
         let Some(deadline) = self.slots.take_request_deadline(id) else {
             return;
         };
-        let Some(seat) = self.seat(id) else { return };
-        let known = seat.request_deadline;
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        let known = connection.request_deadline;
         if known.is_none_or(|known| deadline < known) {
-            seat.request_deadline = Some(deadline);
+            connection.request_deadline = Some(deadline);
             self.arm(now, id);
         }
     }
@@ -62,16 +64,21 @@ impl Peers {
     /// wait to be read are read first, once: a peer that always has some must not stop the time.
     pub(super) fn expire_requests(&mut self, now: Tick, id: PeerId, unread: bool) {
         let reads = self.stalled_since.is_none();
-        let Some(seat) = self.seat(id) else { return };
-        if seat.request_deadline.is_none_or(|deadline| deadline > now) {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        if connection
+            .request_deadline
+            .is_none_or(|deadline| deadline > now)
+        {
             return;
         }
-        if unread && reads && seat.pause.is_none() && !seat.request_put_off {
-            seat.request_put_off = true;
+        if unread && reads && connection.pause.is_none() && !connection.request_put_off {
+            connection.request_put_off = true;
             return;
         }
-        seat.request_put_off = false;
-        seat.request_deadline = None;
+        connection.request_put_off = false;
+        connection.request_deadline = None;
         self.notices.push_back(Notice::Expire {
             peer: id,
             tick: now,
@@ -80,7 +87,7 @@ impl Peers {
 
     /// When to look at the requests of a peer.
     pub(super) fn request_deadline_of(&self, now: Tick, id: PeerId) -> Option<Tick> {
-        let seat = self.seats.look(id.index() as usize)?;
-        seat.request_deadline_from(now)
+        let connection = self.connections.look(id.index() as usize)?;
+        connection.request_deadline_from(now)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Peers, Seat, Standing};
+use super::{Connection, Peers, Standing};
 use crate::{clock::Tick, ledger::PeerRow, limits::ROWS_PER_TURN};
 
 /// A walk over all connections, which begins with the first.
@@ -23,12 +23,12 @@ impl RowWalk {
 impl Peers {
     /// Goes on with a walk, as far as it may go in one turn. Returns whether that was all of it.
     pub(crate) fn continue_rows(&self, now: Tick, walk: &mut RowWalk) -> bool {
-        let index_end = self.seats.index_end();
+        let index_end = self.connections.index_end();
         let end = index_end.min(walk.next + ROWS_PER_TURN);
         for index in walk.next..end {
-            if let Some(seat) = self.seats.look(index) {
-                if seat.standing != Standing::Dialling {
-                    walk.rows.push(self.row(now, &seat));
+            if let Some(connection) = self.connections.look(index) {
+                if connection.standing != Standing::Dialling {
+                    walk.rows.push(self.row(now, &connection));
                 }
             }
         }
@@ -43,8 +43,8 @@ impl Peers {
         walk.into_rows()
     }
 
-    fn row(&self, now: Tick, seat: &Seat) -> PeerRow {
-        let peer = &seat.peer;
+    fn row(&self, now: Tick, connection: &Connection) -> PeerRow {
+        let peer = &connection.peer;
         PeerRow {
             peer: peer.id,
             addr: peer.addr,
@@ -59,7 +59,7 @@ impl Peers {
             overflowed: peer.sums.overflowed,
             in_flight_bytes: peer.in_flight(self.slots.released(peer.id)).bytes
                 + peer.carry.len() as u64,
-            reading: seat.pause.is_none(),
+            reading: connection.pause.is_none(),
             closing: peer.is_closing(),
         }
     }

@@ -136,12 +136,12 @@ impl Peers {
         let Some(mut scattered) = self.scattered.take_if(|scattered| scattered.peer == id) else {
             return;
         };
-        if let Some(seat) = self.seats.get_mut(id.index() as usize) {
-            seat.peer.discard_carry(&self.rules);
+        if let Some(connection) = self.connections.get_mut(id.index() as usize) {
+            connection.peer.discard_carry(&self.rules);
             while scattered.left > 0 {
                 let (index, at, size) = (scattered.index, scattered.at, scattered.piece_size());
                 let bytes = &scattered.buffers[index][at..at + size];
-                seat.peer.discard(&self.rules, bytes);
+                connection.peer.discard(&self.rules, bytes);
                 scattered.pass(size);
             }
         }
@@ -153,25 +153,26 @@ impl Peers {
     pub(crate) fn handle_piece(&mut self, now: Now) -> Option<BlockRef> {
         let mut scattered = self.scattered.take()?;
         let id = scattered.peer;
-        let seat = self.seats.get_mut(id.index() as usize);
-        let seat = seat.filter(|seat| seat.id() == id && seat.leaving.is_none());
-        let Some(seat) = seat else {
+        let connection = self.connections.get_mut(id.index() as usize);
+        let connection =
+            connection.filter(|connection| connection.id() == id && connection.leaving.is_none());
+        let Some(connection) = connection else {
             self.pool.put_scatter(scattered.buffers);
             return None;
         };
-        let carried = seat.peer.carry.len();
+        let carried = connection.peer.carry.len();
         let buffer = if carried <= HEADROOM {
-            scattered.take_behind(&seat.peer.carry)
+            scattered.take_behind(&connection.peer.carry)
         } else {
-            let frame_left = seat
+            let frame_left = connection
                 .peer
                 .carried_frame_size()
                 .unwrap_or(0)
                 .saturating_sub(carried);
             let size = scattered.piece_size().min(frame_left.max(1));
             let ahead_max = self.slots.ledger.budget.read_max();
-            seat.grow_carry(size, &mut self.pool, ahead_max);
-            let mut bytes = mem::take(&mut seat.peer.carry);
+            connection.grow_carry(size, &mut self.pool, ahead_max);
+            let mut bytes = mem::take(&mut connection.peer.carry);
             scattered.copy_to(&mut bytes, size);
             ReadBuffer::new(bytes, carried, size, BufferKind::Carry)
         };

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Peers, seat::Seat};
+use super::{Peers, connection::Connection};
 use crate::{
     id::PeerId,
     ledger::{ClosedRow, StopRow, Traffic},
@@ -73,11 +73,13 @@ impl Peers {
     /// How far all connections are.
     pub(super) fn start_stop(&self) -> Stop {
         let mut stop = Stop::default();
-        for (id, seat) in self.seats.ids() {
-            let held = |seat: &Seat| seat.peer.in_flight(self.slots.released(id)).messages;
+        for (id, connection) in self.connections.ids() {
+            let held = |connection: &Connection| {
+                connection.peer.in_flight(self.slots.released(id)).messages
+            };
             let before = Before {
-                written: self.seats.tally(id).outbound,
-                held: seat.map_or(0, held),
+                written: self.connections.tally(id).outbound,
+                held: connection.map_or(0, held),
             };
             if before != Before::default() {
                 stop.before.insert(id, before);

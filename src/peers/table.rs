@@ -1,11 +1,12 @@
 //! The places of connections, found by the index of their slot.
 //!
-//! A connection has a [`Seat`] while it does something. When nothing is under way, what tells it
-//! from others takes a third of that: it is *dormant*, and has a seat again as soon as a thread
-//! wants to change anything about it. One on which nothing has happened at all takes a fifteenth,
-//! its place itself, because most of those that are dormant in great numbers never said a word.
+//! A connection has a [`Connection`] while it does something. When nothing is under way, what tells
+//! it from others takes a third of that: it is *dormant*, and is made whole again as soon as a
+//! thread wants to change anything about it. One on which nothing has happened at all takes a
+//! fifteenth, its place itself, because most of those that are dormant in great numbers never said
+//! a word.
 //!
-//! A seat is dear to make for each message, so a connection that was used becomes dormant only
+//! It is dear to make whole for each message, so a connection that was used becomes dormant only
 //! after a while, when somebody walks by ([`make_some_dormant`](Table::make_some_dormant)).
 //!
 //! Places come in chunks, so that the table never copies what it has when it grows, and gives back
@@ -14,7 +15,7 @@
 
 use std::{fmt, ops::Deref, sync::Arc};
 
-use super::seat::{Seat, Standing};
+use super::connection::{Connection, Standing};
 use crate::{
     clock::Tick,
     id::PeerId,
@@ -52,7 +53,7 @@ enum Place {
     Free,
     /// Nobody can have it, because its slot cannot be used.
     Barred,
-    Seated(Box<Seat>),
+    Live(Box<Connection>),
     Unused(Unused),
     Dormant(Box<DormantConnection>),
 }
@@ -80,11 +81,11 @@ struct DormantConnection {
     announced: bool,
 }
 
-/// A connection to be looked at: its seat, or one that was made to be looked at.
+/// A connection to be looked at: the one in the table, or one that was made to be looked at.
 #[derive(Debug)]
 pub(super) enum Look<'a> {
-    Seated(&'a Seat),
-    Dormant(Box<Seat>),
+    Live(&'a Connection),
+    Dormant(Box<Connection>),
 }
 
 impl Table {
@@ -97,7 +98,7 @@ impl Table {
         }
     }
 
-    /// The place that [`seat`](Self::seat) or [`bar`](Self::bar) is to be called for next.
+    /// The place that [`insert`](Self::insert) or [`bar`](Self::bar) is to be called for next.
     pub(super) fn vacant(&self) -> usize {
         let rooms = self.rooms.iter().zip(0..);
         let found = rooms.filter(|(room, _)| **room != 0).map(|(room, word)| {
@@ -110,9 +111,9 @@ impl Table {
     }
 
     /// Gives a connection the place that is vacant next.
-    pub(super) fn seat(&mut self, seat: Box<Seat>) {
-        let index = seat.id().index() as usize;
-        self.take(index, Place::Seated(seat));
+    pub(super) fn insert(&mut self, connection: Box<Connection>) {
+        let index = connection.id().index() as usize;
+        self.take(index, Place::Live(connection));
     }
 
     /// Keeps the place that is vacant next from being given away.
@@ -174,16 +175,16 @@ impl Table {
         self.taken_count
     }
 
-    /// The seat at a place, which it gets if the connection was dormant.
+    /// The connection at a place, which is made whole if it was dormant.
     #[inline]
-    pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Seat> {
+    pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Connection> {
         let places = self.chunks.get_mut(index / CHUNK_PLACES)?.places.as_mut()?;
         let place = &mut places[index % CHUNK_PLACES];
-        if !matches!(place, Place::Seated(_)) {
+        if !matches!(place, Place::Live(_)) {
             place.wake(&self.slots);
         }
         match place {
-            Place::Seated(seat) => Some(seat),
+            Place::Live(connection) => Some(connection),
             Place::Free | Place::Barred | Place::Unused(_) | Place::Dormant(_) => None,
         }
     }
@@ -201,8 +202,8 @@ impl Table {
         places.filter_map(|place| place.look(&self.slots))
     }
 
-    /// All who have a place, and their seats, if they have one.
-    pub(super) fn ids(&self) -> impl Iterator<Item = (PeerId, Option<&Seat>)> {
+    /// All that have a place, and what is there of those that are not dormant.
+    pub(super) fn ids(&self) -> impl Iterator<Item = (PeerId, Option<&Connection>)> {
         let places = self.chunks.iter().flat_map(|chunk| &chunk.places);
         places
             .flat_map(|places| places.iter())
@@ -210,7 +211,7 @@ impl Table {
     }
 
     /// Who has the place at an index, likewise.
-    pub(super) fn id_at(&self, index: usize) -> Option<(PeerId, Option<&Seat>)> {
+    pub(super) fn id_at(&self, index: usize) -> Option<(PeerId, Option<&Connection>)> {
         self.place(index)?.owner()
     }
 
@@ -222,7 +223,7 @@ impl Table {
     /// What a connection has counted.
     pub(super) fn tally(&self, id: PeerId) -> Tally {
         match self.place(id.index() as usize) {
-            Some(Place::Seated(seat)) => seat.peer.tally(),
+            Some(Place::Live(connection)) => connection.peer.tally(),
             Some(Place::Dormant(rest)) => rest.peer.tally(),
             Some(Place::Free | Place::Barred | Place::Unused(_)) | None => Tally::default(),
         }
@@ -233,12 +234,12 @@ impl Table {
         match self.place(id.index() as usize) {
             Some(Place::Unused(fresh)) => fresh.id == id,
             Some(Place::Dormant(rest)) => rest.peer.id == id,
-            Some(Place::Free | Place::Barred | Place::Seated(_)) | None => false,
+            Some(Place::Free | Place::Barred | Place::Live(_)) | None => false,
         }
     }
 
     /// Makes a connection dormant on which nothing is under way. One that was ever used becomes so
-    /// only if nothing has moved since `before`: it would soon have its seat again.
+    /// only if nothing has moved since `before`: it would soon be whole again.
     ///
     /// Returns who would, if it were known that its system has acknowledged everything.
     pub(super) fn make_dormant(&mut self, index: usize, before: Tick) -> Option<PeerId> {
@@ -269,41 +270,41 @@ impl Table {
 }
 
 impl Place {
-    fn owner(&self) -> Option<(PeerId, Option<&Seat>)> {
+    fn owner(&self) -> Option<(PeerId, Option<&Connection>)> {
         match self {
             Self::Free | Self::Barred => None,
-            Self::Seated(seat) => Some((seat.id(), Some(seat))),
+            Self::Live(connection) => Some((connection.id(), Some(connection))),
             Self::Unused(fresh) => Some((fresh.id, None)),
             Self::Dormant(rest) => Some((rest.peer.id, None)),
         }
     }
 
-    /// Gives a dormant connection its seat.
+    /// Makes a dormant connection whole.
     #[cold]
     fn wake(&mut self, slots: &Slots) {
         *self = match std::mem::take(self) {
-            Self::Unused(fresh) => Self::Seated(fresh.seat(slots)),
-            Self::Dormant(rest) => Self::Seated(rest.seat(slots)),
-            other @ (Self::Free | Self::Barred | Self::Seated(_)) => other,
+            Self::Unused(fresh) => Self::Live(fresh.to_connection(slots)),
+            Self::Dormant(rest) => Self::Live(rest.to_connection(slots)),
+            other @ (Self::Free | Self::Barred | Self::Live(_)) => other,
         };
     }
 
     fn make_dormant(&mut self, slots: &Slots, before: Tick) -> Option<PeerId> {
-        let Self::Seated(seat) = self else {
+        let Self::Live(connection) = self else {
             return None;
         };
-        if !seat.is_inactive() {
+        if !connection.is_inactive() {
             return None;
         }
-        if let Some(fresh) = Unused::of(seat) {
+        if let Some(fresh) = Unused::of(connection) {
             *self = Self::Unused(fresh);
-        } else if seat.peer.moved < before {
-            if seat.peer.is_unsure(false) {
-                return Some(seat.id());
+        } else if connection.peer.moved < before {
+            if connection.peer.is_unsure(false) {
+                return Some(connection.id());
             }
-            slots.shrink(seat.id());
-            if let Self::Seated(seat) = std::mem::take(self) {
-                *self = Self::Dormant(Box::new(DormantConnection::of(*seat)));
+            slots.shrink(connection.id());
+            if let Self::Live(connection) = std::mem::take(self) {
+                *self = Self::Dormant(Box::new(DormantConnection::of(*connection)));
             }
         }
         None
@@ -312,35 +313,35 @@ impl Place {
     fn look(&self, slots: &Slots) -> Option<Look<'_>> {
         match self {
             Self::Free | Self::Barred => None,
-            Self::Seated(seat) => Some(Look::Seated(seat)),
-            Self::Unused(fresh) => Some(Look::Dormant(fresh.seat(slots))),
-            Self::Dormant(rest) => Some(Look::Dormant(rest.seat(slots))),
+            Self::Live(connection) => Some(Look::Live(connection)),
+            Self::Unused(fresh) => Some(Look::Dormant(fresh.to_connection(slots))),
+            Self::Dormant(rest) => Some(Look::Dormant(rest.to_connection(slots))),
         }
     }
 }
 
 impl Unused {
     /// `None` unless nothing has happened on a connection that is dormant and came to us.
-    fn of(seat: &Seat) -> Option<Self> {
+    fn of(connection: &Connection) -> Option<Self> {
         let Untouched {
             opened,
             since,
             hello,
             checksums,
-        } = seat.peer.untouched()?;
-        (seat.standing == Standing::Accepted).then_some(Self {
-            id: seat.id(),
+        } = connection.peer.untouched()?;
+        (connection.standing == Standing::Accepted).then_some(Self {
+            id: connection.id(),
             opened,
             since,
-            timer: seat.timer,
+            timer: connection.timer,
             hello,
             checksums,
-            pending: seat.pending,
-            announced: seat.announced,
+            pending: connection.pending,
+            announced: connection.announced,
         })
     }
 
-    fn seat(self, slots: &Slots) -> Box<Seat> {
+    fn to_connection(self, slots: &Slots) -> Box<Connection> {
         let kept = Untouched {
             opened: self.opened,
             since: self.since,
@@ -348,43 +349,43 @@ impl Unused {
             checksums: self.checksums,
         };
         let peer = Peer::from_untouched(self.id, slots.addr(self.id), kept);
-        let mut seat = Seat::new(peer, Standing::Accepted);
-        seat.timer = self.timer;
-        seat.pending = self.pending;
-        seat.announced = self.announced;
-        seat
+        let mut connection = Connection::new(peer, Standing::Accepted);
+        connection.timer = self.timer;
+        connection.pending = self.pending;
+        connection.announced = self.announced;
+        connection
     }
 }
 
 impl DormantConnection {
-    fn of(seat: Seat) -> Self {
+    fn of(connection: Connection) -> Self {
         Self {
-            timer: seat.timer,
-            standing: seat.standing,
-            pending: seat.pending,
-            announced: seat.announced,
-            peer: seat.peer.into_dormant(),
+            timer: connection.timer,
+            standing: connection.standing,
+            pending: connection.pending,
+            announced: connection.announced,
+            peer: connection.peer.into_dormant(),
         }
     }
 
-    fn seat(&self, slots: &Slots) -> Box<Seat> {
+    fn to_connection(&self, slots: &Slots) -> Box<Connection> {
         let peer = Peer::from_dormant(slots.addr(self.peer.id), self.peer.clone());
-        let mut seat = Seat::new(peer, self.standing);
-        seat.ready = Ready::WRITE;
-        seat.timer = self.timer;
-        seat.pending = self.pending;
-        seat.announced = self.announced;
-        seat
+        let mut connection = Connection::new(peer, self.standing);
+        connection.ready = Ready::WRITE;
+        connection.timer = self.timer;
+        connection.pending = self.pending;
+        connection.announced = self.announced;
+        connection
     }
 }
 
 impl Deref for Look<'_> {
-    type Target = Seat;
+    type Target = Connection;
 
-    fn deref(&self) -> &Seat {
+    fn deref(&self) -> &Connection {
         match self {
-            Self::Seated(seat) => seat,
-            Self::Dormant(seat) => seat,
+            Self::Live(connection) => connection,
+            Self::Dormant(connection) => connection,
         }
     }
 }
@@ -403,7 +404,7 @@ const _: () = {
     // half is its slot, see there.
     assert!(size_of::<Place>() <= 32);
     assert!(size_of::<DormantConnection>() <= 192);
-    assert!(size_of::<Seat>() <= 640);
+    assert!(size_of::<Connection>() <= 640);
 };
 
 #[cfg(test)]
@@ -442,17 +443,17 @@ mod tests {
         let id = table.slots.open_for(index, About { addr, link: None });
         let id = id.unwrap();
         let peer = Peer::new(id, addr, now, &rules());
-        let mut seat = Seat::new(peer, Standing::Accepted);
-        seat.pending = true;
-        seat.announced = true;
-        table.seat(seat);
+        let mut connection = Connection::new(peer, Standing::Accepted);
+        connection.pending = true;
+        connection.announced = true;
+        table.insert(connection);
         id
     }
 
-    fn take(seat: &mut Seat, now: Tick, message_type: MessageType, payload: &[u8]) {
+    fn take(connection: &mut Connection, now: Tick, message_type: MessageType, payload: &[u8]) {
         let mut bytes = Vec::new();
         encode_whole(&Frame::new(message_type, payload), &mut bytes);
-        let peer = &mut seat.peer;
+        let peer = &mut connection.peer;
         peer.handle_moved(now, now);
         peer.handle_heard(now);
         peer.handle_bytes(now, now, &rules(), &bytes, &mut Parsed::default());
@@ -466,12 +467,12 @@ mod tests {
     #[track_caller]
     fn becomes_dormant(table: &mut Table, id: PeerId, before: Tick) {
         let index = id.index() as usize;
-        let seat = told(table, id);
+        let connection = told(table, id);
         assert!(!table.is_inactive(id));
         table.make_dormant(index, before);
-        assert!(table.is_inactive(id), "{seat}");
-        assert_eq!(told(table, id), seat);
-        assert_eq!(format!("{:?}", table.get_mut(index).unwrap()), seat);
+        assert!(table.is_inactive(id), "{connection}");
+        assert_eq!(told(table, id), connection);
+        assert_eq!(format!("{:?}", table.get_mut(index).unwrap()), connection);
         assert!(!table.is_inactive(id));
     }
 
@@ -490,8 +491,8 @@ mod tests {
             agent: "somebody",
             ..Hello::default()
         };
-        let seat = table.get_mut(0).unwrap();
-        take(seat, 30, MessageType::HELLO, &hello.to_payload());
+        let connection = table.get_mut(0).unwrap();
+        take(connection, 30, MessageType::HELLO, &hello.to_payload());
         becomes_dormant(&mut table, id, 31);
         let node_id = table.get_mut(0).unwrap().peer.node_id();
         assert_eq!(node_id.0, [7; 16]);
@@ -499,17 +500,17 @@ mod tests {
 
     #[test]
     fn nobody_rests_whom_something_waits_for() {
-        let ways: [fn(&mut Seat); 8] = [
-            |seat| seat.ready.set(Ready::READ),
-            |seat| seat.ready.clear(Ready::WRITE),
-            |seat| seat.in_due_list = true,
-            |seat| seat.request_deadline = Some(5),
-            |seat| seat.standing = Standing::Refused,
-            |seat| seat.peer.carry.push(0),
-            |seat| seat.peer.set_reading(3, false),
-            |seat| {
+        let ways: [fn(&mut Connection); 8] = [
+            |connection| connection.ready.set(Ready::READ),
+            |connection| connection.ready.clear(Ready::WRITE),
+            |connection| connection.in_due_list = true,
+            |connection| connection.request_deadline = Some(5),
+            |connection| connection.standing = Standing::Refused,
+            |connection| connection.peer.carry.push(0),
+            |connection| connection.peer.set_reading(3, false),
+            |connection| {
                 let frame = Frame::new(MessageType(1), b"x");
-                seat.peer.outbox.push_inline(1, &frame);
+                connection.peer.outbox.push_inline(1, &frame);
             },
         ];
         let mut table = Table::new(slots());

@@ -26,19 +26,27 @@ impl Peers {
         let reading = count_listed([&self.reading, &self.read_list]);
         let writing = count_listed([&self.writing, &self.write_list]);
         let (mut counted, mut pending) = (0, 0);
-        for seat in self.seats.looks() {
-            let id = seat.id();
-            let found = self.seats.look(id.index() as usize);
-            assert_eq!(found.map(|seat| seat.id()), Some(id));
+        for connection in self.connections.looks() {
+            let id = connection.id();
+            let found = self.connections.look(id.index() as usize);
+            assert_eq!(found.map(|connection| connection.id()), Some(id));
             counted += usize::from(matches!(
-                seat.standing,
+                connection.standing,
                 Standing::Accepted | Standing::Dialled
             ));
-            pending += usize::from(seat.pending);
+            pending += usize::from(connection.pending);
             let listed = |lists: &HashMap<PeerId, usize>| lists.get(&id).copied().unwrap_or(0);
-            assert_eq!(listed(&reading), usize::from(seat.in_read_list), "{id}");
-            assert_eq!(listed(&writing), usize::from(seat.in_write_list), "{id}");
-            self.check_seat(now, &seat);
+            assert_eq!(
+                listed(&reading),
+                usize::from(connection.in_read_list),
+                "{id}"
+            );
+            assert_eq!(
+                listed(&writing),
+                usize::from(connection.in_write_list),
+                "{id}"
+            );
+            self.check_connection(now, &connection);
         }
         assert_eq!(counted, self.counted);
         assert_eq!(pending, self.census.pending());
@@ -50,47 +58,51 @@ impl Peers {
 
     /// What of it holds of one peer, if it is still there.
     pub(crate) fn check_peer(&self, now: Tick, id: PeerId) {
-        let seat = self.seats.look(id.index() as usize);
-        if let Some(seat) = seat.filter(|seat| seat.id() == id) {
-            self.check_seat(now, &seat);
+        let connection = self.connections.look(id.index() as usize);
+        if let Some(connection) = connection.filter(|connection| connection.id() == id) {
+            self.check_connection(now, &connection);
         }
     }
 
-    fn check_seat(&self, now: Tick, seat: &Seat) {
-        let (id, peer) = (seat.id(), &seat.peer);
+    fn check_connection(&self, now: Tick, connection: &Connection) {
+        let (id, peer) = (connection.id(), &connection.peer);
         let spoke = peer.has_spoken() && !self.rules.hello_required;
-        assert!(!(seat.pending && spoke), "{id} has spoken");
+        assert!(!(connection.pending && spoke), "{id} has spoken");
         assert!(
-            !seat.pending || peer.state().takes_input(),
-            "{id} can say nothing more: {seat:?}"
+            !connection.pending || peer.state().takes_input(),
+            "{id} can say nothing more: {connection:?}"
         );
-        assert!(seat.leaving.is_none(), "{id} leaves without end");
+        assert!(connection.leaving.is_none(), "{id} leaves without end");
         assert!(
-            seat.in_read_list || !wants_to_read(seat),
-            "{id} has input and is forgotten: {seat:?}"
+            connection.in_read_list || !wants_to_read(connection),
+            "{id} has input and is forgotten: {connection:?}"
         );
         assert!(
-            seat.in_write_list || !wants_to_write(seat),
-            "{id} has output and is forgotten: {seat:?}"
+            connection.in_write_list || !wants_to_write(connection),
+            "{id} has output and is forgotten: {connection:?}"
         );
-        self.check_timer(now, seat);
-        assert_eq!(seat.carry_charge, peer.carry.capacity(), "{id}");
+        self.check_timer(now, connection);
+        assert_eq!(connection.carry_charge, peer.carry.capacity(), "{id}");
         if peer.outbox.is_empty() && peer.state().takes_input() {
-            let untaken = self.untaken(seat);
-            assert_eq!(self.slots.queued(id).messages, untaken, "{id} {seat:?}");
+            let untaken = self.untaken(connection);
+            assert_eq!(
+                self.slots.queued(id).messages,
+                untaken,
+                "{id} {connection:?}"
+            );
         }
-        self.check_lease(seat);
-        self.check_credit(seat);
+        self.check_lease(connection);
+        self.check_credit(connection);
     }
 
     /// What was read of a peer and is not released, its unfinished frame included, is within its
     /// credit, or is one frame that is longer; what is queued for it is within the outbox's limits,
     /// or one message that is larger.
-    fn check_credit(&self, seat: &Seat) {
-        let (id, limits) = (seat.id(), self.slots.limits());
+    fn check_credit(&self, connection: &Connection) {
+        let (id, limits) = (connection.id(), self.slots.limits());
         let Flow { released, queued } = self.slots.flow(id);
-        let mut held = seat.peer.in_flight(released);
-        held.bytes += seat.peer.carry.len() as u64;
+        let mut held = connection.peer.in_flight(released);
+        held.bytes += connection.peer.carry.len() as u64;
         let is_within = held.bytes <= limits.bytes.max(frame_size_max(limits))
             && held.messages <= limits.messages;
         assert!(is_within, "{id} has {held:?} of {limits:?} in flight");
@@ -102,13 +114,15 @@ impl Peers {
     /// What counts against the credit of a peer that was just read: that was its limit. Answers of
     /// a handler may be longer by `longer` bytes each than what they answer.
     pub(crate) fn check_read(&self, id: PeerId, longer: u64) {
-        let seat = self.seats.look(id.index() as usize);
+        let connection = self.connections.look(id.index() as usize);
         // What is discarded is not counted against anything.
-        let Some(seat) = seat.filter(|seat| seat.id() == id && !seat.peer.discards()) else {
+        let Some(connection) =
+            connection.filter(|connection| connection.id() == id && !connection.peer.discards())
+        else {
             return;
         };
         let (limits, flow) = (self.slots.limits(), self.slots.flow(id));
-        let used = seat.used(flow);
+        let used = connection.used(flow);
         let bytes = limits.bytes.max(frame_size_max(limits));
         assert!(
             used.messages <= limits.messages && used.bytes <= bytes + longer * flow.queued.messages,
@@ -123,9 +137,9 @@ impl Peers {
 
     /// How much was read of a peer and not released.
     pub(crate) fn in_flight(&self, id: PeerId) -> Option<Traffic> {
-        let seat = self.seats.look(id.index() as usize);
-        let seat = seat.filter(|seat| seat.id() == id)?;
-        Some(seat.peer.in_flight(self.slots.released(id)))
+        let connection = self.connections.look(id.index() as usize);
+        let connection = connection.filter(|connection| connection.id() == id)?;
+        Some(connection.peer.in_flight(self.slots.released(id)))
     }
 
     /// Who had a turn to read since this was called last.
@@ -162,43 +176,45 @@ impl Peers {
     fn filter_listed<'a>(
         &'a self,
         listed: impl Iterator<Item = &'a PeerId>,
-        wants: fn(&Seat) -> bool,
+        wants: fn(&Connection) -> bool,
     ) -> impl Iterator<Item = PeerId> {
         listed.copied().filter(move |id| {
-            let seat = self.seats.look(id.index() as usize);
-            seat.is_some_and(|seat| seat.id() == *id && wants(&seat))
+            let connection = self.connections.look(id.index() as usize);
+            connection.is_some_and(|connection| connection.id() == *id && wants(&connection))
         })
     }
 
     /// What the kernel is known to have said of a peer.
     pub(crate) fn ready_of(&self, id: PeerId) -> Option<Ready> {
-        let seat = self.seats.look(id.index() as usize);
-        Some(seat.filter(|seat| seat.id() == id)?.ready)
+        let connection = self.connections.look(id.index() as usize);
+        Some(connection.filter(|connection| connection.id() == id)?.ready)
     }
 
     /// A peer's timer is never later than its deadline.
-    fn check_timer(&self, now: Tick, seat: &Seat) {
-        let id = seat.id();
+    fn check_timer(&self, now: Tick, connection: &Connection) {
+        let id = connection.id();
         if let Some(deadline) = self
             .own_deadline_of(now, id)
             .into_iter()
             .chain(self.request_deadline_of(now, id))
             .min()
         {
-            let armed = seat.timer.and_then(|timer| self.wheel.deadline_at(timer));
+            let armed = connection
+                .timer
+                .and_then(|timer| self.wheel.deadline_at(timer));
             // What a deadline that passed asked for may have to wait, but is looked at soon.
             let latest = deadline.max(now + DRAINED_CHECK_MS);
             assert!(
                 armed.is_some_and(|armed| armed <= latest),
                 "{id} has deadline {deadline} and a timer at {armed:?}, now {now}: {:?}",
-                seat
+                connection
             );
         }
     }
 
     /// What an outbox allocates is leased, but for what it may hold for nothing.
-    fn check_lease(&self, seat: &Seat) {
-        let (id, outbox) = (seat.id(), &seat.peer.outbox);
+    fn check_lease(&self, connection: &Connection) {
+        let (id, outbox) = (connection.id(), &connection.peer.outbox);
         let (held, leased) = (outbox.storage(), self.slots.leased(id));
         let free = outbox.storage_free();
         assert!(
@@ -209,8 +225,8 @@ impl Peers {
 
     fn check_standings(&self) {
         let count = |standings: &[Standing]| {
-            let seats = self.seats.looks();
-            let those = seats.filter(|seat| standings.contains(&seat.standing));
+            let connections = self.connections.looks();
+            let those = connections.filter(|connection| standings.contains(&connection.standing));
             those.count()
         };
         assert_eq!(count(&[Standing::Accepted]), self.census.accepted());
@@ -224,25 +240,28 @@ impl Peers {
     /// it is open, unless its close waits for a lock.
     fn check_nodes(&self) {
         for (node_id, id) in &self.nodes {
-            let seat = self.seats.look(id.index() as usize).unwrap();
-            assert_eq!((seat.id(), seat.peer.node_id()), (*id, *node_id));
-            assert!(seat.announced, "{id} is listed and was not told of");
+            let connection = self.connections.look(id.index() as usize).unwrap();
+            assert_eq!(
+                (connection.id(), connection.peer.node_id()),
+                (*id, *node_id)
+            );
+            assert!(connection.announced, "{id} is listed and was not told of");
         }
-        for seat in self.seats_up() {
-            let closes = seat.pause == Some(Pause::Closing);
-            let node_id = seat.peer.node_id();
+        for connection in self.connections_up() {
+            let closes = connection.pause == Some(Pause::Closing);
+            let node_id = connection.peer.node_id();
             if !node_id.is_anonymous() && !closes {
-                assert_eq!(self.nodes.get(&node_id), Some(&seat.id()));
+                assert_eq!(self.nodes.get(&node_id), Some(&connection.id()));
             }
         }
     }
 
     /// Messages accepted for a peer that are still in its slot.
-    fn untaken(&self, seat: &Seat) -> u64 {
-        let queued = self.slots.queued(seat.id()).messages;
-        let sums = seat.peer.sums;
-        let given = sums.accepted.messages + seat.peer.answered.messages;
-        queued + seat.peer.outbound.messages + sums.overflowed.messages - given
+    fn untaken(&self, connection: &Connection) -> u64 {
+        let queued = self.slots.queued(connection.id()).messages;
+        let sums = connection.peer.sums;
+        let given = sums.accepted.messages + connection.peer.answered.messages;
+        queued + connection.peer.outbound.messages + sums.overflowed.messages - given
     }
 
     /// Connections, those included that were refused and are not closed yet, and those not that are
@@ -251,39 +270,46 @@ impl Peers {
         self.counted as u64 + self.slots.ledger.refused.get()
     }
 
-    fn seats_up(&self) -> impl Iterator<Item = Look<'_>> {
-        let seats = self.seats.looks();
-        seats.filter(|seat| {
-            seat.announced && seat.leaving.is_none() && seat.peer.state().takes_input()
+    fn connections_up(&self) -> impl Iterator<Item = Look<'_>> {
+        let connections = self.connections.looks();
+        connections.filter(|connection| {
+            connection.announced
+                && connection.leaving.is_none()
+                && connection.peer.state().takes_input()
         })
     }
 
     /// Connections that are up.
     pub(crate) fn open(&self) -> Vec<PeerId> {
-        self.seats_up().map(|seat| seat.id()).collect()
+        self.connections_up()
+            .map(|connection| connection.id())
+            .collect()
     }
 
     /// Connections that are up and said who they are.
     pub(crate) fn introduced(&self) -> Vec<(PeerId, NodeId)> {
-        let said = self.seats_up().filter(|seat| seat.peer.identity.is_some());
-        said.map(|seat| (seat.id(), seat.peer.node_id())).collect()
+        let said = self
+            .connections_up()
+            .filter(|connection| connection.peer.identity.is_some());
+        said.map(|connection| (connection.id(), connection.peer.node_id()))
+            .collect()
     }
 
     pub(crate) fn describe(&self, id: PeerId) -> String {
-        let seat = self.seats.look(id.index() as usize);
-        seat.map_or(String::new(), |seat| {
-            let peer = &seat.peer;
+        let connection = self.connections.look(id.index() as usize);
+        connection.map_or(String::new(), |connection| {
+            let peer = &connection.peer;
             let (queued, released) = (self.slots.queued(id), self.slots.released(id));
             format!(
                 "{:?} {} ready {:?} pause {:?} broken {:?} lists {} {} carry {} of {:?} \
                  in flight {:?} queued {queued:?} held {} stalled {:?}",
                 peer.state(),
                 peer.describe_heartbeat(),
-                seat.ready,
-                seat.pause,
-                seat.broken,
-                seat.in_read_list,
-                seat.in_write_list,
+                connection.ready,
+                connection.pause,
+                connection.broken,
+                connection.in_read_list,
+                connection.in_write_list,
                 peer.carry.len(),
                 peer.carried_frame_size(),
                 peer.in_flight(released),
@@ -295,15 +321,15 @@ impl Peers {
 }
 
 /// Whether a peer is to be read as soon as its turn comes.
-fn wants_to_read(seat: &Seat) -> bool {
-    let is_open = seat.peer.takes_messages() && seat.pause.is_none();
-    let discards = seat.peer.discards() && seat.pause != Some(Pause::Closing);
-    seat.ready.has(Ready::READ) && (is_open || discards)
+fn wants_to_read(connection: &Connection) -> bool {
+    let is_open = connection.peer.takes_messages() && connection.pause.is_none();
+    let discards = connection.peer.discards() && connection.pause != Some(Pause::Closing);
+    connection.ready.has(Ready::READ) && (is_open || discards)
 }
 
 /// Whether a peer is to be written as soon as its turn comes.
-fn wants_to_write(seat: &Seat) -> bool {
-    seat.ready.has(Ready::WRITE) && seat.peer.has_output()
+fn wants_to_write(connection: &Connection) -> bool {
+    connection.ready.has(Ready::WRITE) && connection.peer.has_output()
 }
 
 fn frame_size_max(limits: OutboxLimits) -> u64 {
@@ -440,13 +466,13 @@ fn what_waits_behind_a_write_that_failed_is_leased() {
     let (slots, mut peers, id) = one_peer_of(OutboxFull::Refuse, clock, 90_000, 70_000);
     let now = clock.now().tick;
     peers.begin_turn(now);
-    let seat = peers.seats.get_mut(0).unwrap();
-    let mut replier = Replier::new(&slots, &mut seat.peer.outbox, now, id);
+    let connection = peers.connections.get_mut(0).unwrap();
+    let mut replier = Replier::new(&slots, &mut connection.peer.outbox, now, id);
     for size in [70_000, 9_000, 3_000] {
         replier.send(MessageType(1), vec![0; size]).unwrap();
     }
     let answered = replier.accepted();
-    seat.peer.answered.add(answered);
+    connection.peer.answered.add(answered);
     slots.ledger.note_accepted(answered);
     peers.handle_written(now, id, 82_024, Err(Errno::CONNRESET.into()));
     assert_eq!(slots.queued(id).messages, 3, "it is still there");
@@ -589,12 +615,12 @@ mod contended {
         assert_eq!(next, BufferKind::Discard);
         // The frame before the bad one may be answered as long as somebody holds it.
         peers.begin_turn(2);
-        assert!(!peers.seat(id).unwrap().peer.is_closing());
+        assert!(!peers.connection(id).unwrap().peer.is_closing());
         drop(block);
         peers.begin_turn(3);
-        let seat = peers.seat(id).unwrap();
-        assert_eq!(closing_reason(&seat.peer), CloseReason::BadVersion);
-        assert!(seat.peer.is_closing());
+        let connection = peers.connection(id).unwrap();
+        assert_eq!(closing_reason(&connection.peer), CloseReason::BadVersion);
+        assert!(connection.peer.is_closing());
     }
 }
 
@@ -649,15 +675,15 @@ mod budget {
         for round in 0..10 {
             fire(&mut peers, now + round * BUDGET_CHECK_MS);
         }
-        let seat = peers.seat(id).unwrap();
-        assert!(!seat.peer.is_closing() && seat.pause == Some(Pause::Budget));
+        let connection = peers.connection(id).unwrap();
+        assert!(!connection.peer.is_closing() && connection.pause == Some(Pause::Budget));
         // The loop may not sleep over it, whoever gave the bytes back.
         assert!(!peers.has_budget_again());
         peers.slots.ledger.budget.release(BUDGET);
         assert!(peers.has_budget_again());
         peers.begin_turn(now + 10 * BUDGET_CHECK_MS);
         assert!(!peers.has_budget_again());
-        assert_eq!(peers.seat(id).unwrap().pause, None);
+        assert_eq!(peers.connection(id).unwrap().pause, None);
     }
 
     /// A table of peers that take nothing, for each of which so many bytes are queued, and one that
@@ -690,7 +716,7 @@ mod budget {
         let addr = "10.0.0.1:1".parse().unwrap();
         let silent = queued.iter().map(|size| {
             let id = peers.handle_accepted(0, addr).unwrap();
-            peers.seat(id).unwrap().ready = Ready::default();
+            peers.connection(id).unwrap().ready = Ready::default();
             let payload = vec![0; size - 8];
             let frame = Frame::new(MessageType(1), &payload);
             slots.send(id, OutFrame { frame, owned: None }).unwrap();
@@ -706,8 +732,8 @@ mod budget {
 
     impl Peers {
         fn is_ending(&self, id: PeerId) -> bool {
-            let seat = self.seats.look(id.index() as usize);
-            seat.is_none_or(|seat| seat.peer.is_closing())
+            let connection = self.connections.look(id.index() as usize);
+            connection.is_none_or(|connection| connection.peer.is_closing())
         }
     }
 
@@ -755,7 +781,7 @@ mod budget {
             closing = silent.iter().filter(|id| peers.is_ending(**id)).count();
         }
         assert_eq!((closing, closed(&slots)), (1, 1));
-        assert_eq!(peers.seat(talker).unwrap().pause, None);
+        assert_eq!(peers.connection(talker).unwrap().pause, None);
     }
 
     /// All peers are looked at for the one that makes room, and so many of them in one turn.
@@ -809,9 +835,9 @@ mod budget {
     fn who_holds_much_is_closed_if_that_helps() {
         let (mut peers, id, now) = paused(40, BUDGET - 40_000);
         fire(&mut peers, now);
-        let seat = peers.seat(id).unwrap();
-        assert_eq!(closing_reason(&seat.peer), CloseReason::Budget);
-        assert!(seat.peer.is_closing());
+        let connection = peers.connection(id).unwrap();
+        assert_eq!(closing_reason(&connection.peer), CloseReason::Budget);
+        assert!(connection.peer.is_closing());
     }
 }
 
@@ -1011,7 +1037,7 @@ mod inline {
             assert_eq!(snapshot.outbound_queued, Traffic::default());
             assert_eq!(snapshot.outbound_accepted, snapshot.outbound_written);
             let (released, queued) = (self.slots.released(self.id), self.slots.queued(self.id));
-            let peer = &self.peers.seat(self.id).unwrap().peer;
+            let peer = &self.peers.connection(self.id).unwrap().peer;
             assert_eq!(peer.in_flight(released), Traffic::default());
             assert_eq!((queued, peer.outbox.count_unwritten()), Default::default());
             assert!(peer.outbox.is_empty());
@@ -1236,7 +1262,7 @@ fn a_peer_that_is_paused_too_late_is_read_again() {
     peers.watch_credit(id);
     assert!(peers.has_work());
     peers.begin_turn(2);
-    assert_eq!(peers.seat(id).unwrap().pause, None);
+    assert_eq!(peers.connection(id).unwrap().pause, None);
 }
 
 /// A peer that uses its credit up while it is being closed is told BYE as soon as what was read
@@ -1261,10 +1287,10 @@ fn what_a_stop_waits_for_is_told_though_the_peer_waits_for_credit() {
     peers.begin_finish(1, id, CloseReason::AppClosed, 10_000);
     let since = read(&mut peers, 85).unwrap();
     assert!(read(&mut peers, 1).is_none());
-    assert_eq!(peers.seat(id).unwrap().pause, Some(Pause::Credit));
+    assert_eq!(peers.connection(id).unwrap().pause, Some(Pause::Credit));
     let is_draining = |peers: &mut Peers| {
         peers.begin_turn(2);
-        peers.seat(id).unwrap().peer.is_closing()
+        peers.connection(id).unwrap().peer.is_closing()
     };
     assert!(!is_draining(&mut peers));
     drop(before);
@@ -1272,7 +1298,7 @@ fn what_a_stop_waits_for_is_told_though_the_peer_waits_for_credit() {
     peers.check(2);
     drop(since);
     peers.begin_turn(3);
-    assert_eq!(peers.seat(id).unwrap().pause, None);
+    assert_eq!(peers.connection(id).unwrap().pause, None);
 }
 
 /// Once for each cause that it is found to be paused for, however often it is looked at.
@@ -1504,7 +1530,12 @@ mod output {
             Some(Duration::from_millis(2))
         );
         assert_eq!(
-            peers.seat(id).unwrap().peer.outbox.bytes_by_priority()[1],
+            peers
+                .connection(id)
+                .unwrap()
+                .peer
+                .outbox
+                .bytes_by_priority()[1],
             2_500
         );
         turn(&mut peers, 20, id, 10_000);
@@ -1612,7 +1643,7 @@ mod reading {
                 &mut bytes,
             );
             assert_eq!(self.read(&bytes), 1);
-            assert!(self.peers.seat(self.id).unwrap().in_bulk);
+            assert!(self.peers.connection(self.id).unwrap().in_bulk);
         }
 
         /// Reads `bytes` in as many reads as their space asks for; returns how many that were.
@@ -1637,7 +1668,7 @@ mod reading {
 
         /// Bytes kept of an unfinished frame, and the storage for them.
         fn carry(&mut self) -> (usize, usize) {
-            let carry = &self.peers.seat(self.id).unwrap().peer.carry;
+            let carry = &self.peers.connection(self.id).unwrap().peer.carry;
             (carry.len(), carry.capacity())
         }
     }

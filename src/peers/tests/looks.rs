@@ -215,7 +215,7 @@ fn a_connection_becomes_dormant_when_everything_is_acknowledged() {
             vec![Unacknowledged::Never]
         };
         for (second, told) in (2..).zip(answers) {
-            assert!(!peers.seats.is_inactive(id), "{told:?}");
+            assert!(!peers.connections.is_inactive(id), "{told:?}");
             let now = second * 1_000;
             peers.handle_metrics_tick(now);
             assert!(peers.has_work());
@@ -225,7 +225,7 @@ fn a_connection_becomes_dormant_when_everything_is_acknowledged() {
             // It may have been asked to write, which it has nothing for.
             peers.begin_turn(now);
         }
-        assert!(peers.seats.is_inactive(id));
+        assert!(peers.connections.is_inactive(id));
         assert!(!peers.has_work());
     }
 }

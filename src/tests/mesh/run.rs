@@ -42,7 +42,7 @@ impl Tally {
 }
 
 /// The place where a process runs, or ran.
-struct Seat {
+struct Connection {
     who: Who,
     machine: Option<Machine>,
     restart_at: Tick,
@@ -62,7 +62,7 @@ struct Cut {
 
 pub(super) struct Run {
     fabric: Rc<RefCell<Fabric>>,
-    seats: Vec<Seat>,
+    connections: Vec<Connection>,
     people: Vec<Who>,
     wishes: Vec<Wish>,
     times: Times,
@@ -87,10 +87,10 @@ impl Run {
         let mut fabric = Fabric::new(random);
         draw_rates(&mut fabric);
         let fabric = Rc::new(RefCell::new(fabric));
-        let seats: Vec<Seat> = people
+        let connections: Vec<Connection> = people
             .iter()
             .enumerate()
-            .map(|(host, who)| Seat {
+            .map(|(host, who)| Connection {
                 who: who.clone(),
                 machine: Some(Machine::boot(&fabric, host, who, times, &wishes)),
                 restart_at: 0,
@@ -103,7 +103,7 @@ impl Run {
             .say(|| format!("{times:?} {people:#?} {wishes:#?}"));
         Self {
             fabric,
-            seats,
+            connections,
             people,
             wishes,
             times,
@@ -165,17 +165,21 @@ impl Run {
         assert!(self.steps < 5_000_000, "no end of steps");
         let now = self.now();
         let mut moved = self.fabric.borrow_mut().pass();
-        let first = self.draw(|random| random.below(self.seats.len()));
-        for offset in 0..self.seats.len() {
-            let place = (first + offset) % self.seats.len();
-            let seat = &mut self.seats[place];
-            if let Some(machine) = seat.machine.as_mut().filter(|_| seat.paused_until <= now) {
+        let first = self.draw(|random| random.below(self.connections.len()));
+        for offset in 0..self.connections.len() {
+            let place = (first + offset) % self.connections.len();
+            let connection = &mut self.connections[place];
+            if let Some(machine) = connection
+                .machine
+                .as_mut()
+                .filter(|_| connection.paused_until <= now)
+            {
                 moved |= machine.step(&self.wishes, &self.people);
                 if machine.next_act <= now && !machine.has_ended() {
                     machine.act(all);
                     moved = true;
                 }
-            } else if seat.machine.is_none() && seat.restart_at <= now {
+            } else if connection.machine.is_none() && connection.restart_at <= now {
                 self.restart(place);
                 moved = true;
             }
@@ -193,13 +197,13 @@ impl Run {
 
     fn next_tick(&self, faults: bool) -> Tick {
         let mut next = self.fabric.borrow().next_due();
-        for seat in &self.seats {
-            next = next.min(match &seat.machine {
-                None => seat.restart_at,
+        for connection in &self.connections {
+            next = next.min(match &connection.machine {
+                None => connection.restart_at,
                 Some(machine) if machine.has_ended() => Tick::MAX,
                 Some(machine) => {
                     let own = machine.sleeps_until().min(machine.next_act);
-                    own.max(seat.paused_until)
+                    own.max(connection.paused_until)
                 }
             });
         }
@@ -227,14 +231,14 @@ impl Run {
             drawn = drawn.saturating_sub(*weight);
             hit
         });
-        let place = self.draw(|random| random.below(self.seats.len()));
+        let place = self.draw(|random| random.below(self.connections.len()));
         match kind {
             Some(0) => self.cut_off(place),
             Some(1) => self.kill(place),
             Some(2) => self.pause(place),
             Some(3) => self.fabric.borrow_mut().reset_one(),
             Some(4) => {
-                if let Some(machine) = &self.seats[place].machine {
+                if let Some(machine) = &self.connections[place].machine {
                     machine.close_one();
                 }
             }
@@ -244,7 +248,7 @@ impl Run {
     }
 
     fn cut_off(&mut self, one: usize) {
-        let other = self.draw(|random| random.below(self.seats.len()));
+        let other = self.draw(|random| random.below(self.connections.len()));
         let pair = (one.min(other), one.max(other));
         if one == other || self.cuts.iter().any(|cut| cut.pair == pair) {
             return;
@@ -261,7 +265,7 @@ impl Run {
             noticed: false,
         };
         for (host, far) in [(one, other), (other, one)] {
-            let Some(machine) = &mut self.seats[host].machine else {
+            let Some(machine) = &mut self.connections[host].machine else {
                 continue;
             };
             for (index, _) in machine.introduced() {
@@ -320,9 +324,9 @@ impl Run {
             return;
         }
         for (host, epoch, peer) in &cut.watched {
-            let seat = &mut self.seats[*host];
-            let disturbed = seat.disturbed_at + slack > cut.since;
-            let Some(machine) = seat.machine.as_mut().filter(|_| !disturbed) else {
+            let connection = &mut self.connections[*host];
+            let disturbed = connection.disturbed_at + slack > cut.since;
+            let Some(machine) = connection.machine.as_mut().filter(|_| !disturbed) else {
                 continue;
             };
             if machine.epoch == *epoch {
@@ -340,28 +344,28 @@ impl Run {
     fn kill(&mut self, place: usize) {
         let now = self.now();
         let wait = self.draw(|random| random.pick(&[0, 30, 1_000, 6_000]));
-        if self.seats[place].machine.is_none() {
+        if self.connections[place].machine.is_none() {
             return;
         }
         self.excuse(|one, other| one == place || other == place);
-        let seat = &mut self.seats[place];
-        if let Some(mut machine) = seat.machine.take() {
+        let connection = &mut self.connections[place];
+        if let Some(mut machine) = connection.machine.take() {
             machine.check_closed(&|index| self.excused.contains(&index), false);
         }
         self.fabric.borrow_mut().kill(place);
-        let seat = &mut self.seats[place];
-        seat.restart_at = now + wait;
-        seat.disturbed_at = now + wait;
-        if self.fabric.borrow_mut().random.chance(300) && !seat.who.node_id.is_anonymous() {
-            seat.who.node_id = draw_node_id(&mut self.fabric.borrow_mut().random);
-            self.people[place] = seat.who.clone();
+        let connection = &mut self.connections[place];
+        connection.restart_at = now + wait;
+        connection.disturbed_at = now + wait;
+        if self.fabric.borrow_mut().random.chance(300) && !connection.who.node_id.is_anonymous() {
+            connection.who.node_id = draw_node_id(&mut self.fabric.borrow_mut().random);
+            self.people[place] = connection.who.clone();
         }
     }
 
     fn restart(&mut self, place: usize) {
-        let who = &self.seats[place].who;
+        let who = &self.connections[place].who;
         let machine = Machine::boot(&self.fabric, place, who, self.times, &self.wishes);
-        self.seats[place].machine = Some(machine);
+        self.connections[place].machine = Some(machine);
     }
 
     fn pause(&mut self, place: usize) {
@@ -371,14 +375,14 @@ impl Run {
         // Who answers the last PING late is dead, whatever kept it from answering.
         let spare = times.heartbeat_timeout - times.heartbeat;
         let longest = spare.saturating_sub(4 * latency + 50).min(2_000);
-        if longest == 0 || self.seats[place].paused_until + 4 * latency + 200 > now {
+        if longest == 0 || self.connections[place].paused_until + 4 * latency + 200 > now {
             return;
         }
         let length = self.draw(|random| random.next() % longest + 1);
-        let seat = &mut self.seats[place];
-        seat.paused_until = now + length;
-        seat.disturbed_at = now + length;
-        if seat.machine.is_some() {
+        let connection = &mut self.connections[place];
+        connection.paused_until = now + length;
+        connection.disturbed_at = now + length;
+        if connection.machine.is_some() {
             self.tally.pauses_survived += 1;
         }
         self.fabric
@@ -394,7 +398,7 @@ impl Run {
         let place = self.draw(|random| random.below(self.wishes.len()));
         let wish = &mut self.wishes[place];
         wish.active = false;
-        if let Some(machine) = &mut self.seats[wish.from].machine {
+        if let Some(machine) = &mut self.connections[wish.from].machine {
             machine.disconnect(place);
         }
         self.fabric
@@ -411,9 +415,9 @@ impl Run {
         let fabric = &mut *self.fabric.borrow_mut();
         fabric.rates = Rates::default();
         fabric.widen();
-        for seat in &mut self.seats {
-            seat.paused_until = seat.paused_until.min(now);
-            seat.restart_at = seat.restart_at.min(now);
+        for connection in &mut self.connections {
+            connection.paused_until = connection.paused_until.min(now);
+            connection.restart_at = connection.restart_at.min(now);
         }
     }
 
@@ -448,8 +452,8 @@ impl Run {
     }
 
     fn check_closed(&mut self) {
-        for seat in &mut self.seats {
-            if let Some(machine) = &mut seat.machine {
+        for connection in &mut self.connections {
+            if let Some(machine) = &mut connection.machine {
                 machine.check_closed(&|index| self.excused.contains(&index), true);
             }
         }
@@ -459,8 +463,8 @@ impl Run {
     /// Everybody who wants to be connected and may be is connected, once, both ways.
     fn check_pairs(&mut self) {
         let mut expected = Vec::new();
-        for one in 0..self.seats.len() {
-            for other in one + 1..self.seats.len() {
+        for one in 0..self.connections.len() {
+            for other in one + 1..self.connections.len() {
                 expected.extend(self.check_pair(one, other));
             }
         }
@@ -488,7 +492,7 @@ impl Run {
     fn describe(&mut self, index: usize) -> String {
         let hosts = [0, 1].map(|side| self.fabric.borrow().conns[index].ends[side].host);
         let inside = hosts.map(|host| {
-            let machine = self.seats[host].machine.as_mut();
+            let machine = self.connections[host].machine.as_mut();
             machine.map(|machine| machine.describe(index))
         });
         format!("{inside:#?} {:?}", self.fabric.borrow().conns[index])
@@ -516,7 +520,7 @@ impl Run {
             return None;
         }
         let [mut here, mut there] = [(one, ids[1]), (other, ids[0])].map(|(host, id)| {
-            let machine = self.seats[host].machine.as_mut().unwrap();
+            let machine = self.connections[host].machine.as_mut().unwrap();
             let found = machine
                 .introduced()
                 .into_iter()
@@ -533,7 +537,7 @@ impl Run {
         assert_eq!(here, there, "hosts {one} and {other} disagree");
         if kept > 0 && here.len() != 1 {
             let links = [one, other].map(|host| {
-                let machine = self.seats[host].machine.as_mut().unwrap();
+                let machine = self.connections[host].machine.as_mut().unwrap();
                 machine.describe_links()
             });
             panic!("hosts {one} and {other} have {here:?} and not one: {links:#?}");
@@ -553,7 +557,7 @@ impl Run {
             return None;
         }
         let [here, there] = [wish.from, wish.to].map(|host| {
-            let open = self.seats[host].machine.as_mut().unwrap().open();
+            let open = self.connections[host].machine.as_mut().unwrap().open();
             let fabric = self.fabric.borrow();
             let own = open
                 .into_iter()
@@ -568,23 +572,23 @@ impl Run {
     fn stop(&mut self) {
         self.fabric.borrow().say(|| "stop".to_owned());
         let mut latest = self.now();
-        for place in 0..self.seats.len() {
+        for place in 0..self.connections.len() {
             let wait = self.draw(|random| random.pick(&[0, 0, 10, 700]));
             let timeout = self.draw(|random| random.pick(&[0, 300, 5_000]));
             self.run_until(self.now() + wait, false, false);
-            let machine = self.seats[place].machine.as_ref().unwrap();
+            let machine = self.connections[place].machine.as_ref().unwrap();
             machine.stop(Duration::from_millis(timeout));
             latest = latest.max(self.now() + timeout);
         }
-        while self.seats.iter().any(|seat| {
-            let machine = seat.machine.as_ref();
+        while self.connections.iter().any(|connection| {
+            let machine = connection.machine.as_ref();
             machine.is_some_and(|machine| !machine.has_ended())
         }) {
             self.step(Tick::MAX, false, false);
             assert!(self.now() < latest + 1_500, "a stop takes too long");
         }
-        for seat in &mut self.seats {
-            if let Some(machine) = seat.machine.take() {
+        for connection in &mut self.connections {
+            if let Some(machine) = connection.machine.take() {
                 let ended = machine.finish();
                 self.tally.dialled += ended.dialled;
                 self.tally.messages += ended.inbound;

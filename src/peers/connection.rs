@@ -19,7 +19,7 @@ use crate::{
 
 /// One connection with its place in the lists of the loop.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(super) struct Connection {
     pub(super) peer: Peer,
     /// What the kernel said, until the call that would block.
     pub(super) ready: Ready,
@@ -66,7 +66,7 @@ pub(super) struct Seat {
     pub(super) broken: Option<CloseReason>,
     /// A call has failed, so that the system has told of the error and does not tell again.
     pub(super) failed: bool,
-    /// Set when the seat waits for its slot to be given back; nothing else happens to it.
+    /// Set when it waits for its slot to be given back; nothing else happens to it.
     pub(super) leaving: Option<Leaving>,
 }
 
@@ -83,7 +83,7 @@ pub(super) enum Standing {
     Dialled,
 }
 
-/// How a seat is left.
+/// How it leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Leaving {
     pub(super) reason: CloseReason,
@@ -137,7 +137,7 @@ impl Pause {
     }
 }
 
-impl Seat {
+impl Connection {
     pub(super) fn new(peer: Peer, standing: Standing) -> Box<Self> {
         Box::new(Self {
             peer,
