@@ -519,17 +519,7 @@ impl Peers {
         let block = (parsed.frames > 0).then(|| {
             let traffic = Traffic::new(u64::from(parsed.frames), size as u64);
             peer.read.add(traffic);
-            let head = BlockHead {
-                peer: id,
-                received: now.instant,
-                frames: parsed.frames,
-                // A block of one type is one of nothing else.
-                message_type: parsed.message_type.filter(|_| !parsed.has_protocol),
-                has_protocol: parsed.has_protocol,
-                has_correlation: parsed.has_correlation,
-                frame_size: parsed.frame_size.filter(|_| !parsed.has_protocol),
-                credit: traffic,
-            };
+            let head = head_of(id, now, &parsed, traffic);
             self.pool.make(&mut buffer.bytes, start, size, head)
         });
         let goes_on = peer.takes_messages() && parsed.fault.is_none();
@@ -821,6 +811,23 @@ fn block_space(pool: &mut BlockPool, carry: &[u8], limit: usize) -> ReadBuffer {
     let mut bytes = pool.take_buffer();
     bytes.extend_from_slice(carry);
     ReadBuffer::new(bytes, carry.len(), limit, BufferKind::Block)
+}
+
+/// Of a block with the frames that were parsed.
+#[inline]
+fn head_of(peer: PeerId, now: Now, parsed: &Parsed, credit: Traffic) -> BlockHead {
+    let is_plain = !parsed.has_protocol;
+    BlockHead {
+        peer,
+        received: now.instant,
+        frames: parsed.frames,
+        // A block of one type is one of nothing else.
+        message_type: parsed.message_type.filter(|_| is_plain),
+        has_protocol: parsed.has_protocol,
+        has_correlation: parsed.has_correlation,
+        frame_size: parsed.frame_size.filter(|_| is_plain),
+        credit,
+    }
 }
 
 /// Keeps the beginning of a frame, in storage of its size.
