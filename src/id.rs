@@ -203,10 +203,11 @@ impl fmt::Debug for ListenerId {
     }
 }
 
-/// A request of the service, from [`Handle::request`](crate::Handle::request) until it is resolved.
+/// A question of a service, from [`Handle::request`](crate::Handle::request) until it is resolved,
+/// or of a client ([`Client::push_request`](crate::Client::push_request)).
 ///
-/// It travels as the message's correlation number: the upper half is the same for all requests of a
-/// service and was drawn when that was made, the lower half counts.
+/// It travels as the message's correlation number: the upper half is the same for all questions of
+/// a service or client and was drawn when that was made, the lower half counts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub(crate) u64);
 

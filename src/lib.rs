@@ -157,6 +157,7 @@ mod resolve;
 pub mod wheel;
 // 3
 mod balance;
+mod client;
 mod config;
 mod dial;
 mod event;
@@ -214,6 +215,7 @@ pub mod fuzz {
 }
 
 pub use block::{Message, MessageRef};
+pub use client::{Client, ClientError, ClientMessage, ClientOptions};
 pub use config::{Config, Dispatch, Reconfigured};
 pub use dial::ConnectOptions;
 pub use dispatch::{

@@ -75,6 +75,23 @@ pub(crate) const CLOSED_ROWS_MAX: usize = 1024;
 /// Peers for which a stop had something to do and that lost nothing, by name in its printed report.
 pub(crate) const STOP_ROWS_SHOWN_MAX: usize = 16;
 
+// ----- client --------------------------------------------------------------------------------
+
+/// What a client offers to one read at first.
+pub(crate) const CLIENT_READ_SIZE: usize = BLOCK_SIZE;
+/// From how many bytes on a client writes what was pushed.
+pub(crate) const CLIENT_OUTPUT_BYTES_MAX: usize = 64 << 10;
+/// What it keeps of the memory for that, after a message that was longer.
+pub(crate) const CLIENT_OUTPUT_KEPT: usize = 2 * CLIENT_OUTPUT_BYTES_MAX;
+/// Default for the bytes from which on a client reads no more ahead.
+pub(crate) const CLIENT_INBOX_BYTES_DEFAULT: usize = 16 << 20;
+/// Questions of a client that are open.
+pub(crate) const CLIENT_REQUESTS_MAX: usize = 1 << 16;
+/// The smallest bound of a payload that a client may have: OK and BYE fit.
+pub(crate) const CLIENT_PAYLOAD_SIZE_MAX_MIN: u32 = 1 << 10;
+/// Bytes of agent and token in HELLO.
+pub(crate) const HELLO_FIELD_SIZE_MAX: usize = 255;
+
 // ----- work per turn -------------------------------------------------------------------------
 
 /// Bytes read from one peer before the others get their turn.
@@ -269,6 +286,8 @@ pub(crate) const CUT_PAUSE_MAX_US: u64 = 20_000;
 pub(crate) const FIRST_FRAME_TIMEOUT_MS: u64 = 5_000;
 /// Deadline for a connection that we make, and then for its OK.
 pub(crate) const CONNECT_TIMEOUT_MS: u64 = 5_000;
+/// How long a client waits for the service to end its side.
+pub(crate) const CLIENT_CLOSE_TIMEOUT_MS: u64 = 2 * DRAIN_MS;
 /// Pause before a link connects again: the first, and the longest.
 pub(crate) const RECONNECT_MIN_MS: u64 = 100;
 pub(crate) const RECONNECT_MAX_MS: u64 = 30_000;
