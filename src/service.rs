@@ -658,7 +658,7 @@ impl NetService {
                 let fan_out = FanOut::new(registry, slots, queue.bounds().clone());
                 let mut worker = Worker::new(
                     items,
-                    queue.set_desk(fan_out),
+                    queue.make_direct(fan_out),
                     Arc::clone(&poke),
                     on_tick,
                     self.config.idle,

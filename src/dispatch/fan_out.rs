@@ -179,7 +179,7 @@ impl FanOut {
 
     /// Whether a block is little work: it is of one type, which few subscribe to, and it is small
     /// or takes one step for each of them. False too if that cannot be had now.
-    pub(crate) fn is_light(&mut self, block: &BlockRef) -> bool {
+    pub(crate) fn is_cheap(&mut self, block: &BlockRef) -> bool {
         let Some(message_type) = block.head().message_type else {
             return false;
         };
@@ -201,7 +201,7 @@ impl FanOut {
     /// Whether a block that is light may find no room with somebody who was not told yet of what is
     /// in the queue, and may sleep over it.
     #[inline]
-    pub(crate) fn takes_unaware(&self, block: &BlockRef) -> bool {
+    pub(crate) fn would_overflow_sleeper(&self, block: &BlockRef) -> bool {
         if self.unannounced.is_empty() {
             return false;
         }

@@ -9,7 +9,7 @@
 
 mod answers;
 pub(crate) mod channel;
-mod desk;
+mod direct;
 mod entry;
 mod events;
 mod fan_out;
@@ -34,7 +34,7 @@ pub use options::{EndReason, OverflowPolicy, SubscribeOptions, TypeFilter};
 pub use replies::{PendingReply, Replies, Reply};
 pub use subscription::{Batch, ChannelSubscription, Iter, Messages, Subscription, TryIter};
 
-pub(crate) use desk::{Desk, Unannounced};
+pub(crate) use direct::{DirectDispatch, Unannounced};
 pub(crate) use fan_out::FanOut;
 pub(crate) use queue::{DispatchQueue, Item, Poke, PushError, QueueBounds};
 pub(crate) use registry::{Outlet, Registry};

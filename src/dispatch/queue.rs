@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Desk, FanOut, Notice,
+    DirectDispatch, FanOut, Notice,
     channel::{self, Receiver, Sender},
 };
 use crate::{
@@ -57,7 +57,7 @@ pub(crate) struct DispatchQueue {
     /// message comes in a block of its own.
     items_max: usize,
     /// Where the dispatcher works, once there is one.
-    desk: Option<Arc<Desk>>,
+    direct: Option<Arc<DirectDispatch>>,
 }
 
 const NOTHING: u8 = 0;
@@ -96,17 +96,17 @@ impl DispatchQueue {
                 items: Arc::new(items),
                 bounds: QueueBounds::new(ledger),
                 items_max: capacity.saturating_add(EVENTS_QUEUED_MAX),
-                desk: None,
+                direct: None,
             },
             receiver,
         )
     }
 
-    /// Makes the desk at which what goes through the queue is dispatched.
-    pub(crate) fn set_desk(&mut self, fan_out: FanOut) -> Arc<Desk> {
-        let desk = Arc::new(Desk::new(fan_out));
-        self.desk = Some(Arc::clone(&desk));
-        desk
+    /// Has the loop dispatch directly what the dispatcher need not.
+    pub(crate) fn make_direct(&mut self, fan_out: FanOut) -> Arc<DirectDispatch> {
+        let direct = Arc::new(DirectDispatch::new(fan_out));
+        self.direct = Some(Arc::clone(&direct));
+        direct
     }
 
     pub(crate) fn bounds(&self) -> &QueueBounds {
@@ -159,22 +159,22 @@ impl DispatchQueue {
     /// Wakes those who sleep and for whom this thread dispatched something. False if it is the
     /// dispatcher that has to do so.
     pub(crate) fn announce(&self) -> bool {
-        self.desk.as_ref().is_none_or(|desk| desk.announce())
+        self.direct.as_ref().is_none_or(|direct| direct.announce())
     }
 
     fn note_handed(&self) {
-        if let Some(desk) = &self.desk {
-            desk.note_handed();
+        if let Some(direct) = &self.direct {
+            direct.note_handed();
         }
     }
 
     /// Dispatches a block on this thread, if there is room for it, it is [little
-    /// work](FanOut::is_light), and the dispatcher has nothing to do; otherwise it comes back.
+    /// work](FanOut::is_cheap), and the dispatcher has nothing to do; otherwise it comes back.
     /// Unless it `announces`, [`announce`](Self::announce) has to follow.
     pub(crate) fn dispatch(&self, block: BlockRef, announces: bool) -> Result<(), BlockRef> {
-        match &self.desk {
-            Some(desk) if self.bounds.has_room_for_block(&block) => {
-                desk.dispatch(block, announces, |block| self.bounds.raise_block(block))
+        match &self.direct {
+            Some(direct) if self.bounds.has_room_for_block(&block) => {
+                direct.dispatch(block, announces, |block| self.bounds.raise_block(block))
             }
             Some(_) | None => Err(block),
         }

@@ -2,7 +2,7 @@
 
 mod answers;
 mod cuts;
-mod desk;
+mod direct;
 mod merged;
 mod mixed;
 #[cfg(nebnet_loom)]

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Desk, FanOut, channel::Receiver, queue::Item, queue::Poke};
+use super::{DirectDispatch, FanOut, channel::Receiver, queue::Item, queue::Poke};
 use crate::{
     clock::Clock,
     idle::{Idle, IdleStrategy},
@@ -19,7 +19,7 @@ use crate::{
 /// What the thread runs: takes items until the loop has let go of the queue and it is empty.
 pub(crate) struct Worker {
     items: Receiver<Item>,
-    desk: Arc<Desk>,
+    direct: Arc<DirectDispatch>,
     poke: Arc<Poke>,
     on_tick: OnTick,
     idle: Idle,
@@ -34,7 +34,7 @@ pub(crate) type OnTick = Box<dyn FnMut() + Send>;
 impl Worker {
     pub(crate) fn new(
         items: Receiver<Item>,
-        desk: Arc<Desk>,
+        direct: Arc<DirectDispatch>,
         poke: Arc<Poke>,
         on_tick: OnTick,
         idle: IdleStrategy,
@@ -42,7 +42,7 @@ impl Worker {
     ) -> Self {
         Self {
             items,
-            desk,
+            direct,
             poke,
             on_tick,
             idle: Idle::new(idle),
@@ -61,7 +61,7 @@ impl Worker {
                 self.handle(item);
             }
         }));
-        let closed = catch_unwind(AssertUnwindSafe(|| self.desk.close()));
+        let closed = catch_unwind(AssertUnwindSafe(|| self.direct.close()));
         result.and(closed).map_err(|panic| panic_message(&*panic))
     }
 
@@ -69,7 +69,7 @@ impl Worker {
     /// the loop has let go of it, as undelivered.
     pub(crate) fn abandon(&mut self) {
         while let Ok(item) = self.items.recv() {
-            self.desk.visit(|fan_out| fan_out.abandon(item));
+            self.direct.visit(|fan_out| fan_out.abandon(item));
         }
     }
 
@@ -93,7 +93,7 @@ impl Worker {
         match item {
             Item::Block(block) => {
                 let unannounced = &mut self.unannounced;
-                self.desk.handle(|fan_out| {
+                self.direct.handle(|fan_out| {
                     fan_out.dispatch_unannounced(block);
                     if announces || fan_out.unannounced_bytes() >= UNANNOUNCED_BYTES_MAX {
                         fan_out.announce();
@@ -101,14 +101,14 @@ impl Worker {
                     }
                 });
             }
-            Item::Event(event) => self.desk.handle(|fan_out| fan_out.dispatch_event(event)),
-            Item::Timer(timer) => self.desk.handle(|fan_out| fan_out.dispatch_timer(timer)),
-            Item::Notice(notice) => self.desk.handle(|fan_out| fan_out.handle_notice(*notice)),
-            Item::Cut(marker) => self.desk.handle(|fan_out| fan_out.handle_cut(*marker)),
+            Item::Event(event) => self.direct.handle(|fan_out| fan_out.dispatch_event(event)),
+            Item::Timer(timer) => self.direct.handle(|fan_out| fan_out.dispatch_timer(timer)),
+            Item::Notice(notice) => self.direct.handle(|fan_out| fan_out.handle_notice(*notice)),
+            Item::Cut(marker) => self.direct.handle(|fan_out| fan_out.handle_cut(*marker)),
             Item::Poke => {}
         }
         if announces && std::mem::take(&mut self.unannounced) > 0 {
-            self.desk.visit(FanOut::announce);
+            self.direct.visit(FanOut::announce);
         }
         if self.poke.take() {
             self.look_around();
@@ -116,9 +116,9 @@ impl Worker {
     }
 
     fn look_around(&mut self) {
-        self.desk.visit(FanOut::pump);
+        self.direct.visit(FanOut::pump);
         if self.poke.take_tick() {
-            self.desk.visit(FanOut::trim);
+            self.direct.visit(FanOut::trim);
             (self.on_tick)();
         }
     }
@@ -142,7 +142,7 @@ impl Worker {
 impl fmt::Debug for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Worker")
-            .field("desk", &self.desk)
+            .field("direct", &self.direct)
             .finish_non_exhaustive()
     }
 }

@@ -234,7 +234,7 @@ impl Run {
             let fan_out = FanOut::new(registry, Arc::clone(&slots), queue.bounds().clone());
             world.worker = Some(Worker::new(
                 items,
-                queue.set_desk(fan_out),
+                queue.make_direct(fan_out),
                 Arc::clone(&poke),
                 Box::new(|| {}),
                 IdleStrategy::Block,

@@ -170,12 +170,12 @@ fn what_the_loop_dispatches_itself_overtakes_nothing() {
         let mut blocks: Vec<_> = (0..BLOCKS).map(|_| bench.block(&[1])).collect();
         let (registry, slots) = (Arc::clone(&bench.registry), Arc::clone(&bench.slots));
         let (mut queue, mut items) = DispatchQueue::new(Arc::clone(&slots.ledger));
-        let desk = queue.set_desk(FanOut::new(registry, slots, queue.bounds().clone()));
+        let direct = queue.make_direct(FanOut::new(registry, slots, queue.bounds().clone()));
         let dispatcher = thread::spawn(move || {
             // As `Worker::run` does it; a poke is the end here.
-            desk.visit(FanOut::pump);
+            direct.visit(FanOut::pump);
             while let Item::Block(block) = items.recv().unwrap() {
-                desk.handle(|fan_out| fan_out.dispatch(block));
+                direct.handle(|fan_out| fan_out.dispatch(block));
             }
         });
         // As the loop does it: a block of bulk is the dispatcher's, others are if they have to be.
@@ -200,7 +200,7 @@ fn what_the_loop_dispatches_itself_overtakes_nothing() {
     assert!(runs.iter().all(|count| *count > 0), "{runs:?}");
 }
 
-/// What the loop has dispatched is announced by it, or by the dispatcher that stands at the desk.
+/// What the loop has dispatched is announced by it, or by the dispatcher that has the fan-out.
 #[test]
 fn whoever_dispatches_late_the_receiver_is_woken() {
     let asked: Arc<[std::sync::atomic::AtomicU64; 2]> = Arc::default();
@@ -214,21 +214,21 @@ fn whoever_dispatches_late_the_receiver_is_woken() {
         let poke = Arc::clone(registry.poke(0));
         let (mut queue, mut items) = DispatchQueue::new(Arc::clone(&slots.ledger));
         poke.set_wake(queue.waker());
-        let desk = queue.set_desk(FanOut::new(registry, slots, queue.bounds().clone()));
-        desk.visit(FanOut::refresh);
+        let direct = queue.make_direct(FanOut::new(registry, slots, queue.bounds().clone()));
+        direct.visit(FanOut::refresh);
         let dispatcher = thread::spawn({
             let poke = Arc::clone(&poke);
             move || {
                 // As `Worker::run` does it; an event is the end here. It looks around first.
-                desk.visit(FanOut::announce);
+                direct.visit(FanOut::announce);
                 loop {
                     match items.recv().unwrap() {
-                        Item::Block(block) => desk.handle(|fan_out| fan_out.dispatch(block)),
+                        Item::Block(block) => direct.handle(|fan_out| fan_out.dispatch(block)),
                         Item::Poke => {}
                         Item::Event(_) | Item::Timer(_) | Item::Notice(_) | Item::Cut(_) => break,
                     }
                     if poke.take() {
-                        desk.visit(FanOut::announce);
+                        direct.visit(FanOut::announce);
                     }
                 }
             }
@@ -391,7 +391,7 @@ fn nothing_is_dropped_for_want_of_being_told() {
         let (registry, slots) = (&untold.bench.registry, &untold.bench.slots);
         let (registry, slots) = (Arc::clone(registry), Arc::clone(slots));
         let (mut queue, items) = DispatchQueue::new(Arc::clone(&slots.ledger));
-        let desk = queue.set_desk(FanOut::new(registry, slots, queue.bounds().clone()));
+        let direct = queue.make_direct(FanOut::new(registry, slots, queue.bounds().clone()));
         let (short, long) = (untold.block(1), untold.block(4));
         assert!(queue.dispatch(short, false).is_ok());
         let direct = queue.dispatch(long, false);
@@ -401,7 +401,7 @@ fn nothing_is_dropped_for_want_of_being_told() {
             untold.wait_until_taken();
             // As the dispatcher does it.
             while let Ok(Item::Block(block)) = items.try_recv() {
-                desk.handle(|fan_out| fan_out.dispatch_unannounced(block));
+                direct.handle(|fan_out| fan_out.dispatch_unannounced(block));
             }
         }
         assert!(queue.announce());

@@ -28,7 +28,7 @@ fn link_by(resolver: &Resolver) -> NewLink {
     }
 }
 
-impl Desk {
+impl Rig {
     fn resolved(&mut self, resolved: Resolved) {
         self.peers.handle_resolved(self.now, LINK, resolved);
         self.settle();
@@ -58,126 +58,123 @@ fn failed_with(message: &str) -> Resolved {
 #[test]
 fn a_lookup_that_takes_too_long_is_a_failed_attempt() {
     let (resolver, _word) = hanging();
-    let mut desk = Desk::new(rules());
-    desk.connect(link_by(&resolver));
+    let mut rig = Rig::new(rules());
+    rig.connect(link_by(&resolver));
     for attempt in 1..=3 {
-        desk.advance(999);
-        assert!(desk.events.is_empty());
-        desk.advance(1);
-        let (error, attempts, retry_in) = desk.dial_failed();
+        rig.advance(999);
+        assert!(rig.events.is_empty());
+        rig.advance(1);
+        let (error, attempts, retry_in) = rig.dial_failed();
         assert_eq!((error, attempts), (DialError::ResolveTimeout, attempt));
-        desk.wait_for(retry_in);
+        rig.wait_for(retry_in);
     }
-    assert_eq!(desk.slots.ledger.lookups_timed_out.get(), 3);
-    assert_eq!(desk.tried(), []);
+    assert_eq!(rig.slots.ledger.lookups_timed_out.get(), 3);
+    assert_eq!(rig.tried(), []);
     // The link's own timeout goes before the service's; not kept, it ends.
-    let mut desk = Desk::new(rules());
-    desk.connect(NewLink {
+    let mut rig = Rig::new(rules());
+    rig.connect(NewLink {
         keep: false,
         timeout_ms: Some(50),
         ..link_by(&resolver)
     });
-    desk.advance(50);
-    assert_eq!(desk.dial_failed().0, DialError::ResolveTimeout);
-    assert_eq!(desk.links(), 0);
+    rig.advance(50);
+    assert_eq!(rig.dial_failed().0, DialError::ResolveTimeout);
+    assert_eq!(rig.links(), 0);
 }
 
 #[test]
 fn the_last_known_addresses_are_tried_where_a_lookup_fails() {
     let (resolver, _word) = hanging();
-    let mut desk = Desk::new(rules());
-    desk.connect(link_by(&resolver));
-    desk.resolved(Ok(vec![addr(1), addr(2)]));
-    let id = desk.made();
-    desk.read(id, &ok(1));
+    let mut rig = Rig::new(rules());
+    rig.connect(link_by(&resolver));
+    rig.resolved(Ok(vec![addr(1), addr(2)]));
+    let id = rig.made();
+    rig.read(id, &ok(1));
     // Late, failed: the known ones are tried before anything is told.
     for lost in 0..4 {
-        let (id, _) = *desk.connects.last().unwrap();
-        desk.reset(id);
-        desk.events.clear();
-        desk.wait_for_lookup();
-        let tried = desk.connects.len();
+        let (id, _) = *rig.connects.last().unwrap();
+        rig.reset(id);
+        rig.events.clear();
+        rig.wait_for_lookup();
+        let tried = rig.connects.len();
         if lost % 2 == 0 {
-            desk.advance(999);
-            assert_eq!(desk.connects.len(), tried, "not before its time");
-            desk.advance(1);
+            rig.advance(999);
+            assert_eq!(rig.connects.len(), tried, "not before its time");
+            rig.advance(1);
         } else {
-            desk.resolved(failed_with("no server"));
+            rig.resolved(failed_with("no server"));
         }
-        assert_eq!(desk.tried()[tried..], [addr(1)]);
-        let id = desk.made();
-        desk.read(id, &ok(1));
-        assert!(matches!(desk.next_event(), Event::Connected { .. }));
+        assert_eq!(rig.tried()[tried..], [addr(1)]);
+        let id = rig.made();
+        rig.read(id, &ok(1));
+        assert!(matches!(rig.next_event(), Event::Connected { .. }));
     }
     // If none of them works, the attempt has failed with what the last one said.
-    let id = desk.connects.last().unwrap().0;
-    desk.reset(id);
-    desk.events.clear();
-    desk.wait_for_lookup();
-    desk.resolved(failed_with("no server"));
-    desk.refuse();
-    assert!(desk.events.is_empty(), "another address is known");
-    desk.refuse();
-    let (error, ..) = desk.dial_failed();
+    let id = rig.connects.last().unwrap().0;
+    rig.reset(id);
+    rig.events.clear();
+    rig.wait_for_lookup();
+    rig.resolved(failed_with("no server"));
+    rig.refuse();
+    assert!(rig.events.is_empty(), "another address is known");
+    rig.refuse();
+    let (error, ..) = rig.dial_failed();
     assert!(matches!(error, DialError::Connect { .. }), "{error:?}");
-    assert_eq!(desk.slots.ledger.lookups_timed_out.get(), 2);
+    assert_eq!(rig.slots.ledger.lookups_timed_out.get(), 2);
 }
 
 #[test]
 fn without_a_known_address_a_failed_lookup_is_a_failed_attempt() {
     let (resolver, _word) = hanging();
-    let mut desk = Desk::new(rules());
-    desk.connect(link_by(&resolver));
-    desk.resolved(failed_with("no such name"));
-    let (error, attempts, retry_in) = desk.dial_failed();
+    let mut rig = Rig::new(rules());
+    rig.connect(link_by(&resolver));
+    rig.resolved(failed_with("no such name"));
+    let (error, attempts, retry_in) = rig.dial_failed();
     let message = "no such name".to_owned();
     assert_eq!(error, DialError::Resolve { message });
-    assert_eq!(
-        (attempts, desk.slots.ledger.lookups_timed_out.get()),
-        (1, 0)
-    );
+    assert_eq!((attempts, rig.slots.ledger.lookups_timed_out.get()), (1, 0));
     // What fails while no attempt waits for it is no news.
-    desk.resolved(failed_with("still no such name"));
-    assert!(desk.events.is_empty());
-    desk.wait_for(retry_in);
-    desk.resolved(Ok(vec![addr(3)]));
-    assert_eq!(desk.tried(), [addr(3)]);
+    rig.resolved(failed_with("still no such name"));
+    assert!(rig.events.is_empty());
+    rig.wait_for(retry_in);
+    rig.resolved(Ok(vec![addr(3)]));
+    assert_eq!(rig.tried(), [addr(3)]);
 }
 
 #[test]
 fn a_late_answer_is_used_by_the_next_attempt() {
     let (resolver, _word) = hanging();
-    let mut desk = Desk::new(rules());
-    desk.connect(link_by(&resolver));
-    desk.advance(1_000);
-    let retry_in = desk.dial_failed().2;
-    desk.resolved(Ok(vec![addr(1)]));
-    assert_eq!(desk.tried(), [], "the pause goes on");
-    desk.wait_for(retry_in);
-    assert_eq!(desk.tried(), [addr(1)]);
+    let mut rig = Rig::new(rules());
+    rig.connect(link_by(&resolver));
+    rig.advance(1_000);
+    let retry_in = rig.dial_failed().2;
+    rig.resolved(Ok(vec![addr(1)]));
+    assert_eq!(rig.tried(), [], "the pause goes on");
+    rig.wait_for(retry_in);
+    assert_eq!(rig.tried(), [addr(1)]);
     // Once: then the name is asked for again, and the known address comes when that is late.
-    desk.refuse();
-    let retry_in = desk.dial_failed().2;
-    desk.wait_for(retry_in);
-    assert_eq!(desk.tried().len(), 1);
-    desk.advance(1_000);
-    assert_eq!(desk.tried(), [addr(1), addr(1)]);
+    rig.refuse();
+    let retry_in = rig.dial_failed().2;
+    rig.wait_for(retry_in);
+    assert_eq!(rig.tried().len(), 1);
+    rig.advance(1_000);
+    assert_eq!(rig.tried(), [addr(1), addr(1)]);
     // An answer while these are dialled.
-    desk.resolved(Ok(vec![addr(2)]));
-    assert_eq!(desk.tried().len(), 2);
-    desk.refuse();
-    let retry_in = desk.dial_failed().2;
-    desk.wait_for(retry_in);
-    assert_eq!(desk.tried().last(), Some(&addr(2)));
+    rig.resolved(Ok(vec![addr(2)]));
+    assert_eq!(rig.tried().len(), 2);
+    rig.refuse();
+    let retry_in = rig.dial_failed().2;
+    rig.wait_for(retry_in);
+    assert_eq!(rig.tried().last(), Some(&addr(2)));
     // One while the link is up changes nothing but what is known.
-    let id = desk.made();
-    desk.read(id, &ok(1));
-    desk.resolved(Ok(vec![addr(4)]));
-    desk.reset(id);
-    desk.wait_for_lookup();
-    assert_eq!(desk.tried().len(), 3, "the name is looked up anew");
-    desk.resolved(Ok(vec![addr(5)]));
-    assert_eq!(desk.tried().last(), Some(&addr(5)));
+    let id = rig.made();
+    rig.read(id, &ok(1));
+    rig.resolved(Ok(vec![addr(4)]));
+    rig.reset(id);
+    rig.wait_for_lookup();
+    assert_eq!(rig.tried().len(), 3, "the name is looked up anew");
+    rig.resolved(Ok(vec![addr(5)]));
+    assert_eq!(rig.tried().last(), Some(&addr(5)));
 }
 
 /// Has as many names looked up and waiting as may be.
@@ -195,42 +192,42 @@ fn fill(resolver: &Resolver) {
 fn a_resolver_that_has_enough_to_do_is_asked_again_later() {
     let (resolver, _word) = hanging();
     fill(&resolver);
-    let mut desk = Desk::new(rules());
-    desk.connect(link_by(&resolver));
+    let mut rig = Rig::new(rules());
+    rig.connect(link_by(&resolver));
     for attempt in 1..=3 {
-        let (error, attempts, retry_in) = desk.dial_failed();
+        let (error, attempts, retry_in) = rig.dial_failed();
         assert!(matches!(error, DialError::Resolve { .. }), "{error:?}");
         assert_eq!(attempts, attempt);
-        assert_eq!(desk.slots.ledger.lookups_refused.get(), u64::from(attempt));
-        desk.wait_for(retry_in);
+        assert_eq!(rig.slots.ledger.lookups_refused.get(), u64::from(attempt));
+        rig.wait_for(retry_in);
     }
-    desk.events.clear();
+    rig.events.clear();
     resolver.forget(LinkId(1000 + 100), "host100:1");
-    desk.advance(30_000);
-    let refused = desk.slots.ledger.lookups_refused.get();
-    assert!(desk.slots.ledger.lookups_timed_out.get() > 0);
+    rig.advance(30_000);
+    let refused = rig.slots.ledger.lookups_refused.get();
+    assert!(rig.slots.ledger.lookups_timed_out.get() > 0);
     assert_eq!(refused, 4, "it has a place now");
 }
 
 #[test]
 fn a_link_that_is_given_up_while_its_name_is_looked_up_leaves_nothing() {
     let (resolver, _word) = hanging();
-    let ways: [fn(&mut Desk); 3] = [
-        |desk| desk.peers.handle_disconnect(desk.now, LINK),
-        |desk| desk.peers.begin_stop(desk.now, desk.now + 2_000),
-        |desk| desk.peers.abort_all(desk.now, CloseReason::Internal),
+    let ways: [fn(&mut Rig); 3] = [
+        |rig| rig.peers.handle_disconnect(rig.now, LINK),
+        |rig| rig.peers.begin_stop(rig.now, rig.now + 2_000),
+        |rig| rig.peers.abort_all(rig.now, CloseReason::Internal),
     ];
     for give_up in ways {
-        let mut desk = Desk::new(rules());
-        desk.connect(link_by(&resolver));
-        give_up(&mut desk);
-        desk.settle();
-        assert_eq!(desk.links(), 0);
-        desk.resolved(Ok(vec![addr(1)]));
-        desk.advance(60_000);
-        assert_eq!(desk.tried(), []);
-        assert!(desk.events.is_empty());
-        assert_eq!(desk.slots.ledger.stale_events.get(), 0, "no timer is left");
+        let mut rig = Rig::new(rules());
+        rig.connect(link_by(&resolver));
+        give_up(&mut rig);
+        rig.settle();
+        assert_eq!(rig.links(), 0);
+        rig.resolved(Ok(vec![addr(1)]));
+        rig.advance(60_000);
+        assert_eq!(rig.tried(), []);
+        assert!(rig.events.is_empty());
+        assert_eq!(rig.slots.ledger.stale_events.get(), 0, "no timer is left");
     }
 }
 
@@ -242,15 +239,15 @@ fn a_link_that_ends_after_its_lookup_was_late_leaves_no_question() {
     fill(&resolver);
     resolver.forget(LinkId(1000 + 100), "host100:1");
     for keep in [false, true] {
-        let mut desk = Desk::new(rules());
+        let mut rig = Rig::new(rules());
         let asked = link_by(&resolver);
-        desk.connect(NewLink { keep, ..asked });
-        desk.advance(1_000);
-        assert_eq!(desk.dial_failed().0, DialError::ResolveTimeout);
-        assert_eq!(desk.links(), usize::from(keep));
-        desk.peers.handle_disconnect(desk.now, LINK);
-        desk.settle();
-        assert_eq!(desk.links(), 0);
+        rig.connect(NewLink { keep, ..asked });
+        rig.advance(1_000);
+        assert_eq!(rig.dial_failed().0, DialError::ResolveTimeout);
+        assert_eq!(rig.links(), usize::from(keep));
+        rig.peers.handle_disconnect(rig.now, LINK);
+        rig.settle();
+        assert_eq!(rig.links(), 0);
         let other = (LinkId(999), "other:1");
         let asked = resolver.ask(other.0, other.1);
         assert!(asked.is_ok(), "{keep} {asked:?}");

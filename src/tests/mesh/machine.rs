@@ -620,7 +620,7 @@ fn make_sink(registry: &Arc<Registry>, slots: &Arc<Slots>, inline: bool) -> (Sin
     poke.set_wake(queue.waker());
     let worker = Worker::new(
         items,
-        queue.set_desk(fan_out),
+        queue.make_direct(fan_out),
         poke,
         Box::new(|| {}),
         IdleStrategy::Block,

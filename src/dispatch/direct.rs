@@ -1,10 +1,10 @@
-//! The fan-out of a service with a dispatcher thread, and who works at it.
+//! Direct dispatch: the fan-out of a service with a dispatcher thread, which the loop may use.
 //!
 //! It is the dispatcher's. But a hand-off to a thread that sleeps costs more than the fan-out of a
 //! read to one or two subscribers, which is one step for each of them, however many messages it
-//! brought: so the loop does that itself, while the dispatcher has nothing to do. It does so only
-//! when everything that it ever handed over was handled, and so nothing can overtake; and it never
-//! waits, for the dispatcher may be looking around.
+//! brought: so the loop does that itself ("directly"), while the dispatcher has nothing to do. It
+//! does so only when everything that it ever handed over was handled, and so nothing can overtake;
+//! and it never waits, for the dispatcher may be looking around.
 
 use std::sync::PoisonError;
 
@@ -21,9 +21,9 @@ use crate::{
 
 /// Shared by the loop and the dispatcher.
 #[derive(Debug)]
-pub(crate) struct Desk {
+pub(crate) struct DirectDispatch {
     fan_out: Mutex<FanOut>,
-    turns: Turns,
+    hand_overs: HandOvers,
 }
 
 /// What the loop has dispatched itself since those who sleep were last woken to take it. To wake
@@ -71,7 +71,7 @@ impl Unannounced {
 
 /// What the loop handed over, and what of it is done.
 #[derive(Debug, Default)]
-struct Turns {
+struct HandOvers {
     /// Items that the loop has put into the dispatch queue; written by the loop.
     handed: AtomicU64,
     /// How many of them the dispatcher has handled; written by it, while it holds the fan-out.
@@ -81,7 +81,7 @@ struct Turns {
 /// More than was ever handed over: the dispatcher has ended.
 const ENDED: u64 = u64::MAX;
 
-impl Turns {
+impl HandOvers {
     fn note(count: &AtomicU64) {
         let next = count.load(Ordering::Relaxed).wrapping_add(1);
         count.store(next, Ordering::Release);
@@ -93,24 +93,24 @@ impl Turns {
     }
 }
 
-impl Desk {
+impl DirectDispatch {
     pub(crate) fn new(fan_out: FanOut) -> Self {
         Self {
             fan_out: Mutex::new(fan_out),
-            turns: Turns::default(),
+            hand_overs: HandOvers::default(),
         }
     }
 
     /// The loop has handed an item to the dispatcher.
     pub(crate) fn note_handed(&self) {
-        Turns::note(&self.turns.handed);
+        HandOvers::note(&self.hand_overs.handed);
     }
 
     /// The dispatcher handles an item that the loop has handed over.
     pub(crate) fn handle(&self, item: impl FnOnce(&mut FanOut)) {
         self.visit(|fan_out| {
             item(fan_out);
-            Turns::note(&self.turns.handled);
+            HandOvers::note(&self.hand_overs.handled);
         });
     }
 
@@ -124,7 +124,7 @@ impl Desk {
     /// The dispatcher ends, and with it the fan-out.
     pub(crate) fn close(&self) {
         self.visit(|fan_out| {
-            self.turns.handled.store(ENDED, Ordering::Release);
+            self.hand_overs.handled.store(ENDED, Ordering::Release);
             fan_out.close();
         });
     }
@@ -148,16 +148,16 @@ impl Desk {
         announces: bool,
         raise: impl FnOnce(&BlockRef),
     ) -> Result<(), BlockRef> {
-        if !self.turns.is_done() {
+        if !self.hand_overs.is_done() {
             return Err(block);
         }
         let Ok(mut fan_out) = self.fan_out.try_lock() else {
             return Err(block);
         };
-        if !fan_out.is_light(&block) {
+        if !fan_out.is_cheap(&block) {
             return Err(block);
         }
-        if fan_out.takes_unaware(&block) {
+        if fan_out.would_overflow_sleeper(&block) {
             // It takes what it has while the block goes to the dispatcher.
             fan_out.announce();
             return Err(block);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    dispatch::{channel::Receiver, desk::Desk},
+    dispatch::{channel::Receiver, direct::DirectDispatch},
     limits::{
         BLOCK_SIZE, LOOP_UNANNOUNCED_BYTES_MAX, LOOP_UNANNOUNCED_MS, UNANNOUNCED_BYTES_MAX,
         UNANNOUNCED_ITEMS_MAX,
@@ -18,10 +18,10 @@ fn queue(registry: &Registry, messages: usize) -> Receiver<Delivery> {
     receiver
 }
 
-/// A bench whose fan-out is on a desk, and a subscription to some types.
+/// A bench whose fan-out dispatches directly, and a subscription to some types.
 struct Place {
     bench: Bench,
-    desk: Desk,
+    direct: DirectDispatch,
     subscriptions: Vec<Subscription>,
 }
 
@@ -31,10 +31,10 @@ impl Place {
         let subscribe = |_| bench.subscribe(SubscribeOptions::new(MessageType(7)));
         let subscriptions = (0..subscribers).map(subscribe).collect();
         let (registry, slots) = (Arc::clone(&bench.registry), Arc::clone(&bench.slots));
-        let desk = Desk::new(FanOut::new(registry, slots, bench.bounds.clone()));
+        let direct = DirectDispatch::new(FanOut::new(registry, slots, bench.bounds.clone()));
         Self {
             bench,
-            desk,
+            direct,
             subscriptions,
         }
     }
@@ -44,7 +44,7 @@ impl Place {
         let block = self.bench.block(types);
         let bounds = &self.bench.bounds;
         let raise = |block: &BlockRef| bounds.raise_block(block);
-        self.desk.dispatch(block, true, raise).is_ok()
+        self.direct.dispatch(block, true, raise).is_ok()
     }
 
     fn has_message(&mut self, subscription: usize) -> bool {
@@ -67,12 +67,12 @@ fn a_small_block_is_dispatched_at_once_while_the_dispatcher_has_nothing() {
 #[test]
 fn what_was_handed_over_is_not_overtaken() {
     let mut place = Place::new(1);
-    place.desk.note_handed();
-    place.desk.note_handed();
+    place.direct.note_handed();
+    place.direct.note_handed();
     assert!(!place.try_dispatch(&[7]));
-    place.desk.handle(|_| {});
+    place.direct.handle(|_| {});
     assert!(!place.try_dispatch(&[7]), "one of the two is left");
-    place.desk.handle(|_| {});
+    place.direct.handle(|_| {});
     assert!(place.try_dispatch(&[7]));
     assert!(place.has_message(0) && !place.has_message(0));
 }
@@ -82,8 +82,8 @@ fn the_loop_does_not_wait_for_a_dispatcher_that_looks_around() {
     let mut place = Place::new(1);
     let block = place.bench.block(&[7]);
     let refused = place
-        .desk
-        .visit(|_| place.desk.dispatch(block, true, |_| {}));
+        .direct
+        .visit(|_| place.direct.dispatch(block, true, |_| {}));
     assert!(refused.is_err());
 }
 
@@ -101,7 +101,7 @@ fn a_large_block_is_dispatched_at_once_if_that_is_one_step_for_each() {
     let mut place = Place::new(2);
     assert!(place.try_dispatch(&[7; 300]), "{} bytes", 300 * 16);
     let block = place.bench.block_of(&[(7, Some(1)); 300]);
-    assert!(place.desk.dispatch(block, true, |_| {}).is_err());
+    assert!(place.direct.dispatch(block, true, |_| {}).is_err());
     let (sender, _receiver) = bounded(1_000);
     let options = SubscribeOptions::new(MessageType(9));
     let registry = &place.bench.registry;
@@ -114,20 +114,20 @@ fn a_large_block_is_dispatched_at_once_if_that_is_one_step_for_each() {
     assert!(!place.try_dispatch(&[10; 300]), "a delivery at a time");
 }
 
-/// The dispatcher is asked to wake the receivers if it is at the desk.
+/// The dispatcher is asked to wake the receivers if it has the fan-out.
 #[test]
 fn the_loop_does_not_wait_to_wake_anybody() {
     let place = Place::new(1);
-    assert!(place.desk.announce());
-    assert!(!place.desk.visit(|_| place.desk.announce()));
+    assert!(place.direct.announce());
+    assert!(!place.direct.visit(|_| place.direct.announce()));
 }
 
 #[test]
 fn nothing_is_dispatched_after_the_end() {
     let mut place = Place::new(1);
-    place.desk.close();
+    place.direct.close();
     assert!(!place.try_dispatch(&[7]));
-    place.desk.note_handed();
+    place.direct.note_handed();
     assert!(!place.try_dispatch(&[7]));
     assert!(!place.has_message(0));
 }
@@ -191,21 +191,21 @@ fn nobody_is_full_for_want_of_being_told() {
             let block = place.bench.block(&vec![7; count]);
             let bounds = &place.bench.bounds;
             place
-                .desk
+                .direct
                 .dispatch(block, false, |block| bounds.raise_block(block))
         };
         assert!(offer(&mut place, 20).is_ok() && receiver.is_asleep());
         let block = offer(&mut place, 81).unwrap_err();
         assert!(!receiver.is_asleep());
         assert!(receiver.try_recv().is_ok());
-        place.desk.note_handed();
+        place.direct.note_handed();
         place.bench.bounds.raise_block(&block);
         place
-            .desk
+            .direct
             .handle(|fan_out| fan_out.dispatch_unannounced(block));
         assert_eq!((account.row().dropped, account.row().queued), (0, 81));
         // Who knows of what is there is full all the same, and the loop says so itself.
-        place.desk.announce();
+        place.direct.announce();
         assert!(offer(&mut place, 81).is_ok());
         assert!(account.row().dropped > 0);
     }
@@ -273,10 +273,10 @@ fn worker(bench: &Bench) -> (DispatchQueue, Worker) {
     let (registry, slots) = (Arc::clone(&bench.registry), Arc::clone(&bench.slots));
     let (mut queue, items) = DispatchQueue::new(Arc::clone(&slots.ledger));
     let fan_out = FanOut::new(registry, Arc::clone(&slots), queue.bounds().clone());
-    let desk = queue.set_desk(fan_out);
+    let direct = queue.make_direct(fan_out);
     let poke = Arc::clone(bench.registry.poke(0));
     let (idle, clock) = (IdleStrategy::Block, slots.clock);
-    let worker = Worker::new(items, desk, poke, Box::new(|| {}), idle, clock);
+    let worker = Worker::new(items, direct, poke, Box::new(|| {}), idle, clock);
     (queue, worker)
 }
 
