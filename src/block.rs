@@ -22,7 +22,7 @@ use crate::{
     ledger::Traffic,
     limits::{
         BLOCK_CLASSES, BLOCK_SIZE, BLOCKS_KEPT, BLOCKS_WARM, CARRY_TRUSTED_MAX, LONG_KEPT_BYTES,
-        LONG_LOOKS_MAX, MESSAGE_COPIED_MAX, SCATTER_BLOCKS,
+        LONG_LOOKS_MAX, MESSAGE_COPIED_MAX, VECTORED_BLOCKS,
     },
     slots::Slots,
     sync::atomic::{AtomicU32, Ordering},
@@ -41,8 +41,8 @@ pub(crate) struct Block {
     slots: Arc<Slots>,
 }
 
-/// What a scattered read goes into: buffers of one block each, all of their bytes there.
-pub(crate) type ScatterBuffers = Box<[Vec<u8>; SCATTER_BLOCKS]>;
+/// What a vectored read goes into: buffers of one block each, all of their bytes there.
+pub(crate) type VectoredBuffers = Box<[Vec<u8>; VECTORED_BLOCKS]>;
 
 /// What is known of a block's frames without looking at them.
 #[derive(Clone, Copy, Debug)]
@@ -156,9 +156,9 @@ pub(crate) struct BlockPool {
     /// What the next read goes into. Of those of the second kind all bytes are there.
     spare: Vec<Vec<u8>>,
     cleared: Vec<Vec<u8>>,
-    /// What the next scattered read goes into, and whether one has since [`trim`](Self::trim).
-    scatter: Option<ScatterBuffers>,
-    scatters: bool,
+    /// What the next vectored read goes into, and whether one has since [`trim`](Self::trim).
+    vectored: Option<VectoredBuffers>,
+    used_vectored: bool,
 }
 
 impl BlockPool {
@@ -170,8 +170,8 @@ impl BlockPool {
             long_bytes: 0,
             spare: Vec::new(),
             cleared: Vec::new(),
-            scatter: None,
-            scatters: false,
+            vectored: None,
+            used_vectored: false,
         }
     }
 
@@ -186,10 +186,10 @@ impl BlockPool {
         buffer
     }
 
-    /// Buffers for a scattered read. Those that it fills become blocks.
-    pub(crate) fn take_scatter(&mut self) -> ScatterBuffers {
-        let mut buffers = self.scatter.take().unwrap_or_default();
-        self.scatters = true;
+    /// Buffers for a vectored read. Those that it fills become blocks.
+    pub(crate) fn take_vectored(&mut self) -> VectoredBuffers {
+        let mut buffers = self.vectored.take().unwrap_or_default();
+        self.used_vectored = true;
         for buffer in buffers.iter_mut() {
             if buffer.capacity() == 0 {
                 let kept = self.cleared.pop().or_else(|| self.reclaim_buffer());
@@ -202,8 +202,8 @@ impl BlockPool {
     }
 
     /// Takes back what nothing was made of.
-    pub(crate) fn put_scatter(&mut self, buffers: ScatterBuffers) {
-        self.scatter = Some(buffers);
+    pub(crate) fn put_vectored(&mut self, buffers: VectoredBuffers) {
+        self.vectored = Some(buffers);
     }
 
     fn reclaim_buffer(&mut self) -> Option<Vec<u8>> {
@@ -222,7 +222,7 @@ impl BlockPool {
         if buffer.capacity() != BLOCK_SIZE {
             return;
         }
-        if buffer.len() == BLOCK_SIZE && self.cleared.len() < SCATTER_BLOCKS {
+        if buffer.len() == BLOCK_SIZE && self.cleared.len() < VECTORED_BLOCKS {
             self.cleared.push(buffer);
         } else if self.spare.len() < 2 {
             buffer.clear();
@@ -266,8 +266,8 @@ impl BlockPool {
 
     /// Lets go of the blocks of a class that are kept for nothing, half of them at a time.
     pub(crate) fn trim(&mut self) {
-        if !std::mem::take(&mut self.scatters) {
-            self.scatter = None;
+        if !std::mem::take(&mut self.used_vectored) {
+            self.vectored = None;
             self.cleared.clear();
         }
         for line in self.classes.iter_mut().chain([&mut self.long]) {

@@ -32,7 +32,6 @@ use crate::{
     handle::{Command, Signals},
     id::{ListenerId, PeerId},
     idle::{Idle, IdleStrategy},
-    lead::Lead,
     ledger::{PeerRow, ServiceState, Traffic},
     limits::{
         ACCEPT_BACKOFF_MAX_MS, ACCEPT_BACKOFF_MIN_MS, ACCEPTS_PER_TURN, BLOCK_COPIED_MAX,
@@ -42,6 +41,7 @@ use crate::{
     },
     log_limiter::{LogLimiter, Subject},
     peers::{Action, CutWalk, Peers, RowWalk, Stop, Timer},
+    read_ahead::ReadAhead,
     slots::Slots,
     socket::{AcceptFault, Event, Listener, Net},
     timers::{TimerHub, TimerTable},
@@ -107,7 +107,7 @@ pub(crate) struct EventLoop<N: Net> {
     failure: Option<String>,
     log_limiter: LogLimiter,
     idle: Idle,
-    lead: Lead,
+    read_ahead: ReadAhead,
     unannounced: Unannounced,
     /// Bytes moved in this turn, if any were.
     moved: usize,
@@ -197,7 +197,7 @@ impl<N: Net> EventLoop<N> {
             failure: None,
             log_limiter: LogLimiter::default(),
             idle: Idle::new(idle),
-            lead: Lead::default(),
+            read_ahead: ReadAhead::default(),
             unannounced: Unannounced::default(),
             moved: 0,
         }
@@ -486,7 +486,7 @@ impl<N: Net> EventLoop<N> {
             // The budget is looked at between reads: one that it cut short would be taken for the
             // end of the input.
             let result = match buffer.slices() {
-                Some((mut slices, count)) => self.net.read_scattered(stream, &mut slices[..count]),
+                Some((mut slices, count)) => self.net.read_vectored(stream, &mut slices[..count]),
                 None => self.net.read(stream, &mut buffer.bytes, buffer.limit),
             };
             let count = *result.as_ref().unwrap_or(&0);
@@ -496,7 +496,7 @@ impl<N: Net> EventLoop<N> {
             self.hand_over(now, block);
             self.parse_pieces(now);
             if count > BLOCK_COPIED_MAX {
-                self.lead.limit(|| self.peers.is_ahead());
+                self.read_ahead.limit(|| self.peers.is_ahead());
             }
             if count == 0 {
                 break;
@@ -505,7 +505,7 @@ impl<N: Net> EventLoop<N> {
         self.peers.continue_reading(id);
     }
 
-    /// Parses what a scattered read brought, as far as it can be handed over.
+    /// Parses what a vectored read brought, as far as it can be handed over.
     fn parse_pieces(&mut self, now: Now) {
         while self.peers.has_pieces_of().is_some() && !self.is_held_up() {
             let block = self.peers.handle_piece(now);

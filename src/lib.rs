@@ -161,7 +161,7 @@ mod client;
 mod config;
 mod dial;
 mod event;
-mod lead;
+mod read_ahead;
 mod slots;
 mod socket;
 mod threads;

@@ -157,7 +157,7 @@ pub(crate) const SLICES_FEW: usize = 8;
 pub(crate) const BLOCK_SIZE: usize = 64 << 10;
 /// Blocks that one read goes into while a peer sends in bulk; twice as many leave the cache before
 /// somebody takes them.
-pub(crate) const SCATTER_BLOCKS: usize = 8;
+pub(crate) const VECTORED_BLOCKS: usize = 8;
 /// A frame up to this size is given all of its storage at once, if the one before it from the same
 /// peer was as long.
 pub(crate) const CARRY_TRUSTED_MAX: usize = 1 << 20;
@@ -175,10 +175,10 @@ pub(crate) const BLOCKS_KEPT: [usize; 4] = [1024, 256, 64, 64];
 /// before those who sleep are woken.
 pub(crate) const BLOCKS_WARM: usize = 32;
 /// Times that the loop gives its core away behind a large read while more of the largest are out.
-pub(crate) const LEAD_YIELDS_MAX: u32 = 4;
+pub(crate) const READ_AHEAD_YIELDS_MAX: u32 = 4;
 /// Large reads without that, once it was of no use; doubled each time it is of no use again.
-pub(crate) const LEAD_READS_MIN: u32 = 1;
-pub(crate) const LEAD_READS_MAX: u32 = 1024;
+pub(crate) const READ_AHEAD_READS_MIN: u32 = 1;
+pub(crate) const READ_AHEAD_READS_MAX: u32 = 1024;
 /// Indexes of mixed blocks kept for the next such block, of the same classes.
 pub(crate) const INDEXES_KEPT: [usize; 4] = [1024, 256, 64, 16];
 /// Messages in a mixed block from which it is worth an index.

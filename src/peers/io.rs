@@ -8,10 +8,10 @@ use super::{
     Again, Pause, Peers, Report,
     connection::Standing,
     recharge_carry,
-    scatter::{Scattered, scatter_limit},
+    vectored_read::{VectoredRead, vectored_limit},
 };
 use crate::{
-    block::{BlockHead, BlockPool, BlockRef, ScatterBuffers},
+    block::{BlockHead, BlockPool, BlockRef, VectoredBuffers},
     clock::{Now, Tick},
     error::CloseReason,
     event::Event,
@@ -36,7 +36,7 @@ const BULK_BYTES: usize = BLOCK_SIZE - CARRY_COPIED_MAX;
 pub(crate) struct ReadBuffer {
     pub(crate) bytes: Vec<u8>,
     /// Several blocks to read into, in place of `bytes`.
-    pub(super) scatter: Option<ScatterBuffers>,
+    pub(super) vectored: Option<VectoredBuffers>,
     /// Where the bytes begin that are meant; those before are of nobody.
     pub(super) start: usize,
     /// Bytes that were there before the read.
@@ -50,7 +50,7 @@ impl ReadBuffer {
     pub(super) fn new(bytes: Vec<u8>, carried: usize, limit: usize, kind: BufferKind) -> Self {
         Self {
             bytes,
-            scatter: None,
+            vectored: None,
             start: 0,
             carried,
             limit,
@@ -61,7 +61,7 @@ impl ReadBuffer {
     /// How many bytes may be read into it.
     pub(super) fn room(&self) -> usize {
         match self.kind {
-            BufferKind::Scatter => self.limit,
+            BufferKind::Vectored => self.limit,
             BufferKind::Block | BufferKind::Carry | BufferKind::Discard => {
                 self.limit.min(self.bytes.capacity() - self.carried)
             }
@@ -70,7 +70,7 @@ impl ReadBuffer {
 
     /// Whether a read of so many bytes is as good as one that fills a block.
     fn is_filled_by(&self, count: usize) -> bool {
-        let is_of_blocks = matches!(self.kind, BufferKind::Block | BufferKind::Scatter);
+        let is_of_blocks = matches!(self.kind, BufferKind::Block | BufferKind::Vectored);
         is_of_blocks && self.carried + count >= BULK_BYTES
     }
 }
@@ -80,7 +80,7 @@ pub(super) enum BufferKind {
     /// A block of the pool, with the carried bytes copied in front.
     Block,
     /// Several of them, to be parsed one by one.
-    Scatter,
+    Vectored,
     /// The storage of the unfinished frame itself.
     Carry,
     /// What is read is thrown away.
@@ -340,13 +340,13 @@ impl Peers {
         let ahead_max = self.slots.ledger.budget.read_max();
         // A longer frame is read to where it lies, not copied there from block after block.
         let frame_size = connection.peer.carried_frame_size().unwrap_or(0);
-        let scatters = connection.in_bulk && frame_size <= CARRY_TRUSTED_MAX;
-        let scatter_limit = scatter_limit(limit, ahead_max);
-        if scatters && scatter_limit > 0 {
-            let scatter = Some(self.pool.take_scatter());
+        let is_vectored = connection.in_bulk && frame_size <= CARRY_TRUSTED_MAX;
+        let vectored_limit = vectored_limit(limit, ahead_max);
+        if is_vectored && vectored_limit > 0 {
+            let vectored = Some(self.pool.take_vectored());
             return Some(ReadBuffer {
-                scatter,
-                ..ReadBuffer::new(Vec::new(), 0, scatter_limit, BufferKind::Scatter)
+                vectored,
+                ..ReadBuffer::new(Vec::new(), 0, vectored_limit, BufferKind::Vectored)
             });
         }
         if carried <= CARRY_COPIED_MAX {
@@ -390,7 +390,7 @@ impl Peers {
             Ok(count) => {
                 // A read that left space has emptied the socket: the next byte makes a new edge. A
                 // FIN or urgent bytes can be behind it all the same. In bulk it is read once more,
-                // see `scatter`.
+                // see `vectored`.
                 let certain = !connection
                     .ready
                     .has(Ready::READ_CLOSED | Ready::URGENT | Ready::ERROR);
@@ -400,9 +400,9 @@ impl Peers {
                 connection.peer.handle_moved(now.tick, receiving);
                 connection.peer.handle_heard(receiving);
                 connection.in_bulk = buffer.is_filled_by(count);
-                match buffer.scatter {
+                match buffer.vectored {
                     Some(buffers) => {
-                        self.scattered = Some(Scattered::new(id, buffers, count));
+                        self.vectored = Some(VectoredRead::new(id, buffers, count));
                         None
                     }
                     None => self.handle_input(now, id, buffer, count),
@@ -666,9 +666,9 @@ impl Peers {
                 // It may have grown for bytes that did not come.
                 recharge_carry(&self.slots, connection);
             }
-            (BufferKind::Scatter, _) => {
-                if let Some(buffers) = buffer.scatter {
-                    self.pool.put_scatter(buffers);
+            (BufferKind::Vectored, _) => {
+                if let Some(buffers) = buffer.vectored {
+                    self.pool.put_vectored(buffers);
                 }
             }
             (BufferKind::Carry | BufferKind::Block | BufferKind::Discard, _) => {

@@ -33,11 +33,11 @@ mod pressure;
 mod reconfigure;
 mod requests;
 mod rows;
-mod scatter;
 mod stop;
 mod table;
 #[cfg(test)]
 mod tests;
+mod vectored_read;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -57,9 +57,9 @@ pub(crate) use node_registry::NodeRegistry;
 use output::close_slot;
 use pressure::HeldWalk;
 pub(crate) use rows::RowWalk;
-use scatter::Scattered;
 pub(crate) use stop::Stop;
 use table::Table;
+use vectored_read::VectoredRead;
 
 use crate::{
     balance::PeerSums,
@@ -161,7 +161,7 @@ pub(crate) struct Peers {
     unmoved: Option<usize>,
     credit: Credit,
     pool: BlockPool,
-    scattered: Option<Scattered>,
+    vectored: Option<VectoredRead>,
     /// `None` if nobody handles anything here.
     handlers: Option<Box<Handlers>>,
     /// What all of them count, those included that were removed.
@@ -247,7 +247,7 @@ impl Peers {
         let (outbox, seed) = (slots.limits(), rules.seed);
         Self {
             pool: BlockPool::new(Arc::clone(&slots)),
-            scattered: None,
+            vectored: None,
             connections: Table::new(Arc::clone(&slots)),
             dormancy_cursor: 0,
             slots,

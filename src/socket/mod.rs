@@ -60,7 +60,7 @@ pub(crate) trait Net {
     ) -> io::Result<usize>;
 
     /// Reads into the slices, one after the other; zero as above.
-    fn read_scattered(
+    fn read_vectored(
         &mut self,
         stream: &mut Self::Stream,
         slices: &mut [IoSliceMut<'_>],

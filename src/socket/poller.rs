@@ -161,7 +161,7 @@ impl Net for Sockets {
         result.map(|(count, _)| count)
     }
 
-    fn read_scattered(
+    fn read_vectored(
         &mut self,
         stream: &mut TcpStream,
         slices: &mut [IoSliceMut<'_>],

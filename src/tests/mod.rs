@@ -51,19 +51,19 @@ impl Drop for Say {
     }
 }
 
-/// A scattered read by one into a vector, which is told how much there is room for.
-fn read_scattered(
+/// A vectored read by one into a vector, which is told how much there is room for.
+fn read_vectored(
     slices: &mut [IoSliceMut<'_>],
     read: impl FnOnce(usize, &mut Vec<u8>) -> io::Result<usize>,
 ) -> io::Result<usize> {
     let mut bytes = Vec::new();
     let count = read(slices.iter().map(|slice| slice.len()).sum(), &mut bytes)?;
-    scatter(&bytes, slices);
+    fill(&bytes, slices);
     Ok(count)
 }
 
-/// What a scattered read does with the bytes that came.
-pub(crate) fn scatter(bytes: &[u8], slices: &mut [IoSliceMut<'_>]) {
+/// What a vectored read does with the bytes that came.
+pub(crate) fn fill(bytes: &[u8], slices: &mut [IoSliceMut<'_>]) {
     LARGE_READS.set(LARGE_READS.get() + u64::from(bytes.len() > BLOCK_SIZE));
     let mut rest = bytes;
     for slice in slices {

@@ -28,7 +28,7 @@ use super::{
     askers::{Asked, Asker},
     clients::{Client, ECHO_BELOW},
     random::Random,
-    read_scattered,
+    read_vectored,
     subscribers::Subscriber,
     watchers::Watchers,
 };
@@ -876,12 +876,12 @@ impl Net for SimNet {
         self.receive(stream, space, buffer)
     }
 
-    fn read_scattered(
+    fn read_vectored(
         &mut self,
         stream: &mut SimStream,
         slices: &mut [IoSliceMut<'_>],
     ) -> io::Result<usize> {
-        read_scattered(slices, |space, bytes| self.receive(stream, space, bytes))
+        read_vectored(slices, |space, bytes| self.receive(stream, space, bytes))
     }
 
     fn write(&mut self, stream: &mut SimStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {

@@ -79,7 +79,7 @@ impl Net for Tape {
         Ok(size)
     }
 
-    fn read_scattered(&mut self, (): &mut (), slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+    fn read_vectored(&mut self, (): &mut (), slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let mut wire = self.0.borrow_mut();
         let mut count = 0;
         for slice in slices {

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use super::super::{random::Random, read_scattered};
+use super::super::{random::Random, read_vectored};
 use crate::{
     clock::Tick,
     id::PeerId,
@@ -693,12 +693,12 @@ impl Net for MeshNet {
         self.receive(stream, space, buffer)
     }
 
-    fn read_scattered(
+    fn read_vectored(
         &mut self,
         stream: &mut MeshStream,
         slices: &mut [IoSliceMut<'_>],
     ) -> io::Result<usize> {
-        read_scattered(slices, |space, bytes| self.receive(stream, space, bytes))
+        read_vectored(slices, |space, bytes| self.receive(stream, space, bytes))
     }
 
     fn write(&mut self, stream: &mut MeshStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {

@@ -2,7 +2,7 @@
 //!
 //! While a peer sends more than the loop takes, each read makes the kernel acknowledge what it
 //! took, and send on, within the read, what the other end could not send before. One read into
-//! several blocks (`readv`, a scattered read) has that done once. The read leaves headroom in each
+//! several blocks (`readv`, a vectored read) has that done once. The read leaves headroom in each
 //! block for the beginning of a frame that ended the one before, so that only this is copied; a
 //! frame that has begun with more than fits there is put together in storage of its own. That is a
 //! copy of it, and costs less than reading long frames one by one does; only above 1 MiB it is done
@@ -23,10 +23,10 @@ use super::{
     io::{BufferKind, CARRY_COPIED_MAX, ReadBuffer},
 };
 use crate::{
-    block::{BlockRef, ScatterBuffers},
+    block::{BlockRef, VectoredBuffers},
     clock::Now,
     id::PeerId,
-    limits::{BLOCK_SIZE, SCATTER_BLOCKS},
+    limits::{BLOCK_SIZE, VECTORED_BLOCKS},
 };
 
 /// Where in each block the read begins.
@@ -35,19 +35,19 @@ const HEADROOM: usize = CARRY_COPIED_MAX;
 /// Bytes that are read into each of them.
 const PIECE_SIZE: usize = BLOCK_SIZE - HEADROOM;
 
-/// Bytes that a scattered read may bring where `limit` may be read, and blocks of so much storage
+/// Bytes that a vectored read may bring where `limit` may be read, and blocks of so much storage
 /// be charged: those of some whole blocks, or zero if they would be less than two.
-pub(super) fn scatter_limit(limit: usize, charge_max: usize) -> usize {
+pub(super) fn vectored_limit(limit: usize, charge_max: usize) -> usize {
     let blocks = (limit / PIECE_SIZE).min(charge_max / BLOCK_SIZE);
-    let blocks = blocks.min(SCATTER_BLOCKS);
+    let blocks = blocks.min(VECTORED_BLOCKS);
     if blocks < 2 { 0 } else { blocks * PIECE_SIZE }
 }
 
-/// What a scattered read brought and nobody has parsed yet.
+/// What a vectored read brought and nobody has parsed yet.
 #[derive(Debug)]
-pub(super) struct Scattered {
+pub(super) struct VectoredRead {
     peer: PeerId,
-    buffers: ScatterBuffers,
+    buffers: VectoredBuffers,
     /// The buffer to parse next, and where in it.
     index: usize,
     at: usize,
@@ -55,8 +55,8 @@ pub(super) struct Scattered {
     left: usize,
 }
 
-impl Scattered {
-    pub(super) fn new(peer: PeerId, buffers: ScatterBuffers, size: usize) -> Self {
+impl VectoredRead {
+    pub(super) fn new(peer: PeerId, buffers: VectoredBuffers, size: usize) -> Self {
         Self {
             peer,
             buffers,
@@ -67,13 +67,13 @@ impl Scattered {
     }
 
     /// Bytes that are left in the buffer to parse next.
-    fn piece_size(&self) -> usize {
+    fn chunk_size(&self) -> usize {
         self.left.min(BLOCK_SIZE - self.at)
     }
 
     /// All of these, behind what is left of the frame before, in the block that they were read to.
     fn take_behind(&mut self, carry: &[u8]) -> ReadBuffer {
-        let size = self.piece_size();
+        let size = self.chunk_size();
         let start = self.at - carry.len();
         let mut bytes = mem::take(&mut self.buffers[self.index]);
         bytes[start..self.at].copy_from_slice(carry);
@@ -104,8 +104,8 @@ impl Scattered {
 impl ReadBuffer {
     /// What to read into, if it is several blocks, and how many of them.
     #[inline]
-    pub(crate) fn slices(&mut self) -> Option<([IoSliceMut<'_>; SCATTER_BLOCKS], usize)> {
-        let buffers = self.scatter.as_mut()?.each_mut();
+    pub(crate) fn slices(&mut self) -> Option<([IoSliceMut<'_>; VECTORED_BLOCKS], usize)> {
+        let buffers = self.vectored.as_mut()?.each_mut();
         let slices = buffers.map(|buffer| IoSliceMut::new(&mut buffer[HEADROOM..]));
         Some((slices, self.limit / PIECE_SIZE))
     }
@@ -116,7 +116,7 @@ impl ReadBuffer {
         let size = self.room().min(bytes.len());
         match self.slices() {
             Some((mut slices, count)) => {
-                crate::tests::scatter(&bytes[..size], &mut slices[..count]);
+                crate::tests::fill(&bytes[..size], &mut slices[..count]);
             }
             None => self.bytes.extend_from_slice(&bytes[..size]),
         }
@@ -125,62 +125,62 @@ impl ReadBuffer {
 }
 
 impl Peers {
-    /// Whose bytes a scattered read brought that are not parsed yet. That is to be done before
+    /// Whose bytes a vectored read brought that are not parsed yet. That is to be done before
     /// anything else is read.
     pub(crate) fn has_pieces_of(&self) -> Option<PeerId> {
-        self.scattered.as_ref().map(|scattered| scattered.peer)
+        self.vectored.as_ref().map(|vectored| vectored.peer)
     }
 
-    /// Counts what a scattered read brought of a connection that ends, and that is not parsed yet.
+    /// Counts what a vectored read brought of a connection that ends, and that is not parsed yet.
     pub(super) fn discard_pieces(&mut self, id: PeerId) {
-        let Some(mut scattered) = self.scattered.take_if(|scattered| scattered.peer == id) else {
+        let Some(mut vectored) = self.vectored.take_if(|vectored| vectored.peer == id) else {
             return;
         };
         if let Some(connection) = self.connections.get_mut(id.index() as usize) {
             connection.peer.discard_carry(&self.rules);
-            while scattered.left > 0 {
-                let (index, at, size) = (scattered.index, scattered.at, scattered.piece_size());
-                let bytes = &scattered.buffers[index][at..at + size];
+            while vectored.left > 0 {
+                let (index, at, size) = (vectored.index, vectored.at, vectored.chunk_size());
+                let bytes = &vectored.buffers[index][at..at + size];
                 connection.peer.discard(&self.rules, bytes);
-                scattered.pass(size);
+                vectored.pass(size);
             }
         }
-        self.pool.put_scatter(scattered.buffers);
+        self.pool.put_vectored(vectored.buffers);
     }
 
-    /// Parses what a scattered read brought into its next block. The block that is returned, if
+    /// Parses what a vectored read brought into its next block. The block that is returned, if
     /// there is one, is to be dispatched.
     pub(crate) fn handle_piece(&mut self, now: Now) -> Option<BlockRef> {
-        let mut scattered = self.scattered.take()?;
-        let id = scattered.peer;
+        let mut vectored = self.vectored.take()?;
+        let id = vectored.peer;
         let connection = self.connections.get_mut(id.index() as usize);
         let connection =
             connection.filter(|connection| connection.id() == id && connection.leaving.is_none());
         let Some(connection) = connection else {
-            self.pool.put_scatter(scattered.buffers);
+            self.pool.put_vectored(vectored.buffers);
             return None;
         };
         let carried = connection.peer.carry.len();
         let buffer = if carried <= HEADROOM {
-            scattered.take_behind(&connection.peer.carry)
+            vectored.take_behind(&connection.peer.carry)
         } else {
             let frame_left = connection
                 .peer
                 .carried_frame_size()
                 .unwrap_or(0)
                 .saturating_sub(carried);
-            let size = scattered.piece_size().min(frame_left.max(1));
+            let size = vectored.chunk_size().min(frame_left.max(1));
             let ahead_max = self.slots.ledger.budget.read_max();
             connection.grow_carry(size, &mut self.pool, ahead_max);
             let mut bytes = mem::take(&mut connection.peer.carry);
-            scattered.copy_to(&mut bytes, size);
+            vectored.copy_to(&mut bytes, size);
             ReadBuffer::new(bytes, carried, size, BufferKind::Carry)
         };
         let count = buffer.limit;
-        if scattered.left > 0 {
-            self.scattered = Some(scattered);
+        if vectored.left > 0 {
+            self.vectored = Some(vectored);
         } else {
-            self.pool.put_scatter(scattered.buffers);
+            self.pool.put_vectored(vectored.buffers);
         }
         self.handle_input(now, id, buffer, count)
     }
