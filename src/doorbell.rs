@@ -15,7 +15,7 @@ use crate::sync::atomic::{AtomicBool, Ordering, fence};
 /// Shared by the loop, which sleeps, and by everybody who has work for it.
 #[derive(Default)]
 pub(crate) struct Doorbell {
-    /// True from the moment the loop has announced its sleep until somebody rang or it woke.
+    /// True from the moment the loop has declared its sleep until another thread rang or it woke.
     sleeping: AtomicBool,
     bell: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -37,7 +37,7 @@ impl Doorbell {
         }
     }
 
-    /// The loop announces that it will sleep. It has to look at its queues after this and before
+    /// The loop declares that it will sleep. It has to look at its queues after this and before
     /// it sleeps, and to call [`awake`](Self::awake) in any case.
     pub(crate) fn prepare_sleep(&self) {
         self.sleeping.store(true, Ordering::Relaxed);

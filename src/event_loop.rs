@@ -25,7 +25,7 @@ use crate::{
     block::BlockRef,
     clock::{Clock, Now, Tick, ticks_of_timeout},
     dispatch::{
-        DispatchQueue, FanOut, Item, Notice, OnTick, Poke, PushError, QueueBounds, Unannounced,
+        DispatchQueue, FanOut, Item, Notice, OnTick, PendingWakes, Poke, PushError, QueueBounds,
         panic_message,
     },
     error::CloseReason,
@@ -108,7 +108,7 @@ pub(crate) struct EventLoop<N: Net> {
     log_limiter: LogLimiter,
     idle: Idle,
     read_ahead: ReadAhead,
-    unannounced: Unannounced,
+    pending_wakes: PendingWakes,
     /// Bytes moved in this turn, if any were.
     moved: usize,
 }
@@ -198,7 +198,7 @@ impl<N: Net> EventLoop<N> {
             log_limiter: LogLimiter::default(),
             idle: Idle::new(idle),
             read_ahead: ReadAhead::default(),
-            unannounced: Unannounced::default(),
+            pending_wakes: PendingWakes::default(),
             moved: 0,
         }
     }
@@ -236,7 +236,7 @@ impl<N: Net> EventLoop<N> {
     pub(crate) fn poll(&mut self, now: Now) -> io::Result<()> {
         let mut timeout = self.timeout(now.tick);
         if timeout != Some(Duration::ZERO) {
-            self.announce();
+            self.wake_receivers();
         }
         let polls = timeout != Some(Duration::ZERO) && self.idle.polls(now.instant);
         if polls {
@@ -261,7 +261,7 @@ impl<N: Net> EventLoop<N> {
 
     /// Does what there is to do, within the budgets of a turn.
     pub(crate) fn turn(&mut self, now: Now) {
-        self.unannounced.begin_turn();
+        self.pending_wakes.begin_turn();
         if self.signals.failure.get().is_some() {
             self.fail(now, "another thread failed".to_owned());
         }
@@ -295,8 +295,8 @@ impl<N: Net> EventLoop<N> {
         }
         self.write_peers(now);
         self.run_actions(now);
-        if self.unannounced.is_due(now.tick) {
-            self.announce();
+        if self.pending_wakes.is_due(now.tick) {
+            self.wake_receivers();
         }
         if self.moved > 0 {
             self.idle
@@ -468,8 +468,8 @@ impl<N: Net> EventLoop<N> {
     }
 
     /// Wakes those who sleep and for whom the loop dispatched something.
-    fn announce(&mut self) {
-        if self.unannounced.take() && !self.sink.announce() {
+    fn wake_receivers(&mut self) {
+        if self.pending_wakes.take() && !self.sink.wake_receivers() {
             self.poke.poke();
         }
     }
@@ -518,8 +518,8 @@ impl<N: Net> EventLoop<N> {
         self.waiting = block;
         self.peers.note_handed_over();
         self.push_waiting(now);
-        if self.unannounced.is_enough() {
-            self.announce();
+        if self.pending_wakes.is_enough() {
+            self.wake_receivers();
         }
     }
 
@@ -548,10 +548,10 @@ impl<N: Net> EventLoop<N> {
             let is_block = matches!(item, Item::Block(_));
             let size = item.size();
             match self.sink.push(item, size <= BLOCK_COPIED_MAX) {
-                Ok(announced) => {
-                    // What was refused, or is the dispatcher's, is not the loop's to announce.
-                    if !announced {
-                        self.unannounced.add(now.tick, size);
+                Ok(woken) => {
+                    // What was refused, or is the dispatcher's, is not the loop's to wake for.
+                    if !woken {
+                        self.pending_wakes.add(now.tick, size);
                     }
                     if is_block {
                         self.note_queue();
@@ -987,7 +987,7 @@ impl<N: Net> EventLoop<N> {
                     fan_out, bounds, ..
                 } => {
                     dispatch_inline(fan_out, bounds, item);
-                    fan_out.announce();
+                    fan_out.wake_receivers();
                 }
             }
         }
@@ -995,7 +995,7 @@ impl<N: Net> EventLoop<N> {
 
     fn end(mut self, now: Now) -> LoopEnd {
         // There may be something to wait for below.
-        self.announce();
+        self.wake_receivers();
         self.run_actions(now);
         // Whoever holds a slot that a connection has to give back does so for a moment.
         for tries in 0..LAST_TRIES_MAX {
@@ -1092,25 +1092,25 @@ impl Sink {
         }
     }
 
-    /// As [`DispatchQueue::announce`].
-    fn announce(&mut self) -> bool {
+    /// As [`DispatchQueue::wake_receivers`].
+    fn wake_receivers(&mut self) -> bool {
         match self {
-            Self::Queue(queue) => queue.announce(),
+            Self::Queue(queue) => queue.wake_receivers(),
             Self::Inline { fan_out, .. } => {
-                fan_out.announce();
+                fan_out.wake_receivers();
                 true
             }
         }
     }
 
-    /// Hands an item over, or dispatches it here; says whether that is announced, which it is if it
-    /// `announces` or is the dispatcher's.
-    fn push(&mut self, item: Item, announces: bool) -> Result<bool, PushError> {
+    /// Hands an item over, or dispatches it here; says whether its receivers were woken, which they
+    /// are if it `wakes` or is the dispatcher's.
+    fn push(&mut self, item: Item, wakes: bool) -> Result<bool, PushError> {
         match self {
             Self::Queue(queue) => {
                 let item = match item {
-                    Item::Block(block) => match queue.dispatch(block, announces) {
-                        Ok(()) => return Ok(announces),
+                    Item::Block(block) => match queue.dispatch(block, wakes) {
+                        Ok(()) => return Ok(wakes),
                         Err(block) => Item::Block(block),
                     },
                     Item::Event(_)
@@ -1130,10 +1130,10 @@ impl Sink {
                     return Err(PushError::Full(item));
                 }
                 dispatch_inline(fan_out, bounds, item);
-                if announces {
-                    fan_out.announce();
+                if wakes {
+                    fan_out.wake_receivers();
                 }
-                Ok(announces)
+                Ok(wakes)
             }
         }
     }
@@ -1142,7 +1142,7 @@ impl Sink {
 fn dispatch_inline(fan_out: &mut FanOut, bounds: &QueueBounds, item: Item) {
     bounds.raise(&item);
     match item {
-        Item::Block(block) => fan_out.dispatch_unannounced(block),
+        Item::Block(block) => fan_out.dispatch_without_wake(block),
         Item::Event(event) => fan_out.dispatch_event(event),
         Item::Timer(timer) => fan_out.dispatch_timer(timer),
         Item::Notice(notice) => fan_out.handle_notice(*notice),

@@ -127,16 +127,16 @@ pub(crate) const DIRECT_SUBSCRIBERS_MAX: usize = 2;
 /// Bytes of such a block, if it may be more work than one step for each of them.
 pub(crate) const DIRECT_BLOCK_BYTES_MAX: usize = 4096;
 /// Bytes that large reads bring before the loop wakes those who sleep to take them.
-pub(crate) const LOOP_UNANNOUNCED_BYTES_MAX: usize = 1 << 20;
+pub(crate) const LOOP_PENDING_WAKE_BYTES_MAX: usize = 1 << 20;
 /// Milliseconds after which it does so whatever they brought: a turn in which a handler works, or
 /// many connections have little, may be long. As much as 6 MiB take where nothing else is done.
-pub(crate) const LOOP_UNANNOUNCED_MS: u64 = 2;
+pub(crate) const LOOP_PENDING_WAKE_MS: u64 = 2;
 /// Bytes after which the dispatcher does so, while it has more to do.
-pub(crate) const UNANNOUNCED_BYTES_MAX: usize = 256 << 10;
+pub(crate) const PENDING_WAKE_BYTES_MAX: usize = 256 << 10;
 /// And the items, of which many may be small, or no blocks at all.
-pub(crate) const UNANNOUNCED_ITEMS_MAX: u32 = 64;
+pub(crate) const PENDING_WAKE_ITEMS_MAX: u32 = 64;
 /// And the part of a queue's bounds that is filled before.
-pub(crate) const UNANNOUNCED_PART: u64 = 4;
+pub(crate) const PENDING_WAKE_PART: u64 = 4;
 /// Above this many bytes in a millisecond work comes in bulk, and the loop sleeps at once.
 pub(crate) const IDLE_BULK_BYTES_PER_MS: usize = 64 << 10;
 /// Looks in bulk before a sleep, with the core given away in between.

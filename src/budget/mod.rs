@@ -276,7 +276,7 @@ impl Budget {
     }
 
     /// The shard waits until the budget is no longer tight. It has to look once more after this.
-    pub(crate) fn announce_wait(&self) {
+    pub(crate) fn declare_wait(&self) {
         if let Some(Share { pool, shard }) = &self.share {
             pool.waiting.fetch_or(1 << shard, Ordering::Relaxed);
         }
@@ -510,8 +510,8 @@ impl Pool {
 
     /// Wakes the shards that wait, if they need not any more.
     fn ring_waiting(&self) {
-        // Pairs with the fence of whoever announces that it waits: either it sees the step, or we
-        // see that it waits.
+        // Pairs with the fence of the thread that declares that it waits: either it sees the step,
+        // or we see that it waits.
         fence(Ordering::SeqCst);
         let tight = self.taken.load(Ordering::Relaxed) > self.limit() / 4 * 3;
         if tight || self.waiting.load(Ordering::Relaxed) == 0 {

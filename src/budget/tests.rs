@@ -87,7 +87,7 @@ fn whoever_waits_is_rung_by_others() {
     shares[0].set_bells((0..3).map(bell).collect());
     let heard = || [0, 1, 2].map(|shard| rings[shard].load(Ordering::Relaxed));
     assert!(shares[0].try_charge(60_000));
-    shares[1].announce_wait();
+    shares[1].declare_wait();
     shares[0].release(10_000);
     assert_eq!(heard(), [0, 0, 0], "it is still tight");
     shares[0].release(10_000);

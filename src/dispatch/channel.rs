@@ -3,7 +3,7 @@
 //! The channels of crossbeam look again for about ten microseconds, and give their core away eight
 //! times meanwhile, before a receiver sleeps. Whether that pays is for
 //! [`Idle`](crate::idle::Idle) to decide; where it had decided against it, that was up to a quarter
-//! of the machine's time for nothing. So a receiver here parks its thread itself: it announces that
+//! of the machine's time for nothing. So a receiver here parks its thread itself: it declares that
 //! it sleeps, looks once more, and parks; a sender leaves its item and then looks whether somebody
 //! sleeps, as with [`Doorbell`](crate::doorbell::Doorbell).
 //!
@@ -64,7 +64,7 @@ pub(crate) struct Receiver<T> {
 /// A thread that may be asleep.
 #[derive(Default)]
 struct Sleeper {
-    /// True from the moment it has announced its sleep until somebody woke it or it did itself.
+    /// True from the moment it has declared its sleep until somebody woke it or it did itself.
     sleeping: AtomicBool,
     thread: Mutex<Option<Thread>>,
     wakers: AtomicUsize,
@@ -78,7 +78,8 @@ impl Sleeper {
     /// To be called after an item is where the sleeper will look for it.
     #[inline]
     fn wake(&self) {
-        // Pairs with the fence in `announce`: either we see that it sleeps, or it sees the item.
+        // Pairs with the fence in `declare_sleep`: either we see that it sleeps, or it sees the
+        // item.
         fence(Ordering::SeqCst);
         if self.sleeping.load(Ordering::Relaxed) {
             self.unpark();
@@ -106,7 +107,7 @@ impl Sleeper {
         self.thread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn announce(&self) {
+    fn declare_sleep(&self) {
         self.sleeping.store(true, Ordering::Release);
         fence(Ordering::SeqCst);
     }
@@ -217,7 +218,7 @@ impl<T> Receiver<T> {
             self.thread = Some(current.id());
             self.sleeper.register(current);
         }
-        self.sleeper.announce();
+        self.sleeper.declare_sleep();
         let found = self.items.try_recv();
         if let Err(TryRecvError::Empty) = found {
             park();
@@ -253,7 +254,7 @@ impl<T> fmt::Debug for Receiver<T> {
 impl<T> Receiver<T> {
     /// Announces a sleep, as a thread that is about to park.
     pub(crate) fn fall_asleep(&self) {
-        self.sleeper.announce();
+        self.sleeper.declare_sleep();
     }
 
     pub(crate) fn is_asleep(&self) -> bool {

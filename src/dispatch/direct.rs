@@ -12,7 +12,7 @@ use super::FanOut;
 use crate::{
     block::BlockRef,
     clock::Tick,
-    limits::{LOOP_UNANNOUNCED_BYTES_MAX, LOOP_UNANNOUNCED_MS},
+    limits::{LOOP_PENDING_WAKE_BYTES_MAX, LOOP_PENDING_WAKE_MS},
     sync::{
         Mutex,
         atomic::{AtomicU64, Ordering},
@@ -30,7 +30,7 @@ pub(crate) struct DirectDispatch {
 /// a thread costs the loop five microseconds and more, as much as to read half a block: so large
 /// reads share a wake, as long as more of them come.
 #[derive(Debug, Default)]
-pub(crate) struct Unannounced {
+pub(crate) struct PendingWakes {
     bytes: usize,
     /// When the first of them was dispatched.
     since: Tick,
@@ -38,7 +38,7 @@ pub(crate) struct Unannounced {
     grows: bool,
 }
 
-impl Unannounced {
+impl PendingWakes {
     pub(crate) fn begin_turn(&mut self) {
         self.grows = false;
     }
@@ -54,13 +54,13 @@ impl Unannounced {
 
     /// Whether those who sleep are to be woken whatever comes.
     pub(crate) fn is_enough(&self) -> bool {
-        self.bytes >= LOOP_UNANNOUNCED_BYTES_MAX
+        self.bytes >= LOOP_PENDING_WAKE_BYTES_MAX
     }
 
     /// Whether they are to be woken at the end of a turn: nothing came in it to share the wake
     /// with, or they have slept long enough.
     pub(crate) fn is_due(&self, now: Tick) -> bool {
-        !self.grows || now >= self.since.saturating_add(LOOP_UNANNOUNCED_MS)
+        !self.grows || now >= self.since.saturating_add(LOOP_PENDING_WAKE_MS)
     }
 
     /// Whether there is anything; nothing is afterwards.
@@ -131,9 +131,9 @@ impl DirectDispatch {
 
     /// The loop wakes those who sleep and have something in their queues. False if the dispatcher
     /// has to be asked for that.
-    pub(crate) fn announce(&self) -> bool {
+    pub(crate) fn wake_receivers(&self) -> bool {
         match self.fan_out.try_lock() {
-            Ok(mut fan_out) => fan_out.announce(),
+            Ok(mut fan_out) => fan_out.wake_receivers(),
             Err(_) => return false,
         }
         true
@@ -141,11 +141,11 @@ impl DirectDispatch {
 
     /// The loop has a block with room for it in the dispatch queue's bounds, and dispatches it
     /// here if it may; `raise` takes its place in the bounds. Otherwise the block comes back.
-    /// Unless it `announces`, [`announce`](Self::announce) has to follow.
+    /// Unless it `wakes`, [`wake_receivers`](Self::wake_receivers) has to follow.
     pub(crate) fn dispatch(
         &self,
         block: BlockRef,
-        announces: bool,
+        wakes: bool,
         raise: impl FnOnce(&BlockRef),
     ) -> Result<(), BlockRef> {
         if !self.hand_overs.is_done() {
@@ -159,13 +159,13 @@ impl DirectDispatch {
         }
         if fan_out.would_overflow_sleeper(&block) {
             // It takes what it has while the block goes to the dispatcher.
-            fan_out.announce();
+            fan_out.wake_receivers();
             return Err(block);
         }
         raise(&block);
-        fan_out.dispatch_unannounced(block);
-        if announces {
-            fan_out.announce();
+        fan_out.dispatch_without_wake(block);
+        if wakes {
+            fan_out.wake_receivers();
         }
         Ok(())
     }

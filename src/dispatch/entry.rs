@@ -33,7 +33,7 @@ pub(super) struct Entry {
     /// are closed.
     pub(super) hidden: HashSet<PeerId>,
     /// It is listed as one whose receiver was not told yet.
-    pub(super) is_unannounced: bool,
+    pub(super) has_pending_wake: bool,
 }
 
 /// What a subscriber gets.
@@ -89,7 +89,7 @@ impl Entry {
             standing: Standing::Open,
             extras: 0,
             hidden: HashSet::new(),
-            is_unannounced: false,
+            has_pending_wake: false,
         }
     }
 

@@ -72,9 +72,9 @@ pub(crate) struct FanOut {
     /// For mixed blocks.
     sorter: Sorter,
     /// Entries whose receivers were not told yet of what is in their queues.
-    unannounced: Vec<u16>,
+    pending_wakes: Vec<u16>,
     /// Bytes of the blocks that brought it.
-    unannounced_bytes: usize,
+    bytes_without_wake: usize,
 }
 
 /// A block that is being dispatched, and not yet counted.
@@ -111,24 +111,24 @@ impl FanOut {
             in_hand: InHand::default(),
             any_ended: false,
             sorter: Sorter::default(),
-            unannounced: Vec::new(),
-            unannounced_bytes: 0,
+            pending_wakes: Vec::new(),
+            bytes_without_wake: 0,
         }
     }
 
-    /// As [`dispatch_unannounced`](Self::dispatch_unannounced), and wakes those who sleep.
+    /// As [`dispatch_without_wake`](Self::dispatch_without_wake), and wakes those who sleep.
     #[cfg(any(test, feature = "workbench"))]
     pub(crate) fn dispatch(&mut self, block: BlockRef) {
-        self.dispatch_unannounced(block);
-        self.announce();
+        self.dispatch_without_wake(block);
+        self.wake_receivers();
     }
 
     /// Offers a block to everybody who subscribes to its messages, and gives back what it held of
     /// the dispatch queue. Wakes nobody whose queue has much room left: to be followed by
-    /// [`announce`](Self::announce), before the thread waits for anything.
-    pub(crate) fn dispatch_unannounced(&mut self, block: BlockRef) {
+    /// [`wake_receivers`](Self::wake_receivers), before the thread waits for anything.
+    pub(crate) fn dispatch_without_wake(&mut self, block: BlockRef) {
         self.refresh();
-        self.unannounced_bytes += block.bytes().len();
+        self.bytes_without_wake += block.bytes().len();
         self.in_hand.charge = queue_charge(&block);
         // Answers are claimed or unclaimed already, or will be.
         let (answers, tag) = self.answers.take(&block).unzip();
@@ -148,17 +148,17 @@ impl FanOut {
     }
 
     /// Bytes of the blocks whose receivers sleep on, perhaps.
-    pub(crate) fn unannounced_bytes(&self) -> usize {
-        self.unannounced_bytes
+    pub(crate) fn bytes_without_wake(&self) -> usize {
+        self.bytes_without_wake
     }
 
     /// Wakes those who sleep and have something in their queues.
     #[inline]
-    pub(crate) fn announce(&mut self) {
-        self.unannounced_bytes = 0;
-        while let Some(position) = self.unannounced.pop() {
+    pub(crate) fn wake_receivers(&mut self) {
+        self.bytes_without_wake = 0;
+        while let Some(position) = self.pending_wakes.pop() {
             let entry = &mut self.entries[usize::from(position)];
-            entry.is_unannounced = false;
+            entry.has_pending_wake = false;
             entry.wake();
         }
     }
@@ -202,7 +202,7 @@ impl FanOut {
     /// in the queue, and may sleep over it.
     #[inline]
     pub(crate) fn would_overflow_sleeper(&self, block: &BlockRef) -> bool {
-        if self.unannounced.is_empty() {
+        if self.pending_wakes.is_empty() {
             return false;
         }
         let message_type = block.head().message_type;
@@ -210,7 +210,7 @@ impl FanOut {
         self.lists[usize::from(list)].iter().any(|position| {
             let entry = &self.entries[usize::from(*position)];
             let wanted = queue_charge(block);
-            entry.is_unannounced && entry.subscriber.account.lacks_room_for(wanted)
+            entry.has_pending_wake && entry.subscriber.account.lacks_room_for(wanted)
         })
     }
 
@@ -259,7 +259,7 @@ impl FanOut {
         if self.any_ended {
             self.remove_ended();
         }
-        self.announce();
+        self.wake_receivers();
         self.answers.finish_put_off(!never_waits());
     }
 
@@ -272,7 +272,7 @@ impl FanOut {
     /// do whatever panics meanwhile, which comes out when all is done.
     pub(crate) fn close(&mut self) {
         // While the positions are those of the table.
-        self.announce();
+        self.wake_receivers();
         self.routes.fill(NOBODY);
         self.mixed.clear();
         let mut entries = std::mem::take(&mut self.entries);
@@ -721,10 +721,10 @@ impl FanOut {
     fn deliver(&mut self, position: usize, delivery: BatchDelivery) {
         let entry = &mut self.entries[position];
         entry.deliver(delivery);
-        if !entry.is_unannounced {
-            entry.is_unannounced = true;
+        if !entry.has_pending_wake {
+            entry.has_pending_wake = true;
             // Lists hold positions of this size too.
-            self.unannounced
+            self.pending_wakes
                 .push(u16::try_from(position).unwrap_or(u16::MAX));
         }
     }
@@ -766,7 +766,7 @@ impl FanOut {
             return false;
         };
         // While the positions are those of the list.
-        self.announce();
+        self.wake_receivers();
         self.version = Some(version);
         let (event_subscribers, subscribers): (Vec<_>, Vec<_>) = subscribers
             .into_iter()

@@ -34,7 +34,7 @@ pub use options::{EndReason, OverflowPolicy, SubscribeOptions, TypeFilter};
 pub use replies::{PendingReply, Replies, Reply};
 pub use subscription::{Batch, ChannelSubscription, Iter, Messages, Subscription, TryIter};
 
-pub(crate) use direct::{DirectDispatch, Unannounced};
+pub(crate) use direct::{DirectDispatch, PendingWakes};
 pub(crate) use fan_out::FanOut;
 pub(crate) use queue::{DispatchQueue, Item, Poke, PushError, QueueBounds};
 pub(crate) use registry::{Outlet, Registry};

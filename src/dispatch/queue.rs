@@ -158,8 +158,10 @@ impl DispatchQueue {
 
     /// Wakes those who sleep and for whom this thread dispatched something. False if it is the
     /// dispatcher that has to do so.
-    pub(crate) fn announce(&self) -> bool {
-        self.direct.as_ref().is_none_or(|direct| direct.announce())
+    pub(crate) fn wake_receivers(&self) -> bool {
+        self.direct
+            .as_ref()
+            .is_none_or(|direct| direct.wake_receivers())
     }
 
     fn note_handed(&self) {
@@ -170,11 +172,11 @@ impl DispatchQueue {
 
     /// Dispatches a block on this thread, if there is room for it, it is [little
     /// work](FanOut::is_cheap), and the dispatcher has nothing to do; otherwise it comes back.
-    /// Unless it `announces`, [`announce`](Self::announce) has to follow.
-    pub(crate) fn dispatch(&self, block: BlockRef, announces: bool) -> Result<(), BlockRef> {
+    /// Unless it `wakes`, [`wake_receivers`](Self::wake_receivers) has to follow.
+    pub(crate) fn dispatch(&self, block: BlockRef, wakes: bool) -> Result<(), BlockRef> {
         match &self.direct {
             Some(direct) if self.bounds.has_room_for_block(&block) => {
-                direct.dispatch(block, announces, |block| self.bounds.raise_block(block))
+                direct.dispatch(block, wakes, |block| self.bounds.raise_block(block))
             }
             Some(_) | None => Err(block),
         }
@@ -268,13 +270,13 @@ impl QueueBounds {
         }
     }
 
-    /// The loop announces that it waits for room; it has to try once more after this.
+    /// The loop declares that it waits for room; it has to try once more after this.
     pub(crate) fn wait_for_room(&self) {
         self.loop_waits.store(ROOM, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
-    /// The loop announces that it ends once the queue is empty, and nothing parked; it has to look
+    /// The loop declares that it ends once the queue is empty, and nothing parked; it has to look
     /// at [`is_empty`](Self::is_empty) after this.
     pub(crate) fn wait_for_end(&self) {
         self.loop_waits.store(EMPTY, Ordering::Relaxed);

@@ -23,7 +23,7 @@ use crate::{
     error::SubscribeError,
     id::{MessageType, SubscriberId},
     ledger::{DepartedRow, EventSubscriberRow, SubscriberRow, Traffic},
-    limits::{BLOCK_SIZE, SUBSCRIBERS_MAX, UNANNOUNCED_PART},
+    limits::{BLOCK_SIZE, PENDING_WAKE_PART, SUBSCRIBERS_MAX},
     slots::never_waits,
     sync::{
         Mutex, MutexGuard,
@@ -736,8 +736,8 @@ impl Registry {
 fn untold_max(capacity: Traffic) -> Traffic {
     let bytes = capacity.bytes.saturating_sub(BLOCK_SIZE as u64);
     Traffic::new(
-        capacity.messages / UNANNOUNCED_PART,
-        bytes.min(capacity.bytes / UNANNOUNCED_PART),
+        capacity.messages / PENDING_WAKE_PART,
+        bytes.min(capacity.bytes / PENDING_WAKE_PART),
     )
 }
 

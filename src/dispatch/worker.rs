@@ -11,7 +11,7 @@ use super::{DirectDispatch, FanOut, channel::Receiver, queue::Item, queue::Poke}
 use crate::{
     clock::Clock,
     idle::{Idle, IdleStrategy},
-    limits::{UNANNOUNCED_BYTES_MAX, UNANNOUNCED_ITEMS_MAX},
+    limits::{PENDING_WAKE_BYTES_MAX, PENDING_WAKE_ITEMS_MAX},
     sync::channel::TryRecvError,
     threads::set_dispatcher,
 };
@@ -25,7 +25,7 @@ pub(crate) struct Worker {
     idle: Idle,
     clock: Clock,
     /// Items handled since receivers were last woken, from a block on.
-    unannounced: u32,
+    pending_wakes: u32,
 }
 
 /// The embedder's metrics callback, closed over what it reports.
@@ -47,7 +47,7 @@ impl Worker {
             on_tick,
             idle: Idle::new(idle),
             clock,
-            unannounced: 0,
+            pending_wakes: 0,
         }
     }
 
@@ -87,17 +87,17 @@ impl Worker {
 
     fn handle(&mut self, item: Item) {
         let is_last = self.items.items().is_empty();
-        let counts = self.unannounced > 0 || matches!(item, Item::Block(_));
-        self.unannounced += u32::from(counts);
-        let announces = is_last || self.unannounced >= UNANNOUNCED_ITEMS_MAX;
+        let counts = self.pending_wakes > 0 || matches!(item, Item::Block(_));
+        self.pending_wakes += u32::from(counts);
+        let wakes = is_last || self.pending_wakes >= PENDING_WAKE_ITEMS_MAX;
         match item {
             Item::Block(block) => {
-                let unannounced = &mut self.unannounced;
+                let pending_wakes = &mut self.pending_wakes;
                 self.direct.handle(|fan_out| {
-                    fan_out.dispatch_unannounced(block);
-                    if announces || fan_out.unannounced_bytes() >= UNANNOUNCED_BYTES_MAX {
-                        fan_out.announce();
-                        *unannounced = 0;
+                    fan_out.dispatch_without_wake(block);
+                    if wakes || fan_out.bytes_without_wake() >= PENDING_WAKE_BYTES_MAX {
+                        fan_out.wake_receivers();
+                        *pending_wakes = 0;
                     }
                 });
             }
@@ -107,8 +107,8 @@ impl Worker {
             Item::Cut(marker) => self.direct.handle(|fan_out| fan_out.handle_cut(*marker)),
             Item::Poke => {}
         }
-        if announces && std::mem::take(&mut self.unannounced) > 0 {
-            self.direct.visit(FanOut::announce);
+        if wakes && std::mem::take(&mut self.pending_wakes) > 0 {
+            self.direct.visit(FanOut::wake_receivers);
         }
         if self.poke.take() {
             self.look_around();

@@ -54,7 +54,7 @@ pub(super) struct Connection {
     /// It is in the list of those whose watermarks are to be looked at later.
     pub(super) in_due_list: bool,
     /// Its `Connected` was told, so that its `Closed` is due.
-    pub(super) announced: bool,
+    pub(super) told_connected: bool,
     /// The drain is over, or a write stall that is judged by what our system takes, and the socket
     /// is tried a last time.
     pub(super) write_tried: bool,
@@ -164,7 +164,7 @@ impl Connection {
             congested: false,
             in_refused_list: false,
             in_due_list: false,
-            announced: false,
+            told_connected: false,
             write_tried: false,
             listed: false,
             pending: false,
@@ -201,7 +201,7 @@ impl Connection {
             congested,
             in_refused_list,
             in_due_list,
-            announced: _,
+            told_connected: _,
             write_tried,
             listed,
             pending: _,

@@ -44,7 +44,7 @@ impl Peers {
         };
         let was_half_closed = matches!(connection.peer.state(), State::HalfClosed { .. });
         match connection.peer.state() {
-            State::Open if connection.announced => {}
+            State::Open if connection.told_connected => {}
             State::HalfClosed { .. } => {}
             // Nothing was delivered, so nothing has to be answered.
             State::Refused { reason, .. } => {
@@ -186,7 +186,7 @@ impl Peers {
         let Some(code) = connection.peer.bye_received else {
             return;
         };
-        let is_announced = connection.announced;
+        let was_told = connection.told_connected;
         let reads_on = CloseReason::from_wire_code(code).is_some_and(CloseReason::reads_on);
         // One that comes while we close changes nothing about our close.
         if let State::HalfClosed { reason, .. } = connection.peer.state() {
@@ -197,7 +197,7 @@ impl Peers {
                 self.abandon(now, id, reason);
             }
         }
-        if is_announced {
+        if was_told {
             self.emit(Event::ByeReceived { peer: id, code });
         }
     }
@@ -416,7 +416,7 @@ impl Peers {
             self.wheel.cancel_at(timer);
         }
         count_end(&self.slots.ledger, &mut self.gone, peer, lost);
-        let (standing, announced) = (connection.standing, connection.announced);
+        let (standing, told_connected) = (connection.standing, connection.told_connected);
         if connection.pending {
             self.census.end_pending();
         }
@@ -432,14 +432,14 @@ impl Peers {
         if self.slots.was_given_up(id) {
             self.end_link(left.link);
         }
-        let error = (!announced).then(|| {
+        let error = (!told_connected).then(|| {
             dial_error.unwrap_or(DialError::Handshake {
                 reason,
                 bye_received: row.bye_received,
             })
         });
         if standing != Standing::Dialling {
-            if announced {
+            if told_connected {
                 self.tell_end(now, &row);
             }
             self.keep_row(row, held, abort);

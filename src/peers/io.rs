@@ -243,7 +243,7 @@ impl Peers {
         let watched = self.is_watched();
         let Some(connection) = self
             .connection(id)
-            .filter(|connection| watched && connection.announced)
+            .filter(|connection| watched && connection.told_connected)
         else {
             return;
         };
@@ -583,7 +583,7 @@ impl Peers {
     fn refuse_introduction(&mut self, id: PeerId, parsed: &mut Parsed, fault: Fault) {
         if self
             .connection(id)
-            .is_none_or(|connection| !connection.announced)
+            .is_none_or(|connection| !connection.told_connected)
         {
             *parsed = Parsed::default();
         }
@@ -612,7 +612,7 @@ impl Peers {
         let Some(connection) = self.connection(id) else {
             return;
         };
-        let is_unanswered = connection.standing == Standing::Dialled && !connection.announced;
+        let is_unanswered = connection.standing == Standing::Dialled && !connection.told_connected;
         if let State::HalfClosed { reason, .. } = connection.peer.state() {
             if is_unanswered {
                 self.begin_close(now, id, reason, LINGER_MS);

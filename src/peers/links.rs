@@ -696,7 +696,7 @@ impl Peers {
                     let connection = self.connections.look(peer.index() as usize).unwrap();
                     assert_eq!((connection.id(), connection.peer.link), (peer, Some(*id)));
                     let up = matches!(link.state, LinkState::Up { .. });
-                    assert_eq!(connection.announced, up, "{id} {link:?}");
+                    assert_eq!(connection.told_connected, up, "{id} {link:?}");
                 }
                 LinkState::Waiting(timer) => assert!(self.wheel.deadline(timer).is_some()),
                 LinkState::Covered => {

@@ -386,7 +386,7 @@ impl Peers {
             return;
         };
         let came = if hello_required {
-            connection.announced
+            connection.told_connected
         } else {
             connection.peer.has_spoken()
         };
@@ -728,7 +728,7 @@ impl Peers {
         };
         let (addr, link) = (connection.peer.addr, connection.peer.link);
         let identity = connection.peer.identity.clone();
-        let is_new = !std::mem::replace(&mut connection.announced, true);
+        let is_new = !std::mem::replace(&mut connection.told_connected, true);
         let limit = identity.as_ref().map(|said| said.payload_size_max);
         self.slots.admit(id, limit.unwrap_or(u32::MAX));
         if is_new {

@@ -68,7 +68,7 @@ struct Unused {
     hello: HelloState,
     checksums: bool,
     pending: bool,
-    announced: bool,
+    told_connected: bool,
 }
 
 /// A connection on which nothing is under way.
@@ -78,7 +78,7 @@ struct DormantConnection {
     timer: Option<TimerPlace>,
     standing: Standing,
     pending: bool,
-    announced: bool,
+    told_connected: bool,
 }
 
 /// A connection to be looked at: the one in the table, or one that was made to be looked at.
@@ -337,7 +337,7 @@ impl Unused {
             hello,
             checksums,
             pending: connection.pending,
-            announced: connection.announced,
+            told_connected: connection.told_connected,
         })
     }
 
@@ -352,7 +352,7 @@ impl Unused {
         let mut connection = Connection::new(peer, Standing::Accepted);
         connection.timer = self.timer;
         connection.pending = self.pending;
-        connection.announced = self.announced;
+        connection.told_connected = self.told_connected;
         connection
     }
 }
@@ -363,7 +363,7 @@ impl DormantConnection {
             timer: connection.timer,
             standing: connection.standing,
             pending: connection.pending,
-            announced: connection.announced,
+            told_connected: connection.told_connected,
             peer: connection.peer.into_dormant(),
         }
     }
@@ -374,7 +374,7 @@ impl DormantConnection {
         connection.ready = Ready::WRITE;
         connection.timer = self.timer;
         connection.pending = self.pending;
-        connection.announced = self.announced;
+        connection.told_connected = self.told_connected;
         connection
     }
 }
@@ -445,7 +445,7 @@ mod tests {
         let peer = Peer::new(id, addr, now, &rules());
         let mut connection = Connection::new(peer, Standing::Accepted);
         connection.pending = true;
-        connection.announced = true;
+        connection.told_connected = true;
         table.insert(connection);
         id
     }

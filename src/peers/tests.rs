@@ -245,7 +245,10 @@ impl Peers {
                 (connection.id(), connection.peer.node_id()),
                 (*id, *node_id)
             );
-            assert!(connection.announced, "{id} is listed and was not told of");
+            assert!(
+                connection.told_connected,
+                "{id} is listed and was not told of"
+            );
         }
         for connection in self.connections_up() {
             let closes = connection.pause == Some(Pause::Closing);
@@ -273,7 +276,7 @@ impl Peers {
     fn connections_up(&self) -> impl Iterator<Item = Look<'_>> {
         let connections = self.connections.looks();
         connections.filter(|connection| {
-            connection.announced
+            connection.told_connected
                 && connection.leaving.is_none()
                 && connection.peer.state().takes_input()
         })

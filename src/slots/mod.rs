@@ -1488,7 +1488,7 @@ impl Slots {
     #[must_use]
     pub(crate) fn wait_for_budget(&self) -> bool {
         self.budget_waited.store(true, Ordering::Relaxed);
-        self.ledger.budget.announce_wait();
+        self.ledger.budget.declare_wait();
         // Pairs with those of whoever gives bytes back, here or in another shard.
         fence(Ordering::SeqCst);
         let tight = self.ledger.budget.is_tight();

@@ -47,7 +47,7 @@ impl Waiting {
     /// As `Slots::wait_for_budget` does it.
     fn wait(&self) {
         loop {
-            self.waits.announce_wait();
+            self.waits.declare_wait();
             fence(Ordering::SeqCst);
             if !self.waits.is_tight() {
                 return;

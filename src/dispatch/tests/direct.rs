@@ -4,8 +4,8 @@ use super::*;
 use crate::{
     dispatch::{channel::Receiver, direct::DirectDispatch},
     limits::{
-        BLOCK_SIZE, LOOP_UNANNOUNCED_BYTES_MAX, LOOP_UNANNOUNCED_MS, UNANNOUNCED_BYTES_MAX,
-        UNANNOUNCED_ITEMS_MAX,
+        BLOCK_SIZE, LOOP_PENDING_WAKE_BYTES_MAX, LOOP_PENDING_WAKE_MS, PENDING_WAKE_BYTES_MAX,
+        PENDING_WAKE_ITEMS_MAX,
     },
 };
 
@@ -118,8 +118,8 @@ fn a_large_block_is_dispatched_at_once_if_that_is_one_step_for_each() {
 #[test]
 fn the_loop_does_not_wait_to_wake_anybody() {
     let place = Place::new(1);
-    assert!(place.direct.announce());
-    assert!(!place.direct.visit(|_| place.direct.announce()));
+    assert!(place.direct.wake_receivers());
+    assert!(!place.direct.visit(|_| place.direct.wake_receivers()));
 }
 
 #[test]
@@ -133,13 +133,13 @@ fn nothing_is_dispatched_after_the_end() {
 }
 
 #[test]
-fn who_sleeps_is_woken_by_the_announcement_or_before_its_queue_is_full() {
+fn a_sleeper_is_woken_at_the_end_or_before_its_queue_is_full() {
     let mut bench = Bench::new();
     let receiver = queue(&bench.registry, 100);
     let offer = |bench: &mut Bench, types: &[u16]| {
         let block = bench.block(types);
         bench.bounds.raise_block(&block);
-        bench.fan_out.dispatch_unannounced(block);
+        bench.fan_out.dispatch_without_wake(block);
     };
     offer(&mut bench, &[7; 25]);
     assert!(receiver.is_asleep());
@@ -149,10 +149,10 @@ fn who_sleeps_is_woken_by_the_announcement_or_before_its_queue_is_full() {
     receiver.fall_asleep();
     offer(&mut bench, &[7]);
     assert!(receiver.is_asleep());
-    bench.fan_out.announce();
+    bench.fan_out.wake_receivers();
     assert!(!receiver.is_asleep());
     receiver.fall_asleep();
-    bench.fan_out.announce();
+    bench.fan_out.wake_receivers();
     assert!(receiver.is_asleep(), "it knows of that one");
 }
 
@@ -171,7 +171,7 @@ fn who_sleeps_is_woken_if_another_read_may_find_no_room() {
         receiver.fall_asleep();
         let block = bench.block(&[7]);
         bench.bounds.raise_block(&block);
-        bench.fan_out.dispatch_unannounced(block);
+        bench.fan_out.dispatch_without_wake(block);
         assert_eq!(receiver.is_asleep(), sleeps, "{bytes}");
     }
 }
@@ -202,10 +202,10 @@ fn nobody_is_full_for_want_of_being_told() {
         place.bench.bounds.raise_block(&block);
         place
             .direct
-            .handle(|fan_out| fan_out.dispatch_unannounced(block));
+            .handle(|fan_out| fan_out.dispatch_without_wake(block));
         assert_eq!((account.row().dropped, account.row().queued), (0, 81));
         // Who knows of what is there is full all the same, and the loop says so itself.
-        place.direct.announce();
+        place.direct.wake_receivers();
         assert!(offer(&mut place, 81).is_ok());
         assert!(account.row().dropped > 0);
     }
@@ -223,7 +223,7 @@ fn who_is_refused_is_woken() {
     let offer = |bench: &mut Bench, count| {
         let block = bench.block(&vec![7; count]);
         bench.bounds.raise_block(&block);
-        bench.fan_out.dispatch_unannounced(block);
+        bench.fan_out.dispatch_without_wake(block);
     };
     offer(&mut bench, 1);
     assert!(receiver.is_asleep());
@@ -241,7 +241,7 @@ fn a_change_of_the_list_wakes_who_has_something_and_nobody_else() {
     let asleep = queue(&bench.registry, 100);
     let block = bench.block(&[7]);
     bench.bounds.raise_block(&block);
-    bench.fan_out.dispatch_unannounced(block);
+    bench.fan_out.dispatch_without_wake(block);
     // It goes, and the last one takes its place.
     drop(idle);
     let other = queue(&bench.registry, 100);
@@ -252,7 +252,7 @@ fn a_change_of_the_list_wakes_who_has_something_and_nobody_else() {
     let third = queue(&bench.registry, 100);
     assert!(bench.fan_out.refresh());
     assert!(asleep.is_asleep() && other.is_asleep() && third.is_asleep());
-    bench.fan_out.announce();
+    bench.fan_out.wake_receivers();
     assert!(other.is_asleep() && third.is_asleep());
 }
 
@@ -262,7 +262,7 @@ fn the_end_of_the_fan_out_wakes_everybody() {
     let (some, none) = (queue(&bench.registry, 100), queue(&bench.registry, 100));
     let block = bench.block(&[7]);
     bench.bounds.raise_block(&block);
-    bench.fan_out.dispatch_unannounced(block);
+    bench.fan_out.dispatch_without_wake(block);
     some.fall_asleep();
     none.fall_asleep();
     bench.fan_out.close();
@@ -287,14 +287,14 @@ fn a_dispatcher_that_is_busy_wakes_who_sleeps_after_so_many_items() {
     let receiver = queue(&bench.registry, 1_000);
     let (queue, mut worker) = worker(&bench);
     queue.push(Item::Block(bench.block(&[7]))).unwrap();
-    for _ in 0..UNANNOUNCED_ITEMS_MAX + 1 {
+    for _ in 0..PENDING_WAKE_ITEMS_MAX + 1 {
         let peer = bench.peer;
         let event = Box::new(crate::event::Event::Resumed { peer });
         assert!(queue.push(Item::Event(event)).is_ok());
     }
     assert!(worker.step());
     assert!(receiver.is_asleep());
-    for _ in 1..UNANNOUNCED_ITEMS_MAX {
+    for _ in 1..PENDING_WAKE_ITEMS_MAX {
         assert!(receiver.is_asleep() && worker.step());
     }
     assert!(!receiver.is_asleep() && worker.has_items());
@@ -309,23 +309,23 @@ fn the_last_item_of_the_dispatcher_wakes_who_sleeps() {
     assert!(queue.push_item(Item::Poke).is_ok());
     assert!(worker.step() && receiver.is_asleep());
     assert!(worker.step() && !receiver.is_asleep());
-    assert!(UNANNOUNCED_BYTES_MAX > bench.block(&[7]).bytes().len());
+    assert!(PENDING_WAKE_BYTES_MAX > bench.block(&[7]).bytes().len());
 }
 
 #[test]
-fn the_loop_announces_after_so_many_bytes_so_long_or_a_turn_without() {
-    let mut unannounced = Unannounced::default();
-    unannounced.begin_turn();
-    assert!(!unannounced.take());
-    unannounced.add(5, LOOP_UNANNOUNCED_BYTES_MAX - 1);
-    assert!(!unannounced.is_enough() && !unannounced.is_due(5));
-    unannounced.begin_turn();
-    assert!(unannounced.is_due(5));
-    unannounced.add(6, 1);
-    assert!(unannounced.is_enough() && !unannounced.is_due(6));
-    assert!(unannounced.is_due(5 + LOOP_UNANNOUNCED_MS));
-    assert!(unannounced.take() && !unannounced.take());
-    assert!(!unannounced.is_enough());
-    unannounced.add(20, 1);
-    assert!(!unannounced.is_due(21), "the time begins anew");
+fn the_loop_wakes_after_so_many_bytes_so_long_or_a_turn_without() {
+    let mut pending_wakes = PendingWakes::default();
+    pending_wakes.begin_turn();
+    assert!(!pending_wakes.take());
+    pending_wakes.add(5, LOOP_PENDING_WAKE_BYTES_MAX - 1);
+    assert!(!pending_wakes.is_enough() && !pending_wakes.is_due(5));
+    pending_wakes.begin_turn();
+    assert!(pending_wakes.is_due(5));
+    pending_wakes.add(6, 1);
+    assert!(pending_wakes.is_enough() && !pending_wakes.is_due(6));
+    assert!(pending_wakes.is_due(5 + LOOP_PENDING_WAKE_MS));
+    assert!(pending_wakes.take() && !pending_wakes.take());
+    assert!(!pending_wakes.is_enough());
+    pending_wakes.add(20, 1);
+    assert!(!pending_wakes.is_due(21), "the time begins anew");
 }

@@ -200,7 +200,7 @@ fn what_the_loop_dispatches_itself_overtakes_nothing() {
     assert!(runs.iter().all(|count| *count > 0), "{runs:?}");
 }
 
-/// What the loop has dispatched is announced by it, or by the dispatcher that has the fan-out.
+/// What the loop has dispatched is woken for by it, or by the dispatcher that has the fan-out.
 #[test]
 fn whoever_dispatches_late_the_receiver_is_woken() {
     let asked: Arc<[std::sync::atomic::AtomicU64; 2]> = Arc::default();
@@ -220,7 +220,7 @@ fn whoever_dispatches_late_the_receiver_is_woken() {
             let poke = Arc::clone(&poke);
             move || {
                 // As `Worker::run` does it; an event is the end here. It looks around first.
-                direct.visit(FanOut::announce);
+                direct.visit(FanOut::wake_receivers);
                 loop {
                     match items.recv().unwrap() {
                         Item::Block(block) => direct.handle(|fan_out| fan_out.dispatch(block)),
@@ -228,7 +228,7 @@ fn whoever_dispatches_late_the_receiver_is_woken() {
                         Item::Event(_) | Item::Timer(_) | Item::Notice(_) | Item::Cut(_) => break,
                     }
                     if poke.take() {
-                        direct.visit(FanOut::announce);
+                        direct.visit(FanOut::wake_receivers);
                     }
                 }
             }
@@ -237,7 +237,7 @@ fn whoever_dispatches_late_the_receiver_is_woken() {
         // As the loop does it.
         let direct = match queue.dispatch(block, false) {
             Ok(()) => {
-                let alone = queue.announce();
+                let alone = queue.wake_receivers();
                 if !alone {
                     poke.poke();
                 }
@@ -309,10 +309,10 @@ impl Untold {
         }
     }
 
-    fn dispatch_unannounced(&mut self, count: usize) {
+    fn dispatch_without_wake(&mut self, count: usize) {
         let block = self.block(count);
         self.bench.bounds.raise_block(&block);
-        self.bench.fan_out.dispatch_unannounced(block);
+        self.bench.fan_out.dispatch_without_wake(block);
     }
 }
 
@@ -401,10 +401,10 @@ fn nothing_is_dropped_for_want_of_being_told() {
             untold.wait_until_taken();
             // As the dispatcher does it.
             while let Ok(Item::Block(block)) = items.try_recv() {
-                direct.handle(|fan_out| fan_out.dispatch_unannounced(block));
+                direct.handle(|fan_out| fan_out.dispatch_without_wake(block));
             }
         }
-        assert!(queue.announce());
+        assert!(queue.wake_receivers());
         assert_eq!(untold.subscriber.join().unwrap(), 5);
         assert_eq!(untold.account.row().dropped, 0);
     });
@@ -415,11 +415,11 @@ fn nothing_is_dropped_for_want_of_being_told() {
 
 /// Nobody sleeps for good over what fills more than a part of its queue.
 #[test]
-fn who_is_part_full_is_woken_without_an_announcement() {
+fn a_part_full_sleeper_is_woken_at_once() {
     explore(Some(2), || {
         let mut untold = Untold::new(options().messages(4), 4);
         for _ in 0..2 {
-            untold.dispatch_unannounced(2);
+            untold.dispatch_without_wake(2);
             untold.wait_until_taken();
         }
         assert_eq!(untold.subscriber.join().unwrap(), 4);
