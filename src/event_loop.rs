@@ -343,7 +343,7 @@ impl<N: Net> EventLoop<N> {
     }
 
     fn has_commands(&self) -> bool {
-        self.slots.has_attention()
+        self.slots.has_dirty()
             || self.slots.has_deferred()
             || self.peers.has_budget_again()
             || self.peers.has_news()

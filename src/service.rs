@@ -665,7 +665,7 @@ impl NetService {
                     shared.clock,
                 );
                 poke.set_wake(queue.waker());
-                let (running, shared) = (running.beside(), Arc::clone(shared));
+                let (running, shared) = (running.for_thread(), Arc::clone(shared));
                 let thread = self.spawn(Role::Dispatcher, shard, move || {
                     if let Err(message) = &worker.run() {
                         fail(&shared, Role::Dispatcher, shard, message);
@@ -711,7 +711,7 @@ impl NetService {
         for ((shard, sink), listeners) in (0..).zip(sinks).zip(by_shard) {
             let sockets = Sockets::new(listeners, options).map_err(StartError::Poller)?;
             let peers = self.make_peers(shard, limits);
-            let peers = peers.beside(Arc::clone(&census), node_registry.clone());
+            let peers = peers.shared_with(Arc::clone(&census), node_registry.clone());
             loops.push(self.make_loop(shard, sink, sockets, peers)?);
         }
         self.addrs = addrs;
@@ -779,7 +779,7 @@ impl NetService {
         event_loop: EventLoop<Sockets>,
         running: &Running,
     ) -> Result<(), StartError> {
-        let (running, shared) = (running.beside(), Arc::clone(&self.shared));
+        let (running, shared) = (running.for_thread(), Arc::clone(&self.shared));
         let inline = self.config.dispatch == Dispatch::Inline;
         let thread = self.spawn(Role::Loop, shard, move || {
             let clock = shared.clock;
@@ -932,7 +932,7 @@ fn make_slots(
             .outbox_full(config.outbox_full)
             .checksums(config.checksums);
         let slots = match all.first() {
-            Some(first) => slots.beside(first),
+            Some(first) => slots.shared_with(first),
             None => slots,
         };
         all.push(Arc::new(slots));

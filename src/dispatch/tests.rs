@@ -445,7 +445,7 @@ fn an_end_that_panics_is_an_end_all_the_same() {
         if waits {
             bench.bounds.wait_for_room();
         }
-        while bench.slots.poll_attention().is_some() {}
+        while bench.slots.poll_dirty().is_some() {}
         doorbell.prepare_sleep();
         let closed = catch_unwind(AssertUnwindSafe(|| bench.fan_out.close()));
         assert!(closed.is_err());

@@ -32,7 +32,7 @@ use crate::{
     ledger::Traffic,
     limits::PRIORITY_WINDOW_BYTES,
     policy::Priority,
-    slots::{Segment, beside, push_behind},
+    slots::{Segment, push_behind, slack_bytes},
 };
 
 /// Places for segments that an empty outbox keeps: a peer that is idle again holds little memory.
@@ -218,12 +218,14 @@ impl Outbox {
     }
 
     /// Storage that is held beside the bytes that wait here.
-    pub(crate) fn beside(&self) -> usize {
+    pub(crate) fn slack_bytes(&self) -> usize {
         let waiting = self.lanes().into_iter().flat_map(|lanes| &lanes.lanes);
         let behind = self.behind.as_ref();
-        let behind = behind.map_or(0, |behind| beside(&behind.segments, self.front.is_control));
-        let lanes: usize = waiting.map(|lane| lane.run.beside()).sum();
-        self.offset + self.front.beside() + behind + lanes
+        let behind = behind.map_or(0, |behind| {
+            slack_bytes(&behind.segments, self.front.is_control)
+        });
+        let lanes: usize = waiting.map(|lane| lane.run.slack_bytes()).sum();
+        self.offset + self.front.slack_bytes() + behind + lanes
     }
 
     /// Bytes of each priority that wait here.

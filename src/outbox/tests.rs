@@ -576,10 +576,17 @@ fn what_was_cut_is_counted_behind_frames_of_the_protocol() {
     pipe.write(5);
     pipe.insert_control(vec![1]);
     pipe.insert_control(vec![2]);
-    assert!(pipe.outbox.beside() < 1_000, "nothing of it is gone yet");
+    assert!(
+        pipe.outbox.slack_bytes() < 1_000,
+        "nothing of it is gone yet"
+    );
     pipe.write(10_003);
     assert_eq!(pipe.outbox.count_segments(), 3);
-    assert!(pipe.outbox.beside() >= 10_008, "{}", pipe.outbox.beside());
+    assert!(
+        pipe.outbox.slack_bytes() >= 10_008,
+        "{}",
+        pipe.outbox.slack_bytes()
+    );
     pipe.finish();
 }
 

@@ -236,7 +236,7 @@ impl Peers {
         match self.slots.close_if_drained(id) {
             Ok(true) => self.begin_close(now, id, reason, drain_ms),
             Ok(false) => {}
-            Err(_) => self.again.push(Again::Attention(id.index())),
+            Err(_) => self.again.push(Again::Dirty(id.index())),
         }
     }
 
@@ -262,7 +262,7 @@ impl Peers {
         }
     }
 
-    /// Has the slot ask for attention when everything is released that is waited for.
+    /// Has the slot marked dirty when everything is released that is waited for.
     fn watch_release(&mut self, now: Tick, id: PeerId, released: Traffic) {
         let Some(connection) = self.connection(id) else {
             return;
@@ -286,7 +286,7 @@ impl Peers {
                 // Whichever comes first.
                 self.watch_credit(id);
             } else if !self.slots.pause(id, awaited) {
-                self.again.push(Again::Attention(id.index()));
+                self.again.push(Again::Dirty(id.index()));
             }
         }
         self.arm(now, id);

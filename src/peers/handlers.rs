@@ -287,7 +287,8 @@ impl Peers {
         connection.peer.unanswered += unanswered;
         connection.peer.answered.add(accepted);
         if accepted.messages > 0 && !connection.ready.has(Ready::WRITE) {
-            self.slots.note_beside(id, connection.peer.outbox.beside());
+            self.slots
+                .note_slack(id, connection.peer.outbox.slack_bytes());
         }
         self.slots.ledger.note_accepted(accepted);
         self.answered |= accepted.messages > 0;

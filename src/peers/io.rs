@@ -155,7 +155,7 @@ impl Peers {
         None
     }
 
-    /// Has the slot ask for attention when half of the credit is free again. What is queued for the
+    /// Has the slot marked dirty when half of the credit is free again. What is queued for the
     /// peer, and its unfinished frame, have their part of it.
     pub(super) fn watch_credit(&mut self, id: PeerId) {
         let (credit, Flow { released, queued }) = (self.credit, self.slots.flow(id));
@@ -166,7 +166,7 @@ impl Peers {
             // Only writing can make room, and whoever writes looks at this again. If nothing is to
             // be written either, the last of it was released just now, before anybody was to tell.
             if queued == Traffic::default() {
-                self.again.push(Again::Attention(id.index()));
+                self.again.push(Again::Dirty(id.index()));
             }
             return;
         }
@@ -183,7 +183,7 @@ impl Peers {
             Some(_) | None => resume,
         };
         if !self.slots.pause(id, resume) {
-            self.again.push(Again::Attention(id.index()));
+            self.again.push(Again::Dirty(id.index()));
         }
     }
 
@@ -233,7 +233,7 @@ impl Peers {
             self.budget_paused.push(id);
             self.arm_budget_timer(now);
             if !self.slots.wait_for_budget() {
-                self.again.push(Again::Attention(id.index()));
+                self.again.push(Again::Dirty(id.index()));
             }
         }
     }
@@ -761,7 +761,7 @@ impl Peers {
             && !connection.peer.is_closing()
             && self.refill_output(now, id).is_err()
         {
-            self.again.push(Again::Attention(id.index()));
+            self.again.push(Again::Dirty(id.index()));
         }
         let Some(connection) = self.connection(id) else {
             return;
@@ -771,8 +771,8 @@ impl Peers {
             self.slots.trim_lease(id);
             self.finish_drain(now, id);
         } else {
-            let beside = connection.peer.outbox.beside();
-            self.slots.note_beside(id, beside);
+            let slack = connection.peer.outbox.slack_bytes();
+            self.slots.note_slack(id, slack);
         }
         self.list_writing(id);
         self.reconsider_reading(now, id);
@@ -789,8 +789,8 @@ impl Peers {
         };
         connection.ready.clear(Ready::WRITE);
         // What waits was to be written now, and may have to wait for long instead.
-        let beside = connection.peer.outbox.beside();
-        self.slots.note_beside(id, beside);
+        let slack = connection.peer.outbox.slack_bytes();
+        self.slots.note_slack(id, slack);
         let Some(connection) = self.connection(id) else {
             return;
         };

@@ -232,7 +232,7 @@ pub(crate) struct Peers {
 /// Work that a contended slot put off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Again {
-    Attention(u32),
+    Dirty(u32),
     NotifyRoom(u32),
     Close(PeerId, CloseReason, u64),
     Abandon(PeerId, CloseReason),
@@ -301,7 +301,7 @@ impl Peers {
     }
 
     /// The same table beside those of other loops.
-    pub(crate) fn beside(
+    pub(crate) fn shared_with(
         self,
         census: Arc<Census>,
         node_registry: Option<Arc<NodeRegistry>>,
@@ -513,7 +513,7 @@ impl Peers {
     pub(crate) fn begin_turn(&mut self, now: Tick) {
         self.slots.finish_deferred();
         append(&mut self.reading, &mut self.read_list);
-        self.handle_attention(now);
+        self.handle_dirty(now);
         self.retry(now);
         self.learn_nodes(now);
         if self.unmoved.is_some() {
@@ -595,7 +595,7 @@ impl Peers {
 
     /// Peers with output from commands that came in since the turn began.
     pub(crate) fn poll_late_output(&mut self, now: Tick) {
-        self.handle_attention(now);
+        self.handle_dirty(now);
         append(&mut self.writing, &mut self.write_list);
     }
 
@@ -664,12 +664,12 @@ impl Peers {
         self.make_some_dormant(now);
     }
 
-    // ----- attention, timers, budget ---------------------------------------------------------
+    // ----- dirty slots, timers, budget ---------------------------------------------------------
 
-    fn handle_attention(&mut self, now: Tick) {
+    fn handle_dirty(&mut self, now: Tick) {
         // Nobody asks in most turns, and to count costs less than to try in vain.
-        for _ in 0..COMMANDS_PER_TURN.min(self.slots.attention_count()) {
-            let Some(index) = self.slots.poll_attention() else {
+        for _ in 0..COMMANDS_PER_TURN.min(self.slots.dirty_count()) {
+            let Some(index) = self.slots.poll_dirty() else {
                 return;
             };
             self.handle_slot(now, index);
@@ -684,7 +684,7 @@ impl Peers {
         };
         let id = connection.id();
         if !connection.peer.is_closing() && self.refill_output(now, id).is_err() {
-            self.again.push(Again::Attention(index));
+            self.again.push(Again::Dirty(index));
             return;
         }
         self.learn_requests(now, id);
@@ -700,7 +700,7 @@ impl Peers {
         }
         for again in std::mem::take(&mut self.again) {
             match again {
-                Again::Attention(index) => self.handle_slot(now, index),
+                Again::Dirty(index) => self.handle_slot(now, index),
                 Again::NotifyRoom(index) => {
                     if !self.slots.notify_room(index) {
                         self.again.push(again);

@@ -80,7 +80,7 @@ impl Peers {
         peer.sums.add(taken.sums);
         // Where it is written now, that is looked at afterwards.
         if !connection.ready.has(Ready::WRITE) {
-            slots.note_beside(id, peer.outbox.beside());
+            slots.note_slack(id, peer.outbox.slack_bytes());
         }
         connection.has_more = taken.has_more;
         slots.ledger.note_accepted(taken.sums.accepted);

@@ -91,7 +91,7 @@ impl Running {
     }
 
     /// One more.
-    pub(super) fn beside(&self) -> Self {
+    pub(super) fn for_thread(&self) -> Self {
         Self::begin(&self.ending, self.ended.clone())
     }
 

@@ -270,7 +270,7 @@ impl Call<'_> {
         };
         drop(inner);
         if result.is_ok() || result.is_err_and(|refused| refused.tells_loop) {
-            self.ring.due |= slots.list_attention(slot, peer.index());
+            self.ring.due |= slots.list_dirty(slot, peer.index());
         }
         result.map_err(|refused| refused.error)
     }

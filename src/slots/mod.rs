@@ -2,8 +2,8 @@
 //!
 //! The loop owns everything about a peer except for one [`Slot`]. Other threads reach the slot by
 //! the peer's id: a sender appends encoded frames to its tail, whoever drops the last reference to
-//! a block returns the credit, the dispatcher holds the peer back. Each of them then asks for the
-//! loop's attention, at most once until the loop has looked.
+//! a block returns the credit, the dispatcher holds the peer back. Each of them then marks the
+//! slot dirty for the loop, at most once until the loop has looked.
 //!
 //! The tail stands behind a mutex that is held for a copy of at most a few kilobytes. Senders may
 //! wait for each other there; the loop never does: it tries the lock and comes back in its next
@@ -20,11 +20,11 @@
 //!   that each has one writer
 //! - `queued <= limit`, or exactly one message is queued
 //! - bytes leased from the budget `>=` bytes of the storage of what is queued, after every send and
-//!   whenever the loop has [told](Slots::note_beside) what it holds; but a sixteenth of a segment
+//!   whenever the loop has [told](Slots::note_slack) what it holds; but a sixteenth of a segment
 //!   and 64 bytes, and frames of the protocol with their places
 //! - the loop's own sends ([`accept_inline`](Slots::accept_inline)) take no lock: both of the above
 //!   may be passed by one send of another thread that is under way at the same moment
-//! - a slot index is in the attention queue at most once
+//! - a slot index is in the dirty list at most once
 
 mod addr;
 mod broadcast;
@@ -61,7 +61,7 @@ use crate::{
 
 pub(crate) use broadcast::SharedFrame;
 pub use broadcast::{BroadcastReport, PeerInfo, Recipients};
-pub(crate) use segment::{Run, Segment, beside, push_behind};
+pub(crate) use segment::{Run, Segment, push_behind, slack_bytes};
 pub(crate) use tail::{OutFrame, OutFrames};
 
 use addr::AddrCell;
@@ -76,8 +76,8 @@ const LOOKS_MAX: usize = 100;
 /// Changes that wait because the loop found a slot's lock taken.
 const DEFERRED_MAX: usize = 4096;
 
-/// Slots up to which each has its place in the attention queue from the start, 16 bytes of it:
-/// 256 KiB. Without places a send that asks for attention costs 60 instructions more, of 4,500.
+/// Slots up to which each has its place in the dirty list from the start, 16 bytes of it:
+/// 256 KiB. Without places a send that marks a slot costs 60 instructions more, of 4,500.
 const ATTENTION_PLACES_MAX: usize = 1 << 14;
 
 #[cfg(all(test, nebnet_loom))]
@@ -116,7 +116,7 @@ pub(crate) struct Slots {
     full: OutboxFull,
     /// Whatever is sent carries a checksum.
     checksums: bool,
-    attention: (Sender<u32>, Receiver<u32>),
+    dirty: (Sender<u32>, Receiver<u32>),
     waiters: Mutex<Vec<(u32, Thread)>>,
     /// True while the loop does not read because the budget is short.
     budget_waited: AtomicBool,
@@ -199,8 +199,8 @@ impl From<SendError> for Refused {
 
 #[derive(Debug, Default)]
 struct Slot {
-    /// True while the slot's index is in the attention queue.
-    attention: AtomicBool,
+    /// True while the slot's index is in the dirty list.
+    dirty: AtomicBool,
     /// True while a sender waits for room.
     waited: AtomicBool,
     /// True while the loop does not read the peer until `released` has reached `resume`.
@@ -247,7 +247,7 @@ struct Used {
     /// leases does not.
     leased_inline: AtomicUsize,
     /// Storage that the loop holds for what is queued, beside what is queued. Its own.
-    beside: AtomicUsize,
+    slack: AtomicUsize,
     /// Written by the loop, read under the lock: what the kernel took, less what the loop itself
     /// sent. So `accepted - written` is all that is queued, at the price of no further term; it
     /// wraps, because it may be below zero.
@@ -377,7 +377,7 @@ fn add(cell: &AtomicUsize, more: usize) {
     cell.store(sum, Ordering::Relaxed);
 }
 
-/// What the loop learns of a slot that asked for attention.
+/// What the loop learns of a slot that is marked dirty.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Taken {
     /// What the sums have grown by.
@@ -436,7 +436,7 @@ pub(crate) enum OpenError {
 }
 
 /// A queue that holds the index of every slot; a slot is in it at most once.
-fn attention_queue(slots: usize) -> (Sender<u32>, Receiver<u32>) {
+fn dirty_list(slots: usize) -> (Sender<u32>, Receiver<u32>) {
     if slots <= ATTENTION_PLACES_MAX {
         bounded(slots)
     } else {
@@ -462,7 +462,7 @@ impl Slots {
             payload_size_max: limits.payload_size,
             full: OutboxFull::Refuse,
             checksums: false,
-            attention: attention_queue(count.div_ceil(CHUNK_SLOTS) * CHUNK_SLOTS),
+            dirty: dirty_list(count.div_ceil(CHUNK_SLOTS) * CHUNK_SLOTS),
             waiters: Mutex::default(),
             budget_waited: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -486,7 +486,7 @@ impl Slots {
     }
 
     /// The same slots as those of one more shard of a service.
-    pub(crate) fn beside(self, first: &Self) -> Self {
+    pub(crate) fn shared_with(self, first: &Self) -> Self {
         Self {
             event_subscribers: Arc::clone(&first.event_subscribers),
             links: Arc::clone(&first.links),
@@ -594,7 +594,7 @@ impl Slots {
         if let Some(slot) = self.slot(peer) {
             let request_deadline = &slot.used().request_deadline;
             request_deadline.fetch_min(deadline, Ordering::Relaxed);
-            self.ask_attention(slot, peer.index());
+            self.mark_dirty(slot, peer.index());
         }
     }
 
@@ -641,15 +641,15 @@ impl Slots {
         let result = self.accept_locked(slot, &mut inner, item, push);
         drop(inner);
         match result {
-            Ok(()) => self.ask_attention(slot, peer.index()),
-            Err(refused) if refused.tells_loop => self.ask_attention(slot, peer.index()),
+            Ok(()) => self.mark_dirty(slot, peer.index()),
+            Err(refused) if refused.tells_loop => self.mark_dirty(slot, peer.index()),
             Err(_) => {}
         }
         result.map_err(|refused| refused.error)
     }
 
     /// Decides about a message under the lock. Unless this fails, or if it says so, the loop is to
-    /// be asked for its attention.
+    /// be told of it.
     fn accept_locked(
         &self,
         slot: &Slot,
@@ -693,7 +693,7 @@ impl Slots {
             Some(tails) => tails,
             none => begin_tails(none),
         };
-        let needed = queued.bytes + tails.beside as u64;
+        let needed = queued.bytes + tails.slack as u64;
         if needed > used.leased() as u64 && !self.lease_for(used, tails, queued.bytes, item) {
             self.count_refused_for_budget(item.traffic);
             return Err(self.note_refusal(slot, Refusals::BUDGET));
@@ -725,20 +725,20 @@ impl Slots {
         // It goes into what was taken ahead where it is appended. What is held beside other
         // segments is of no use to it.
         let room = tails.room(item.priority).min(item.traffic.bytes);
-        self.lease(used, &used.leased, queued + tails.beside as u64 - room)
+        self.lease(used, &used.leased, queued + tails.slack as u64 - room)
     }
 
     /// Leases what tails have taken ahead. If the budget has no room for that, they give it back.
     #[cold]
     fn cover(&self, used: &Used, tails: &mut Tails, queued: u64) {
         tails.measure();
-        if self.lease(used, &used.leased, queued + tails.beside as u64) {
+        if self.lease(used, &used.leased, queued + tails.slack as u64) {
             return;
         }
         tails.trim();
         // What is left is there already.
         let needed = usize::try_from(queued).unwrap_or(usize::MAX);
-        let missing = (needed + tails.beside).saturating_sub(used.leased());
+        let missing = (needed + tails.slack).saturating_sub(used.leased());
         self.ledger.budget.charge(missing);
         add(&used.leased, missing);
     }
@@ -864,7 +864,7 @@ impl Slots {
         }
         slot.given_up.store(true, Ordering::Relaxed);
         drop(inner);
-        self.ask_attention(slot, peer.index());
+        self.mark_dirty(slot, peer.index());
         true
     }
 
@@ -980,22 +980,22 @@ impl Slots {
             wanted = true;
         }
         if wanted {
-            self.ask_attention(slot, peer.index());
+            self.mark_dirty(slot, peer.index());
         }
     }
 
-    fn ask_attention(&self, slot: &Slot, index: u32) {
-        if self.list_attention(slot, index) {
+    fn mark_dirty(&self, slot: &Slot, index: u32) {
+        if self.list_dirty(slot, index) {
             self.doorbell.ring();
         }
     }
 
     /// Puts a slot on the loop's list. True if that is news, so that the loop is to be woken.
     #[inline]
-    fn list_attention(&self, slot: &Slot, index: u32) -> bool {
-        let is_new = !slot.attention.swap(true, Ordering::AcqRel);
+    fn list_dirty(&self, slot: &Slot, index: u32) -> bool {
+        let is_new = !slot.dirty.swap(true, Ordering::AcqRel);
         if is_new {
-            let sent = self.attention.0.try_send(index);
+            let sent = self.dirty.0.try_send(index);
             debug_assert!(sent.is_ok(), "the queue has a place for every slot");
         }
         is_new
@@ -1139,21 +1139,21 @@ impl Slots {
         Ok(())
     }
 
-    /// The next slot that asked for attention. Whatever happens to it from now on asks again.
-    pub(crate) fn poll_attention(&self) -> Option<u32> {
-        let index = self.attention.1.try_recv().ok()?;
+    /// The next slot that is marked dirty. Whatever happens to it from now on marks it again.
+    pub(crate) fn poll_dirty(&self) -> Option<u32> {
+        let index = self.dirty.1.try_recv().ok()?;
         if let Some(slot) = self.slot_at(index) {
-            slot.attention.swap(false, Ordering::AcqRel);
+            slot.dirty.swap(false, Ordering::AcqRel);
         }
         Some(index)
     }
 
-    pub(crate) fn attention_count(&self) -> usize {
-        self.attention.1.len()
+    pub(crate) fn dirty_count(&self) -> usize {
+        self.dirty.1.len()
     }
 
-    pub(crate) fn has_attention(&self) -> bool {
-        !self.attention.1.is_empty()
+    pub(crate) fn has_dirty(&self) -> bool {
+        !self.dirty.1.is_empty()
     }
 
     /// Takes what senders have appended for an open connection, and gives it to `out`; `before` is
@@ -1273,16 +1273,16 @@ impl Slots {
 
     /// Keeps how many bytes of storage the loop holds for what is queued, beside what is queued.
     /// Whether the budget has room or not, they are there, and are charged.
-    pub(crate) fn note_beside(&self, peer: PeerId, bytes: usize) {
+    pub(crate) fn note_slack(&self, peer: PeerId, bytes: usize) {
         let used = self.own(peer).used();
-        let before = used.beside.load(Ordering::Relaxed);
+        let before = used.slack.load(Ordering::Relaxed);
         let queued = usize::try_from(used.queued().bytes).unwrap_or(usize::MAX);
         let left = used.leased().wrapping_add(before);
         let missing = queued.saturating_add(bytes).saturating_sub(left);
         if missing > 0 {
             self.ledger.budget.charge(missing);
         }
-        used.beside.store(bytes, Ordering::Relaxed);
+        used.slack.store(bytes, Ordering::Relaxed);
         let change = before.wrapping_add(missing).wrapping_sub(bytes);
         add(&used.leased_inline, change);
         self.trim_excess(peer);
@@ -1295,12 +1295,12 @@ impl Slots {
             return;
         };
         let used = slot.used();
-        let beside = inner.tails.as_mut().map_or(0, |tails| {
+        let slack = inner.tails.as_mut().map_or(0, |tails| {
             tails.measure();
-            tails.beside
+            tails.slack
         });
         let queued = usize::try_from(used.queued().bytes).unwrap_or(usize::MAX);
-        let excess = used.leased().saturating_sub(queued.saturating_add(beside));
+        let excess = used.leased().saturating_sub(queued.saturating_add(slack));
         if excess > 0 {
             add(&used.leased_inline, excess.wrapping_neg());
             drop(inner);
@@ -1468,8 +1468,8 @@ impl Slots {
         self.own(peer).held.load(Ordering::Relaxed) > 0
     }
 
-    /// Asks for attention once everything up to `resume` was released. False if it already was, so
-    /// that nobody would.
+    /// Marks the slot dirty once everything up to `resume` was released. False if it already was,
+    /// so that no other thread would.
     #[must_use]
     pub(crate) fn pause(&self, peer: PeerId, resume: Traffic) -> bool {
         let slot = self.own(peer);
@@ -1610,7 +1610,7 @@ impl Default for Used {
             released: TrafficCell::default(),
             leased: AtomicUsize::default(),
             leased_inline: AtomicUsize::default(),
-            beside: AtomicUsize::default(),
+            slack: AtomicUsize::default(),
             written: TrafficCell::default(),
             resume: TrafficCell::default(),
             request_deadline: AtomicU64::new(NO_DEADLINE),
@@ -1657,14 +1657,14 @@ impl Used {
 
     /// The same with what is leased beside it.
     fn all_leases(&self) -> usize {
-        let beside = self.beside.load(Ordering::Relaxed);
-        self.leased().wrapping_add(beside)
+        let slack = self.slack.load(Ordering::Relaxed);
+        self.leased().wrapping_add(slack)
     }
 
     /// Takes all leases. To be called by the loop, under the lock.
     fn take_leases(&self) -> usize {
         let leased = self.all_leases();
-        for lease in [&self.leased, &self.leased_inline, &self.beside] {
+        for lease in [&self.leased, &self.leased_inline, &self.slack] {
             lease.store(0, Ordering::Relaxed);
         }
         leased

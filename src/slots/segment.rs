@@ -161,7 +161,7 @@ impl Segment {
     }
 
     /// Storage that is held for this segment, and in which nothing of it is.
-    pub(crate) fn beside(&self) -> usize {
+    pub(crate) fn slack_bytes(&self) -> usize {
         self.cut as usize + self.slack()
     }
 
@@ -272,7 +272,7 @@ pub(crate) fn push_behind(segments: &mut VecDeque<Segment>, segment: Segment) {
 
 /// Storage that is held for segments behind each other, beside what is in them. With
 /// `behind_control` a frame of the protocol goes before them.
-pub(crate) fn beside(segments: &VecDeque<Segment>, behind_control: bool) -> usize {
+pub(crate) fn slack_bytes(segments: &VecDeque<Segment>, behind_control: bool) -> usize {
     // Frames of the protocol may have put one back that took bytes ahead, or was cut for them.
     let put_back = segments
         .iter()
@@ -306,8 +306,8 @@ impl Run {
     }
 
     /// Storage that is held beside what is in it.
-    pub(crate) fn beside(&self) -> usize {
-        beside(&self.segments, false)
+    pub(crate) fn slack_bytes(&self) -> usize {
+        slack_bytes(&self.segments, false)
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -20,7 +20,7 @@ pub(super) struct Tails {
     others: Option<Box<[Tail; 2]>>,
     /// Storage beside what is in it, as it was [measured](Self::measure) last: what was appended
     /// since has only made it less, unless a tail has grown.
-    pub(super) beside: usize,
+    pub(super) slack: usize,
 }
 
 impl Tails {
@@ -53,14 +53,14 @@ impl Tails {
     /// Looks how much storage is held for nothing yet.
     pub(super) fn measure(&mut self) {
         let tails = Priority::ALL.into_iter().filter_map(|one| self.get(one));
-        self.beside = tails.map(Tail::beside).sum();
+        self.slack = tails.map(Tail::slack_bytes).sum();
     }
 
     /// Bytes that may be appended to the tail of a priority before it takes storage. As of the
     /// last [`measure`](Self::measure) they are a part of [`beside`](Self::beside).
     pub(super) fn room(&self, priority: Priority) -> u64 {
         let tail = self.get(priority);
-        tail.map_or(0, |tail| tail.open.beside() as u64)
+        tail.map_or(0, |tail| tail.open.slack_bytes() as u64)
     }
 
     /// Gives back what was taken ahead.
@@ -96,7 +96,7 @@ impl Tails {
                 tail.take(|segment| out(priority, segment));
             }
         }
-        self.beside = 0;
+        self.slack = 0;
     }
 
     /// Gives away of each priority what fits beside the bytes that the loop has of it, and one
@@ -171,8 +171,8 @@ impl Tail {
         self.has_grown && std::mem::take(&mut self.has_grown)
     }
 
-    fn beside(&self) -> usize {
-        self.open.beside() + self.sealed.beside()
+    fn slack_bytes(&self) -> usize {
+        self.open.slack_bytes() + self.sealed.slack_bytes()
     }
 
     /// Appends a frame; `owned` is its payload if it may be queued without a copy.

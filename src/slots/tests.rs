@@ -391,22 +391,22 @@ fn nothing_is_accepted_beyond_the_budget_while_the_loop_is_away() {
 }
 
 #[test]
-fn attention_is_asked_for_once() {
+fn a_slot_is_marked_dirty_once() {
     let slots = slots(1 << 30);
     let peer = slots.open(2).unwrap();
-    assert!(!slots.has_attention());
+    assert!(!slots.has_dirty());
     for _ in 0..3 {
         send(&slots, peer, 1).unwrap();
     }
     slots.ask_close(peer);
-    assert_eq!(slots.poll_attention(), Some(2));
-    assert_eq!(slots.poll_attention(), None);
+    assert_eq!(slots.poll_dirty(), Some(2));
+    assert_eq!(slots.poll_dirty(), None);
     slots.hold(peer);
     slots.hold(peer);
     slots.unhold(peer);
-    assert!(!slots.has_attention() && slots.is_held(peer));
+    assert!(!slots.has_dirty() && slots.is_held(peer));
     slots.unhold(peer);
-    assert_eq!(slots.poll_attention(), Some(2));
+    assert_eq!(slots.poll_dirty(), Some(2));
 }
 
 #[test]
@@ -416,12 +416,12 @@ fn a_paused_peer_asks_when_enough_was_released() {
     slots.ledger.budget.charge(100);
     assert!(slots.pause(peer, Traffic::new(2, 50)));
     slots.release(peer, Traffic::new(3, 49), 10);
-    assert!(!slots.has_attention());
+    assert!(!slots.has_dirty());
     slots.release(peer, Traffic::new(0, 1), 10);
-    assert_eq!(slots.poll_attention(), Some(0));
+    assert_eq!(slots.poll_dirty(), Some(0));
     // It is told once, and not at all if nobody would tell.
     slots.release(peer, Traffic::new(1, 1), 10);
-    assert!(!slots.has_attention());
+    assert!(!slots.has_dirty());
     assert!(!slots.pause(peer, Traffic::new(4, 51)));
     assert!(slots.pause(peer, Traffic::new(4, 52)));
 }
@@ -488,10 +488,10 @@ fn a_hold_that_was_put_off_wakes_the_peer() {
         on_loop.join().unwrap()
     });
     assert!(never, "between the two the peer counts as held");
-    slots.poll_attention();
+    slots.poll_dirty();
     slots.finish_deferred();
     assert!(!slots.is_held(peer));
-    assert_eq!(slots.poll_attention(), Some(0));
+    assert_eq!(slots.poll_dirty(), Some(0));
 }
 
 mod full {
@@ -619,23 +619,23 @@ mod full {
 
     /// Who was refused is told to the loop once, and why decides when it may go on.
     #[test]
-    fn a_refusal_asks_for_attention_once() {
+    fn a_refusal_marks_a_slot_dirty_once() {
         let slots = slots(BUDGET_LEASE_BYTES * 4);
         let peer = slots.open(0).unwrap();
         slots.ledger.budget.charge(BUDGET_LEASE_BYTES * 4);
         let refuse = |size| assert_eq!(send(&slots, peer, size), Err(SendError::Full));
         refuse(1);
-        assert!(!slots.has_attention(), "nobody listens");
+        assert!(!slots.has_dirty(), "nobody listens");
         slots.event_subscribers.store(1, Ordering::Relaxed);
         refuse(1);
         refuse(1);
-        assert_eq!(slots.poll_attention(), Some(0));
-        assert_eq!(slots.poll_attention(), None);
+        assert_eq!(slots.poll_dirty(), Some(0));
+        assert_eq!(slots.poll_dirty(), None);
         assert_eq!(slots.fill(peer).1, Refusals::BUDGET);
         slots.ledger.budget.release(BUDGET_LEASE_BYTES * 4);
         slots.forget_refusals(peer, Refusals::BUDGET);
         send(&slots, peer, 1).unwrap();
-        slots.poll_attention();
+        slots.poll_dirty();
         refuse(1 << 20);
         assert_eq!(slots.fill(peer).1, Refusals::NOT_EMPTY);
         slots.forget_refusals(peer, Refusals::NOT_EMPTY);
@@ -746,14 +746,14 @@ mod broadcast {
         slots.doorbell.prepare_sleep();
         slots.broadcast(Ok(&frame(1)), Recipients::All);
         assert_eq!(rings.load(Ordering::Relaxed), 1);
-        while slots.poll_attention().is_some() {}
+        while slots.poll_dirty().is_some() {}
         slots.doorbell.prepare_sleep();
         let last = peers[3];
         let matches = |info: &PeerInfo| info.peer != last || panic!("a defect of the embedder");
         let call = || slots.broadcast(Ok(&frame(1)), Recipients::Matching(&matches));
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).is_err());
         assert_eq!(rings.load(Ordering::Relaxed), 2);
-        assert_eq!(slots.poll_attention(), Some(0));
+        assert_eq!(slots.poll_dirty(), Some(0));
     }
 
     #[test]

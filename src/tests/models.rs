@@ -62,7 +62,7 @@ fn send(slots: &Slots, peer: PeerId) -> bool {
     slots.send(peer, OutFrame { frame, owned: None }).is_ok()
 }
 
-/// What the loop does with a slot that asked for attention: true unless its lock was taken.
+/// What the loop does with a slot that is marked dirty: true unless its lock was taken.
 fn take_tail(slots: &Slots, peer: PeerId, seen: &mut Sums) -> bool {
     let Ok(taken) = slots.take_tail(0, peer, *seen, Take::Last, |_, _| {}) else {
         return false;
@@ -105,7 +105,7 @@ fn a_send_during_the_look_at_a_slot_asks_again() {
         let mut seen = Sums::default();
         let mut again = false;
         while seen.accepted.messages == 0 {
-            while slots.poll_attention().is_some() || std::mem::take(&mut again) {
+            while slots.poll_dirty().is_some() || std::mem::take(&mut again) {
                 let taken = slots.take_tail(0, peer, seen, Take::Beside([0; 3]), |_, _| {});
                 match taken {
                     Ok(taken) => seen.add(taken.sums),
@@ -114,7 +114,7 @@ fn a_send_during_the_look_at_a_slot_asks_again() {
                 thread::yield_now();
             }
             if seen.accepted.messages == 0 {
-                sleep_unless(&slots.doorbell, &bell, || slots.has_attention());
+                sleep_unless(&slots.doorbell, &bell, || slots.has_dirty());
             }
         }
         sender.join().unwrap();
@@ -158,7 +158,7 @@ fn who_was_refused_is_seen_behind_the_write_or_asks() {
         let (slots, peer, bell) = slots();
         slots.event_subscribers.fetch_add(1, Ordering::SeqCst);
         assert!(send(&slots, peer));
-        assert_eq!(slots.poll_attention(), Some(0));
+        assert_eq!(slots.poll_dirty(), Some(0));
         let sender = thread::spawn({
             let slots = Arc::clone(&slots);
             move || !send(&slots, peer)
@@ -176,8 +176,8 @@ fn who_was_refused_is_seen_behind_the_write_or_asks() {
         };
         told |= look();
         // Whether it was accepted or refused, the loop hears of it.
-        while !told && slots.poll_attention().is_none() {
-            sleep_unless(&slots.doorbell, &bell, || slots.has_attention());
+        while !told && slots.poll_dirty().is_none() {
+            sleep_unless(&slots.doorbell, &bell, || slots.has_dirty());
         }
         told |= look();
         let refused = sender.join().unwrap();
@@ -200,8 +200,8 @@ fn a_paused_peer_is_read_again_when_its_credit_is_back() {
         // As `Peers::reconsider_reading` does it: it may see too little, and then pauses anew.
         while slots.released(peer) != all {
             let pauses = slots.pause(peer, all);
-            while pauses && slots.poll_attention().is_none() {
-                sleep_unless(&slots.doorbell, &bell, || slots.has_attention());
+            while pauses && slots.poll_dirty().is_none() {
+                sleep_unless(&slots.doorbell, &bell, || slots.has_dirty());
             }
         }
         for subscriber in subscribers {
@@ -220,8 +220,8 @@ fn a_held_peer_is_read_again_when_it_is_let_go() {
             move || slots.unhold(peer)
         });
         while slots.is_held(peer) {
-            sleep_unless(&slots.doorbell, &bell, || slots.has_attention());
-            slots.poll_attention();
+            sleep_unless(&slots.doorbell, &bell, || slots.has_dirty());
+            slots.poll_dirty();
         }
         dispatcher.join().unwrap();
     });

@@ -140,9 +140,9 @@ impl Links {
         }
     }
 
-    /// What the loop does for every slot that asked for attention; the kernel takes all at once.
+    /// What the loop does for every slot that is marked dirty; the kernel takes all at once.
     fn write(&mut self) {
-        while let Some(index) = self.slots.poll_attention() {
+        while let Some(index) = self.slots.poll_dirty() {
             let Link { id, outbox, sums } = &mut self.peers[index as usize];
             let all = Take::Beside(Default::default());
             let taken = self

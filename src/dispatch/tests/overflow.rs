@@ -108,12 +108,12 @@ fn a_peer_whose_messages_do_not_fit_is_closed_once() {
     bench.dispatch(&[1]);
     assert_eq!(close_asked(&bench), None);
     bench.dispatch(&[1, 1, 1]);
-    assert!(bench.slots.has_attention());
-    assert_eq!(bench.slots.poll_attention(), Some(0));
+    assert!(bench.slots.has_dirty());
+    assert_eq!(bench.slots.poll_dirty(), Some(0));
     assert_eq!(close_asked(&bench), Some(CloseReason::Flood));
     // What still comes of it is dropped, and asks for nothing.
     bench.dispatch(&[1]);
-    assert!(!bench.slots.has_attention());
+    assert!(!bench.slots.has_dirty());
     assert_eq!(close_asked(&bench), None);
     balanced(&strict);
     assert_eq!(strict.row().dropped, 3);
