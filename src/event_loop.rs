@@ -310,7 +310,7 @@ impl<N: Net> EventLoop<N> {
     /// Whether a stop has nothing left to do. Connections may end before what they brought has
     /// found room with its subscribers, for which there is time until the deadline.
     fn may_end(&self) -> bool {
-        if self.phase != Phase::Stopping || !self.peers.is_empty() || self.is_held_up() {
+        if self.phase != Phase::Stopping || !self.peers.is_empty() || self.waits_for_dispatch() {
             return false;
         }
         let bounds = self.sink.bounds();
@@ -352,7 +352,7 @@ impl<N: Net> EventLoop<N> {
             || (matches!(self.sink, Sink::Inline { .. }) && self.poke.is_set())
             || self.signals.failure.get().is_some()
             || self.is_to_stop()
-            || (self.is_held_up() && self.has_room_for_next())
+            || (self.waits_for_dispatch() && self.has_room_for_next())
             || self.may_end()
     }
 
@@ -449,7 +449,7 @@ impl<N: Net> EventLoop<N> {
     // ----- reading ---------------------------------------------------------------------------
 
     fn read_peers(&mut self, now: Now) {
-        while !self.is_held_up() {
+        while !self.waits_for_dispatch() {
             let unparsed = self.peers.has_pieces_of();
             let Some(id) = unparsed.or_else(|| self.peers.poll_read()) else {
                 break;
@@ -476,7 +476,7 @@ impl<N: Net> EventLoop<N> {
 
     fn read_peer(&mut self, now: Now, id: PeerId) {
         let mut left = READ_PER_TURN_BYTES;
-        while left > 0 && !self.is_held_up() {
+        while left > 0 && !self.waits_for_dispatch() {
             let Some(mut buffer) = self.peers.prepare_read(now.tick, id) else {
                 return;
             };
@@ -507,7 +507,7 @@ impl<N: Net> EventLoop<N> {
 
     /// Parses what a vectored read brought, as far as it can be handed over.
     fn parse_pieces(&mut self, now: Now) {
-        while self.peers.has_pieces_of().is_some() && !self.is_held_up() {
+        while self.peers.has_pieces_of().is_some() && !self.waits_for_dispatch() {
             let block = self.peers.handle_piece(now);
             self.hand_over(now, block);
         }
@@ -526,7 +526,7 @@ impl<N: Net> EventLoop<N> {
     /// Hands over what waits, in its order: the events that came before the block, the block, and
     /// the events behind it. If something finds no room, nobody is read, and somebody will ring.
     fn push_waiting(&mut self, now: Now) {
-        if !self.is_held_up() {
+        if !self.waits_for_dispatch() {
             return;
         }
         if self.push_in_order(now) {
@@ -586,7 +586,7 @@ impl<N: Net> EventLoop<N> {
     }
 
     /// Whether a block or an event waits to be handed over.
-    fn is_held_up(&self) -> bool {
+    fn waits_for_dispatch(&self) -> bool {
         self.waiting.is_some() || self.peers.has_events()
     }
 
@@ -1042,7 +1042,7 @@ impl<N: Net> EventLoop<N> {
 
     /// Whether nobody is read, because something found no room.
     pub(crate) fn holds_back(&self) -> bool {
-        self.is_held_up()
+        self.waits_for_dispatch()
     }
 
     pub(crate) fn peers(&mut self) -> &mut Peers {

@@ -52,7 +52,7 @@ struct Share {
 
 /// What the peers of a shard hold that is not with subscribers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct Holdings {
     /// Bytes of all together.
     pub(crate) all: usize,
     /// Bytes of the one that holds most.
@@ -286,11 +286,15 @@ impl Budget {
 
     /// What all shards hold, and the shard whose peer holds most. The others are asked to tell
     /// anew; `None` if one of them has not done so for a while. To be asked again later.
-    pub(crate) fn compare_held(&self, now: u64, own: Held) -> Option<(Held, Option<u8>)> {
+    pub(crate) fn compare_holdings(
+        &self,
+        now: u64,
+        own: Holdings,
+    ) -> Option<(Holdings, Option<u8>)> {
         let Some(Share { pool, shard }) = &self.share else {
             return Some((own, None));
         };
-        self.tell_held(now, own);
+        self.tell_holdings(now, own);
         let (mut sum, mut elsewhere, mut is_known) = (own, None, true);
         let cells = (0..).zip(&pool.cells);
         for (other, cell) in cells.filter(|(other, _)| other != shard) {
@@ -350,11 +354,11 @@ impl Budget {
     }
 
     /// Tells the other shards what the peers of this one hold.
-    pub(crate) fn tell_held(&self, now: u64, held: Held) {
+    pub(crate) fn tell_holdings(&self, now: u64, holdings: Holdings) {
         if let Some(cell) = self.cell() {
-            cell.all.store(held.all, Ordering::Relaxed);
-            cell.coming.store(held.coming, Ordering::Relaxed);
-            cell.largest.store(held.largest, Ordering::Relaxed);
+            cell.all.store(holdings.all, Ordering::Relaxed);
+            cell.coming.store(holdings.coming, Ordering::Relaxed);
+            cell.largest.store(holdings.largest, Ordering::Relaxed);
             cell.told_at.store(now + 1, Ordering::Release);
         }
     }

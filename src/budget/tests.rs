@@ -99,37 +99,41 @@ fn whoever_waits_is_rung_by_others() {
 #[test]
 fn shards_find_out_who_holds_most() {
     let shares = Budget::shares(64_000, 3);
-    let held = |all, largest| Held {
+    let held = |all, largest| Holdings {
         all,
         largest,
         coming: 0,
     };
     let own = held(100, 50);
     for now in [1, 1_000] {
-        assert_eq!(shares[0].compare_held(now, own), None, "nobody has told");
+        assert_eq!(
+            shares[0].compare_holdings(now, own),
+            None,
+            "nobody has told"
+        );
     }
     assert!(shares[1].is_asked() && shares[2].is_asked() && !shares[0].is_asked());
     for (budget, held) in shares[1..].iter().zip([held(300, 90), held(200, 91)]) {
         assert_eq!(budget.take_request(), Some(Request::Tell));
         assert_eq!(budget.take_request(), None);
-        budget.tell_held(1_050, held);
+        budget.tell_holdings(1_050, held);
     }
-    let found = shares[0].compare_held(1_100, own);
+    let found = shares[0].compare_holdings(1_100, own);
     assert_eq!(found, Some((held(600, 91), Some(2))));
     shares[0].ask_to_evict(2);
-    assert_eq!(shares[0].compare_held(1_100, own), found);
+    assert_eq!(shares[0].compare_holdings(1_100, own), found);
     assert_eq!(shares[2].take_request(), Some(Request::Evict));
-    let found = shares[2].compare_held(1_200, held(10, 10));
+    let found = shares[2].compare_holdings(1_200, held(10, 10));
     assert_eq!(found, Some((held(410, 90), Some(1))));
-    let found = shares[1].compare_held(1_200, held(300, 300));
+    let found = shares[1].compare_holdings(1_200, held(300, 300));
     assert_eq!(found, Some((held(410, 300), None)));
     assert_eq!(
-        shares[0].compare_held(1_500, own),
+        shares[0].compare_holdings(1_500, own),
         None,
         "that was long ago"
     );
     let alone = Budget::new(1);
-    assert_eq!(alone.compare_held(0, own), Some((own, None)));
+    assert_eq!(alone.compare_holdings(0, own), Some((own, None)));
     assert!(alone.claim_eviction(0) && alone.claim_eviction(0));
     assert!(alone.take_request().is_none() && !alone.is_asked());
 }

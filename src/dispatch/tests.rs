@@ -238,7 +238,7 @@ fn what_waits_is_delivered_in_order_and_holds_its_peer() {
     }
     let row = slow.row();
     assert_eq!((row.queued, row.parked), (2, 7));
-    assert!(bench.slots.is_held(bench.peer));
+    assert!(bench.slots.is_parked(bench.peer));
     let charge = bench.fill();
     assert!(charge.bytes > 0, "what waits is charged to the queue");
     assert_eq!(take(&mut other).0.len(), 9);
@@ -250,7 +250,7 @@ fn what_waits_is_delivered_in_order_and_holds_its_peer() {
         bench.fan_out.pump();
     }
     assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
-    assert!(!bench.slots.is_held(bench.peer));
+    assert!(!bench.slots.is_parked(bench.peer));
     assert_eq!(bench.fill(), Traffic::default());
     balanced(&slow);
 }
@@ -355,11 +355,11 @@ fn whoever_leaves_frees_what_waited_for_it() {
         .overflow(OverflowPolicy::Pause);
     let slow = bench.subscribe(options);
     bench.dispatch(&[1, 1, 1]);
-    assert!(bench.slots.is_held(bench.peer));
+    assert!(bench.slots.is_parked(bench.peer));
     drop(slow);
     assert!(bench.registry.poke(0).take());
     bench.fan_out.pump();
-    assert!(!bench.slots.is_held(bench.peer));
+    assert!(!bench.slots.is_parked(bench.peer));
     assert_eq!(bench.fill(), Traffic::default());
     assert_eq!(bench.slots.ledger.budget.used(), 0);
 }
@@ -421,7 +421,7 @@ fn the_end_discards_what_waits_and_leaves_what_is_queued() {
     assert_eq!(take(&mut slow).0, [0, 1]);
     assert_eq!(slow.try_recv().unwrap_err(), TryRecvError::Disconnected);
     balanced(&slow);
-    assert!(!bench.slots.is_held(bench.peer));
+    assert!(!bench.slots.is_parked(bench.peer));
     assert_eq!(bench.slots.ledger.budget.used(), 0);
     let late = SubscribeOptions::new(TypeFilter::all());
     assert!(bench.registry.add(late, Outlet::Closed).is_err());

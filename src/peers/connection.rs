@@ -96,7 +96,7 @@ pub(super) enum Pause {
     /// Its credit is used up.
     Credit,
     /// A subscriber that it sent to is full.
-    Held,
+    Parked,
     /// The service's budget is short.
     Budget,
     /// It is closing.
@@ -119,7 +119,7 @@ impl Pause {
     pub(super) fn cause(self) -> Option<PauseCause> {
         match self {
             Self::Credit => Some(PauseCause::Credit),
-            Self::Held => Some(PauseCause::Subscriber),
+            Self::Parked => Some(PauseCause::Subscriber),
             Self::Budget => Some(PauseCause::Budget),
             Self::Closing => None,
         }
@@ -129,7 +129,7 @@ impl Pause {
     pub(super) fn count(self, counters: &PauseCounters) {
         match self {
             Self::Credit => counters.credit.add(1),
-            Self::Held => counters.subscriber.add(1),
+            Self::Parked => counters.subscriber.add(1),
             Self::Budget => counters.budget.add(1),
             // It is not for want of anything.
             Self::Closing => {}

@@ -115,10 +115,10 @@ impl Peers {
 
     /// How many bytes may be read from a peer now; if none, it is paused.
     fn allowance(&mut self, now: Tick, id: PeerId) -> Option<usize> {
-        if self.slots.is_held(id) {
-            self.pause(now, id, Pause::Held);
+        if self.slots.is_parked(id) {
+            self.pause(now, id, Pause::Parked);
             // The dispatcher may have let go of it just now.
-            if self.slots.is_held(id) {
+            if self.slots.is_parked(id) {
                 return None;
             }
             self.reconsider_reading(now, id);
@@ -281,7 +281,7 @@ impl Peers {
                 }
                 over
             }
-            Pause::Held => !self.slots.is_held(id),
+            Pause::Parked => !self.slots.is_parked(id),
             Pause::Budget => !self.slots.ledger.budget.is_tight(),
             Pause::Closing => false,
         };
@@ -326,7 +326,7 @@ impl Peers {
             match connection.pause {
                 Some(Pause::Budget) if over => self.budget_paused.push(id),
                 Some(Pause::Budget) => self.resume(now, id),
-                Some(Pause::Credit | Pause::Held | Pause::Closing) | None => {}
+                Some(Pause::Credit | Pause::Parked | Pause::Closing) | None => {}
             }
         }
     }

@@ -55,7 +55,7 @@ use links::Links;
 use losses::LossLog;
 pub(crate) use node_registry::NodeRegistry;
 use output::close_slot;
-use pressure::HeldWalk;
+use pressure::HoldingsWalk;
 pub(crate) use rows::RowWalk;
 pub(crate) use stop::Stop;
 use table::Table;
@@ -206,7 +206,7 @@ pub(crate) struct Peers {
     budget_paused: Vec<PeerId>,
     budget_timer: bool,
     /// A walk over all peers for the one that is to make room.
-    held_walk: Option<HeldWalk>,
+    holdings_walk: Option<HoldingsWalk>,
     /// Peers of which senders wait for the budget.
     budget_refused: Vec<PeerId>,
     /// Peers whose watermarks are to be looked at when the events that wait have become fewer.
@@ -283,7 +283,7 @@ impl Peers {
             again: Vec::new(),
             budget_paused: Vec::new(),
             budget_timer: false,
-            held_walk: None,
+            holdings_walk: None,
             budget_refused: Vec::new(),
             watermarks_due: Vec::new(),
             type_map: TypeMap::default(),
@@ -519,7 +519,7 @@ impl Peers {
         if self.unmoved.is_some() {
             self.continue_reconfigure(now);
         }
-        self.continue_held_walk(now);
+        self.continue_holdings_walk(now);
         self.answer_budget(now);
         if self.has_budget_again() {
             self.resume_budget(now);
@@ -632,7 +632,7 @@ impl Peers {
             || !self.unsure.is_empty()
             || !self.actions.is_empty()
             || self.unmoved.is_some()
-            || self.held_walk.is_some()
+            || self.holdings_walk.is_some()
     }
 
     /// Whether peers that wait for the budget can be read again. The loop's own writes give bytes

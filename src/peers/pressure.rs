@@ -6,7 +6,7 @@
 
 use super::{Connection, Pause, Peers, Timer};
 use crate::{
-    budget::{Held, Request},
+    budget::{Holdings, Request},
     clock::Tick,
     error::CloseReason,
     id::PeerId,
@@ -31,22 +31,22 @@ enum Purpose {
 
 /// A walk over all peers, and what those hold that it came by.
 #[derive(Debug)]
-pub(super) struct HeldWalk {
+pub(super) struct HoldingsWalk {
     purpose: Purpose,
     /// The index to go on with.
     next: usize,
-    held: Held,
+    holdings: Holdings,
     /// Who holds most, and what the next of them does.
     largest: Option<(usize, PeerId)>,
     second: usize,
 }
 
-impl HeldWalk {
+impl HoldingsWalk {
     fn new(purpose: Purpose) -> Self {
         Self {
             purpose,
             next: 0,
-            held: Held::default(),
+            holdings: Holdings::default(),
             largest: None,
             second: 0,
         }
@@ -54,13 +54,13 @@ impl HeldWalk {
 
     fn add(&mut self, id: PeerId, bytes: usize, place: Holding) {
         match place {
-            Holding::Coming => self.held.coming = self.held.coming.saturating_add(bytes),
+            Holding::Coming => self.holdings.coming = self.holdings.coming.saturating_add(bytes),
             Holding::Held => {
-                self.held.all = self.held.all.saturating_add(bytes);
+                self.holdings.all = self.holdings.all.saturating_add(bytes);
                 if Some((bytes, id)) > self.largest {
                     let before = self.largest.replace((bytes, id));
                     self.second = before.map_or(0, |(bytes, _)| bytes);
-                    self.held.largest = bytes;
+                    self.holdings.largest = bytes;
                 } else {
                     self.second = self.second.max(bytes);
                 }
@@ -71,10 +71,10 @@ impl HeldWalk {
 
     /// The largest makes room.
     fn evict(&mut self) {
-        let bytes = self.held.largest;
-        self.held.all -= bytes;
-        self.held.coming = self.held.coming.saturating_add(bytes);
-        self.held.largest = self.second;
+        let bytes = self.holdings.largest;
+        self.holdings.all -= bytes;
+        self.holdings.coming = self.holdings.coming.saturating_add(bytes);
+        self.holdings.largest = self.second;
         self.largest = None;
     }
 }
@@ -120,24 +120,24 @@ impl Peers {
     /// end would let any be read again, none is closed; and neither where those make room that are
     /// closing already.
     fn evict_largest(&mut self, now: Tick) {
-        if self.held_walk.is_none() {
-            self.held_walk = Some(HeldWalk::new(Purpose::Decide));
-            self.continue_held_walk(now);
+        if self.holdings_walk.is_none() {
+            self.holdings_walk = Some(HoldingsWalk::new(Purpose::Decide));
+            self.continue_holdings_walk(now);
         }
     }
 
     /// Looks at some more peers, and does what the walk was for when it is at its end.
     #[inline]
-    pub(super) fn continue_held_walk(&mut self, now: Tick) {
-        if self.held_walk.is_some() {
-            self.walk_held(now);
+    pub(super) fn continue_holdings_walk(&mut self, now: Tick) {
+        if self.holdings_walk.is_some() {
+            self.walk_holdings(now);
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn walk_held(&mut self, now: Tick) {
-        let Some(mut walk) = self.held_walk.take() else {
+    fn walk_holdings(&mut self, now: Tick) {
+        let Some(mut walk) = self.holdings_walk.take() else {
             return;
         };
         let index_end = self.connections.index_end();
@@ -155,19 +155,19 @@ impl Peers {
         }
         walk.next = end;
         if end < index_end {
-            self.held_walk = Some(walk);
+            self.holdings_walk = Some(walk);
             return;
         }
         match walk.purpose {
             Purpose::Decide => self.decide_who_makes_room(now, &walk),
-            Purpose::Tell { evicts } => self.tell_held(now, walk, evicts),
+            Purpose::Tell { evicts } => self.tell_holdings(now, walk, evicts),
         }
     }
 
-    fn decide_who_makes_room(&mut self, now: Tick, walk: &HeldWalk) {
-        let own = walk.held;
+    fn decide_who_makes_room(&mut self, now: Tick, walk: &HoldingsWalk) {
+        let own = walk.holdings;
         let budget = &self.slots.ledger.budget;
-        let Some((sum, elsewhere)) = budget.compare_held(now, own) else {
+        let Some((sum, elsewhere)) = budget.compare_holdings(now, own) else {
             return;
         };
         let all = sum.all.saturating_add(sum.coming);
@@ -185,21 +185,21 @@ impl Peers {
         }
     }
 
-    fn tell_held(&mut self, now: Tick, mut walk: HeldWalk, evicts: bool) {
+    fn tell_holdings(&mut self, now: Tick, mut walk: HoldingsWalk, evicts: bool) {
         if evicts && self.slots.ledger.budget.is_exhausted() {
             // This loop may have decided by itself meanwhile.
-            if let Some((bytes, id)) = walk.largest.filter(|_| !self.comes_soon(walk.held)) {
+            if let Some((bytes, id)) = walk.largest.filter(|_| !self.comes_soon(walk.holdings)) {
                 self.close_for_budget(now, id, bytes);
                 walk.evict();
             }
         }
-        self.slots.ledger.budget.tell_held(now, walk.held);
+        self.slots.ledger.budget.tell_holdings(now, walk.holdings);
     }
 
     /// Whether those that are closing already make enough room.
-    fn comes_soon(&self, held: Held) -> bool {
+    fn comes_soon(&self, holdings: Holdings) -> bool {
         let budget = &self.slots.ledger.budget;
-        let room = held.coming.saturating_sub(budget.excess());
+        let room = holdings.coming.saturating_sub(budget.excess());
         room > budget.limit() / BUDGET_ROOM_PART
     }
 
@@ -224,12 +224,12 @@ impl Peers {
 
     fn answer_budget_request(&mut self, now: Tick) {
         // What is asked for during a walk is answered by the next one.
-        if self.held_walk.is_some() {
+        if self.holdings_walk.is_some() {
             return;
         }
         let evicts = self.slots.ledger.budget.take_request() == Some(Request::Evict);
-        self.held_walk = Some(HeldWalk::new(Purpose::Tell { evicts }));
-        self.continue_held_walk(now);
+        self.holdings_walk = Some(HoldingsWalk::new(Purpose::Tell { evicts }));
+        self.continue_holdings_walk(now);
     }
 }
 

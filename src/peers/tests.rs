@@ -316,7 +316,7 @@ impl Peers {
                 peer.carry.len(),
                 peer.carried_frame_size(),
                 peer.in_flight(released),
-                self.slots.is_held(id),
+                self.slots.is_parked(id),
                 self.stalled_since,
             )
         })
@@ -630,7 +630,7 @@ mod contended {
 mod budget {
     use super::*;
     use crate::{
-        budget::{Budget, Held},
+        budget::{Budget, Holdings},
         clock::Now,
         frame::Frame,
         id::MessageType,
@@ -815,7 +815,7 @@ mod budget {
         let (own, other) = (shares.next().unwrap(), shares.next().unwrap());
         let ledger = Ledger::of_shard(own, Arc::default(), Traffic::new(100, 1 << 20));
         let (slots, mut peers, silent, _) = silent_of(ledger, &[4_000_000, 1_500_000]);
-        let ask = |now| other.compare_held(now, Held::default()).unwrap().0;
+        let ask = |now| other.compare_holdings(now, Holdings::default()).unwrap().0;
         other.ask_to_evict(0);
         peers.begin_turn(999);
         assert!(!peers.is_ending(silent[0]), "there is room again");

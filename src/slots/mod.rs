@@ -206,7 +206,7 @@ struct Slot {
     /// True while the loop does not read the peer until `released` has reached `resume`.
     paused: AtomicBool,
     /// Deliveries of this peer that wait for a full subscriber.
-    held: AtomicU32,
+    parked: AtomicU32,
     /// The connection may be sent to: it is made, and what it has to say first was accepted.
     admitted: AtomicBool,
     /// A close was asked for after which nothing is accepted: what `inner` says too, for whom does
@@ -762,7 +762,7 @@ impl Slots {
             return false;
         };
         let mut least = queued;
-        least.sub(tails.held(item.priority));
+        least.sub(tails.waiting(item.priority));
         if !self.fits(least, item.traffic) {
             return false;
         }
@@ -961,8 +961,8 @@ impl Slots {
         match change {
             Deferred::Release(_, traffic) => slot.used().released.add(traffic),
             // A hold that was put off may come behind its unhold, and is then the end of it.
-            Deferred::Hold(_) => wanted = slot.held.fetch_add(1, Ordering::Relaxed) == u32::MAX,
-            Deferred::Unhold(_) => wanted = slot.held.fetch_sub(1, Ordering::Relaxed) == 1,
+            Deferred::Hold(_) => wanted = slot.parked.fetch_add(1, Ordering::Relaxed) == u32::MAX,
+            Deferred::Unhold(_) => wanted = slot.parked.fetch_sub(1, Ordering::Relaxed) == 1,
             Deferred::Close(_, reason) => {
                 wanted = inner.state == SlotState::Open;
                 if wanted {
@@ -1102,7 +1102,7 @@ impl Slots {
             slot.used();
         }
         slot.refusals.store(0, Ordering::Relaxed);
-        slot.held.store(0, Ordering::Relaxed);
+        slot.parked.store(0, Ordering::Relaxed);
         slot.paused.store(false, Ordering::Relaxed);
         Ok(PeerId::new(self.shard, index, generation))
     }
@@ -1196,7 +1196,7 @@ impl Slots {
         match take {
             Take::Beside(bytes_ahead) if self.may_overflow() && !last => {
                 let mut ahead = slot.queued();
-                ahead.sub(tails.held(Priority::High));
+                ahead.sub(tails.waiting(Priority::High));
                 let window = self.limits().window();
                 let messages = ahead.messages;
                 taken.has_more = tails.take_some(now, window, messages, bytes_ahead, out);
@@ -1452,7 +1452,7 @@ impl Slots {
         let tails = inner.tails.as_ref();
         Ok((
             sums,
-            tails.map_or_else(Traffic::default, |tails| tails.held(Priority::High)),
+            tails.map_or_else(Traffic::default, |tails| tails.waiting(Priority::High)),
         ))
     }
 
@@ -1464,8 +1464,8 @@ impl Slots {
 
     /// Whether the dispatcher keeps the peer from being read.
     #[inline]
-    pub(crate) fn is_held(&self, peer: PeerId) -> bool {
-        self.own(peer).held.load(Ordering::Relaxed) > 0
+    pub(crate) fn is_parked(&self, peer: PeerId) -> bool {
+        self.own(peer).parked.load(Ordering::Relaxed) > 0
     }
 
     /// Marks the slot dirty once everything up to `resume` was released. False if it already was,

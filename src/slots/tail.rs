@@ -25,18 +25,22 @@ pub(super) struct Tails {
 
 impl Tails {
     /// What waits here of the given priority and below.
-    pub(super) fn held(&self, highest: Priority) -> Traffic {
+    pub(super) fn waiting(&self, highest: Priority) -> Traffic {
         let mut sum = Traffic::default();
         for priority in Priority::ALL {
             if priority <= highest {
-                sum.add(self.get(priority).map(|tail| tail.held).unwrap_or_default());
+                sum.add(
+                    self.get(priority)
+                        .map(|tail| tail.waiting)
+                        .unwrap_or_default(),
+                );
             }
         }
         sum
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.held(Priority::High).messages == 0
+        self.waiting(Priority::High).messages == 0
     }
 
     /// The tail to append to; what will be appended is `traffic`.
@@ -46,7 +50,7 @@ impl Tails {
             Priority::High => &mut self.others.get_or_insert_default()[0],
             Priority::Low => &mut self.others.get_or_insert_default()[1],
         };
-        tail.held.add(traffic);
+        tail.waiting.add(traffic);
         tail
     }
 
@@ -122,7 +126,7 @@ impl Tails {
         }
         self.forget_empty();
         self.measure();
-        self.held(Priority::High).messages > 0
+        self.waiting(Priority::High).messages > 0
     }
 
     /// Drops the oldest frame of the lowest priority, but none above `highest`.
@@ -146,7 +150,7 @@ impl Tails {
 
     fn forget_empty(&mut self) {
         if let Some(others) = &self.others {
-            if others.iter().all(|tail| tail.held.messages == 0) {
+            if others.iter().all(|tail| tail.waiting.messages == 0) {
                 self.others = None;
             }
         }
@@ -160,7 +164,7 @@ pub(super) struct Tail {
     /// What the next frame may be appended to.
     open: Segment,
     /// What both hold.
-    held: Traffic,
+    waiting: Traffic,
     /// Storage was taken ahead since this was last asked.
     has_grown: bool,
 }
@@ -277,7 +281,7 @@ impl Tail {
             // Most is written at once: what it took ahead is given back where it has to wait.
             out(std::mem::take(&mut self.open));
         }
-        self.held = Traffic::default();
+        self.waiting = Traffic::default();
     }
 
     /// Gives away the first frame, and those behind it that fit into `most` with it.
@@ -286,7 +290,7 @@ impl Tail {
             self.seal();
         }
         let taken = self.sealed.take_frames(most, out);
-        self.held.sub(taken);
+        self.waiting.sub(taken);
         taken
     }
 

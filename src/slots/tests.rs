@@ -145,7 +145,7 @@ fn the_generation_tells_connections_of_a_slot_apart() {
     slots.hold(first);
     slots.unhold(first);
     assert_eq!(slots.released(second), Traffic::default());
-    assert!(!slots.is_held(second));
+    assert!(!slots.is_parked(second));
     let elsewhere = PeerId::new(1, 0, 1);
     assert_eq!(send(&slots, elsewhere, 1), Err(SendError::NotConnected));
     let never = PeerId::new(0, 70_000, 1);
@@ -404,7 +404,7 @@ fn a_slot_is_marked_dirty_once() {
     slots.hold(peer);
     slots.hold(peer);
     slots.unhold(peer);
-    assert!(!slots.has_dirty() && slots.is_held(peer));
+    assert!(!slots.has_dirty() && slots.is_parked(peer));
     slots.unhold(peer);
     assert_eq!(slots.poll_dirty(), Some(2));
 }
@@ -483,14 +483,14 @@ fn a_hold_that_was_put_off_wakes_the_peer() {
             drop(locked);
             assert!(slots.has_deferred());
             slots.unhold(peer);
-            slots.is_held(peer)
+            slots.is_parked(peer)
         });
         on_loop.join().unwrap()
     });
     assert!(never, "between the two the peer counts as held");
     slots.poll_dirty();
     slots.finish_deferred();
-    assert!(!slots.is_held(peer));
+    assert!(!slots.is_parked(peer));
     assert_eq!(slots.poll_dirty(), Some(0));
 }
 
@@ -878,7 +878,7 @@ proptest! {
             for (current, sent, _) in open.values() {
                 prop_assert_eq!(slots.queued(*current).messages, *sent);
                 prop_assert_eq!(slots.released(*current), Traffic::default());
-                prop_assert!(!slots.is_held(*current));
+                prop_assert!(!slots.is_parked(*current));
             }
         }
     }

@@ -219,7 +219,7 @@ fn a_held_peer_is_read_again_when_it_is_let_go() {
             let slots = Arc::clone(&slots);
             move || slots.unhold(peer)
         });
-        while slots.is_held(peer) {
+        while slots.is_parked(peer) {
             sleep_unless(&slots.doorbell, &bell, || slots.has_dirty());
             slots.poll_dirty();
         }

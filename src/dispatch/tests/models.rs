@@ -145,7 +145,7 @@ fn what_is_parked_is_delivered_when_there_is_room() {
             subscription
         });
         bench.dispatch_block(block);
-        while bench.slots.is_held(bench.peer) {
+        while bench.slots.is_parked(bench.peer) {
             if bench.registry.poke(0).take() {
                 bench.fan_out.pump();
             } else {
