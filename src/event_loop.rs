@@ -1,7 +1,7 @@
 //! The loop: joins clock, network, peers and dispatcher.
 //!
 //! A turn takes what the network has to say, then reads, then accepts, then lets timers fire, then
-//! writes. Each of these has a budget, and what it leaves over is remembered, so no peer and no
+//! writes. Each of these has an allowance, and what it leaves over is remembered, so no peer and no
 //! kind of work can keep the others waiting. The loop waits in `poll` and nowhere else.
 //!
 //! Reads come before timers, so that after a pause of the whole process the bytes that arrived
@@ -483,8 +483,8 @@ impl<N: Net> EventLoop<N> {
             let Some(stream) = stream_of(&mut self.streams, id) else {
                 return;
             };
-            // The budget is looked at between reads: one that it cut short would be taken for the
-            // end of the input.
+            // The allowance is looked at between reads: one that it cut short would be taken for
+            // the end of the input.
             let result = match buffer.slices() {
                 Some((mut slices, count)) => self.net.read_vectored(stream, &mut slices[..count]),
                 None => self.net.read(stream, &mut buffer.bytes, buffer.limit),
@@ -881,8 +881,8 @@ impl<N: Net> EventLoop<N> {
     // ----- timers, metrics, stop -------------------------------------------------------------
 
     fn fire_timers(&mut self, now: Now) {
-        let mut budget = TIMERS_PER_TURN;
-        while let Some(timer) = self.peers.poll_timer(now.tick, &mut budget) {
+        let mut allowance = TIMERS_PER_TURN;
+        while let Some(timer) = self.peers.poll_timer(now.tick, &mut allowance) {
             match timer {
                 Timer::Metrics => self.handle_metrics_tick(now.tick),
                 Timer::User(timer) => {

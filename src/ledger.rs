@@ -411,7 +411,7 @@ impl PauseCounters {
 pub(crate) struct HandlerAccount {
     pub(crate) name: String,
     pub(crate) calls: Counter,
-    pub(crate) over_budget: Counter,
+    pub(crate) over_time_limit: Counter,
     pub(crate) longest_ns: Counter,
     pub(crate) refused: Counter,
     pub(crate) panics: Counter,
@@ -423,7 +423,7 @@ impl HandlerAccount {
         HandlerRow {
             name: self.name.clone(),
             calls: self.calls.get(),
-            over_budget: self.over_budget.get(),
+            over_time_limit: self.over_time_limit.get(),
             longest: Duration::from_nanos(self.longest_ns.get()),
             refused: self.refused.get(),
             panics,
@@ -913,9 +913,9 @@ pub struct HandlerRow {
     pub name: String,
     /// Messages that it was given, the one included in which it panicked.
     pub calls: u64,
-    /// Calls that took longer than its budget; zero if it has none.
-    pub over_budget: u64,
-    /// The longest call; zero if it has no budget, because then no call is measured.
+    /// Calls that took longer than its time limit; zero if it has none.
+    pub over_time_limit: u64,
+    /// The longest call; zero if it has no time limit, because then no call is measured.
     pub longest: Duration,
     /// Answers that were refused, most often for want of room.
     pub refused: u64,
@@ -930,7 +930,7 @@ impl HandlerRow {
     /// Adds what the same handler did on another loop.
     fn add(&mut self, other: &Self) {
         self.calls += other.calls;
-        self.over_budget += other.over_budget;
+        self.over_time_limit += other.over_time_limit;
         self.longest = self.longest.max(other.longest);
         self.refused += other.refused;
         self.panics += other.panics;
@@ -1267,10 +1267,10 @@ impl Snapshot {
         for row in &self.handlers {
             writeln!(
                 f,
-                "  handler {}: {} calls, {} over budget, longest {:?}, {} answers refused{}",
+                "  handler {}: {} calls, {} over the limit, longest {:?}, {} answers refused{}",
                 row.name,
                 row.calls,
-                row.over_budget,
+                row.over_time_limit,
                 row.longest,
                 row.refused,
                 if row.removed {

@@ -27,7 +27,7 @@
 //! waits for the peer, and `Ok` means: written, or counted as lost with the reason.
 //!
 //! Where a hand-off to another thread is too much, a handler answers on the loop itself
-//! ([`NetService::handle_inline`]): it must be short, and is held against a budget of time.
+//! ([`NetService::handle_inline`]): it must be short, and is held against a time limit.
 //!
 //! # What is full, and what then
 //!

@@ -230,8 +230,8 @@ pub(crate) const QUEUE_MESSAGES_MAX_CEILING: usize = 1 << 22;
 pub(crate) const SUBSCRIBERS_MAX: usize = 4096;
 /// Inline handlers of one service.
 pub(crate) const HANDLERS_MAX: usize = 64;
-/// Default time budget of a call of an inline handler, in microseconds.
-pub(crate) const HANDLER_BUDGET_US: u64 = 50;
+/// Default time limit of a call of an inline handler, in microseconds.
+pub(crate) const HANDLER_TIME_LIMIT_US: u64 = 50;
 /// Default hard limit of an outbox, and of a peer's credit, in bytes.
 pub(crate) const OUTBOX_BYTES_MAX_DEFAULT: usize = 4 << 20;
 /// Default hard limit of an outbox, and of a peer's credit, in messages.

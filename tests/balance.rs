@@ -296,7 +296,7 @@ fn nobody_is_asked_on_the_loops_own_thread() {
     let ask = move |_: nebnet::InlineMessage<'_>, _: &mut nebnet::Replier<'_>| {
         let _ = sender.send(handle.balance());
     };
-    let options = HandlerOptions::new(MessageType(7)).budget(Duration::ZERO);
+    let options = HandlerOptions::new(MessageType(7)).time_limit(Duration::ZERO);
     service.handle_inline(options, ask).unwrap();
     service.start().unwrap();
     let mut client = Client::connect(service.local_addrs()[0]);

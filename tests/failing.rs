@@ -194,7 +194,7 @@ fn a_service_that_fails_is_cut_when_its_threads_have_ended() {
         let _ = (inside.send(()), failed.recv());
         panic!("the callback's own fault");
     });
-    let options = HandlerOptions::new(MessageType(7)).budget(Duration::ZERO);
+    let options = HandlerOptions::new(MessageType(7)).time_limit(Duration::ZERO);
     let holds = move |_: InlineMessage<'_>, _: &mut Replier<'_>| {
         let _ = (enter.send(()), gone.recv());
     };

@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut service = NetService::new(Config::default().listen("127.0.0.1:0".parse()?))?;
     let options = HandlerOptions::new(PRICE)
         .name("price")
-        .budget(Duration::from_micros(20));
+        .time_limit(Duration::from_micros(20));
     let mut requests = 0_u64;
     service.handle_inline(options, move |_, replier| {
         requests += 1;

@@ -25,7 +25,7 @@ use crate::{
     id::{MessageType, PeerId},
     inline::{InlineMessage, Replier},
     ledger::{HandlerAccount, Ledger, Traffic, TypeMap},
-    limits::{HANDLER_BUDGET_US, HANDLERS_MAX},
+    limits::{HANDLER_TIME_LIMIT_US, HANDLERS_MAX},
     log_limiter::{LogLimiter, Subject},
     peer::Parsed,
     socket::Ready,
@@ -46,14 +46,14 @@ const NOBODY: u8 = 0;
 ///
 /// let options = HandlerOptions::new(MessageType(0x10)..=MessageType(0x1F))
 ///     .name("orders")
-///     .budget(Duration::from_micros(20));
+///     .time_limit(Duration::from_micros(20));
 /// # let _ = options;
 /// ```
 #[derive(Clone, Debug)]
 pub struct HandlerOptions {
     types: TypeFilter,
     name: Option<String>,
-    budget: Duration,
+    time_limit: Duration,
 }
 
 impl HandlerOptions {
@@ -63,7 +63,7 @@ impl HandlerOptions {
         Self {
             types: types.into(),
             name: None,
-            budget: Duration::from_micros(HANDLER_BUDGET_US),
+            time_limit: Duration::from_micros(HANDLER_TIME_LIMIT_US),
         }
     }
 
@@ -79,8 +79,8 @@ impl HandlerOptions {
     /// How long a call may take, default 50 us. Longer ones are counted and logged, and do nothing
     /// else. Zero: calls are not measured, which saves one look at the clock for each message.
     #[must_use]
-    pub fn budget(self, budget: Duration) -> Self {
-        Self { budget, ..self }
+    pub fn time_limit(self, time_limit: Duration) -> Self {
+        Self { time_limit, ..self }
     }
 }
 
@@ -101,7 +101,7 @@ pub(crate) struct Handlers {
 struct Handler {
     /// `None` once it has panicked.
     call: Option<Call>,
-    budget: Duration,
+    time_limit: Duration,
     account: Arc<HandlerAccount>,
 }
 
@@ -121,7 +121,7 @@ impl Handlers {
         let HandlerOptions {
             types,
             name,
-            budget,
+            time_limit,
         } = options;
         if types.is_empty() {
             return Err(HandlerError::NoTypes);
@@ -152,7 +152,7 @@ impl Handlers {
             .push(Arc::clone(&account));
         self.handlers.push(Handler {
             call: Some(call),
-            budget,
+            time_limit,
             account,
         });
         Ok(())
@@ -196,18 +196,18 @@ impl Handlers {
 }
 
 impl Handler {
-    /// Counts how long a call took. True if that was more than the budget.
+    /// Counts how long a call took. True if that was more than the time limit.
     #[inline]
     fn note_time(&self, spent: Duration) -> bool {
         let nanoseconds = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX);
         if nanoseconds > self.account.longest_ns.get() {
             self.account.longest_ns.set(nanoseconds);
         }
-        spent > self.budget
+        spent > self.time_limit
     }
 
     #[cold]
-    fn note_over_budget(
+    fn note_over_limit(
         &self,
         log_limiter: &mut LogLimiter,
         now: Tick,
@@ -215,14 +215,17 @@ impl Handler {
         spent: Duration,
     ) {
         let Self {
-            budget, account, ..
+            time_limit,
+            account,
+            ..
         } = self;
-        account.over_budget.add(1);
+        account.over_time_limit.add(1);
         let subject = Subject::Handler(position);
-        if let Some(suppressed) = log_limiter.allow(now, "handler over budget", subject) {
+        if let Some(suppressed) = log_limiter.allow(now, "handler over its time limit", subject) {
             let name = &account.name;
             log::warn!(
-                "handler {name:?} held the loop for {spent:?}, its budget is {budget:?}{suppressed}"
+                "handler {name:?} kept the loop for {spent:?}, its time limit is {time_limit:?}\
+                 {suppressed}"
             );
         }
     }
@@ -372,7 +375,7 @@ impl Walk {
             };
             self.note_handled(handlers, position, &frame);
             let handler = &mut handlers.handlers[position];
-            let is_measured = !handler.budget.is_zero();
+            let is_measured = !handler.time_limit.is_zero();
             if is_measured && since.is_none() {
                 since = Some(Clock::instant());
             }
@@ -388,7 +391,7 @@ impl Walk {
                 let spent = end.saturating_duration_since(before);
                 if handler.note_time(spent) {
                     let (log_limiter, tick) = (&mut handlers.log_limiter, self.now.tick);
-                    handler.note_over_budget(log_limiter, tick, position, spent);
+                    handler.note_over_limit(log_limiter, tick, position, spent);
                 }
             }
         }

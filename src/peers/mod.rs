@@ -601,11 +601,11 @@ impl Peers {
 
     /// Fires the timers that are due, `TIMERS_PER_TURN` at most, and returns the first that is not
     /// a peer's.
-    pub(crate) fn poll_timer(&mut self, now: Tick, budget: &mut usize) -> Option<Timer> {
-        debug_assert!(*budget <= TIMERS_PER_TURN);
-        while *budget > 0 {
+    pub(crate) fn poll_timer(&mut self, now: Tick, allowance: &mut usize) -> Option<Timer> {
+        debug_assert!(*allowance <= TIMERS_PER_TURN);
+        while *allowance > 0 {
             let expired = self.wheel.poll(now)?;
-            *budget -= 1;
+            *allowance -= 1;
             match expired.value {
                 Timer::Peer(id) => self.handle_deadline(now, id),
                 Timer::Link(id) => self.handle_link_timer(now, id),

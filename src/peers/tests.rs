@@ -666,9 +666,9 @@ mod budget {
     }
 
     fn fire(peers: &mut Peers, now: Tick) {
-        let mut budget = TIMERS_PER_TURN;
-        assert_eq!(peers.poll_timer(now, &mut budget), None);
-        assert!(budget < TIMERS_PER_TURN, "the budget was looked at");
+        let mut allowance = TIMERS_PER_TURN;
+        assert_eq!(peers.poll_timer(now, &mut allowance), None);
+        assert!(allowance < TIMERS_PER_TURN, "the budget was looked at");
     }
 
     /// Subscribers hold everything: to close a peer that holds two bytes helps nobody.
@@ -940,9 +940,9 @@ mod inline {
                 one_peer_of(OutboxFull::Refuse, clock, 64 << 20, PAYLOAD_MAX);
             let (long, short) = (Log::default(), Log::default());
             let mut handlers = Handlers::new(Arc::clone(&slots.ledger), Arc::new(Requests::new(1)));
-            let options = HandlerOptions::new(LONG).budget(Duration::from_secs(1000));
+            let options = HandlerOptions::new(LONG).time_limit(Duration::from_secs(1000));
             handlers.add(options, echo(&long, long_calls_max)).unwrap();
-            let options = HandlerOptions::new(SHORT).budget(Duration::ZERO);
+            let options = HandlerOptions::new(SHORT).time_limit(Duration::ZERO);
             handlers.add(options, echo(&short, usize::MAX)).unwrap();
             peers.set_handlers(handlers);
             let instant = clock.now().instant;
@@ -1162,12 +1162,12 @@ mod inline {
     }
 
     #[test]
-    fn calls_are_held_against_the_budget() {
+    fn calls_are_held_against_the_time_limit() {
         let clock = Clock::start();
         let (slots, mut peers, _) = one_peer_of(OutboxFull::Refuse, clock, 64 << 20, PAYLOAD_MAX);
         let mut handlers = Handlers::new(Arc::clone(&slots.ledger), Arc::new(Requests::new(1)));
         let budget = Duration::from_nanos(1);
-        let options = HandlerOptions::new(SHORT).budget(budget).name("slow");
+        let options = HandlerOptions::new(SHORT).time_limit(budget).name("slow");
         let call = move |_: InlineMessage<'_>, _: &mut Replier<'_>| {
             let start = clock.elapsed();
             while clock.elapsed() < start + 10 * budget {}
@@ -1178,7 +1178,7 @@ mod inline {
         (bench.slots, bench.peers) = (slots, peers);
         bench.read(&encoded(&[3, 3, 4, 3]));
         let rows: Vec<_> = bench.slots.ledger.handlers.lock().unwrap().clone();
-        assert_eq!((rows[0].calls.get(), rows[0].over_budget.get()), (3, 3));
+        assert_eq!((rows[0].calls.get(), rows[0].over_time_limit.get()), (3, 3));
         assert!(rows[0].longest_ns.get() >= 10);
     }
 
@@ -1482,8 +1482,8 @@ mod output {
         assert_eq!(send(&slots, id, 1), Err(SendError::Full));
         turn(&mut peers, 1, id, 0);
         let fire = |peers: &mut Peers, now| {
-            let mut budget = TIMERS_PER_TURN;
-            assert_eq!(peers.poll_timer(now, &mut budget), None);
+            let mut allowance = TIMERS_PER_TURN;
+            assert_eq!(peers.poll_timer(now, &mut allowance), None);
             events(peers)
         };
         assert_eq!(fire(&mut peers, 1 + BUDGET_CHECK_MS), []);

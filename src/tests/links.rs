@@ -189,8 +189,8 @@ impl Rig {
     }
 
     fn fire(&mut self) {
-        let mut budget = TIMERS_PER_TURN;
-        while self.peers.poll_timer(self.now, &mut budget).is_some() {}
+        let mut allowance = TIMERS_PER_TURN;
+        while self.peers.poll_timer(self.now, &mut allowance).is_some() {}
         self.peers.begin_turn(self.now);
         self.settle();
     }

@@ -11,7 +11,7 @@
 //! # Use
 //!
 //! Sleep until [`next_expiry`](Wheel::next_expiry), then call [`poll`](Wheel::poll) with the time
-//! until it returns `None` or a budget is used up.
+//! until it returns `None` or an allowance is used up.
 //!
 //! ```
 //! use nebnet::wheel::Wheel;
@@ -232,7 +232,7 @@ impl<T> Wheel<T> {
     /// waiting for time to pass, behind the timers that are due already.
     ///
     /// A loop that polls one moment until `None` and sets a timer at or before that moment for each
-    /// one that fires does not end by itself; such a caller needs a budget.
+    /// one that fires does not end by itself; such a caller needs an allowance.
     ///
     /// # Panics
     ///

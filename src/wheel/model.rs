@@ -93,8 +93,8 @@ pub(crate) enum Op {
     Rearm(usize, u64),
     /// Moves the time this far and polls until nothing is left.
     Advance(u64),
-    /// Moves the time this far and polls so often at most: a turn that ran out of budget.
-    AdvanceBudgeted(u64, usize),
+    /// Moves the time this far and polls so often at most: a turn that ran out of its allowance.
+    AdvanceAtMost(u64, usize),
     /// As `Advance`, but the first timers to fire are set again this long after their deadline.
     AdvanceRearming(u64, u64),
     /// Polls at the next expiry, as a loop would that sleeps until then.
@@ -113,7 +113,7 @@ impl Op {
             5 => Self::Cancel(usize::from(script.byte())),
             6 => Self::Rearm(usize::from(script.byte()), delay(script)),
             7..=8 => Self::Advance(delay(script)),
-            9 => Self::AdvanceBudgeted(delay(script), script.below(4)),
+            9 => Self::AdvanceAtMost(delay(script), script.below(4)),
             10..=11 => Self::AdvanceRearming(delay(script), delay(script)),
             12..=13 => Self::AdvanceToNext,
             14 => Self::StepBack(delay(script)),
@@ -265,9 +265,9 @@ impl Pair {
                 let now = self.now.saturating_add(jump);
                 while self.poll(now).is_some() {}
             }
-            Op::AdvanceBudgeted(jump, budget) => {
+            Op::AdvanceAtMost(jump, polls) => {
                 let now = self.now.saturating_add(jump);
-                for _ in 0..budget {
+                for _ in 0..polls {
                     self.poll(now);
                 }
             }

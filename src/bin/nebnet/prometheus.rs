@@ -445,7 +445,7 @@ fn handlers(out: &mut Exposition, rows: &[HandlerRow]) {
             "over_budget_total",
             "counter",
             "calls longer than its budget",
-            |row| row.over_budget,
+            |row| row.over_time_limit,
         ),
         (
             "refused_total",

@@ -64,8 +64,8 @@ fn cut_off_at(told: impl Fn(Tick, u64) -> Unacknowledged, until: Tick) -> Option
             write(&mut peers, now, id, 1);
             written += 1;
         }
-        let mut budget = TIMERS_PER_TURN;
-        assert_eq!(peers.poll_timer(now, &mut budget), None);
+        let mut allowance = TIMERS_PER_TURN;
+        assert_eq!(peers.poll_timer(now, &mut allowance), None);
         while let Some(action) = peers.poll_action() {
             match action {
                 Action::Look { id, .. } => {
