@@ -59,7 +59,7 @@ fn inside(config: Config, act: Act, by_handler: bool) -> (Place, Handle, Receive
             let (own, sender) = (Arc::clone(&own), sender.clone());
             move |_: nebnet::InlineMessage<'_>, _: &mut nebnet::Replier<'_>| act(&sender, &own)
         };
-        let options = HandlerOptions::new(T).budget(PATIENCE);
+        let options = HandlerOptions::new(T).time_limit(PATIENCE);
         service.handle_inline_each(options, make).unwrap();
     } else {
         service.on_metrics(move |_| act(&sender, &own));
@@ -202,7 +202,7 @@ fn services_may_stop_each_other() {
                 sender.try_send(report).unwrap();
             }
         };
-        let options = HandlerOptions::new(T).budget(PATIENCE);
+        let options = HandlerOptions::new(T).time_limit(PATIENCE);
         service.handle_inline_each(options, make).unwrap();
         service.start().unwrap();
         service
