@@ -214,8 +214,8 @@ impl NetService {
     /// The duties of a handler: while it runs, no peer is read or written and no timer fires, so it
     /// must be short, and must never wait for anything: not for a lock that others hold for long,
     /// not for a channel, not for I/O. Each call is measured against the
-    /// [budget](HandlerOptions::budget), and what exceeds it is counted and logged; nothing ends a
-    /// handler that does not return. For other peers it may use a [`Handle`]:
+    /// [time limit](HandlerOptions::time_limit), and what exceeds it is counted and logged; nothing
+    /// ends a handler that does not return. For other peers it may use a [`Handle`]:
     /// [`Handle::send_timeout`] and [`Handle::peers`] do not wait on the loop's thread, and answer
     /// as if the time were over.
     ///
