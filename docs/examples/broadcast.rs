@@ -5,14 +5,13 @@
 //! is full is skipped and named, and the others get theirs.
 
 use std::error::Error;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use nebnet::frame::{Decoder, Frame};
 use nebnet::{
-    Config, MessageType, NetService, Outgoing, PeerId, PeerInfo, Priority, Recipients, SendError,
+    Client, ClientError, CloseReason, Config, MessageType, NetService, Outgoing, PeerId, PeerInfo,
+    Priority, Recipients, SendError,
 };
 
 const JOIN: MessageType = MessageType(1);
@@ -61,8 +60,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     assert_eq!(report.sent.len(), PEERS - 1);
 
     // One that never reads is left out as soon as its outbox is full. The others are not.
-    let mut deaf = TcpStream::connect(addr)?;
-    deaf.write_all(&frame(JOIN, b"")?)?;
+    let mut deaf = Client::connect(addr)?;
+    deaf.send(JOIN, "")?;
     let deaf_peer = joins.recv()?.peer();
     let large = vec![b'x'; 16 << 10];
     let skipped = loop {
@@ -95,28 +94,19 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// A peer on a thread of its own: says that it is there, and counts what comes until the BYE.
-fn spawn_reader(addr: SocketAddr) -> std::io::Result<JoinHandle<Result<u64, String>>> {
-    let mut stream = TcpStream::connect(addr)?;
-    stream.write_all(&frame(JOIN, b"")?)?;
-    thread::Builder::new()
-        .name("reader".to_owned())
-        .spawn(move || {
-            let mut bytes = Vec::new();
-            let read = stream.read_to_end(&mut bytes);
-            read.map_err(|error| error.to_string())?;
-            let mut quotes = 0;
-            for frame in Decoder::new(1 << 20).frames(&bytes) {
-                let frame = frame.map_err(|error| error.to_string())?;
-                quotes += u64::from(frame.message_type == QUOTE);
+fn spawn_reader(addr: SocketAddr) -> Result<JoinHandle<Result<u64, ClientError>>, Box<dyn Error>> {
+    let mut client = Client::connect(addr)?;
+    client.send(JOIN, "")?;
+    let thread = thread::Builder::new().name("reader".to_owned());
+    let reading = thread.spawn(move || {
+        let mut quotes = 0;
+        loop {
+            match client.recv() {
+                Ok(message) => quotes += u64::from(message.message_type() == QUOTE),
+                Err(error) if error.reason() == Some(CloseReason::Shutdown) => return Ok(quotes),
+                Err(error) => return Err(error),
             }
-            Ok(quotes)
-        })
-}
-
-fn frame(message_type: MessageType, payload: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    Frame::new(message_type, payload)
-        .encode(&mut bytes)
-        .map_err(std::io::Error::other)?;
-    Ok(bytes)
+        }
+    })?;
+    Ok(reading)
 }

@@ -6,15 +6,13 @@
 //! peers that sent to it are not read until it has caught up.
 
 use std::error::Error;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
-use nebnet::frame::{Decoder, Frame};
 use nebnet::{
-    Config, MessageType, NetService, OutgoingBatch, OverflowPolicy, SubscribeOptions, Subscription,
-    TypeFilter,
+    Client, ClientError, Config, MessageType, NetService, OutgoingBatch, OverflowPolicy,
+    SubscribeOptions, Subscription, TypeFilter,
 };
 
 const MESSAGES: u32 = 10_000;
@@ -31,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .spawn(move || run_echo(requests, &handle))?;
     service.start()?;
 
-    let answers = ask(TcpStream::connect(service.local_addrs()[0])?)?;
+    let answers = ask(service.local_addrs()[0])?;
     let report = service.stop(Duration::from_secs(5));
     println!("{answers} of {MESSAGES} messages came back");
     println!("{report}");
@@ -65,20 +63,22 @@ fn run_echo(mut requests: Subscription, handle: &nebnet::Handle) -> Subscription
 }
 
 /// The peer: sends everything, says that it is done, and counts what comes back.
-fn ask(mut stream: TcpStream) -> Result<u32, Box<dyn Error>> {
-    let mut bytes = Vec::new();
+fn ask(addr: SocketAddr) -> Result<u32, Box<dyn Error>> {
+    let mut client = Client::connect(addr)?;
     for number in 0..MESSAGES {
-        Frame::new(MessageType(7), &number.to_be_bytes()).encode(&mut bytes)?;
+        client.push(MessageType(7), number.to_be_bytes())?;
     }
-    stream.write_all(&bytes)?;
-    stream.shutdown(Shutdown::Write)?;
+    client.finish()?;
 
-    bytes.clear();
-    stream.read_to_end(&mut bytes)?;
     let mut answers = 0_u32;
-    for frame in Decoder::new(1 << 20).frames(&bytes) {
-        assert_eq!(frame?.payload, answers.to_be_bytes());
-        answers += 1;
+    loop {
+        match client.recv() {
+            Ok(answer) => {
+                assert_eq!(answer.payload(), answers.to_be_bytes());
+                answers += 1;
+            }
+            Err(ClientError::EndOfStream) => return Ok(answers),
+            Err(error) => return Err(error.into()),
+        }
     }
-    Ok(answers)
 }

@@ -5,14 +5,12 @@
 //! is slowed by another's losses, and the ledger at the end adds up.
 
 use std::error::Error;
-use std::io::Write;
-use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
-use nebnet::frame::Frame;
 use nebnet::{
-    Config, MessageType, NetService, OverflowPolicy, SubscribeOptions, Subscription, TypeFilter,
+    Client, Config, MessageType, NetService, OverflowPolicy, SubscribeOptions, Subscription,
+    TypeFilter,
 };
 
 const QUOTE: MessageType = MessageType(1);
@@ -32,20 +30,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let tap = thread::Builder::new().spawn(move || take_all(tap))?;
     service.start()?;
 
-    let mut peer = TcpStream::connect(service.local_addrs()[0])?;
-    let mut bytes = Vec::new();
+    let mut client = Client::connect(service.local_addrs()[0])?;
     for number in 0..MESSAGES {
         for message_type in [QUOTE, ORDER] {
-            Frame::new(message_type, &number.to_be_bytes()).encode(&mut bytes)?;
+            client.push(message_type, number.to_be_bytes())?;
         }
     }
-    peer.write_all(&bytes)?;
-    // A connection that is not accepted when the stop begins is refused, so it is waited for. What
-    // a peer has sent before it leaves is read.
-    while service.snapshot().peers == 0 {
-        thread::yield_now();
-    }
-    drop(peer);
+    client.flush()?;
+    // What a peer has sent before it leaves is read.
+    drop(client);
 
     // Takes half of its time, because what is in the queue of `quotes` is not taken and might be
     // answered.

@@ -5,13 +5,13 @@
 //! longer belongs to a subscriber.
 
 use std::error::Error;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
-use nebnet::frame::{Decoder, Frame};
-use nebnet::{Config, HandlerOptions, MessageType, NetService, OverflowPolicy, SubscribeOptions};
+use nebnet::{
+    Client, Config, HandlerOptions, MessageType, NetService, OverflowPolicy, SubscribeOptions,
+};
 
 const PRICE: MessageType = MessageType(1);
 const NOTE: MessageType = MessageType(2);
@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             count
         })?;
 
-    let last = ask(TcpStream::connect(service.local_addrs()[0])?)?;
+    let last = ask(service.local_addrs()[0])?;
     println!("the last of {ROUND_TRIPS} prices was {last}");
     let report = service.stop(Duration::from_secs(5));
     println!("{report}");
@@ -55,20 +55,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The peer: asks for a price, sends a note, and waits for the price before it asks again.
-fn ask(mut stream: TcpStream) -> Result<u64, Box<dyn Error>> {
-    stream.set_nodelay(true)?;
-    let (mut question, mut answer) = (Vec::new(), [0; 16]);
-    Frame::new(PRICE, b"ACME").encode(&mut question)?;
-    Frame::new(NOTE, b"asked").encode(&mut question)?;
+/// The peer: sends a note, asks for a price, and waits for the price before it asks again.
+fn ask(addr: SocketAddr) -> Result<u64, Box<dyn Error>> {
+    let mut client = Client::connect(addr)?;
     let mut last = 0;
     for _ in 0..ROUND_TRIPS {
-        stream.write_all(&question)?;
-        stream.read_exact(&mut answer)?;
-        let (frame, _) = Decoder::new(8).decode(&answer)?.ok_or("half an answer")?;
-        last = u64::from_be_bytes(frame.payload.try_into()?);
+        // Goes out together with the question.
+        client.push(NOTE, "asked")?;
+        let price = client.request(PRICE, "ACME", Duration::from_secs(5))?;
+        last = u64::from_be_bytes(price.payload().try_into()?);
     }
-    stream.shutdown(Shutdown::Write)?;
-    stream.read_to_end(&mut Vec::new())?;
+    client.close()?;
     Ok(last)
 }

@@ -5,13 +5,10 @@
 //! once.
 
 use std::error::Error;
-use std::io::Write;
-use std::net::TcpStream;
 use std::time::Duration;
 
 use crossbeam_channel::{bounded, select, tick};
-use nebnet::frame::Frame;
-use nebnet::{Config, MessageType, NetService, SubscribeOptions};
+use nebnet::{Client, Config, MessageType, NetService, SubscribeOptions};
 
 const JOB: MessageType = MessageType(7);
 const CANCEL: MessageType = MessageType(9);
@@ -24,12 +21,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let cancels = service.subscribe_sender(SubscribeOptions::new(CANCEL), sender)?;
     service.start()?;
 
-    let mut peer = TcpStream::connect(service.local_addrs()[0])?;
-    let mut bytes = Vec::new();
+    let mut client = Client::connect(service.local_addrs()[0])?;
     for message_type in [JOB, JOB, CANCEL] {
-        Frame::new(message_type, b"42").encode(&mut bytes)?;
+        client.push(message_type, "42")?;
     }
-    peer.write_all(&bytes)?;
+    client.flush()?;
 
     let ticks = tick(Duration::from_millis(100));
     let mut seen = 0;
@@ -46,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 
     // A peer that stays connected is given all of the time to read its BYE and leave.
-    drop(peer);
+    drop(client);
     println!("{}", service.stop(Duration::from_secs(5)));
     // What was handed over is counted a moment later, and all of it once the service has stopped.
     println!(

@@ -8,15 +8,12 @@
 //! circles.
 
 use std::error::Error;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
-use nebnet::frame::{Decoder, Frame};
 use nebnet::{
-    Config, Event, Handle, MessageType, NetService, Outgoing, OverflowPolicy, PeerId, Received,
-    Recipients, SendError, SubscribeOptions, Subscription, TypeFilter,
+    Client, Config, Event, Handle, MessageType, NetService, Outgoing, OverflowPolicy, PeerId,
+    Received, Recipients, SendError, SubscribeOptions, Subscription, TypeFilter,
 };
 
 const CHAT: MessageType = MessageType(7);
@@ -37,16 +34,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     service.start()?;
 
     let addr = service.local_addrs()[0];
-    let peers = (0..PEERS).map(|_| TcpStream::connect(addr));
+    let peers = (0..PEERS).map(|_| Client::connect(addr));
     let mut peers = peers.collect::<Result<Vec<_>, _>>()?;
-    while service.snapshot().peers < PEERS as u64 {
-        thread::yield_now();
-    }
     for (index, peer) in peers.iter_mut().enumerate() {
-        let said = format!("this is peer {index}");
-        let mut bytes = Vec::new();
-        Frame::new(CHAT, said.as_bytes()).encode(&mut bytes)?;
-        peer.write_all(&bytes)?;
+        peer.send(CHAT, format!("this is peer {index}"))?;
     }
     for (index, peer) in peers.iter_mut().enumerate() {
         let mut heard = hear(peer, PEERS - 1)?;
@@ -107,21 +98,10 @@ fn relay(mut inbox: Subscription, handle: &Handle) -> usize {
 }
 
 /// Reads so many messages.
-fn hear(peer: &mut TcpStream, count: usize) -> Result<Vec<String>, Box<dyn Error>> {
-    let (mut bytes, mut heard) = (Vec::new(), Vec::new());
+fn hear(peer: &mut Client, count: usize) -> Result<Vec<String>, Box<dyn Error>> {
+    let mut heard = Vec::new();
     while heard.len() < count {
-        let mut piece = [0; 4096];
-        let size = peer.read(&mut piece)?;
-        if size == 0 {
-            return Err("the relay closed the connection".into());
-        }
-        bytes.extend_from_slice(&piece[..size]);
-        let mut frames = Decoder::new(1 << 20).frames(&bytes);
-        for frame in &mut frames {
-            heard.push(String::from_utf8(frame?.payload.to_vec())?);
-        }
-        let consumed = frames.consumed();
-        bytes.drain(..consumed);
+        heard.push(String::from_utf8(peer.recv()?.into_payload())?);
     }
     Ok(heard)
 }

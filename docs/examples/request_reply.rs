@@ -5,13 +5,13 @@
 //! subscriber sees an answer, so a service may ask the type that it also serves.
 
 use std::error::Error;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use nebnet::frame::{Decoder, Frame};
-use nebnet::{Config, MessageType, NetService, Outgoing, RequestError};
+use nebnet::{
+    Client, ClientError, CloseReason, Config, MessageType, NetService, Outgoing, RequestError,
+};
 
 const SQUARE: MessageType = MessageType(7);
 const PEERS: usize = 4;
@@ -23,9 +23,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let addr = service.local_addrs()[0];
     let peers = (0..PEERS).map(|_| spawn_peer(addr));
     let peers = peers.collect::<Result<Vec<_>, _>>()?;
-    while service.snapshot().peers < PEERS as u64 {
-        thread::yield_now();
-    }
     let handle = service.handle();
     let connected = handle.peers();
 
@@ -70,40 +67,23 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// A peer on a thread of its own: connects, and answers until the service says BYE.
-fn spawn_peer(addr: SocketAddr) -> std::io::Result<JoinHandle<std::io::Result<()>>> {
-    let mut stream = TcpStream::connect(addr)?;
-    thread::Builder::new()
-        .name("peer".to_owned())
-        .spawn(move || {
-            let (mut bytes, mut read) = (Vec::new(), [0; 4096]);
-            loop {
-                let count = stream.read(&mut read)?;
-                if count == 0 {
-                    return Ok(());
-                }
-                bytes.extend_from_slice(&read[..count]);
-                let mut frames = Decoder::new(1 << 20).frames(&bytes);
-                for frame in &mut frames {
-                    let question = frame.map_err(|_| ErrorKind::InvalidData)?;
-                    let Ok(value) = number(question.payload) else {
-                        continue;
-                    };
-                    // The answer has the type and the correlation number of the question.
-                    let mut answer = Vec::new();
-                    let payload = (value * value).to_be_bytes();
-                    let frame = Frame {
-                        payload: &payload,
-                        ..question
-                    };
-                    frame
-                        .encode(&mut answer)
-                        .map_err(|_| ErrorKind::InvalidData)?;
-                    stream.write_all(&answer)?;
-                }
-                let consumed = frames.consumed();
-                bytes.drain(..consumed);
+fn spawn_peer(addr: SocketAddr) -> Result<JoinHandle<Result<(), ClientError>>, Box<dyn Error>> {
+    let mut client = Client::connect(addr)?;
+    let thread = thread::Builder::new().name("peer".to_owned());
+    let answering = thread.spawn(move || {
+        loop {
+            let question = match client.recv() {
+                Ok(question) => question,
+                Err(error) if error.reason() == Some(CloseReason::Shutdown) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            if let Ok(value) = number(question.payload()) {
+                // The answer has the type and the correlation number of the question.
+                client.reply(&question, (value * value).to_be_bytes())?;
             }
-        })
+        }
+    })?;
+    Ok(answering)
 }
 
 fn number(payload: &[u8]) -> Result<u64, Box<dyn Error>> {

@@ -2,26 +2,28 @@
 //! so.
 
 use std::error::Error;
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
-use nebnet::{CloseReason, Config, MessageType, NetService, Outgoing, PeerId, Subscription};
+use nebnet::{
+    Client, ClientError, CloseReason, Config, MessageType, NetService, Outgoing, PeerId,
+    Subscription,
+};
 
-const HELLO: &[u8] = b"\x00\x00\x00\x06\x00\x07\x00\x01hi";
+const GREETING: MessageType = MessageType(7);
 const PAGE: MessageType = MessageType(8);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut service = NetService::new(Config::default().listen("127.0.0.1:0".parse()?))?;
-    let mut greetings = service.subscribe(MessageType(7))?;
+    let mut greetings = service.subscribe(GREETING)?;
     service.start()?;
     let addr = service.local_addrs()[0];
     let (reader, reading) = connect(addr, &mut greetings)?;
     let (_stuck, stuck) = connect(addr, &mut greetings)?;
 
     // One peer reads to the end, as peers do.
-    let reader = thread::Builder::new().spawn(move || count_bytes(reader))?;
+    let reader = thread::Builder::new().spawn(move || read_all(reader))?;
     // The other never reads. Its pages fill the buffers of the system, then its outbox.
     let handle = service.handle();
     let page = vec![0; 1 << 20];
@@ -55,24 +57,30 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
     assert_eq!(dropped.messages, lost.lost.messages);
 
-    let bytes = reader.join().map_err(|_| "the reader panicked")??;
-    println!("the peer that read got {bytes} bytes: its page, and the BYE behind it");
-    assert!(bytes > page.len() + 8);
+    let (pages, end) = reader.join().map_err(|_| "the reader panicked")?;
+    println!("the peer that read got {pages} page, and then: {end}");
+    assert_eq!((pages, end.reason()), (1, Some(CloseReason::Shutdown)));
     Ok(())
 }
 
 /// A peer that says hello, and who it is to the service.
 fn connect(
-    addr: std::net::SocketAddr,
+    addr: SocketAddr,
     greetings: &mut Subscription,
-) -> Result<(TcpStream, PeerId), Box<dyn Error>> {
-    let mut stream = TcpStream::connect(addr)?;
-    stream.write_all(HELLO)?;
+) -> Result<(Client, PeerId), Box<dyn Error>> {
+    let mut client = Client::connect(addr)?;
+    client.send(GREETING, "hi")?;
     let peer = greetings.recv()?.peer();
-    Ok((stream, peer))
+    Ok((client, peer))
 }
 
-fn count_bytes(mut stream: TcpStream) -> std::io::Result<usize> {
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes)
+/// Counts messages until the connection ends, and says how it did.
+fn read_all(mut client: Client) -> (usize, ClientError) {
+    let mut messages = 0;
+    loop {
+        match client.recv() {
+            Ok(_) => messages += 1,
+            Err(end) => return (messages, end),
+        }
+    }
 }
