@@ -41,13 +41,9 @@
 //! # Example
 //!
 //! ```
-//! use std::{
-//!     io::{Read, Write},
-//!     net::TcpStream,
-//!     time::Duration,
-//! };
+//! use std::time::Duration;
 //!
-//! use nebnet::{Config, MessageType, NetService, OverflowPolicy, SubscribeOptions};
+//! use nebnet::{Client, Config, MessageType, NetService, OverflowPolicy, SubscribeOptions};
 //!
 //! let config = Config::default().listen("127.0.0.1:0".parse()?).max_peers(100);
 //! let mut service = NetService::new(config)?;
@@ -58,9 +54,8 @@
 //! let mut greetings = service.subscribe_with(options)?;
 //! service.start()?;
 //!
-//! // A peer is whoever can write eight bytes and a payload: length, type, flags, version.
-//! let mut peer = TcpStream::connect(service.local_addrs()[0])?;
-//! peer.write_all(b"\0\0\0\x06\0\x07\0\x01hi")?;
+//! let mut client = Client::connect(service.local_addrs()[0])?;
+//! client.send(MessageType(7), "hi")?;
 //!
 //! let batch = greetings.recv_batch()?;
 //! for greeting in &batch {
@@ -69,10 +64,8 @@
 //! }
 //! drop(batch);
 //!
-//! let mut answer = [0; 13];
-//! peer.read_exact(&mut answer)?;
-//! assert_eq!(&answer, b"\0\0\0\x09\0\x07\0\x01hello");
-//! drop(peer);
+//! assert_eq!(client.recv()?.payload(), b"hello");
+//! client.close()?;
 //!
 //! let report = service.stop(Duration::from_secs(5));
 //! assert!(report.drained);
@@ -128,10 +121,10 @@
 //! # Where to read on
 //!
 //! [`NetService`] begins and ends everything, [`Config`] has the bounds, [`SubscribeOptions`]
-//! those of a subscriber, [`CloseReason`] the ways in which a connection ends. [`frame`] and
-//! [`wheel`], the parser and the timer wheel, can be used alone. The repository's `docs` folder
-//! has the architecture, every byte of the wire format, and the reasons for both; `docs/examples`
-//! has programs.
+//! those of a subscriber, [`CloseReason`] the ways in which a connection ends. [`Client`] is a peer
+//! without a service of its own. [`frame`] and [`wheel`], the parser and the timer wheel, can be
+//! used alone. The repository's `docs` folder has the architecture, every byte of the wire format,
+//! and the reasons for both; `docs/examples` has programs.
 
 // Ranks: a module imports only from lower ranks. `tests/tidy.rs` reads them here.
 

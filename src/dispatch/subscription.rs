@@ -393,16 +393,15 @@ impl ExactSizeIterator for Messages<'_> {}
 /// # Examples
 ///
 /// ```
-/// use nebnet::{Config, MessageType, NetService};
-/// use std::{io::Write, net::TcpStream, time::Duration};
+/// use nebnet::{Client, Config, MessageType, NetService};
 ///
 /// let config = Config::default().listen("127.0.0.1:0".parse()?);
 /// let mut service = NetService::new(config)?;
 /// let mut greetings = service.subscribe(MessageType(7))?;
 /// service.start()?;
 ///
-/// let mut client = TcpStream::connect(service.local_addrs()[0])?;
-/// client.write_all(b"\0\0\0\x06\0\x07\0\x01hi")?;
+/// let mut client = Client::connect(service.local_addrs()[0])?;
+/// client.send(MessageType(7), "hi")?;
 ///
 /// let batch = greetings.recv_batch()?;
 /// for message in &batch {
@@ -602,15 +601,15 @@ impl Subscription {
     ///
     /// ```
     /// # use nebnet::{Config, MessageType, NetService};
-    /// # use std::{io::Write, net::TcpStream, time::Duration};
+    /// # use std::time::Duration;
     /// use crossbeam_channel::{after, select};
     ///
     /// # let config = Config::default().listen("127.0.0.1:0".parse()?);
     /// # let mut service = NetService::new(config)?;
     /// # let greetings = service.subscribe(MessageType(7))?;
     /// # service.start()?;
-    /// # let mut client = TcpStream::connect(service.local_addrs()[0])?;
-    /// # client.write_all(b"\0\0\0\x06\0\x07\0\x01hi")?;
+    /// # let mut client = nebnet::Client::connect(service.local_addrs()[0])?;
+    /// # client.send(MessageType(7), "hi")?;
     /// select! {
     ///     recv(greetings.receiver()) -> delivery => {
     ///         let batch = greetings.take(delivery?);

@@ -35,25 +35,19 @@ impl Handle {
     /// # Examples
     ///
     /// ```
-    /// use nebnet::{Config, MessageType, NetService};
-    /// use std::{
-    ///     io::{Read, Write},
-    ///     net::TcpStream,
-    ///     time::Duration,
-    /// };
+    /// use nebnet::{Client, Config, MessageType, NetService};
+    /// use std::time::Duration;
     ///
     /// let mut service = NetService::new(Config::default().listen("127.0.0.1:0".parse()?))?;
     /// service.start()?;
-    /// let mut peer = TcpStream::connect(service.local_addrs()[0])?;
-    /// while service.snapshot().peers == 0 {}
-    /// let id = service.handle().peers()[0].peer;
+    /// let mut client = Client::connect(service.local_addrs()[0])?;
+    /// let peer = service.handle().peers()[0].peer;
     ///
-    /// let pending = service.request(id, MessageType(7), b"?", Duration::from_secs(5))?;
-    /// // The peer's answer is the question as it came: header, correlation number, payload.
-    /// let mut question = [0; 17];
-    /// peer.read_exact(&mut question)?;
-    /// peer.write_all(&question)?;
-    /// assert_eq!(pending.recv()?.payload(), b"?");
+    /// let pending = service.request(peer, MessageType(7), "2 + 2", Duration::from_secs(5))?;
+    /// // The answer has the question's correlation number.
+    /// let question = client.recv()?;
+    /// client.reply(&question, "4")?;
+    /// assert_eq!(pending.recv()?.payload(), b"4");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn request<'a>(

@@ -30,16 +30,13 @@ impl Subscription {
     ///
     /// ```
     /// use nebnet::{Config, Event, MessageType, NetService, Received, SubscribeOptions};
-    /// # use std::{io::Write, net::TcpStream};
     ///
     /// # let config = Config::default().listen("127.0.0.1:0".parse()?);
     /// # let mut service = NetService::new(config)?;
     /// let options = SubscribeOptions::new(MessageType(7)).with_events();
     /// let mut inbox = service.subscribe_with(options)?;
     /// # service.start()?;
-    /// # let mut client = TcpStream::connect(service.local_addrs()[0])?;
-    /// # client.write_all(b"\0\0\0\x06\0\x07\0\x01hi")?;
-    /// # drop(client);
+    /// # nebnet::Client::connect(service.local_addrs()[0])?.send(MessageType(7), "hi")?;
     /// loop {
     ///     match inbox.recv_any()? {
     ///         Received::Event(Event::Connected { peer, .. }) => println!("{peer} is here"),
