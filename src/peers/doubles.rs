@@ -6,7 +6,7 @@
 //! refused, for ever and quietly. So each side warns where what it sees has no better explanation,
 //! once for each connection that is in the way.
 
-use std::{fmt, net::SocketAddr, sync::atomic::Ordering};
+use std::{net::SocketAddr, sync::atomic::Ordering};
 
 use super::{Peers, node_registry::Claim};
 use crate::{
@@ -36,7 +36,7 @@ impl Peers {
             return;
         }
         let verb = if stays { "stays" } else { "goes" };
-        let text = format_args!(
+        let text = format!(
             "peer {} at {} has the node id of peer {} at {}, which {verb}: two services with the \
              node id {node_id}, or one that is back before its old connection was found dead",
             new.peer, new.addr, old.peer, old.addr,
@@ -45,19 +45,19 @@ impl Peers {
             now,
             ("two of a node", node_id, Some(old.peer)),
             new.addr,
-            text,
+            &text,
         );
     }
 
     /// A peer said that it is this service.
     pub(super) fn doubt_self(&mut self, now: Tick, new: Claim) {
         let own = self.rules.node_id;
-        let text = format_args!(
+        let text = format!(
             "peer {} at {} has our own node id {own}: another service with this id, or a link to \
              this service itself",
             new.peer, new.addr,
         );
-        self.warn_once(now, ("our own node", own, None), new.addr, text);
+        self.warn_once(now, ("our own node", own, None), new.addr, &text);
     }
 
     /// A connection of a node has ended. If the node keeps another one of this service, and there
@@ -69,7 +69,7 @@ impl Peers {
         if row.bye_received != code || !is_named || self.has_double(row.peer, row.node_id) {
             return;
         }
-        let text = format_args!(
+        let text = format!(
             "peer {} at {} keeps another connection of our node id {own}, which is none of this \
              service: another service has the same id",
             row.peer, row.addr,
@@ -78,7 +78,7 @@ impl Peers {
             now,
             ("another of our node", row.node_id, None),
             row.addr,
-            text,
+            &text,
         );
     }
 
@@ -103,7 +103,7 @@ impl Peers {
     }
 
     /// Warns, unless it was of the same connection just before.
-    fn warn_once(&mut self, now: Tick, doubt: Doubt, addr: SocketAddr, text: fmt::Arguments<'_>) {
+    fn warn_once(&mut self, now: Tick, doubt: Doubt, addr: SocketAddr, text: &str) {
         if self.links.doubt == Some(doubt) {
             return;
         }
