@@ -98,14 +98,16 @@ fn wrong_commands_are_found() {
         "cargo run --features cli -- serve --anything",
         "`cargo bench --bench frame` and --bench nothing",
         "A=1 cargo test --lib tests::sim_one",
-        "cargo run --bin instructions --features workbench",
+        "cargo run --bin nebnet --features cli",
+        "cargo run --release -p instructions -- --write",
     ] {
         assert!(judge(right), "{right}");
     }
     for wrong in [
         "cargo run -- serve",
         "cargo run --features cli,tls -- serve",
-        "cargo run --bin instructions --features cli",
+        "cargo run --bin nebnet --features workbench",
+        "cargo run -p nothing",
         "cargo run --example nothing",
         "cargo bench --bench nothing",
         "cargo test --test nothing",
@@ -269,6 +271,11 @@ fn judge(words: &[&str], manifest: &str, names: &BTreeSet<&str>) -> Result<(), S
             "--all-features" => features.extend(section(manifest, "[features]")),
             "--features" => features.extend(value().split(',')),
             "--target-dir" => drop(value()),
+            // The other package is not part of the published one.
+            "-p" => {
+                exists(value() == "instructions", "such package")?;
+                is_named = true;
+            }
             "--test" => {
                 let name = value();
                 let text = fs::read_to_string(root().join(format!("tests/{name}.rs")));

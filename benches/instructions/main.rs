@@ -1,6 +1,6 @@
 //! How many instructions the core takes for what it does most, beside the counts that are kept.
 //!
-//! `cargo run --release --features workbench --bin instructions` compares and fails where something
+//! `cargo run --release -p instructions` compares and fails where something
 //! has become dearer. Behind it, `-- --write` keeps the new counts, `-- scan turn` counts only the
 //! scenes whose names begin like that, and with `-- --strict` it is a failure as well that there
 //! was nothing to judge by: no valgrind, counts that were kept with another compiler, or none.
