@@ -778,7 +778,7 @@ impl<N: Net> EventLoop<N> {
                 Action::Look { id, last } => {
                     if let Some(stream) = stream_of(&mut self.streams, id) {
                         let told = self.net.unacknowledged(stream, last);
-                        self.peers.handle_unacknowledged(now.tick, id, told);
+                        self.peers.handle_unacknowledged(now.tick, id, last, told);
                     }
                     // Of an end it is told now: nothing is read while an event waits.
                     self.push_waiting(now);

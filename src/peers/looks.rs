@@ -69,8 +69,14 @@ impl Peers {
         }
     }
 
-    /// The answer.
-    pub(crate) fn handle_unacknowledged(&mut self, now: Tick, id: PeerId, told: Unacknowledged) {
+    /// The answer, to the `last` look at a connection or to one before.
+    pub(crate) fn handle_unacknowledged(
+        &mut self,
+        now: Tick,
+        id: PeerId,
+        last: bool,
+        told: Unacknowledged,
+    ) {
         self.untold |= told == Unacknowledged::Never;
         let rules = &self.rules;
         let connection = self.connections.get_mut(id.index() as usize);
@@ -78,6 +84,10 @@ impl Peers {
             return;
         };
         if connection.leaving.is_some() {
+            if !last {
+                // It was asked for before the end, and the last look knows more.
+                return;
+            }
             let most = match told {
                 Unacknowledged::Bytes(bytes) | Unacknowledged::Unsent(bytes) => Some(bytes),
                 Unacknowledged::Ended { failed, at_most } if failed || connection.failed => {

@@ -1570,7 +1570,7 @@ mod output {
         assert_eq!(peers.poll_action(), Some(Action::Settle(id)));
         peers.handle_settled(12, id, 0);
         assert_eq!(peers.poll_action(), Some(Action::Look { id, last: true }));
-        peers.handle_unacknowledged(12, id, Unacknowledged::Bytes(30));
+        peers.handle_unacknowledged(12, id, true, Unacknowledged::Bytes(30));
         let row = peers.closed_rows().remove(0);
         assert_eq!(row.outbound, Traffic::new(2, 230));
         // One call wrote both messages.

@@ -162,9 +162,9 @@ impl Rig {
             match action {
                 Action::Connect(id, addr) => self.connects.push((id, addr)),
                 Action::LookConnected(id) => self.peers.handle_connected(self.now, id),
-                Action::Look { id, .. } => {
+                Action::Look { id, last } => {
                     let told = Unacknowledged::Bytes(0);
-                    self.peers.handle_unacknowledged(self.now, id, told);
+                    self.peers.handle_unacknowledged(self.now, id, last, told);
                 }
                 Action::Shutdown(_) => {}
                 Action::Settle(id) => self.peers.handle_settled(self.now, id, 0),

@@ -68,8 +68,8 @@ fn cut_off_at(told: impl Fn(Tick, u64) -> Unacknowledged, until: Tick) -> Option
         assert_eq!(peers.poll_timer(now, &mut allowance), None);
         while let Some(action) = peers.poll_action() {
             match action {
-                Action::Look { id, .. } => {
-                    peers.handle_unacknowledged(now, id, told(now, written));
+                Action::Look { id, last } => {
+                    peers.handle_unacknowledged(now, id, last, told(now, written));
                 }
                 Action::Settle(id) => peers.handle_settled(now, id, 0),
                 Action::Close { abort, .. } => {
@@ -151,7 +151,7 @@ fn what_was_not_acknowledged_is_told_with_the_end() {
         (false, Unacknowledged::Never, None),
     ] {
         let (mut peers, id) = leaving(failed);
-        peers.handle_unacknowledged(5, id, told);
+        peers.handle_unacknowledged(5, id, true, told);
         let row = peers.closed_rows().remove(0);
         assert_eq!(row.unconfirmed, unconfirmed, "{failed} {told:?}");
         let ledger = &peers.slots.ledger;
@@ -159,6 +159,18 @@ fn what_was_not_acknowledged_is_told_with_the_end() {
         let unknown = u64::from(unconfirmed.is_none());
         assert_eq!(ledger.unconfirmed_unknown.get(), unknown);
     }
+}
+
+/// A look that was asked for before the end may be answered after it, and not know what the last
+/// one will.
+#[test]
+fn a_look_from_before_the_end_does_not_stand_for_the_last() {
+    let (mut peers, id) = leaving(true);
+    peers.handle_unacknowledged(5, id, false, Unacknowledged::Unknown);
+    assert!(peers.closed_rows().is_empty(), "it waits for the last");
+    peers.handle_unacknowledged(5, id, true, Unacknowledged::Bytes(7));
+    let unconfirmed = peers.closed_rows()[0].unconfirmed;
+    assert_eq!(unconfirmed, Some(Traffic::new(10, 7)));
 }
 
 /// What a look has seen acknowledged is not asked for again, and where nothing was written, or
@@ -174,7 +186,7 @@ fn an_end_waits_for_an_answer_only_if_there_is_a_question() {
     for told in [Unacknowledged::Bytes(0), Unacknowledged::Never] {
         let (mut peers, id) = waiting();
         write(&mut peers, 1, id, 9_080);
-        peers.handle_unacknowledged(2, id, told);
+        peers.handle_unacknowledged(2, id, false, told);
         while peers.poll_action().is_some() {}
         peers.leave(3, id, CloseReason::SlowPeer, true);
         peers.settle_all(3);
@@ -221,7 +233,7 @@ fn a_connection_becomes_dormant_when_everything_is_acknowledged() {
             assert!(peers.has_work());
             peers.begin_turn(now);
             assert_eq!(peers.poll_action(), Some(Action::Look { id, last: false }));
-            peers.handle_unacknowledged(now, id, told);
+            peers.handle_unacknowledged(now, id, false, told);
             // It may have been asked to write, which it has nothing for.
             peers.begin_turn(now);
         }
@@ -245,7 +257,7 @@ fn an_error_that_the_last_read_meets_is_not_forgotten() {
         assert_eq!(peers.poll_action(), Some(Action::Look { id, last: true }));
         let (failed, at_most) = (false, 1 << 20);
         let told = Unacknowledged::Ended { failed, at_most };
-        peers.handle_unacknowledged(2, id, told);
+        peers.handle_unacknowledged(2, id, true, told);
         assert_eq!(peers.closed_rows()[0].unconfirmed, Some(unconfirmed));
     }
 }
