@@ -168,7 +168,7 @@ impl<N: Net> EventLoop<N> {
         now: Tick,
     ) -> Self {
         let metrics_next = now + METRICS_TICK_MS;
-        peers.wheel.insert(metrics_next, Timer::Metrics);
+        peers.deadlines.wheel.insert(metrics_next, Timer::Metrics);
         Self {
             net,
             streams: Vec::new(),
@@ -209,7 +209,7 @@ impl<N: Net> EventLoop<N> {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.run_turns(clock))) {
             let message = panic_message(&*panic);
             self.failure = Some(message.clone());
-            self.peers.note_lost();
+            self.peers.input.note_lost(&self.slots.ledger);
             // As far as the defect lets it, every connection is closed and counted, and what was
             // parsed is delivered.
             let closed = catch_unwind(AssertUnwindSafe(|| self.fail(clock.now(), message)));
@@ -274,7 +274,7 @@ impl<N: Net> EventLoop<N> {
             self.continue_rows(now);
             self.continue_cut(now);
         }
-        self.timers.handle_changes(&mut self.peers.wheel);
+        self.timers.handle_changes(&mut self.peers.deadlines.wheel);
         self.push_waiting(now);
         self.look_around(now);
         self.peers.begin_turn(now.tick);
@@ -323,17 +323,17 @@ impl<N: Net> EventLoop<N> {
     /// Whether timers are so late that the loop, or all of the process, stood still. That may have
     /// been after the poll, so the network is asked once more before anybody is judged.
     fn is_late(&self, now: Tick) -> bool {
-        let next = self.peers.wheel.next_expiry();
+        let next = self.peers.deadlines.wheel.next_expiry();
         next.is_some_and(|next| next.saturating_add(TIMERS_LATE_MS) < now)
     }
 
     fn timeout(&self, now: Tick) -> Option<Duration> {
-        let accepts = !self.peers.has_events() && self.listeners.contains(&Accepting::Ready);
+        let accepts = !self.peers.told.has_events() && self.listeners.contains(&Accepting::Ready);
         let busy = self.peers.has_work() || accepts || self.more_events || self.has_walks();
         if busy || self.phase == Phase::Ended {
             return Some(Duration::ZERO);
         }
-        let next = self.peers.wheel.next_expiry()?;
+        let next = self.peers.deadlines.wheel.next_expiry()?;
         Some(Duration::from_millis(next.saturating_sub(now)))
     }
 
@@ -393,7 +393,7 @@ impl<N: Net> EventLoop<N> {
                     drop(answer.try_send(result));
                 }
                 Command::Unlisten(id, answer) => drop(answer.try_send(self.remove_listener(id))),
-                Command::Closed(answer) => drop(answer.try_send(self.peers.closed_rows())),
+                Command::Closed(answer) => drop(answer.try_send(self.peers.ended.rows())),
                 Command::Cut(answer) if self.cuts.len() < CUTS_WAITING_MAX => {
                     self.cuts.push_back((CutWalk::default(), answer));
                 }
@@ -436,7 +436,7 @@ impl<N: Net> EventLoop<N> {
             return;
         }
         let uptime = Duration::from_millis(now.tick);
-        let handlers = self.peers.handler_rows();
+        let handlers = self.peers.handling.rows();
         let waiting = self.waiting.as_ref().map(BlockRef::traffic);
         let at_loop = Box::new(LoopCut {
             shot: self.slots.ledger.snapshot_of_loop(uptime, handlers),
@@ -459,7 +459,7 @@ impl<N: Net> EventLoop<N> {
             } else {
                 self.read_peer(now, id);
             }
-            if self.peers.take_answered() {
+            if self.peers.handling.take_answered() {
                 // Answers of a handler need not wait for the other peers' turn.
                 self.write_peer(now, id);
             }
@@ -516,7 +516,7 @@ impl<N: Net> EventLoop<N> {
     fn hand_over(&mut self, now: Now, block: Option<BlockRef>) {
         debug_assert!(self.waiting.is_none(), "nobody is read while a block waits");
         self.waiting = block;
-        self.peers.note_handed_over();
+        self.peers.input.note_handed_over();
         self.push_waiting(now);
         if self.pending_wakes.is_enough() {
             self.wake_receivers();
@@ -569,17 +569,17 @@ impl<N: Net> EventLoop<N> {
 
     /// Takes out what is to be handed over next.
     fn next_item(&mut self) -> Option<Item> {
-        if self.waiting.is_some() && !self.peers.has_events_ahead() {
+        if self.waiting.is_some() && !self.peers.told.has_events_ahead() {
             return self.waiting.take().map(Item::Block);
         }
-        self.peers.poll_told()
+        self.peers.told.poll()
     }
 
     fn return_item(&mut self, item: Item) {
         match item {
             Item::Block(block) => self.waiting = Some(block),
             Item::Event(_) | Item::Timer(_) => {
-                self.peers.return_told(item, self.waiting.is_some());
+                self.peers.told.put_back(item, self.waiting.is_some());
             }
             Item::Notice(_) | Item::Cut(_) | Item::Poke => {}
         }
@@ -587,14 +587,14 @@ impl<N: Net> EventLoop<N> {
 
     /// Whether a block or an event waits to be handed over.
     fn waits_for_dispatch(&self) -> bool {
-        self.waiting.is_some() || self.peers.has_events()
+        self.waiting.is_some() || self.peers.told.has_events()
     }
 
     /// Whether what is to be handed over next has room now.
     fn has_room_for_next(&self) -> bool {
         let bounds = self.sink.bounds();
         match &self.waiting {
-            Some(block) if !self.peers.has_events_ahead() => bounds.has_room_for_block(block),
+            Some(block) if !self.peers.told.has_events_ahead() => bounds.has_room_for_block(block),
             Some(_) | None => bounds.has_room_for_event(),
         }
     }
@@ -603,7 +603,7 @@ impl<N: Net> EventLoop<N> {
     /// was read of it.
     #[inline]
     fn push_notices(&mut self) {
-        if self.peers.notice_count() > 0 {
+        if self.peers.told.notice_count() > 0 {
             self.push_all_notices();
         }
     }
@@ -611,8 +611,8 @@ impl<N: Net> EventLoop<N> {
     #[cold]
     #[inline(never)]
     fn push_all_notices(&mut self) {
-        for _ in 0..self.peers.notice_count() {
-            let Some(notice) = self.peers.poll_notice() else {
+        for _ in 0..self.peers.told.notice_count() {
+            let Some(notice) = self.peers.told.poll_notice() else {
                 return;
             };
             let waiting = self.waiting.as_ref().map(|block| block.head().peer);
@@ -621,8 +621,10 @@ impl<N: Net> EventLoop<N> {
                 Notice::Expire { .. } => false,
             };
             if is_early || !self.sink.push_notice(notice) {
-                let now = self.peers.wheel.now();
-                self.peers.put_back_notice(now, notice);
+                let now = self.peers.deadlines.wheel.now();
+                self.peers
+                    .told
+                    .put_back_notice(now, notice, &mut self.peers.deadlines);
             }
         }
     }
@@ -643,7 +645,7 @@ impl<N: Net> EventLoop<N> {
             let mut skipped = 0;
             for _ in 0..ACCEPTS_PER_TURN {
                 // Whoever comes is told of, so nobody comes while that finds no room.
-                if self.peers.has_events() {
+                if self.peers.told.has_events() {
                     return;
                 }
                 match self.net.accept(index) {
@@ -709,6 +711,7 @@ impl<N: Net> EventLoop<N> {
                 }
                 self.listeners[index] = Accepting::Paused;
                 self.peers
+                    .deadlines
                     .wheel
                     .insert(now.tick + pause, Timer::Accept(index));
             }
@@ -771,7 +774,7 @@ impl<N: Net> EventLoop<N> {
     fn run_actions(&mut self, now: Now) {
         self.push_waiting(now);
         self.push_notices();
-        while let Some(action) = self.peers.poll_action() {
+        while let Some(action) = self.peers.lists.poll_action() {
             match action {
                 Action::Connect(id, addr) => self.connect(now, id, addr),
                 Action::LookConnected(id) => self.look_connected(now, id),
@@ -886,9 +889,11 @@ impl<N: Net> EventLoop<N> {
             match timer {
                 Timer::Metrics => self.handle_metrics_tick(now.tick),
                 Timer::User(timer) => {
-                    let fired = self.timers.fire(now.tick, timer, &mut self.peers.wheel);
+                    let fired = self
+                        .timers
+                        .fire(now.tick, timer, &mut self.peers.deadlines.wheel);
                     if let Some(fired) = fired {
-                        self.peers.tell(Item::Timer(fired));
+                        self.peers.told.push(Item::Timer(fired));
                     }
                 }
                 Timer::Accept(index) => {
@@ -915,7 +920,10 @@ impl<N: Net> EventLoop<N> {
         self.poke.poke_tick();
         // Ticks that a pause of the process has swallowed are not made up for.
         self.metrics_next = (self.metrics_next + METRICS_TICK_MS).max(now + 1);
-        self.peers.wheel.insert(self.metrics_next, Timer::Metrics);
+        self.peers
+            .deadlines
+            .wheel
+            .insert(self.metrics_next, Timer::Metrics);
     }
 
     /// Does the dispatcher's looking around, where the loop is the dispatcher.
@@ -1012,7 +1020,7 @@ impl<N: Net> EventLoop<N> {
             fan_out.close();
         }
         LoopEnd {
-            stop: self.peers.take_stop().unwrap_or_default(),
+            stop: self.peers.ended.take_stop().unwrap_or_default(),
             failure: self.failure,
         }
     }
@@ -1160,7 +1168,7 @@ impl<N: Net> fmt::Debug for EventLoop<N> {
             .field("has_work", &self.peers.has_work())
             .field("has_commands", &self.has_commands())
             .field("more_events", &self.more_events)
-            .field("timers", &self.peers.wheel)
+            .field("timers", &self.peers.deadlines.wheel)
             .finish_non_exhaustive()
     }
 }

@@ -13,8 +13,28 @@ use std::{
     },
 };
 
-use super::{PeerLimits, connection::Origin, losses::LossLines};
-use crate::error::CloseReason;
+use super::{connection::Origin, losses::LossLines};
+use crate::{config::Config, error::CloseReason};
+
+/// What a peer's table is bounded by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PeerLimits {
+    pub(crate) peers: usize,
+    /// Zero is no limit.
+    pub(crate) peers_per_origin: usize,
+    /// Connections that have not sent what is due first; zero is no limit.
+    pub(crate) pending: usize,
+}
+
+impl PeerLimits {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            peers: config.max_peers,
+            peers_per_origin: config.max_peers_per_addr,
+            pending: config.max_pending,
+        }
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Census {

@@ -89,7 +89,7 @@ impl Peers {
         PeersCut {
             sums: Some(SumsOverPeers {
                 live,
-                gone: self.gone,
+                gone: self.ended.gone,
             }),
             peers: rows,
             left_out,

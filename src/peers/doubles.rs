@@ -86,12 +86,12 @@ impl Peers {
     /// here: of its node, if that is known, or of one that is not known yet.
     pub(super) fn has_double(&self, peer: PeerId, node_id: NodeId) -> bool {
         let here = if node_id.is_anonymous() {
-            !self.nodes.is_empty()
+            !self.nodes.here.is_empty()
         } else {
             self.connection_of(node_id)
                 .is_some_and(|other| other != peer)
         };
-        let elsewhere = self.node_registry.as_ref().is_some_and(|all| {
+        let elsewhere = self.nodes.registry.as_ref().is_some_and(|all| {
             let shard = self.slots.shard();
             // Another loop's link may be about to learn who is there.
             let links = self.slots.links.load(Ordering::Relaxed);
@@ -107,7 +107,7 @@ impl Peers {
         if self.links.doubt == Some(doubt) {
             return;
         }
-        if let Some(suppressed) = self.limit_log(now, doubt.0, addr) {
+        if let Some(suppressed) = self.ended.limit_log(now, doubt.0, addr) {
             self.links.doubt = Some(doubt);
             log::warn!("{text}{suppressed}");
         }

@@ -16,15 +16,14 @@ use super::{
     closing_reason, looks::count_unconfirmed, recharge_carry,
 };
 use crate::{
-    balance::PeerSums,
     clock::Tick,
     dispatch::Notice,
     error::{CloseReason, DialError},
     event::Event,
     id::PeerId,
-    ledger::{ClosedRow, Ledger, Traffic},
+    ledger::{ClosedRow, Traffic},
     limits::{LAST_READ_BYTES, LINGER_MS},
-    peer::{Peer, State},
+    peer::State,
     slots::{Contended, Flow},
 };
 
@@ -125,7 +124,7 @@ impl Peers {
             return;
         }
         if self.take_last_output(now, id).is_err() {
-            self.again.push(Again::Abandon(id, reason));
+            self.lists.again.push(Again::Abandon(id, reason));
             return;
         }
         let rules = &self.rules;
@@ -157,7 +156,7 @@ impl Peers {
                 connection.pause = Some(Pause::Closing);
             }
         }
-        self.again.push(again);
+        self.lists.again.push(again);
     }
 
     /// Follows up on the step to draining.
@@ -198,14 +197,14 @@ impl Peers {
             }
         }
         if was_told {
-            self.emit(Event::ByeReceived { peer: id, code });
+            self.told.emit(Event::ByeReceived { peer: id, code });
         }
     }
 
     /// Has sends to a peer refused that are no replies.
     pub(super) fn limit_to_replies(&mut self, id: PeerId) {
         if self.connection(id).is_some() && self.slots.limit_to_replies(id).is_err() {
-            self.again.push(Again::Answering(id));
+            self.lists.again.push(Again::Answering(id));
         }
     }
 
@@ -236,7 +235,7 @@ impl Peers {
         match self.slots.close_if_drained(id) {
             Ok(true) => self.begin_close(now, id, reason, drain_ms),
             Ok(false) => {}
-            Err(_) => self.again.push(Again::Dirty(id.index())),
+            Err(_) => self.lists.again.push(Again::Dirty(id.index())),
         }
     }
 
@@ -286,7 +285,7 @@ impl Peers {
                 // Whichever comes first.
                 self.watch_credit(id);
             } else if !self.slots.pause(id, awaited) {
-                self.again.push(Again::Dirty(id.index()));
+                self.lists.again.push(Again::Dirty(id.index()));
             }
         }
         self.arm(now, id);
@@ -307,9 +306,8 @@ impl Peers {
         let next = own.map_or(next, |tick| tick.max(next));
         let request = self.request_deadline_of(now, id);
         let next = request.map_or(next, |tick| tick.min(next));
-        let timer = self.wheel.insert(next, super::Timer::Peer(id)).place();
-        if let Some(connection) = self.connection(id) {
-            connection.timer = Some(timer);
+        if let Some(connection) = self.connections.live(id) {
+            self.deadlines.arm_at(next, connection);
         }
     }
 
@@ -326,7 +324,7 @@ impl Peers {
         self.give_up_node(id);
         self.discard_pieces(id);
         if is_made {
-            self.actions.push_back(Action::Settle(id));
+            self.lists.actions.push_back(Action::Settle(id));
         } else {
             self.finish_leaving(now, id);
         }
@@ -350,7 +348,7 @@ impl Peers {
             return;
         }
         let mut left = LAST_READ_BYTES;
-        let mut buffer = self.pool.take_buffer();
+        let mut buffer = self.input.pool.take_buffer();
         while left > 0 {
             buffer.clear();
             let count = match read(&mut buffer, left) {
@@ -368,7 +366,7 @@ impl Peers {
             peer.discard(rules, &buffer[..count]);
             left = left.saturating_sub(count);
         }
-        self.pool.put_buffer(buffer);
+        self.input.pool.put_buffer(buffer);
     }
 
     /// A connection that is to be closed has so many bytes unread.
@@ -381,7 +379,9 @@ impl Peers {
         };
         connection.peer.discard_unseen(unread);
         if self.is_to_be_confirmed(id) {
-            self.actions.push_front(Action::Look { id, last: true });
+            self.lists
+                .actions
+                .push_front(Action::Look { id, last: true });
         } else {
             self.finish_leaving(now, id);
         }
@@ -401,7 +401,7 @@ impl Peers {
         let peer = &mut connection.peer;
         let held = peer.in_flight(self.slots.released(id)).messages;
         let Ok(lost) = close_slot(&self.slots, now, peer) else {
-            self.again.push(Again::Leave(id));
+            self.lists.again.push(Again::Leave(id));
             return;
         };
         let is_partial = peer.has_partial_frame();
@@ -413,20 +413,20 @@ impl Peers {
             self.slots.ledger.budget.release(connection.carry_charge);
         }
         if let Some(timer) = connection.timer {
-            self.wheel.cancel_at(timer);
+            self.deadlines.wheel.cancel_at(timer);
         }
-        count_end(&self.slots.ledger, &mut self.gone, peer, lost);
+        self.ended.count(peer, lost, &self.slots.ledger);
         let (standing, told_connected) = (connection.standing, connection.told_connected);
         if connection.pending {
-            self.census.end_pending();
+            self.admission.census.end_pending();
         }
         let dial_error = connection.dial_error.take();
-        let unconfirmed = count_unconfirmed(&self.slots.ledger, peer, self.untold);
+        let unconfirmed = count_unconfirmed(&self.slots.ledger, peer, self.acknowledgement.untold);
         let row = closed_row(now, peer, reason, lost, unconfirmed);
         self.connections.remove(index);
         self.forget_standing(now, standing, &row);
         if self.slots.was_asked(id) {
-            self.notices.push_back(Notice::Closed { peer: id, reason });
+            self.told.notify(Notice::Closed { peer: id, reason });
         }
         let left = row.clone();
         if self.slots.was_given_up(id) {
@@ -442,13 +442,13 @@ impl Peers {
             if told_connected {
                 self.tell_end(now, &row);
             }
-            self.keep_row(row, held, abort);
+            self.ended.keep_row(row, held, abort, &self.slots.ledger);
         }
         // Senders that wait for room learn that there will never be any.
         if !self.slots.notify_room(id.index()) {
-            self.again.push(Again::NotifyRoom(id.index()));
+            self.lists.again.push(Again::NotifyRoom(id.index()));
         }
-        self.actions.push_back(Action::Close {
+        self.lists.actions.push_back(Action::Close {
             index: id.index(),
             abort,
         });
@@ -460,10 +460,10 @@ impl Peers {
     /// Tells of the end of a connection that was let in. One that was not has the line of its
     /// refusal.
     fn tell_end(&mut self, now: Tick, row: &ClosedRow) {
-        if self.is_watched() {
-            self.emit(Event::Closed(Box::new(row.clone())));
+        if self.told.is_watched() {
+            self.told.emit(Event::Closed(Box::new(row.clone())));
         }
-        self.losses.note(now, row);
+        self.ended.losses.note(now, row);
     }
 
     /// Sends the FIN once everything is written and said.
@@ -475,7 +475,7 @@ impl Peers {
         if !connection.peer.finish_drain(now, text) {
             return;
         }
-        self.actions.push_back(Action::Shutdown(id));
+        self.lists.actions.push_back(Action::Shutdown(id));
         let Some(connection) = self.connection(id) else {
             return;
         };
@@ -495,21 +495,12 @@ impl Peers {
             return;
         };
         if is_unsure && connection.peer.await_confirmation(now) {
-            self.actions.push_back(Action::Look { id, last: false });
+            self.lists
+                .actions
+                .push_back(Action::Look { id, last: false });
             self.arm(now, id);
         } else {
             self.leave(now, id, reason, false);
         }
     }
-}
-
-/// Counts what a connection did in all, and what was lost with it.
-fn count_end(ledger: &Ledger, gone: &mut PeerSums, peer: &Peer, lost: Traffic) {
-    ledger.unanswered.add(peer.unanswered);
-    ledger.discarded_after_close.add(peer.discarded());
-    gone.inbound.add(peer.inbound);
-    gone.written.add(peer.outbound);
-    gone.lost.add(lost);
-    gone.accepted.add(peer.sums.accepted);
-    gone.accepted.add(peer.answered);
 }

@@ -24,7 +24,7 @@ use crate::{
     frame::{Frame, WholeFrames},
     id::{MessageType, PeerId},
     inline::{InlineMessage, Replier},
-    ledger::{HandlerAccount, Ledger, Traffic, TypeMap},
+    ledger::{HandlerAccount, HandlerRow, Ledger, Traffic, TypeMap},
     limits::{HANDLER_TIME_LIMIT_US, HANDLERS_MAX},
     log_limiter::{LogLimiter, Subject},
     peer::Parsed,
@@ -238,11 +238,24 @@ impl fmt::Debug for Handlers {
     }
 }
 
-impl Peers {
+/// The handlers of a loop, and what is known of them when they are gone.
+///
+/// Invariants:
+/// - `handlers` is `None` where none is left that could be called
+/// - `accounts` are those of all that there ever were, in their order
+#[derive(Debug, Default)]
+pub(crate) struct Handling {
+    pub(super) handlers: Option<Box<Handlers>>,
+    accounts: Box<[Arc<HandlerAccount>]>,
+    /// A handler has answered since this was last looked at.
+    answered: bool,
+}
+
+impl Handling {
     /// To be called before the first connection.
     pub(crate) fn set_handlers(&mut self, handlers: Handlers) {
         let each = handlers.handlers.iter();
-        self.handler_accounts = each.map(|one| Arc::clone(&one.account)).collect();
+        self.accounts = each.map(|one| Arc::clone(&one.account)).collect();
         self.handlers = handlers.handles_any().then(|| Box::new(handlers));
     }
 
@@ -252,6 +265,12 @@ impl Peers {
         std::mem::take(&mut self.answered)
     }
 
+    pub(crate) fn rows(&self) -> Vec<HandlerRow> {
+        self.accounts.iter().map(|account| account.row()).collect()
+    }
+}
+
+impl Peers {
     /// Gives the handled messages of a read to their handlers and moves the others together at the
     /// start of `bytes`. What `parsed` says of the messages is then true of those; their size is
     /// returned.
@@ -264,7 +283,9 @@ impl Peers {
         parsed: &mut Parsed,
     ) -> usize {
         let connection = self.connections.get_mut(id.index() as usize);
-        let (Some(handlers), Some(connection)) = (self.handlers.as_deref_mut(), connection) else {
+        let (Some(handlers), Some(connection)) =
+            (self.handling.handlers.as_deref_mut(), connection)
+        else {
             return parsed.consumed;
         };
         let uniform = parsed.message_type;
@@ -294,7 +315,7 @@ impl Peers {
                 .note_slack(id, connection.peer.outbox.slack_bytes());
         }
         self.slots.ledger.note_accepted(accepted);
-        self.answered |= accepted.messages > 0;
+        self.handling.answered |= accepted.messages > 0;
         if walk.kept.frames < parsed.frames {
             // What is kept may be alike; nobody has looked.
             parsed.frame_size = None;
@@ -304,7 +325,7 @@ impl Peers {
         parsed.message_type = walk.kept.message_type.filter(|_| !walk.kept.mixed);
         parsed.has_protocol = false;
         if !handlers.handles_any() {
-            self.handlers = None;
+            self.handling.handlers = None;
         }
         walk.kept.size
     }

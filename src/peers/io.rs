@@ -109,7 +109,7 @@ impl Peers {
         if !(connection.peer.discards() || connection.ready.has(Ready::ERROR)) {
             return None;
         }
-        let bytes = self.pool.take_buffer();
+        let bytes = self.input.pool.take_buffer();
         Some(ReadBuffer::new(bytes, 0, BLOCK_SIZE, BufferKind::Discard))
     }
 
@@ -166,7 +166,7 @@ impl Peers {
             // Only writing can make room, and whoever writes looks at this again. If nothing is to
             // be written either, the last of it was released just now, before anybody was to tell.
             if queued == Traffic::default() {
-                self.again.push(Again::Dirty(id.index()));
+                self.lists.again.push(Again::Dirty(id.index()));
             }
             return;
         }
@@ -183,7 +183,7 @@ impl Peers {
             Some(_) | None => resume,
         };
         if !self.slots.pause(id, resume) {
-            self.again.push(Again::Dirty(id.index()));
+            self.lists.again.push(Again::Dirty(id.index()));
         }
     }
 
@@ -213,13 +213,13 @@ impl Peers {
         if !budget.is_tight() {
             return false;
         }
-        let share = (budget.limit() / 4 * 3 / self.census.counted().max(1)) as u64;
+        let share = (budget.limit() / 4 * 3 / self.admission.census.counted().max(1)) as u64;
         let is_heavy = used.bytes >= share.max(BLOCK_SIZE as u64);
         budget.is_exhausted() || (is_heavy && !self.holds_one_frame(id))
     }
 
     pub(super) fn pause(&mut self, now: Tick, id: PeerId, pause: Pause) {
-        let receiving = self.receiving(now);
+        let receiving = self.deadlines.receiving(now);
         let Some(connection) = self.connection(id) else {
             return;
         };
@@ -230,17 +230,17 @@ impl Peers {
             self.watch_pause(now, id);
         }
         if pause == Pause::Budget {
-            self.budget_paused.push(id);
+            self.pressure.paused.push(id);
             self.arm_budget_timer(now);
             if !self.slots.wait_for_budget() {
-                self.again.push(Again::Dirty(id.index()));
+                self.lists.again.push(Again::Dirty(id.index()));
             }
         }
     }
 
     /// Has the pause told if it lasts: `now` was rounded down.
     fn watch_pause(&mut self, now: Tick, id: PeerId) {
-        let watched = self.is_watched();
+        let watched = self.told.is_watched();
         let Some(connection) = self
             .connection(id)
             .filter(|connection| watched && connection.told_connected)
@@ -263,7 +263,7 @@ impl Peers {
             .filter(|_| due.is_some());
         if let Some(cause) = cause {
             connection.report = Report::Told;
-            self.emit(Event::Paused { peer: id, cause });
+            self.told.emit(Event::Paused { peer: id, cause });
         }
     }
 
@@ -291,21 +291,21 @@ impl Peers {
     }
 
     fn resume(&mut self, now: Tick, id: PeerId) {
-        let receiving = self.receiving(now);
+        let receiving = self.deadlines.receiving(now);
         let Some(connection) = self.connection(id) else {
             return;
         };
         connection.pause = None;
         connection.peer.set_reading(receiving, true);
         if std::mem::replace(&mut connection.report, Report::Nothing) == Report::Told {
-            self.emit(Event::Resumed { peer: id });
+            self.told.emit(Event::Resumed { peer: id });
         }
         self.list_reading(id);
         self.arm(now, id);
     }
 
     pub(super) fn resume_budget(&mut self, now: Tick) {
-        for id in std::mem::take(&mut self.budget_paused) {
+        for id in std::mem::take(&mut self.pressure.paused) {
             if self
                 .connection(id)
                 .is_some_and(|connection| connection.pause == Some(Pause::Budget))
@@ -317,14 +317,14 @@ impl Peers {
 
     /// The budget is short, and not used up any more: those that hold little are read again.
     pub(super) fn resume_light(&mut self, now: Tick) {
-        for id in std::mem::take(&mut self.budget_paused) {
+        for id in std::mem::take(&mut self.pressure.paused) {
             let used = self.used(id);
             let over = self.is_over_budget(id, used);
             let Some(connection) = self.connection(id) else {
                 continue;
             };
             match connection.pause {
-                Some(Pause::Budget) if over => self.budget_paused.push(id),
+                Some(Pause::Budget) if over => self.pressure.paused.push(id),
                 Some(Pause::Budget) => self.resume(now, id),
                 Some(Pause::Credit | Pause::Parked | Pause::Closing) | None => {}
             }
@@ -335,7 +335,11 @@ impl Peers {
         let connection = self.connections.get_mut(id.index() as usize)?;
         let carried = connection.peer.carry.len();
         if carried <= CARRY_COPIED_MAX && !connection.in_bulk {
-            return Some(block_space(&mut self.pool, &connection.peer.carry, limit));
+            return Some(block_space(
+                &mut self.input.pool,
+                &connection.peer.carry,
+                limit,
+            ));
         }
         let ahead_max = self.slots.ledger.budget.read_max();
         // A longer frame is read to where it lies, not copied there from block after block.
@@ -343,23 +347,27 @@ impl Peers {
         let is_vectored = connection.in_bulk && frame_size <= CARRY_TRUSTED_MAX;
         let vectored_limit = vectored_limit(limit, ahead_max);
         if is_vectored && vectored_limit > 0 {
-            let vectored = Some(self.pool.take_vectored());
+            let vectored = Some(self.input.pool.take_vectored());
             return Some(ReadBuffer {
                 vectored,
                 ..ReadBuffer::new(Vec::new(), 0, vectored_limit, BufferKind::Vectored)
             });
         }
         if carried <= CARRY_COPIED_MAX {
-            return Some(block_space(&mut self.pool, &connection.peer.carry, limit));
+            return Some(block_space(
+                &mut self.input.pool,
+                &connection.peer.carry,
+                limit,
+            ));
         }
-        connection.grow_carry(CARRY_COPIED_MAX, &mut self.pool, ahead_max);
+        connection.grow_carry(CARRY_COPIED_MAX, &mut self.input.pool, ahead_max);
         let bytes = std::mem::take(&mut connection.peer.carry);
         Some(ReadBuffer::new(bytes, carried, limit, BufferKind::Carry))
     }
 
     /// Whether large reads are far ahead of whoever takes what they brought.
     pub(crate) fn is_ahead(&self) -> bool {
-        self.pool.is_cold()
+        self.input.pool.is_cold()
     }
 
     /// Lists a peer for the next turn if it has more to read.
@@ -375,7 +383,7 @@ impl Peers {
         buffer: ReadBuffer,
         result: io::Result<usize>,
     ) -> Option<BlockRef> {
-        let receiving = self.receiving(now.tick);
+        let receiving = self.deadlines.receiving(now.tick);
         let Some(connection) = self.connection(id) else {
             self.put_back(id, buffer);
             return None;
@@ -402,7 +410,7 @@ impl Peers {
                 connection.in_bulk = buffer.is_filled_by(count);
                 match buffer.vectored {
                     Some(buffers) => {
-                        self.vectored = Some(VectoredRead::new(id, buffers, count));
+                        self.input.vectored = Some(VectoredRead::new(id, buffers, count));
                         None
                     }
                     None => self.handle_input(now, id, buffer, count),
@@ -483,20 +491,20 @@ impl Peers {
             connection
                 .peer
                 .discard(&self.rules, &buffer.bytes[start..end]);
-            self.pool.put_buffer(buffer.bytes);
+            self.input.pool.put_buffer(buffer.bytes);
             return None;
         }
         let mut parsed = self.parse(now.tick, id, &buffer.bytes[start..end])?;
         self.note_first(id);
-        self.in_hand = parsed.traffic();
-        self.slots.ledger.inbound.add(self.in_hand);
+        self.input.in_hand = parsed.traffic();
+        self.slots.ledger.inbound.add(self.input.in_hand);
         // Bytes of whole frames that are left for the dispatcher.
-        let size = if self.handlers.is_some() {
+        let size = if self.handling.handlers.is_some() {
             self.run_handlers(now, id, &mut buffer.bytes[start..end], &mut parsed)
         } else {
             parsed.consumed
         };
-        self.in_hand = parsed.traffic();
+        self.input.in_hand = parsed.traffic();
         let connection = self.connections.get_mut(id.index() as usize)?;
         let peer = &mut connection.peer;
 
@@ -515,18 +523,18 @@ impl Peers {
         if buffer.kind == BufferKind::Carry && whole_frames {
             connection.proven = parsed.consumed;
         }
-        self.events_ahead = self.events.len();
+        self.told.note_block();
         let block = (parsed.frames > 0).then(|| {
             let traffic = Traffic::new(u64::from(parsed.frames), size as u64);
             peer.read.add(traffic);
             let head = head_of(id, now, &parsed, traffic);
-            self.pool.make(&mut buffer.bytes, start, size, head)
+            self.input.pool.make(&mut buffer.bytes, start, size, head)
         });
         let goes_on = peer.takes_messages() && parsed.fault.is_none();
         if buffer.kind == BufferKind::Carry && !whole_frames && goes_on {
             peer.carry = buffer.bytes;
         } else {
-            self.pool.put_buffer(buffer.bytes);
+            self.input.pool.put_buffer(buffer.bytes);
         }
         recharge_carry(&self.slots, connection);
         self.after_input(now.tick, id, parsed);
@@ -535,7 +543,7 @@ impl Peers {
 
     /// What a peer's bytes say; it may introduce itself in their midst.
     fn parse(&mut self, now: Tick, id: PeerId, bytes: &[u8]) -> Option<Parsed> {
-        let receiving = self.receiving(now);
+        let receiving = self.deadlines.receiving(now);
         let mut parsed = Parsed::default();
         loop {
             let connection = self.connections.get_mut(id.index() as usize)?;
@@ -643,7 +651,7 @@ impl Peers {
         connection.pause = None;
         self.list_reading(id);
         self.note_mute(id);
-        if let Some(suppressed) = self.limit_log(now, reason.name(), addr) {
+        if let Some(suppressed) = self.ended.limit_log(now, reason.name(), addr) {
             // Of two services that connect to each other one is refused each time.
             let level = if reason == CloseReason::DuplicateNode {
                 log::Level::Debug
@@ -668,11 +676,11 @@ impl Peers {
             }
             (BufferKind::Vectored, _) => {
                 if let Some(buffers) = buffer.vectored {
-                    self.pool.put_vectored(buffers);
+                    self.input.pool.put_vectored(buffers);
                 }
             }
             (BufferKind::Carry | BufferKind::Block | BufferKind::Discard, _) => {
-                self.pool.put_buffer(buffer.bytes);
+                self.input.pool.put_buffer(buffer.bytes);
             }
         }
     }
@@ -710,7 +718,7 @@ impl Peers {
         offered: usize,
         result: io::Result<usize>,
     ) -> usize {
-        let receiving = self.receiving(now);
+        let receiving = self.deadlines.receiving(now);
         let taken = match result {
             Ok(taken) => taken,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
@@ -744,7 +752,7 @@ impl Peers {
         self.slots.ledger.outbound_written.add(written);
         self.slots.ledger.outbound_queued.sub(written);
         if self.slots.add_written(id, written) && !self.slots.notify_room(id.index()) {
-            self.again.push(Again::NotifyRoom(id.index()));
+            self.lists.again.push(Again::NotifyRoom(id.index()));
         }
         self.check_watermarks(now, id);
         self.after_output(now, id);
@@ -761,7 +769,7 @@ impl Peers {
             && !connection.peer.is_closing()
             && self.refill_output(now, id).is_err()
         {
-            self.again.push(Again::Dirty(id.index()));
+            self.lists.again.push(Again::Dirty(id.index()));
         }
         let Some(connection) = self.connection(id) else {
             return;

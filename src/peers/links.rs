@@ -38,7 +38,7 @@ use crate::{
     event::Event,
     id::{LinkId, NodeId, PeerId},
     ledger::ClosedRow,
-    limits::{LINGER_MS, LINK_HEALTHY_MS, LINKS_MAX},
+    limits::{LINGER_MS, LINK_HEALTHY_MS},
     peer::{Dial, Peer, State},
     slots::About,
     socket::Ready,
@@ -152,7 +152,7 @@ impl Links {
 impl Peers {
     /// A link is asked for.
     pub(crate) fn handle_connect(&mut self, now: Tick, new: NewLink) {
-        if self.stop.is_some() {
+        if self.ended.stop.is_some() {
             self.forget_link(new.id);
             return;
         }
@@ -183,7 +183,7 @@ impl Peers {
         match link.state {
             LinkState::Covered => self.forget_covered(id, link.node_id),
             LinkState::Resolving(timer) | LinkState::Waiting(timer) => {
-                self.wheel.cancel(timer);
+                self.deadlines.wheel.cancel(timer);
             }
             // Nothing was sent but HELLO, which needs no long time to go out.
             LinkState::Dialling(peer) => {
@@ -239,7 +239,7 @@ impl Peers {
         while let Some(id) = self.links.links.keys().next().copied() {
             let state = self.remove_link(id).map(|link| link.state);
             if let Some(LinkState::Waiting(timer) | LinkState::Resolving(timer)) = state {
-                self.wheel.cancel(timer);
+                self.deadlines.wheel.cancel(timer);
             }
         }
     }
@@ -274,7 +274,7 @@ impl Peers {
             })
             .collect();
         for (id, timer) in doubles {
-            self.wheel.cancel(timer);
+            self.deadlines.wheel.cancel(timer);
             self.wait_to_reconnect(now, id);
         }
     }
@@ -297,12 +297,15 @@ impl Peers {
 
     fn begin_attempt(&mut self, now: Tick, id: LinkId) {
         // What comes of it could not be told, and would pile up.
-        let is_early = self.has_backlog();
+        let is_early = self.told.has_backlog();
         let Some(link) = self.links.links.get_mut(&id) else {
             return;
         };
         if is_early {
-            let timer = self.wheel.insert(now + BACKLOG_PAUSE_MS, Timer::Link(id));
+            let timer = self
+                .deadlines
+                .wheel
+                .insert(now + BACKLOG_PAUSE_MS, Timer::Link(id));
             link.state = LinkState::Waiting(timer);
             return;
         }
@@ -334,7 +337,7 @@ impl Peers {
             addr,
             link: Some(id),
         };
-        let full = self.dialled >= LINKS_MAX;
+        let full = self.admission.is_dialling_full();
         let peer = (!full).then(|| self.take_slot(about)).flatten();
         let Some(peer_id) = peer else {
             self.set_failed(now, id, Some(addr), DialError::NoPlace);
@@ -343,13 +346,13 @@ impl Peers {
         if dial.checksums {
             self.slots.set_checksums(peer_id);
         }
-        self.dialled += 1;
+        self.admission.dialled += 1;
         let peer = Peer::dialling(peer_id, addr, dial, now);
         self.insert_connection(peer_id, peer, Standing::Dialling);
         if let Some(link) = self.links.links.get_mut(&id) {
             link.state = LinkState::Dialling(peer_id);
         }
-        self.actions.push_back(Action::Connect(peer_id, addr));
+        self.lists.actions.push_back(Action::Connect(peer_id, addr));
         self.arm(now, peer_id);
     }
 
@@ -363,7 +366,7 @@ impl Peers {
         };
         let timeout_ms = self.links.links.get(&link).and_then(|link| link.timeout_ms);
         let timeout_ms = timeout_ms.unwrap_or(self.rules.connect_ms);
-        let (receiving, rules) = (self.receiving(now), &self.rules);
+        let (receiving, rules) = (self.deadlines.receiving(now), &self.rules);
         let place = self.connections.get_mut(id.index() as usize);
         let Some(connection) = place else {
             return;
@@ -381,10 +384,7 @@ impl Peers {
             "peer {id} at {} connected by link {link}",
             connection.peer.addr
         );
-        self.counted += 1;
-        self.census.add_counted();
-        self.slots.ledger.dialled.add(1);
-        self.slots.ledger.peers.set(self.counted as u64);
+        self.admission.count_dialled(&self.slots.ledger);
         if may_send {
             self.admit(now, id);
         }
@@ -490,7 +490,7 @@ impl Peers {
         if !keep {
             self.remove_link(id);
         }
-        self.emit(Event::DialFailed {
+        self.told.emit(Event::DialFailed {
             link: id,
             addr,
             error,
@@ -512,7 +512,7 @@ impl Peers {
         let bound = min.saturating_mul(1 << doublings.min(20)).min(max).max(1);
         // Not at once: whoever just refused us would only do so again.
         let pause = 1 + self.links.draw(bound - 1);
-        let timer = self.wheel.insert(now + pause, Timer::Link(id));
+        let timer = self.deadlines.wheel.insert(now + pause, Timer::Link(id));
         if let Some(link) = self.links.links.get_mut(&id) {
             link.state = LinkState::Waiting(timer);
         }
@@ -553,7 +553,7 @@ impl Peers {
     /// The connection that counts as the node's. One that is on its way out does not, nor does one
     /// of which the node itself has said that it sends nothing more.
     pub(super) fn connection_of(&self, node_id: NodeId) -> Option<PeerId> {
-        let id = *self.nodes.get(&node_id)?;
+        let id = *self.nodes.here.get(&node_id)?;
         let connection = self.connections.look(id.index() as usize)?;
         let counts = connection.id() == id && connection.leaving.is_none();
         (counts && connection.peer.state().takes_input()).then_some(id)
@@ -561,7 +561,7 @@ impl Peers {
 
     /// Whether a node is connected, to this loop or to another.
     fn is_connected(&self, node_id: NodeId) -> bool {
-        let elsewhere = self.node_registry.as_ref();
+        let elsewhere = self.nodes.registry.as_ref();
         self.connection_of(node_id).is_some()
             || elsewhere.is_some_and(|all| all.is_elsewhere(node_id, self.slots.shard()))
     }
@@ -589,7 +589,7 @@ impl Peers {
             self.doubt_self(now, claim);
             return Err("the peer has our own node id");
         }
-        let Some(node_registry) = self.node_registry.clone() else {
+        let Some(node_registry) = self.nodes.registry.clone() else {
             let other = self.connection_of(node_id);
             let Some(old) = other.and_then(|other| self.claim_of(other)) else {
                 return Ok(other);
@@ -637,27 +637,16 @@ impl Peers {
     /// Gives up the claim to its node of a connection that counts no more as the node's.
     #[inline]
     pub(super) fn give_up_node(&mut self, id: PeerId) {
-        if self.node_registry.is_some() {
-            self.give_up_claim(id);
-        }
-    }
-
-    fn give_up_claim(&mut self, id: PeerId) {
-        let Some(connection) = self.connections.get_mut(id.index() as usize) else {
-            return;
-        };
-        let counts = connection.leaving.is_none() && connection.peer.state().takes_input();
-        if connection.listed && !counts {
-            connection.listed = false;
-            if let Some(node_registry) = &self.node_registry {
-                node_registry.give_up(connection.peer.node_id(), id);
+        if self.nodes.registry.is_some() {
+            if let Some(connection) = self.connections.get_mut(id.index() as usize) {
+                self.nodes.give_up(connection);
             }
         }
     }
 
     /// Whether there is news of nodes of other loops, or they ask for something.
     pub(crate) fn has_news(&self) -> bool {
-        let (node_registry, shard) = (self.node_registry.as_ref(), self.slots.shard());
+        let (node_registry, shard) = (self.nodes.registry.as_ref(), self.slots.shard());
         self.slots.ledger.budget.is_asked()
             || node_registry.is_some_and(|node_registry| node_registry.has_news(shard))
     }
@@ -666,7 +655,8 @@ impl Peers {
     pub(super) fn learn_nodes(&mut self, now: Tick) {
         let shard = self.slots.shard();
         let Some(node_registry) = self
-            .node_registry
+            .nodes
+            .registry
             .as_ref()
             .filter(|all| all.has_news(shard))
         else {
@@ -691,17 +681,21 @@ impl Peers {
         let mut covered = 0;
         for (id, link) in &self.links.links {
             match link.state {
-                LinkState::Resolving(timer) => assert!(self.wheel.deadline(timer).is_some()),
+                LinkState::Resolving(timer) => {
+                    assert!(self.deadlines.wheel.deadline(timer).is_some())
+                }
                 LinkState::Dialling(peer) | LinkState::Up { peer, .. } => {
                     let connection = self.connections.look(peer.index() as usize).unwrap();
                     assert_eq!((connection.id(), connection.peer.link), (peer, Some(*id)));
                     let up = matches!(link.state, LinkState::Up { .. });
                     assert_eq!(connection.told_connected, up, "{id} {link:?}");
                 }
-                LinkState::Waiting(timer) => assert!(self.wheel.deadline(timer).is_some()),
+                LinkState::Waiting(timer) => {
+                    assert!(self.deadlines.wheel.deadline(timer).is_some())
+                }
                 LinkState::Covered => {
                     assert!(
-                        self.nodes.contains_key(&link.node_id),
+                        self.nodes.here.contains_key(&link.node_id),
                         "{id} waits for ever"
                     );
                     assert!(self.links.covered[&link.node_id].contains(id));
@@ -729,7 +723,7 @@ impl Peers {
                         false
                     }
                     // The stop has ended it, or its close waits for a lock.
-                    None => self.stop.is_some() || connection.pause.is_some(),
+                    None => self.ended.stop.is_some() || connection.pause.is_some(),
                 };
                 assert!(agrees, "{peer} is of link {id}, which is {state:?}");
             }
@@ -757,6 +751,6 @@ impl Peers {
     }
 
     pub(crate) fn describe_links(&self) -> String {
-        format!("{:?} {:?}", self.links, self.nodes)
+        format!("{:?} {:?}", self.links, self.nodes.here)
     }
 }

@@ -17,7 +17,7 @@ use crate::{
 impl Peers {
     /// Asks what the system of a peer has not acknowledged that seems to stall.
     pub(super) fn look(&mut self, now: Tick, id: PeerId) {
-        let untold = self.untold;
+        let untold = self.acknowledgement.untold;
         let connection = self.connections.get_mut(id.index() as usize);
         let Some(connection) =
             connection.filter(|connection| connection.id() == id && connection.leaving.is_none())
@@ -34,10 +34,12 @@ impl Peers {
         }
         connection.peer.handle_asked(now);
         if connection.peer.is_blocked() || connection.peer.is_closing() {
-            self.actions.push_back(Action::Look { id, last: false });
+            self.lists
+                .actions
+                .push_back(Action::Look { id, last: false });
         } else {
             // It seems to be well, and so may be thousands.
-            self.unsure.push_back(id);
+            self.acknowledgement.unsure.push_back(id);
         }
     }
 
@@ -45,7 +47,8 @@ impl Peers {
     /// acknowledged.
     pub(super) fn is_to_be_confirmed(&self, id: PeerId) -> bool {
         let connection = self.connections.look(id.index() as usize);
-        !self.untold && connection.is_some_and(|connection| connection.peer.is_unsure(true))
+        !self.acknowledgement.untold
+            && connection.is_some_and(|connection| connection.peer.is_unsure(true))
     }
 
     /// Asks about a peer that has said FIN and is about to be told BYE. It may have closed its
@@ -65,7 +68,9 @@ impl Peers {
             | State::Lingering { .. } => false,
         };
         if says_bye && self.is_to_be_confirmed(id) {
-            self.actions.push_back(Action::Look { id, last: false });
+            self.lists
+                .actions
+                .push_back(Action::Look { id, last: false });
         }
     }
 
@@ -77,7 +82,7 @@ impl Peers {
         last: bool,
         told: Unacknowledged,
     ) {
-        self.untold |= told == Unacknowledged::Never;
+        self.acknowledgement.untold |= told == Unacknowledged::Never;
         let rules = &self.rules;
         let connection = self.connections.get_mut(id.index() as usize);
         let Some(connection) = connection.filter(|connection| connection.id() == id) else {
@@ -108,7 +113,7 @@ impl Peers {
             self.leave(now, id, reason, false);
             return;
         }
-        if self.untold {
+        if self.acknowledgement.untold {
             connection.peer.handle_untold(now);
         }
         if connection.peer.handle_told(now, told, rules) {
@@ -127,7 +132,7 @@ impl Peers {
     /// Makes a connection dormant, if nothing has moved for a while.
     pub(super) fn make_dormant(&mut self, now: Tick, id: PeerId) {
         let before = now.saturating_sub(DORMANT_AFTER_MS);
-        let untold = self.untold;
+        let untold = self.acknowledgement.untold;
         let connection = self.connections.get_mut(id.index() as usize);
         if let Some(connection) = connection.filter(|connection| untold && connection.id() == id) {
             connection.peer.handle_untold(now);
@@ -140,9 +145,9 @@ impl Peers {
     /// turn.
     pub(super) fn make_some_dormant(&mut self, now: Tick) {
         let before = now.saturating_sub(DORMANT_AFTER_MS);
-        let unsure = &mut self.unsure;
-        self.dormancy_cursor = self.connections.make_some_dormant(
-            self.dormancy_cursor,
+        let unsure = &mut self.acknowledgement.unsure;
+        self.acknowledgement.dormancy_cursor = self.connections.make_some_dormant(
+            self.acknowledgement.dormancy_cursor,
             DORMANT_PER_TICK,
             before,
             |id| unsure.push_back(id),
@@ -152,7 +157,7 @@ impl Peers {
     /// Asks for some of those that would become dormant.
     #[inline]
     pub(super) fn look_at_unsure(&mut self, now: Tick) {
-        if !self.unsure.is_empty() {
+        if !self.acknowledgement.unsure.is_empty() {
             self.look_at_some(now);
         }
     }
@@ -160,14 +165,16 @@ impl Peers {
     #[cold]
     #[inline(never)]
     fn look_at_some(&mut self, now: Tick) {
-        for _ in 0..LOOKS_PER_TURN.min(self.unsure.len()) {
-            let Some(id) = self.unsure.pop_front() else {
+        for _ in 0..LOOKS_PER_TURN.min(self.acknowledgement.unsure.len()) {
+            let Some(id) = self.acknowledgement.unsure.pop_front() else {
                 return;
             };
-            if self.untold {
+            if self.acknowledgement.untold {
                 self.make_dormant(now, id);
             } else if self.connection(id).is_some() {
-                self.actions.push_back(Action::Look { id, last: false });
+                self.lists
+                    .actions
+                    .push_back(Action::Look { id, last: false });
             }
         }
     }

@@ -16,18 +16,24 @@
 //! - a connection's timer is never later than its peer's next deadline
 //! - the connections that count for the limit of peers are those that were not refused
 
+mod acknowledgement;
+mod admission;
 mod census;
 mod connection;
 mod cut;
+mod deadlines;
 mod doubles;
+mod ended;
 mod ends;
 mod handlers;
+mod input;
 mod io;
 mod links;
 mod looks;
 mod losses;
 mod names;
 mod node_registry;
+mod nodes;
 mod output;
 mod pressure;
 mod reconfigure;
@@ -37,266 +43,94 @@ mod stop;
 mod table;
 #[cfg(test)]
 mod tests;
+mod told;
+mod turn_lists;
 mod vectored_read;
 
-use std::{
-    collections::{HashMap, VecDeque},
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-pub(crate) use census::Census;
+use acknowledgement::Acknowledgement;
+use admission::Admission;
+pub(crate) use census::{Census, PeerLimits};
 use connection::{Connection, Credit, Leaving, Pause, Report, Standing};
 pub(crate) use cut::CutWalk;
+pub(crate) use deadlines::Timer;
+use deadlines::{DRAINED_CHECK_MS, Deadlines};
+use ended::{Ended, count_closed};
 pub use handlers::HandlerOptions;
 pub(crate) use handlers::Handlers;
+use handlers::Handling;
+use input::Input;
 use links::Links;
 use losses::LossLog;
 pub(crate) use node_registry::NodeRegistry;
+use nodes::Nodes;
 use output::close_slot;
-use pressure::HoldingsWalk;
+use pressure::Pressure;
 pub(crate) use rows::RowWalk;
 pub(crate) use stop::Stop;
 use table::Table;
-use vectored_read::VectoredRead;
+use told::Told;
+pub(crate) use turn_lists::Action;
+use turn_lists::{Again, TurnLists};
 
 use crate::{
-    balance::PeerSums,
     block::BlockPool,
     clock::Tick,
-    config::Config,
-    dispatch::{Item, Notice},
     error::{CloseReason, DialError},
     event::Event,
-    id::{LinkId, NodeId, PeerId},
-    ledger::{ClosedRow, HandlerAccount, HandlerRow, Traffic, TypeMap},
-    limits::{
-        CLOSED_ROWS_MAX, COMMANDS_PER_TURN, DORMANT_AFTER_MS, EVENTS_WAITING_MAX, LINGER_MS,
-        REFUSED_PEERS_MAX, TIMERS_PER_TURN,
-    },
-    log_limiter::{LogLimiter, Subject, Suppressed},
+    id::PeerId,
+    ledger::{ClosedRow, Traffic, TypeMap},
+    limits::{COMMANDS_PER_TURN, DORMANT_AFTER_MS, LINGER_MS, TIMERS_PER_TURN},
     peer::{Peer, Rules, State, Verdict},
     slots::{About, OpenError, Slots},
     socket::Ready,
-    timers::UserTimer,
-    wheel::Wheel,
 };
-
-/// How often a peer that is not drained is looked at, after its deadline said so.
-const DRAINED_CHECK_MS: u64 = 25;
-
-/// What a peer's table is bounded by.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PeerLimits {
-    pub(crate) peers: usize,
-    /// Zero is no limit.
-    pub(crate) peers_per_origin: usize,
-    /// Connections that have not sent what is due first; zero is no limit.
-    pub(crate) pending: usize,
-}
-
-impl PeerLimits {
-    pub(crate) fn of(config: &Config) -> Self {
-        Self {
-            peers: config.max_peers,
-            peers_per_origin: config.max_peers_per_addr,
-            pending: config.max_pending,
-        }
-    }
-}
-
-/// What the wheel tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Timer {
-    /// A deadline of a peer may have passed.
-    Peer(PeerId),
-    /// A link may connect again.
-    Link(LinkId),
-    /// To look whether the budget is still used up.
-    Budget,
-    /// Requests may have waited long enough whose connection has ended.
-    Notices,
-    /// The event loop's: the metrics tick, and an accept that failed.
-    Metrics,
-    Accept(usize),
-    /// A stop has waited long enough.
-    StopDeadline,
-    /// The embedder's.
-    User(UserTimer),
-}
-
-impl From<UserTimer> for Timer {
-    fn from(timer: UserTimer) -> Self {
-        Self::User(timer)
-    }
-}
-
-/// What the event loop has to do with a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
-    /// To begin to connect.
-    Connect(PeerId, SocketAddr),
-    /// To look whether the connection is made.
-    LookConnected(PeerId),
-    /// To ask what the peer's system has not acknowledged; `last` if the connection is closed next.
-    Look { id: PeerId, last: bool },
-    /// To send the FIN.
-    Shutdown(PeerId),
-    /// To look what is left unread of a connection that is to be closed.
-    Settle(PeerId),
-    /// To close; with `abort`, by a RST.
-    Close { index: u32, abort: bool },
-}
 
 /// The table of peers.
 #[derive(Debug)]
 pub(crate) struct Peers {
     slots: Arc<Slots>,
     rules: Rules,
-    limits: PeerLimits,
-    /// The most peers that `limits` may ever allow.
-    places: usize,
-    /// Where a walk goes on that moves timers, see `reconfigure`.
-    unmoved: Option<usize>,
     credit: Credit,
-    pool: BlockPool,
-    vectored: Option<VectoredRead>,
-    /// `None` if nobody handles anything here.
-    handlers: Option<Box<Handlers>>,
-    /// What all of them count, those included that were removed.
-    handler_accounts: Box<[Arc<HandlerAccount>]>,
-    /// A handler has answered since this was last looked at.
-    answered: bool,
-    pub(crate) wheel: Wheel<Timer>,
     connections: Table,
-    /// The place at which to look next for a connection that may become dormant.
-    dormancy_cursor: usize,
-    /// Connections that were not refused, and not those that we are still making.
-    counted: usize,
-    /// Those of the service, which its limits are held against.
-    census: Arc<Census>,
-    /// Seats of connections that we make or made.
-    dialled: usize,
+    pub(crate) lists: TurnLists,
+    pub(crate) deadlines: Deadlines,
+    pub(crate) told: Told,
+    pub(crate) ended: Ended,
+    pub(crate) input: Input,
+    pub(crate) handling: Handling,
+    pressure: Pressure,
+    admission: Admission,
     links: Links,
-    /// Who is connected, by who they say they are.
-    nodes: HashMap<NodeId, PeerId>,
-    /// And to all loops, if there are others.
-    node_registry: Option<Arc<NodeRegistry>>,
-    /// Peers with ready input, and with output that may be written: of this turn, and of the next.
-    reading: VecDeque<PeerId>,
-    read_list: VecDeque<PeerId>,
-    writing: VecDeque<PeerId>,
-    write_list: VecDeque<PeerId>,
-    /// Who had a turn to read, for whoever looks after that.
-    #[cfg(test)]
-    turns: Vec<PeerId>,
-    actions: VecDeque<Action>,
-    /// Events and timers to be told, in this order: a few for each connection, because nobody is
-    /// read or accepted while one of them finds no room.
-    events: VecDeque<Item>,
-    /// How many of them came before the block that was made last.
-    events_ahead: usize,
-    /// To be told to the dispatcher, about requests.
-    notices: VecDeque<Notice>,
-    notices_timer: bool,
-    /// To be done again in the next turn, because somebody held a slot's lock.
-    again: Vec<Again>,
-    /// Peers that wait for the budget.
-    budget_paused: Vec<PeerId>,
-    budget_timer: bool,
-    /// A walk over all peers for the one that is to make room.
-    holdings_walk: Option<HoldingsWalk>,
-    /// Peers of which senders wait for the budget.
-    budget_refused: Vec<PeerId>,
-    /// Peers whose watermarks are to be looked at when the events that wait have become fewer.
-    watermarks_due: Vec<PeerId>,
+    nodes: Nodes,
+    acknowledgement: Acknowledgement,
     type_map: TypeMap,
-    closed: VecDeque<ClosedRow>,
-    /// Sums over all connections that have ended.
-    gone: PeerSums,
-    /// What was counted as received and the event loop does not have yet.
-    in_hand: Traffic,
-    /// How long nobody was read, in all, and since when nobody is.
-    lag: Tick,
-    stalled_since: Option<Tick>,
-    /// The system does not tell what a peer's system has acknowledged.
-    untold: bool,
-    /// Connections that may become dormant once their systems have acknowledged everything.
-    unsure: VecDeque<PeerId>,
-    stop: Option<Stop>,
-    log_limiter: LogLimiter,
-    losses: LossLog,
-}
-
-/// Work that a contended slot put off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Again {
-    Dirty(u32),
-    NotifyRoom(u32),
-    Close(PeerId, CloseReason, u64),
-    Abandon(PeerId, CloseReason),
-    Answering(PeerId),
-    Leave(PeerId),
-    Identity(PeerId),
-    FreePlace(u32),
 }
 
 impl Peers {
     pub(crate) fn new(slots: Arc<Slots>, rules: Rules, limits: PeerLimits, now: Tick) -> Self {
         let (outbox, seed) = (slots.limits(), rules.seed);
         Self {
-            pool: BlockPool::new(Arc::clone(&slots)),
-            vectored: None,
-            connections: Table::new(Arc::clone(&slots)),
-            dormancy_cursor: 0,
-            slots,
-            rules,
-            limits,
-            places: limits.peers,
-            unmoved: None,
             credit: Credit {
                 bytes: outbox.bytes,
                 messages: outbox.messages,
             },
-            handlers: None,
-            handler_accounts: Box::default(),
-            answered: false,
-            wheel: Wheel::new(now),
-            counted: 0,
-            census: Arc::new(Census::new(limits)),
-            dialled: 0,
+            connections: Table::new(Arc::clone(&slots)),
+            lists: TurnLists::default(),
+            deadlines: Deadlines::new(now),
+            told: Told::new(Arc::clone(&slots)),
+            ended: Ended::default(),
+            input: Input::new(BlockPool::new(Arc::clone(&slots))),
+            handling: Handling::default(),
+            pressure: Pressure::default(),
+            admission: Admission::new(limits),
             links: Links::new(seed),
-            nodes: HashMap::new(),
-            node_registry: None,
-            reading: VecDeque::new(),
-            read_list: VecDeque::new(),
-            writing: VecDeque::new(),
-            write_list: VecDeque::new(),
-            #[cfg(test)]
-            turns: Vec::new(),
-            actions: VecDeque::new(),
-            events: VecDeque::new(),
-            events_ahead: 0,
-            notices: VecDeque::new(),
-            notices_timer: false,
-            again: Vec::new(),
-            budget_paused: Vec::new(),
-            budget_timer: false,
-            holdings_walk: None,
-            budget_refused: Vec::new(),
-            watermarks_due: Vec::new(),
+            nodes: Nodes::default(),
+            acknowledgement: Acknowledgement::default(),
             type_map: TypeMap::default(),
-            closed: VecDeque::new(),
-            gone: PeerSums::default(),
-            in_hand: Traffic::default(),
-            lag: 0,
-            stalled_since: None,
-            untold: false,
-            unsure: VecDeque::new(),
-            stop: None,
-            log_limiter: LogLimiter::default(),
-            losses: LossLog::default(),
+            slots,
+            rules,
         }
     }
 
@@ -306,12 +140,11 @@ impl Peers {
         census: Arc<Census>,
         node_registry: Option<Arc<NodeRegistry>>,
     ) -> Self {
-        Self {
-            losses: LossLog::new(Arc::clone(&census.loss_lines)),
-            census,
-            node_registry,
-            ..self
-        }
+        let mut peers = self;
+        peers.ended.losses = LossLog::new(Arc::clone(&census.loss_lines));
+        peers.admission.census = census;
+        peers.nodes.registry = node_registry;
+        peers
     }
 
     // ----- connections -----------------------------------------------------------------------
@@ -322,21 +155,24 @@ impl Peers {
     pub(crate) fn handle_accepted(&mut self, now: Tick, addr: SocketAddr) -> Option<PeerId> {
         self.slots.ledger.accepted.add(1);
         let is_due = self.rules.hello_required || self.rules.first_frame_ms > 0;
-        let refusal = self.census.take_place(addr, is_due).err();
-        let full = self.connections.len() - self.dialled >= self.limits.peers + REFUSED_PEERS_MAX;
+        let refusal = self.admission.census.take_place(addr, is_due).err();
+        let full = self.admission.is_full(self.connections.len());
         let Some(id) = (if full {
             None
         } else {
             self.take_slot(About { addr, link: None })
         }) else {
             if refusal.is_none() {
-                self.census.give_place(addr);
-                (0..usize::from(is_due)).for_each(|_| self.census.end_pending());
+                self.admission.census.give_place(addr);
+                (0..usize::from(is_due)).for_each(|_| self.admission.census.end_pending());
             }
-            self.count_closed(refusal.unwrap_or(CloseReason::TooManyPeers));
+            count_closed(
+                &self.slots.ledger,
+                refusal.unwrap_or(CloseReason::TooManyPeers),
+            );
             return None;
         };
-        let mut peer = Peer::new(id, addr, self.receiving(now), &self.rules);
+        let mut peer = Peer::new(id, addr, self.deadlines.receiving(now), &self.rules);
         peer.opened = now;
         peer.moved = now;
         let standing = match refusal {
@@ -352,11 +188,10 @@ impl Peers {
             }
             None => {
                 log::debug!("peer {id} at {addr} connected");
-                self.counted += 1;
+                self.admission.count_accepted(&self.slots.ledger);
                 if let Some(connection) = self.connection(id) {
                     connection.pending = is_due;
                 }
-                self.slots.ledger.peers.set(self.counted as u64);
                 if !self.rules.hello_required {
                     self.admit(now, id);
                 }
@@ -370,7 +205,7 @@ impl Peers {
     /// A connection was accepted for want of anything better, and closed at once.
     pub(crate) fn note_turned_away(&mut self) {
         self.slots.ledger.accepted.add(1);
-        self.count_closed(CloseReason::TooManyPeers);
+        count_closed(&self.slots.ledger, CloseReason::TooManyPeers);
     }
 
     /// Gives a connection its place in the table, which is the one of its slot.
@@ -406,10 +241,8 @@ impl Peers {
     }
 
     fn forget_pending(&mut self, id: PeerId) {
-        if let Some(connection) = self.connection(id) {
-            if std::mem::take(&mut connection.pending) {
-                self.census.end_pending();
-            }
+        if let Some(connection) = self.connections.live(id) {
+            self.admission.forget_pending(connection);
         }
     }
 
@@ -423,7 +256,7 @@ impl Peers {
                 Ok(id) => return Some(id),
                 Err(OpenError::NoSuchSlot) => return None,
                 Err(OpenError::Retired) => {}
-                Err(OpenError::Contended) => self.again.push(Again::FreePlace(index)),
+                Err(OpenError::Contended) => self.lists.again.push(Again::FreePlace(index)),
             }
             self.connections.bar(index as usize);
         }
@@ -447,7 +280,7 @@ impl Peers {
         connection.ready.set(ready);
         if connection.standing == Standing::Dialling {
             connection.ready = Ready::default();
-            self.actions.push_back(Action::LookConnected(id));
+            self.lists.actions.push_back(Action::LookConnected(id));
             return;
         }
         self.list_reading(id);
@@ -456,55 +289,15 @@ impl Peers {
 
     /// A connection is gone: it counts no more as what it was.
     fn forget_standing(&mut self, now: Tick, standing: Standing, row: &ClosedRow) {
-        if self.nodes.get(&row.node_id) == Some(&row.peer) {
-            self.nodes.remove(&row.node_id);
+        if self.nodes.here.get(&row.node_id) == Some(&row.peer) {
+            self.nodes.here.remove(&row.node_id);
             self.uncover_links(now, row.node_id);
-            if let Some(node_registry) = &self.node_registry {
+            if let Some(node_registry) = &self.nodes.registry {
                 node_registry.tell_gone(row.node_id, self.slots.shard());
             }
         }
-        match standing {
-            Standing::Refused => {
-                let refused = &self.slots.ledger.refused;
-                refused.set(refused.get().saturating_sub(1));
-            }
-            Standing::Accepted => {
-                self.counted -= 1;
-                self.census.give_place(row.addr);
-            }
-            Standing::Dialling => self.dialled -= 1,
-            Standing::Dialled => {
-                self.counted -= 1;
-                self.census.remove_counted();
-                self.dialled -= 1;
-            }
-        }
-        self.slots.ledger.peers.set(self.counted as u64);
+        self.admission.forget(standing, row, &self.slots.ledger);
         self.doubt_end(now, row);
-    }
-
-    fn keep_row(&mut self, row: ClosedRow, held: u64, abort: bool) {
-        self.count_closed(row.reason);
-        let has_loss = row.has_loss();
-        self.slots.ledger.closed_with_loss.add(u64::from(has_loss));
-        log::debug!(
-            "peer {} at {} closed: {}, {} messages lost",
-            row.peer,
-            row.addr,
-            row.reason,
-            row.lost.messages
-        );
-        if let Some(stop) = &mut self.stop {
-            stop.note_closed(&row, held, abort);
-        }
-        if self.closed.len() == CLOSED_ROWS_MAX {
-            self.closed.pop_front();
-        }
-        self.closed.push_back(row);
-    }
-
-    fn count_closed(&self, reason: CloseReason) {
-        self.slots.ledger.closed[reason.ordinal()].add(1);
     }
 
     // ----- turns -----------------------------------------------------------------------------
@@ -512,11 +305,11 @@ impl Peers {
     /// Takes the lists of the turn; whoever is listed from now on waits for the next one.
     pub(crate) fn begin_turn(&mut self, now: Tick) {
         self.slots.finish_deferred();
-        append(&mut self.reading, &mut self.read_list);
+        self.lists.begin_reading();
         self.handle_dirty(now);
         self.retry(now);
         self.learn_nodes(now);
-        if self.unmoved.is_some() {
+        if self.deadlines.unmoved.is_some() {
             self.continue_reconfigure(now);
         }
         self.continue_holdings_walk(now);
@@ -526,17 +319,17 @@ impl Peers {
         }
         self.recheck_watermarks(now);
         self.look_at_unsure(now);
-        append(&mut self.writing, &mut self.write_list);
+        self.lists.begin_writing();
     }
 
     /// The next peer to read.
     pub(crate) fn poll_read(&mut self) -> Option<PeerId> {
         loop {
-            let id = self.reading.pop_front()?;
+            let id = self.lists.reading.pop_front()?;
             if let Some(connection) = self.connection(id) {
                 connection.in_read_list = false;
                 #[cfg(test)]
-                self.turns.push(id);
+                self.lists.turns.push(id);
                 return Some(id);
             }
         }
@@ -545,7 +338,7 @@ impl Peers {
     /// The next peer to write.
     pub(crate) fn poll_write(&mut self) -> Option<PeerId> {
         loop {
-            let id = self.writing.pop_front()?;
+            let id = self.lists.writing.pop_front()?;
             if let Some(connection) = self.connection(id) {
                 connection.in_write_list = false;
                 return Some(id);
@@ -553,50 +346,10 @@ impl Peers {
         }
     }
 
-    /// The next event for whoever subscribed to them, or timer.
-    pub(crate) fn poll_told(&mut self) -> Option<Item> {
-        self.events_ahead = self.events_ahead.saturating_sub(1);
-        self.events.pop_front()
-    }
-
-    /// The next event, where there are no timers.
-    #[cfg(test)]
-    pub(crate) fn poll_event(&mut self) -> Option<Box<Event>> {
-        let told = self.poll_told()?;
-        let Item::Event(event) = told else {
-            panic!("{told:?} is no event");
-        };
-        Some(event)
-    }
-
-    /// Takes back an event or a timer that found no room; `ahead` if it comes before the block.
-    pub(crate) fn return_told(&mut self, item: Item, ahead: bool) {
-        self.events_ahead += usize::from(ahead);
-        self.events.push_front(item);
-    }
-
-    /// Takes in what is to be told behind everything that was read, and behind the events.
-    pub(crate) fn tell(&mut self, item: Item) {
-        self.events.push_back(item);
-    }
-
-    pub(crate) fn has_events(&self) -> bool {
-        !self.events.is_empty()
-    }
-
-    /// Whether an event came before the block that was made last, and is to be told before it.
-    pub(crate) fn has_events_ahead(&self) -> bool {
-        self.events_ahead > 0
-    }
-
-    pub(crate) fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
-    }
-
     /// Peers with output from commands that came in since the turn began.
     pub(crate) fn poll_late_output(&mut self, now: Tick) {
         self.handle_dirty(now);
-        append(&mut self.writing, &mut self.write_list);
+        self.lists.begin_writing();
     }
 
     /// Fires the timers that are due, `TIMERS_PER_TURN` at most, and returns the first that is not
@@ -604,13 +357,13 @@ impl Peers {
     pub(crate) fn poll_timer(&mut self, now: Tick, allowance: &mut usize) -> Option<Timer> {
         debug_assert!(*allowance <= TIMERS_PER_TURN);
         while *allowance > 0 {
-            let expired = self.wheel.poll(now)?;
+            let expired = self.deadlines.wheel.poll(now)?;
             *allowance -= 1;
             match expired.value {
                 Timer::Peer(id) => self.handle_deadline(now, id),
                 Timer::Link(id) => self.handle_link_timer(now, id),
                 Timer::Budget => self.handle_budget_timer(now),
-                Timer::Notices => self.handle_notices_timer(now),
+                Timer::Notices => self.told.handle_notices_timer(now, &mut self.deadlines),
                 timer @ (Timer::Metrics
                 | Timer::Accept(_)
                 | Timer::StopDeadline
@@ -622,45 +375,37 @@ impl Peers {
 
     /// Whether there is work that does not wait for an event.
     pub(crate) fn has_work(&self) -> bool {
-        let is_listed = !(self.read_list.is_empty() && self.reading.is_empty());
         // What was read already is on no list: its peer may be closing, or have no more to read.
-        let reads = self.stalled_since.is_none() && (is_listed || self.has_pieces_of().is_some());
-        reads
-            || !self.write_list.is_empty()
-            || !self.writing.is_empty()
-            || !self.again.is_empty()
-            || !self.unsure.is_empty()
-            || !self.actions.is_empty()
-            || self.unmoved.is_some()
-            || self.holdings_walk.is_some()
+        let has_input = self.lists.has_readers() || self.has_pieces_of().is_some();
+        (has_input && !self.deadlines.is_stalled())
+            || self.lists.has_other_work()
+            || !self.acknowledgement.unsure.is_empty()
+            || self.deadlines.unmoved.is_some()
+            || self.pressure.walk.is_some()
     }
 
     /// Whether peers that wait for the budget can be read again. The loop's own writes give bytes
     /// back without a ring, so this is to be looked at before it sleeps.
     pub(crate) fn has_budget_again(&self) -> bool {
-        !self.budget_paused.is_empty() && !self.slots.ledger.budget.is_tight()
+        !self.pressure.paused.is_empty() && !self.slots.ledger.budget.is_tight()
     }
 
     /// Nobody is read from now on, or everybody again: the dispatch queue is full, or has room.
     /// What is listed for reading stays so. Returns whether that is new.
     pub(crate) fn set_stalled(&mut self, now: Tick, stalled: bool) -> bool {
-        match (stalled, self.stalled_since) {
-            (true, None) => self.stalled_since = Some(now),
-            (false, Some(since)) => {
-                self.lag += now.saturating_sub(since);
-                self.stalled_since = None;
-                self.slots.ledger.stalled_ms.set(self.lag);
-            }
-            (true, Some(_)) | (false, None) => return false,
+        let is_new = self.deadlines.set_stalled(now, stalled);
+        if is_new && !stalled {
+            let lag = self.deadlines.lag(now);
+            self.slots.ledger.stalled_ms.set(lag);
         }
-        true
+        is_new
     }
 
     /// Once a second: lets go of memory that is kept for nothing.
     pub(crate) fn handle_metrics_tick(&mut self, now: Tick) {
-        self.slots.ledger.stalled_ms.set(self.lag(now));
-        self.pool.trim();
-        self.losses.handle_tick(now);
+        self.slots.ledger.stalled_ms.set(self.deadlines.lag(now));
+        self.input.pool.trim();
+        self.ended.losses.handle_tick(now);
         self.make_some_dormant(now);
     }
 
@@ -684,7 +429,7 @@ impl Peers {
         };
         let id = connection.id();
         if !connection.peer.is_closing() && self.refill_output(now, id).is_err() {
-            self.again.push(Again::Dirty(index));
+            self.lists.again.push(Again::Dirty(index));
             return;
         }
         self.learn_requests(now, id);
@@ -695,15 +440,15 @@ impl Peers {
     }
 
     fn retry(&mut self, now: Tick) {
-        if self.again.is_empty() {
+        if self.lists.again.is_empty() {
             return;
         }
-        for again in std::mem::take(&mut self.again) {
+        for again in std::mem::take(&mut self.lists.again) {
             match again {
                 Again::Dirty(index) => self.handle_slot(now, index),
                 Again::NotifyRoom(index) => {
                     if !self.slots.notify_room(index) {
-                        self.again.push(again);
+                        self.lists.again.push(again);
                     }
                 }
                 Again::Close(id, reason, drain_ms) => self.begin_close(now, id, reason, drain_ms),
@@ -733,15 +478,15 @@ impl Peers {
         self.slots.admit(id, limit.unwrap_or(u32::MAX));
         if is_new {
             let peer = id;
-            self.emit(Event::Connected { peer, addr, link });
+            self.told.emit(Event::Connected { peer, addr, link });
         }
         self.handle_link_up(now, id);
         if let Some(identity) = identity {
             if !identity.node_id.is_anonymous() {
-                self.nodes.insert(identity.node_id, id);
+                self.nodes.here.insert(identity.node_id, id);
             }
             self.keep_identity(id);
-            self.emit(Event::Hello { peer: id, identity });
+            self.told.emit(Event::Hello { peer: id, identity });
         }
     }
 
@@ -751,30 +496,12 @@ impl Peers {
             .and_then(|connection| connection.peer.identity.clone());
         let Some(identity) = identity else { return };
         if self.slots.set_identity(id, &identity).is_err() {
-            self.again.push(Again::Identity(id));
+            self.lists.again.push(Again::Identity(id));
         }
-    }
-
-    /// Tells whoever subscribed to events.
-    fn emit(&mut self, event: Event) {
-        if self.is_watched() {
-            self.events.push_back(Item::Event(Box::new(event)));
-        }
-    }
-
-    /// Whether so many events wait that none is to be made which may come again and again. Those of
-    /// connections that come and go are few for each of them, and are always made.
-    fn has_backlog(&self) -> bool {
-        self.events.len() >= EVENTS_WAITING_MAX
-    }
-
-    /// Whether anybody subscribed to events.
-    fn is_watched(&self) -> bool {
-        self.slots.event_subscribers.load(Ordering::Relaxed) > 0
     }
 
     fn handle_deadline(&mut self, now: Tick, id: PeerId) {
-        let lag = self.lag(now);
+        let lag = self.deadlines.lag(now);
         let Some(connection) = self.connection(id) else {
             self.slots.ledger.stale_events.add(1);
             return;
@@ -799,13 +526,13 @@ impl Peers {
         let verdict = connection.peer.judge(now, rules, lag);
         match verdict {
             Some(Verdict::Close(_) | Verdict::Ping) if unread => {
-                connection.timer = Some(self.wheel.insert(now + 1, Timer::Peer(id)).place());
+                self.deadlines.arm_at(now + 1, connection);
                 return;
             }
             Some(Verdict::Abort(_)) if untried => {
                 connection.write_tried = true;
                 connection.ready.set(Ready::WRITE);
-                connection.timer = Some(self.wheel.insert(now + 1, Timer::Peer(id)).place());
+                self.deadlines.arm_at(now + 1, connection);
                 self.list_writing(id);
                 return;
             }
@@ -838,47 +565,13 @@ impl Peers {
 
     fn own_deadline_of(&self, now: Tick, id: PeerId) -> Option<Tick> {
         let connection = self.connections.look(id.index() as usize)?;
-        connection.own_deadline(&self.rules, self.lag(now))
+        connection.own_deadline(&self.rules, self.deadlines.lag(now))
     }
 
-    /// Makes sure that the peer's timer is not later than its next deadline. An earlier one stays:
-    /// it is cheaper to look once in vain than to move the timer with every byte.
-    ///
-    /// What a deadline that passed asks for may have to wait. It is looked at again a little later,
-    /// because a timer that is due would keep the loop busy.
     fn arm(&mut self, now: Tick, id: PeerId) {
-        let lag = self.lag(now);
-        let Some(connection) = self.connections.get_mut(id.index() as usize) else {
-            return;
-        };
-        let deadline = connection.own_deadline(&self.rules, lag);
-        let request = connection.request_deadline_from(now);
-        let deadline = deadline.map(|deadline| match connection.peer.state() {
-            State::HalfClosed { .. } | State::Stopping { .. } if deadline <= now => {
-                now + DRAINED_CHECK_MS
-            }
-            State::HalfClosed { .. } | State::Stopping { .. } => deadline,
-            State::Connecting { .. }
-            | State::Greeting { .. }
-            | State::Open
-            | State::Refused { .. }
-            | State::Draining { .. }
-            | State::Lingering { .. } => deadline.max(now + 1),
-        });
-        let Some(deadline) = deadline.into_iter().chain(request).min() else {
-            return;
-        };
-        if let Some(timer) = connection.timer {
-            if self
-                .wheel
-                .deadline_at(timer)
-                .is_some_and(|armed| armed <= deadline)
-            {
-                return;
-            }
-            self.wheel.cancel_at(timer);
+        if let Some(connection) = self.connections.get_mut(id.index() as usize) {
+            self.deadlines.arm(now, connection, &self.rules);
         }
-        connection.timer = Some(self.wheel.insert(deadline, Timer::Peer(id)).place());
     }
 
     // ----- stop, rows ------------------------------------------------------------------------
@@ -886,31 +579,14 @@ impl Peers {
     /// Closes every peer in order once what was read until now is released and its answers are
     /// written. Reading goes on until the peer's own end, or the deadline.
     pub(crate) fn begin_stop(&mut self, now: Tick, deadline: Tick) {
-        self.stop = Some(self.start_stop());
-        self.wheel.insert(deadline, Timer::StopDeadline);
+        self.ended.stop = Some(self.start_stop());
+        self.deadlines.wheel.insert(deadline, Timer::StopDeadline);
         self.rules.drain_ms = deadline.saturating_sub(now);
         self.end_links(now);
         let ids: Vec<PeerId> = self.connections.ids().map(|(id, _)| id).collect();
         for id in ids {
             self.begin_finish(now, id, CloseReason::Shutdown, self.rules.drain_ms);
         }
-    }
-
-    pub(crate) fn handler_rows(&self) -> Vec<HandlerRow> {
-        let accounts = self.handler_accounts.iter();
-        accounts.map(|account| account.row()).collect()
-    }
-
-    /// The event loop has what the last read brought.
-    #[inline]
-    pub(crate) fn note_handed_over(&mut self) {
-        self.in_hand = Traffic::default();
-    }
-
-    /// A panic has lost what the event loop did not have yet.
-    pub(crate) fn note_lost(&mut self) {
-        let lost = std::mem::take(&mut self.in_hand);
-        self.slots.ledger.undelivered.add(lost);
     }
 
     /// Cuts off all connections that are left.
@@ -947,79 +623,26 @@ impl Peers {
         }
     }
 
-    /// What the stop did so far, if there is one.
-    pub(crate) fn take_stop(&mut self) -> Option<Stop> {
-        self.losses.finish_window();
-        self.stop.take()
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.connections.ids().next().is_none()
     }
 
-    pub(crate) fn closed_rows(&self) -> Vec<ClosedRow> {
-        self.closed.iter().cloned().collect()
-    }
-
     // ----- helpers ---------------------------------------------------------------------------
 
-    /// A connection that is not on its way out.
     fn connection(&mut self, id: PeerId) -> Option<&mut Connection> {
-        let connection = self.connections.get_mut(id.index() as usize)?;
-        (connection.id() == id && connection.leaving.is_none()).then_some(connection)
-    }
-
-    /// The time of receiving: it stands still while nobody is read.
-    fn receiving(&self, now: Tick) -> Tick {
-        now.saturating_sub(self.lag(now))
-    }
-
-    fn lag(&self, now: Tick) -> Tick {
-        self.lag
-            + self
-                .stalled_since
-                .map_or(0, |since| now.saturating_sub(since))
+        self.connections.live(id)
     }
 
     fn list_reading(&mut self, id: PeerId) {
-        let Some(connection) = self.connection(id) else {
-            return;
-        };
-        let may = connection.pause.is_none()
-            || connection.peer.discards()
-            || connection.ready.has(Ready::ERROR);
-        if may && connection.ready.has(Ready::READ) && !connection.in_read_list {
-            connection.in_read_list = true;
-            self.read_list.push_back(id);
+        if let Some(connection) = self.connections.live(id) {
+            self.lists.list_reading(connection);
         }
     }
 
     fn list_writing(&mut self, id: PeerId) {
-        let Some(connection) = self.connection(id) else {
-            return;
-        };
-        let may = connection.ready.has(Ready::WRITE) && connection.peer.has_output();
-        if may && !connection.in_write_list {
-            connection.in_write_list = true;
-            self.write_list.push_back(id);
+        if let Some(connection) = self.connections.live(id) {
+            self.lists.list_writing(connection);
         }
-    }
-
-    fn limit_log(
-        &mut self,
-        now: Tick,
-        cause: &'static str,
-        addr: SocketAddr,
-    ) -> Option<Suppressed> {
-        self.log_limiter
-            .allow(now, cause, Subject::Address(addr.ip()))
-    }
-}
-
-/// Adds a list to another. In most turns it is empty, and the deque's own way costs all the same.
-fn append(list: &mut VecDeque<PeerId>, more: &mut VecDeque<PeerId>) {
-    if !more.is_empty() {
-        list.append(more);
     }
 }
 

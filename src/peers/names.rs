@@ -35,7 +35,10 @@ impl Peers {
         let refused = match resolver.ask(id, name) {
             Ok(()) => {
                 let timeout_ms = link.timeout_ms.unwrap_or(self.rules.connect_ms);
-                let timer = self.wheel.insert(now + timeout_ms, Timer::Link(id));
+                let timer = self
+                    .deadlines
+                    .wheel
+                    .insert(now + timeout_ms, Timer::Link(id));
                 link.state = LinkState::Resolving(timer);
                 return;
             }
@@ -59,7 +62,7 @@ impl Peers {
             Ok(addrs) => addrs,
             Err(message) => {
                 if let LinkState::Resolving(timer) = link.state {
-                    self.wheel.cancel(timer);
+                    self.deadlines.wheel.cancel(timer);
                     self.fail_lookup(now, id, DialError::Resolve { message });
                 }
                 return;
@@ -68,7 +71,7 @@ impl Peers {
         link.known.addrs = addrs;
         match link.state {
             LinkState::Resolving(timer) => {
-                self.wheel.cancel(timer);
+                self.deadlines.wheel.cancel(timer);
                 self.dial_known(now, id);
             }
             LinkState::Waiting(_) | LinkState::Dialling(_) => link.known.is_news = true,
@@ -89,7 +92,7 @@ impl Peers {
         // That there is no address is told by the event of the failed attempt alone.
         if is_late || known > 0 {
             let (cause, subject) = ("lookup", Subject::Link(id.0));
-            if let Some(suppressed) = self.log_limiter.allow(now, cause, subject) {
+            if let Some(suppressed) = self.ended.log_limiter.allow(now, cause, subject) {
                 let source = &link.source;
                 let then = if known > 0 {
                     "the last known addresses are tried"

@@ -9,7 +9,7 @@ use crate::{
     event::Event,
     id::PeerId,
     ledger::Traffic,
-    limits::{EVENTS_WAITING_MAX, LINGER_MS},
+    limits::LINGER_MS,
     peer::Peer,
     slots::{Contended, Refusals, Slots, Take, Taken},
     socket::Ready,
@@ -106,9 +106,9 @@ impl Peers {
         if !may_tell || connection.peer.is_closing() {
             return;
         }
-        if self.events.len() >= EVENTS_WAITING_MAX {
+        if self.told.has_backlog() {
             if !std::mem::replace(&mut connection.in_due_list, true) {
-                self.watermarks_due.push(id);
+                self.told.watermarks_due.push(id);
             }
             return;
         }
@@ -128,23 +128,23 @@ impl Peers {
         let waits = refusals.has(Refusals::BUDGET) && !connection.in_refused_list;
         connection.in_refused_list |= waits;
         if congested {
-            self.emit(Event::Congested { peer: id, queued });
+            self.told.emit(Event::Congested { peer: id, queued });
         }
         if told {
-            self.emit(Event::Writable { peer: id });
+            self.told.emit(Event::Writable { peer: id });
         }
         if waits {
-            self.budget_refused.push(id);
+            self.pressure.refused.push(id);
             self.arm_budget_timer(now);
         }
     }
 
     /// Looks again at those that had to wait for other events to be told.
     pub(super) fn recheck_watermarks(&mut self, now: Tick) {
-        if self.watermarks_due.is_empty() || self.has_backlog() {
+        if self.told.watermarks_due.is_empty() || self.told.has_backlog() {
             return;
         }
-        for id in std::mem::take(&mut self.watermarks_due) {
+        for id in std::mem::take(&mut self.told.watermarks_due) {
             if let Some(connection) = self.connection(id) {
                 connection.in_due_list = false;
                 self.check_watermarks(now, id);
@@ -154,17 +154,17 @@ impl Peers {
 
     /// Tells senders that were refused for the budget that it has room again.
     pub(super) fn tell_budget_room(&mut self) {
-        let is_early = self.slots.ledger.budget.is_exhausted() || self.has_backlog();
-        if self.budget_refused.is_empty() || is_early {
+        let is_early = self.slots.ledger.budget.is_exhausted() || self.told.has_backlog();
+        if self.pressure.refused.is_empty() || is_early {
             return;
         }
-        for id in std::mem::take(&mut self.budget_refused) {
+        for id in std::mem::take(&mut self.pressure.refused) {
             let Some(connection) = self.connection(id) else {
                 continue;
             };
             connection.in_refused_list = false;
             self.slots.forget_refusals(id, Refusals::BUDGET);
-            self.emit(Event::Writable { peer: id });
+            self.told.emit(Event::Writable { peer: id });
         }
     }
 

@@ -89,12 +89,29 @@ enum Holding {
     Leaving,
 }
 
+/// Who waits for the budget, and what is done about it.
+///
+/// Invariants:
+/// - a connection that pauses for the budget is in `paused`; one that is `in_refused_list` is in
+///   `refused`
+/// - while either has any, the `timer` is on the wheel; it is true exactly while that is so
+#[derive(Debug, Default)]
+pub(super) struct Pressure {
+    /// Peers that are not read until the budget has room.
+    pub(super) paused: Vec<PeerId>,
+    pub(super) timer: bool,
+    /// A walk over all peers for the one that is to make room.
+    pub(super) walk: Option<HoldingsWalk>,
+    /// Peers whose senders were refused for the budget.
+    pub(super) refused: Vec<PeerId>,
+}
+
 impl Peers {
     pub(super) fn handle_budget_timer(&mut self, now: Tick) {
-        self.budget_timer = false;
+        self.pressure.timer = false;
         self.tell_budget_room();
-        if self.budget_paused.is_empty() {
-            if !self.budget_refused.is_empty() {
+        if self.pressure.paused.is_empty() {
+            if !self.pressure.refused.is_empty() {
                 self.arm_budget_timer(now);
             }
             return;
@@ -104,15 +121,17 @@ impl Peers {
         } else {
             self.resume_light(now);
         }
-        if !self.budget_paused.is_empty() || !self.budget_refused.is_empty() {
+        if !self.pressure.paused.is_empty() || !self.pressure.refused.is_empty() {
             self.arm_budget_timer(now);
         }
     }
 
     pub(super) fn arm_budget_timer(&mut self, now: Tick) {
-        if !self.budget_timer {
-            self.budget_timer = true;
-            self.wheel.insert(now + BUDGET_CHECK_MS, Timer::Budget);
+        if !self.pressure.timer {
+            self.pressure.timer = true;
+            self.deadlines
+                .wheel
+                .insert(now + BUDGET_CHECK_MS, Timer::Budget);
         }
     }
 
@@ -120,8 +139,8 @@ impl Peers {
     /// end would let any be read again, none is closed; and neither where those make room that are
     /// closing already.
     fn evict_largest(&mut self, now: Tick) {
-        if self.holdings_walk.is_none() {
-            self.holdings_walk = Some(HoldingsWalk::new(Purpose::Decide));
+        if self.pressure.walk.is_none() {
+            self.pressure.walk = Some(HoldingsWalk::new(Purpose::Decide));
             self.continue_holdings_walk(now);
         }
     }
@@ -129,7 +148,7 @@ impl Peers {
     /// Looks at some more peers, and does what the walk was for when it is at its end.
     #[inline]
     pub(super) fn continue_holdings_walk(&mut self, now: Tick) {
-        if self.holdings_walk.is_some() {
+        if self.pressure.walk.is_some() {
             self.walk_holdings(now);
         }
     }
@@ -137,7 +156,7 @@ impl Peers {
     #[cold]
     #[inline(never)]
     fn walk_holdings(&mut self, now: Tick) {
-        let Some(mut walk) = self.holdings_walk.take() else {
+        let Some(mut walk) = self.pressure.walk.take() else {
             return;
         };
         let index_end = self.connections.index_end();
@@ -155,7 +174,7 @@ impl Peers {
         }
         walk.next = end;
         if end < index_end {
-            self.holdings_walk = Some(walk);
+            self.pressure.walk = Some(walk);
             return;
         }
         match walk.purpose {
@@ -205,7 +224,8 @@ impl Peers {
 
     fn close_for_budget(&mut self, now: Tick, id: PeerId, bytes: usize) {
         let addr = self.connection(id).map(|connection| connection.peer.addr);
-        let said = addr.and_then(|addr| self.limit_log(now, CloseReason::Budget.name(), addr));
+        let said =
+            addr.and_then(|addr| self.ended.limit_log(now, CloseReason::Budget.name(), addr));
         if let Some(suppressed) = said {
             log::warn!(
                 "peer {id} is closed: the budget is used up and it holds {bytes} bytes{suppressed}"
@@ -224,11 +244,11 @@ impl Peers {
 
     fn answer_budget_request(&mut self, now: Tick) {
         // What is asked for during a walk is answered by the next one.
-        if self.holdings_walk.is_some() {
+        if self.pressure.walk.is_some() {
             return;
         }
         let evicts = self.slots.ledger.budget.take_request() == Some(Request::Evict);
-        self.holdings_walk = Some(HoldingsWalk::new(Purpose::Tell { evicts }));
+        self.pressure.walk = Some(HoldingsWalk::new(Purpose::Tell { evicts }));
         self.continue_holdings_walk(now);
     }
 }

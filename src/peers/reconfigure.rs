@@ -18,18 +18,18 @@ impl Peers {
         self.rules.change_to(config);
         let limits = PeerLimits {
             // Descriptors may allow less than the settings.
-            peers: config.max_peers.min(self.places),
+            peers: config.max_peers.min(self.admission.places),
             ..PeerLimits::of(config)
         };
-        self.limits = limits;
-        self.census.set_limits(limits);
+        self.admission.limits = limits;
+        self.admission.census.set_limits(limits);
         let (bytes, messages) = (config.outbox_bytes as u64, config.outbox_messages as u64);
         self.slots.set_outbox_limits(bytes, messages);
         self.credit = Credit { bytes, messages };
         let ledger = &self.slots.ledger;
         ledger.budget.set_limit(config.memory_budget);
         ledger.set_dispatch_bytes(config.dispatch_bytes as u64);
-        self.unmoved = Some(0);
+        self.deadlines.unmoved = Some(0);
         self.continue_reconfigure(now);
     }
 
@@ -37,7 +37,7 @@ impl Peers {
     #[cold]
     #[inline]
     pub(super) fn continue_reconfigure(&mut self, now: Tick) {
-        if let Some(start) = self.unmoved {
+        if let Some(start) = self.deadlines.unmoved {
             self.move_timers(now, start);
         }
     }
@@ -56,7 +56,7 @@ impl Peers {
                 self.reconsider_reading(now, id);
             }
         }
-        self.unmoved = Some(end).filter(|end| *end < self.connections.index_end());
+        self.deadlines.unmoved = Some(end).filter(|end| *end < self.connections.index_end());
     }
 
     /// A dormant peer that need not be looked at stays dormant.
@@ -66,7 +66,7 @@ impl Peers {
         };
         let timer = self.connections.look(id.index() as usize);
         let timer = timer.and_then(|connection| connection.timer);
-        let armed = timer.and_then(|timer| self.wheel.deadline_at(timer));
+        let armed = timer.and_then(|timer| self.deadlines.wheel.deadline_at(timer));
         if armed.is_none_or(|armed| armed > deadline) {
             self.arm(now, id);
             let before = now.saturating_sub(DORMANT_AFTER_MS);

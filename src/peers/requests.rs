@@ -5,46 +5,10 @@
 //! request still waits then, the dispatcher finds out, behind everything that was read of the peer
 //! before; it says what the next deadline is.
 
-use super::{DRAINED_CHECK_MS, Peers, Timer};
+use super::Peers;
 use crate::{clock::Tick, dispatch::Notice, id::PeerId};
 
 impl Peers {
-    /// The next notice for the dispatcher, and how many there are.
-    pub(crate) fn poll_notice(&mut self) -> Option<Notice> {
-        self.notices.pop_front()
-    }
-
-    pub(crate) fn notice_count(&self) -> usize {
-        self.notices.len()
-    }
-
-    /// A notice has to wait: there is no room for it, or something that was read before is to go
-    /// first. The requests that it is about time out all the same.
-    pub(crate) fn put_back_notice(&mut self, now: Tick, notice: Notice) {
-        self.notices.push_back(notice);
-        if !self.notices_timer {
-            self.notices_timer = true;
-            self.wheel.insert(now + DRAINED_CHECK_MS, Timer::Notices);
-        }
-    }
-
-    pub(super) fn handle_notices_timer(&mut self, now: Tick) {
-        self.notices_timer = false;
-        let expires = |notice: &Notice| matches!(notice, Notice::Expire { .. });
-        if self.notices.iter().any(expires) {
-            // There is no room for those either.
-            self.notices_timer = true;
-            self.wheel.insert(now + DRAINED_CHECK_MS, Timer::Notices);
-            return;
-        }
-        for index in 0..self.notices.len() {
-            let peer = match self.notices[index] {
-                Notice::Closed { peer, .. } | Notice::Expire { peer, .. } => peer,
-            };
-            self.notices.push_back(Notice::Expire { peer, tick: now });
-        }
-    }
-
     /// Learns of a request that was sent, or of what is left of them.
     pub(super) fn learn_requests(&mut self, now: Tick, id: PeerId) {
         let Some(deadline) = self.slots.take_request_deadline(id) else {
@@ -63,7 +27,7 @@ impl Peers {
     /// Has the dispatcher look for requests whose time is over, if there may be any. Bytes that
     /// wait to be read are read first, once: a peer that always has some must not stop the time.
     pub(super) fn expire_requests(&mut self, now: Tick, id: PeerId, unread: bool) {
-        let reads = self.stalled_since.is_none();
+        let reads = !self.deadlines.is_stalled();
         let Some(connection) = self.connection(id) else {
             return;
         };
@@ -79,7 +43,7 @@ impl Peers {
         }
         connection.request_put_off = false;
         connection.request_deadline = None;
-        self.notices.push_back(Notice::Expire {
+        self.told.notify(Notice::Expire {
             peer: id,
             tick: now,
         });

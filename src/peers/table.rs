@@ -189,6 +189,13 @@ impl Table {
         }
     }
 
+    /// A connection that is not on its way out.
+    #[inline]
+    pub(super) fn live(&mut self, id: PeerId) -> Option<&mut Connection> {
+        let connection = self.get_mut(id.index() as usize)?;
+        (connection.id() == id && connection.leaving.is_none()).then_some(connection)
+    }
+
     /// A look at the connection at a place.
     pub(super) fn look(&self, index: usize) -> Option<Look<'_>> {
         self.place(index)?.look(&self.slots)

@@ -2,7 +2,11 @@
 
 mod looks;
 
-use std::io;
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    sync::atomic::Ordering,
+};
 
 use rustix::io::Errno;
 
@@ -11,10 +15,12 @@ use crate::{
     balance::PeerCut,
     clock::Clock,
     frame::{Decoder, Frame, encode_whole},
-    id::MessageType,
+    id::{MessageType, NodeId},
     inline::Replier,
     ledger::{DepartedRow, Ledger, RequestRow},
-    limits::{CUT_LOOKS_PER_TURN, CUT_SEGMENTS_MAX, CUT_TRIES_MAX, FRAME_OVERHEAD_MAX},
+    limits::{
+        CUT_LOOKS_PER_TURN, CUT_SEGMENTS_MAX, CUT_TRIES_MAX, EVENTS_WAITING_MAX, FRAME_OVERHEAD_MAX,
+    },
     policy::{OutboxFull, Priority},
     slots::{Contended, Flow, OutFrame, OutboxLimits, Recipients, SharedFrame},
     socket::Unacknowledged,
@@ -23,8 +29,8 @@ use crate::{
 impl Peers {
     /// Panics unless the invariants of the module hold: to be called between turns.
     pub(crate) fn check(&self, now: Tick) {
-        let reading = count_listed([&self.reading, &self.read_list]);
-        let writing = count_listed([&self.writing, &self.write_list]);
+        let reading = count_listed([&self.lists.reading, &self.lists.read_list]);
+        let writing = count_listed([&self.lists.writing, &self.lists.write_list]);
         let (mut counted, mut pending) = (0, 0);
         for connection in self.connections.looks() {
             let id = connection.id();
@@ -48,8 +54,8 @@ impl Peers {
             );
             self.check_connection(now, &connection);
         }
-        assert_eq!(counted, self.counted);
-        assert_eq!(pending, self.census.pending());
+        assert_eq!(counted, self.admission.counted);
+        assert_eq!(pending, self.admission.census.pending());
         assert_eq!(self.slots.ledger.peers.get(), counted as u64);
         self.check_standings();
         self.check_nodes();
@@ -132,7 +138,7 @@ impl Peers {
 
     /// The connections that ended, the newest first.
     pub(crate) fn newest_closed(&self) -> impl Iterator<Item = &ClosedRow> {
-        self.closed.iter().rev()
+        self.ended.newest()
     }
 
     /// How much was read of a peer and not released.
@@ -144,32 +150,32 @@ impl Peers {
 
     /// Who had a turn to read since this was called last.
     pub(crate) fn take_turns(&mut self) -> impl Iterator<Item = PeerId> {
-        std::mem::take(&mut self.turns).into_iter()
+        std::mem::take(&mut self.lists.turns).into_iter()
     }
 
     /// Closes what is to be closed, with nothing left unread.
     pub(crate) fn settle_all(&mut self, now: Tick) {
-        for action in std::mem::take(&mut self.actions) {
+        for action in std::mem::take(&mut self.lists.actions) {
             match action {
                 Action::Settle(id) => self.handle_settled(now, id, 0),
                 Action::Connect(..)
                 | Action::LookConnected(_)
                 | Action::Look { .. }
                 | Action::Shutdown(_)
-                | Action::Close { .. } => self.actions.push_back(action),
+                | Action::Close { .. } => self.lists.actions.push_back(action),
             }
         }
     }
 
     /// Who has something to read, and may be read.
     pub(crate) fn due_to_read(&self) -> impl Iterator<Item = PeerId> {
-        let listed = self.reading.iter().chain(&self.read_list);
+        let listed = self.lists.reading.iter().chain(&self.lists.read_list);
         self.filter_listed(listed, wants_to_read)
     }
 
     /// Who has something to write, and a socket with room.
     pub(crate) fn due_to_write(&self) -> impl Iterator<Item = PeerId> {
-        let listed = self.writing.iter().chain(&self.write_list);
+        let listed = self.lists.writing.iter().chain(&self.lists.write_list);
         self.filter_listed(listed, wants_to_write)
     }
 
@@ -201,7 +207,7 @@ impl Peers {
         {
             let armed = connection
                 .timer
-                .and_then(|timer| self.wheel.deadline_at(timer));
+                .and_then(|timer| self.deadlines.wheel.deadline_at(timer));
             // What a deadline that passed asked for may have to wait, but is looked at soon.
             let latest = deadline.max(now + DRAINED_CHECK_MS);
             assert!(
@@ -229,17 +235,20 @@ impl Peers {
             let those = connections.filter(|connection| standings.contains(&connection.standing));
             those.count()
         };
-        assert_eq!(count(&[Standing::Accepted]), self.census.accepted());
+        assert_eq!(
+            count(&[Standing::Accepted]),
+            self.admission.census.accepted()
+        );
         let refused = self.slots.ledger.refused.get();
         assert_eq!(count(&[Standing::Refused]) as u64, refused);
         let dialled = [Standing::Dialling, Standing::Dialled];
-        assert_eq!(count(&dialled), self.dialled);
+        assert_eq!(count(&dialled), self.admission.dialled);
     }
 
     /// Every node that is connected is listed by one of its connections, and no other connection of
     /// it is open, unless its close waits for a lock.
     fn check_nodes(&self) {
-        for (node_id, id) in &self.nodes {
+        for (node_id, id) in &self.nodes.here {
             let connection = self.connections.look(id.index() as usize).unwrap();
             assert_eq!(
                 (connection.id(), connection.peer.node_id()),
@@ -254,7 +263,7 @@ impl Peers {
             let closes = connection.pause == Some(Pause::Closing);
             let node_id = connection.peer.node_id();
             if !node_id.is_anonymous() && !closes {
-                assert_eq!(self.nodes.get(&node_id), Some(&connection.id()));
+                assert_eq!(self.nodes.here.get(&node_id), Some(&connection.id()));
             }
         }
     }
@@ -270,7 +279,7 @@ impl Peers {
     /// Connections, those included that were refused and are not closed yet, and those not that are
     /// still being made; as they are counted, which [`check`](Self::check) holds against the table.
     pub(crate) fn len_all(&self) -> u64 {
-        self.counted as u64 + self.slots.ledger.refused.get()
+        self.admission.counted as u64 + self.slots.ledger.refused.get()
     }
 
     fn connections_up(&self) -> impl Iterator<Item = Look<'_>> {
@@ -317,7 +326,7 @@ impl Peers {
                 peer.carried_frame_size(),
                 peer.in_flight(released),
                 self.slots.is_parked(id),
-                self.stalled_since,
+                self.deadlines.is_stalled(),
             )
         })
     }
@@ -452,7 +461,7 @@ fn what_the_system_says_of_a_broken_connection_is_its_reason() {
             let buffer = peers.prepare_read(now.tick, id).unwrap();
             assert!(peers.handle_read(now, id, buffer, read).is_none());
             peers.settle_all(now.tick);
-            let rows: Vec<_> = peers.closed_rows().iter().map(|row| row.reason).collect();
+            let rows: Vec<_> = peers.ended.rows().iter().map(|row| row.reason).collect();
             assert_eq!(rows, [reason], "{said}");
             let counted = slots.ledger.closed[reason.ordinal()].get();
             assert_eq!(counted, 1, "{said}");
@@ -944,7 +953,7 @@ mod inline {
             handlers.add(options, echo(&long, long_calls_max)).unwrap();
             let options = HandlerOptions::new(SHORT).time_limit(Duration::ZERO);
             handlers.add(options, echo(&short, usize::MAX)).unwrap();
-            peers.set_handlers(handlers);
+            peers.handling.set_handlers(handlers);
             let instant = clock.now().instant;
             Self {
                 slots,
@@ -1151,13 +1160,13 @@ mod inline {
         let seen = Log::default();
         let options = HandlerOptions::new(crate::dispatch::TypeFilter::all());
         handlers.add(options, echo(&seen, 1)).unwrap();
-        peers.set_handlers(handlers);
-        assert!(peers.handlers.is_some());
+        peers.handling.set_handlers(handlers);
+        assert!(peers.handling.handlers.is_some());
         let mut bench = Bench::new(1);
         (bench.slots, bench.peers, bench.long) = (slots, peers, seen);
         let bytes = encoded(&[9, 9]);
         assert_eq!(bench.read(&bytes), bytes.len());
-        assert!(bench.peers.handlers.is_none());
+        assert!(bench.peers.handling.handlers.is_none());
         bench.check(2);
     }
 
@@ -1173,7 +1182,7 @@ mod inline {
             while clock.elapsed() < start + 10 * budget {}
         };
         handlers.add(options, Box::new(call)).unwrap();
-        peers.set_handlers(handlers);
+        peers.handling.set_handlers(handlers);
         let mut bench = Bench::new(1);
         (bench.slots, bench.peers) = (slots, peers);
         bench.read(&encoded(&[3, 3, 4, 3]));
@@ -1218,7 +1227,7 @@ mod inline {
         handlers
             .add(HandlerOptions::new(SHORT), Box::new(call))
             .unwrap();
-        peers.set_handlers(handlers);
+        peers.handling.set_handlers(handlers);
         let mut bench = Bench::new(1);
         (bench.slots, bench.peers) = (slots, peers);
         bench.read(&encoded(&[3]));
@@ -1398,7 +1407,7 @@ mod output {
     }
 
     fn events(peers: &mut Peers) -> Vec<Event> {
-        std::iter::from_fn(|| peers.poll_event().map(|event| *event)).collect()
+        std::iter::from_fn(|| peers.told.poll_event().map(|event| *event)).collect()
     }
 
     #[test]
@@ -1430,16 +1439,16 @@ mod output {
     fn watermarks_wait_while_many_events_do() {
         let (slots, mut peers, id) = listened(OutboxFull::Refuse, 64 << 20);
         for _ in 0..EVENTS_WAITING_MAX {
-            peers.emit(Event::Resumed { peer: id });
+            peers.told.emit(Event::Resumed { peer: id });
         }
-        let waiting = peers.events.len();
+        let waiting = peers.told.events.len();
         for round in 0..5 {
             send(&slots, id, 60).unwrap();
             turn(&mut peers, round, id, 6_000);
         }
         send(&slots, id, 60).unwrap();
         turn(&mut peers, 6, id, 0);
-        assert_eq!(peers.events.len(), waiting);
+        assert_eq!(peers.told.events.len(), waiting);
         assert_eq!(events(&mut peers).len(), waiting);
         turn(&mut peers, 7, id, 0);
         assert_eq!(events(&mut peers), [congested_at(id, 60)]);
@@ -1462,7 +1471,7 @@ mod output {
         turn(&mut peers, 3, id, 1_200);
         assert_eq!(send(&slots, id, 101), Err(SendError::Full));
         peers.begin_turn(4);
-        peers.poll_event();
+        peers.told.poll_event();
         assert_eq!(
             send(&slots, id, 1),
             Err(SendError::Full),
@@ -1510,7 +1519,7 @@ mod output {
             abort: true,
         };
         peers.settle_all(1);
-        assert_eq!(peers.poll_action(), Some(close));
+        assert_eq!(peers.lists.poll_action(), Some(close));
         let events = events(&mut peers);
         let [Event::Closed(row)] = &events[..] else {
             panic!("{events:?}");
@@ -1567,11 +1576,14 @@ mod output {
         slots.send_as(id, Priority::High, message).unwrap();
         turn(&mut peers, 11, id, 0);
         peers.leave(12, id, CloseReason::Reset, true);
-        assert_eq!(peers.poll_action(), Some(Action::Settle(id)));
+        assert_eq!(peers.lists.poll_action(), Some(Action::Settle(id)));
         peers.handle_settled(12, id, 0);
-        assert_eq!(peers.poll_action(), Some(Action::Look { id, last: true }));
+        assert_eq!(
+            peers.lists.poll_action(),
+            Some(Action::Look { id, last: true })
+        );
         peers.handle_unacknowledged(12, id, true, Unacknowledged::Bytes(30));
-        let row = peers.closed_rows().remove(0);
+        let row = peers.ended.rows().remove(0);
         assert_eq!(row.outbound, Traffic::new(2, 230));
         // One call wrote both messages.
         assert_eq!(row.unconfirmed, Some(Traffic::new(2, 30)));

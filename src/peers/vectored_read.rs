@@ -128,12 +128,12 @@ impl Peers {
     /// Whose bytes a vectored read brought that are not parsed yet. That is to be done before
     /// anything else is read.
     pub(crate) fn has_pieces_of(&self) -> Option<PeerId> {
-        self.vectored.as_ref().map(|vectored| vectored.peer)
+        self.input.vectored.as_ref().map(|vectored| vectored.peer)
     }
 
     /// Counts what a vectored read brought of a connection that ends, and that is not parsed yet.
     pub(super) fn discard_pieces(&mut self, id: PeerId) {
-        let Some(mut vectored) = self.vectored.take_if(|vectored| vectored.peer == id) else {
+        let Some(mut vectored) = self.input.vectored.take_if(|vectored| vectored.peer == id) else {
             return;
         };
         if let Some(connection) = self.connections.get_mut(id.index() as usize) {
@@ -145,19 +145,19 @@ impl Peers {
                 vectored.pass(size);
             }
         }
-        self.pool.put_vectored(vectored.buffers);
+        self.input.pool.put_vectored(vectored.buffers);
     }
 
     /// Parses what a vectored read brought into its next block. The block that is returned, if
     /// there is one, is to be dispatched.
     pub(crate) fn handle_piece(&mut self, now: Now) -> Option<BlockRef> {
-        let mut vectored = self.vectored.take()?;
+        let mut vectored = self.input.vectored.take()?;
         let id = vectored.peer;
         let connection = self.connections.get_mut(id.index() as usize);
         let connection =
             connection.filter(|connection| connection.id() == id && connection.leaving.is_none());
         let Some(connection) = connection else {
-            self.pool.put_vectored(vectored.buffers);
+            self.input.pool.put_vectored(vectored.buffers);
             return None;
         };
         let carried = connection.peer.carry.len();
@@ -171,16 +171,16 @@ impl Peers {
                 .saturating_sub(carried);
             let size = vectored.chunk_size().min(frame_left.max(1));
             let ahead_max = self.slots.ledger.budget.read_max();
-            connection.grow_carry(size, &mut self.pool, ahead_max);
+            connection.grow_carry(size, &mut self.input.pool, ahead_max);
             let mut bytes = mem::take(&mut connection.peer.carry);
             vectored.copy_to(&mut bytes, size);
             ReadBuffer::new(bytes, carried, size, BufferKind::Carry)
         };
         let count = buffer.limit;
         if vectored.left > 0 {
-            self.vectored = Some(vectored);
+            self.input.vectored = Some(vectored);
         } else {
-            self.pool.put_vectored(vectored.buffers);
+            self.input.pool.put_vectored(vectored.buffers);
         }
         self.handle_input(now, id, buffer, count)
     }
