@@ -125,21 +125,27 @@ fn an_end_in_the_middle_of_a_read_loses_nothing_that_was_counted() {
     for closes in [false, true] {
         let (mut service, messages) = lossless(config().dispatch_bytes(64 << 10));
         let addr = service.local_addrs()[0];
-        // Writes until the service ends it.
-        let sender = thread::spawn(move || {
+        // Each writes until the service ends it.
+        let start = || {
             let mut client = Client::connect(addr);
-            while client.try_write(&stream(6)) {}
-        });
-        wait_until("everybody waits for the subscriber", || {
-            service.snapshot().dispatch_full > 0
+            thread::spawn(move || while client.try_write(&stream(6)) {})
+        };
+        let mut senders = vec![start()];
+        wait_until("the dispatch queue is full", || {
+            let snapshot = service.snapshot();
+            // Short reads may hold back a peer before they fill the queue.
+            if snapshot.pauses.subscriber >= senders.len() as u64 {
+                senders.push(start());
+            }
+            snapshot.dispatch_full > 0
         });
         if closes {
-            let peer = util::only_peer(&service);
+            let peer = service.handle().peers().remove(0).peer;
             assert!(service.close(peer));
         }
         let report = stop_within(&mut service, Duration::from_millis(200));
         drop(messages);
-        sender.join().unwrap();
+        senders.into_iter().for_each(|one| one.join().unwrap());
         assert!(report.snapshot.inbound.messages > 0);
         assert_eq!(service.snapshot().memory_used, 0, "every byte came back");
     }
