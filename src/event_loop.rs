@@ -168,7 +168,11 @@ impl<N: Net> EventLoop<N> {
         now: Tick,
     ) -> Self {
         let metrics_next = now + METRICS_TICK_MS;
-        peers.deadlines.wheel.insert(metrics_next, Timer::Metrics);
+        peers
+            .common
+            .deadlines
+            .wheel
+            .insert(metrics_next, Timer::Metrics);
         Self {
             net,
             streams: Vec::new(),
@@ -209,7 +213,7 @@ impl<N: Net> EventLoop<N> {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.run_turns(clock))) {
             let message = panic_message(&*panic);
             self.failure = Some(message.clone());
-            self.peers.input.note_lost(&self.slots.ledger);
+            self.peers.common.input.note_lost(&self.slots.ledger);
             // As far as the defect lets it, every connection is closed and counted, and what was
             // parsed is delivered.
             let closed = catch_unwind(AssertUnwindSafe(|| self.fail(clock.now(), message)));
@@ -274,7 +278,8 @@ impl<N: Net> EventLoop<N> {
             self.continue_rows(now);
             self.continue_cut(now);
         }
-        self.timers.handle_changes(&mut self.peers.deadlines.wheel);
+        self.timers
+            .handle_changes(&mut self.peers.common.deadlines.wheel);
         self.push_waiting(now);
         self.look_around(now);
         self.peers.begin_turn(now.tick);
@@ -323,17 +328,18 @@ impl<N: Net> EventLoop<N> {
     /// Whether timers are so late that the loop, or all of the process, stood still. That may have
     /// been after the poll, so the network is asked once more before anybody is judged.
     fn is_late(&self, now: Tick) -> bool {
-        let next = self.peers.deadlines.wheel.next_expiry();
+        let next = self.peers.common.deadlines.wheel.next_expiry();
         next.is_some_and(|next| next.saturating_add(TIMERS_LATE_MS) < now)
     }
 
     fn timeout(&self, now: Tick) -> Option<Duration> {
-        let accepts = !self.peers.told.has_events() && self.listeners.contains(&Accepting::Ready);
+        let accepts =
+            !self.peers.common.told.has_events() && self.listeners.contains(&Accepting::Ready);
         let busy = self.peers.has_work() || accepts || self.more_events || self.has_walks();
         if busy || self.phase == Phase::Ended {
             return Some(Duration::ZERO);
         }
-        let next = self.peers.deadlines.wheel.next_expiry()?;
+        let next = self.peers.common.deadlines.wheel.next_expiry()?;
         Some(Duration::from_millis(next.saturating_sub(now)))
     }
 
@@ -393,7 +399,7 @@ impl<N: Net> EventLoop<N> {
                     drop(answer.try_send(result));
                 }
                 Command::Unlisten(id, answer) => drop(answer.try_send(self.remove_listener(id))),
-                Command::Closed(answer) => drop(answer.try_send(self.peers.ended.rows())),
+                Command::Closed(answer) => drop(answer.try_send(self.peers.common.ended.rows())),
                 Command::Cut(answer) if self.cuts.len() < CUTS_WAITING_MAX => {
                     self.cuts.push_back((CutWalk::default(), answer));
                 }
@@ -436,7 +442,7 @@ impl<N: Net> EventLoop<N> {
             return;
         }
         let uptime = Duration::from_millis(now.tick);
-        let handlers = self.peers.handling.rows();
+        let handlers = self.peers.common.handling.rows();
         let waiting = self.waiting.as_ref().map(BlockRef::traffic);
         let at_loop = Box::new(LoopCut {
             shot: self.slots.ledger.snapshot_of_loop(uptime, handlers),
@@ -450,7 +456,7 @@ impl<N: Net> EventLoop<N> {
 
     fn read_peers(&mut self, now: Now) {
         while !self.waits_for_dispatch() {
-            let unparsed = self.peers.has_pieces_of();
+            let unparsed = self.peers.common.input.has_pieces_of();
             let Some(id) = unparsed.or_else(|| self.peers.poll_read()) else {
                 break;
             };
@@ -459,7 +465,7 @@ impl<N: Net> EventLoop<N> {
             } else {
                 self.read_peer(now, id);
             }
-            if self.peers.handling.take_answered() {
+            if self.peers.common.handling.take_answered() {
                 // Answers of a handler need not wait for the other peers' turn.
                 self.write_peer(now, id);
             }
@@ -496,7 +502,7 @@ impl<N: Net> EventLoop<N> {
             self.hand_over(now, block);
             self.parse_pieces(now);
             if count > BLOCK_COPIED_MAX {
-                self.read_ahead.limit(|| self.peers.is_ahead());
+                self.read_ahead.limit(|| self.peers.common.input.is_ahead());
             }
             if count == 0 {
                 break;
@@ -507,7 +513,7 @@ impl<N: Net> EventLoop<N> {
 
     /// Parses what a vectored read brought, as far as it can be handed over.
     fn parse_pieces(&mut self, now: Now) {
-        while self.peers.has_pieces_of().is_some() && !self.waits_for_dispatch() {
+        while self.peers.common.input.has_pieces_of().is_some() && !self.waits_for_dispatch() {
             let block = self.peers.handle_piece(now);
             self.hand_over(now, block);
         }
@@ -516,7 +522,7 @@ impl<N: Net> EventLoop<N> {
     fn hand_over(&mut self, now: Now, block: Option<BlockRef>) {
         debug_assert!(self.waiting.is_none(), "nobody is read while a block waits");
         self.waiting = block;
-        self.peers.input.note_handed_over();
+        self.peers.common.input.note_handed_over();
         self.push_waiting(now);
         if self.pending_wakes.is_enough() {
             self.wake_receivers();
@@ -569,17 +575,20 @@ impl<N: Net> EventLoop<N> {
 
     /// Takes out what is to be handed over next.
     fn next_item(&mut self) -> Option<Item> {
-        if self.waiting.is_some() && !self.peers.told.has_events_ahead() {
+        if self.waiting.is_some() && !self.peers.common.told.has_events_ahead() {
             return self.waiting.take().map(Item::Block);
         }
-        self.peers.told.poll()
+        self.peers.common.told.poll()
     }
 
     fn return_item(&mut self, item: Item) {
         match item {
             Item::Block(block) => self.waiting = Some(block),
             Item::Event(_) | Item::Timer(_) => {
-                self.peers.told.put_back(item, self.waiting.is_some());
+                self.peers
+                    .common
+                    .told
+                    .put_back(item, self.waiting.is_some());
             }
             Item::Notice(_) | Item::Cut(_) | Item::Poke => {}
         }
@@ -587,14 +596,16 @@ impl<N: Net> EventLoop<N> {
 
     /// Whether a block or an event waits to be handed over.
     fn waits_for_dispatch(&self) -> bool {
-        self.waiting.is_some() || self.peers.told.has_events()
+        self.waiting.is_some() || self.peers.common.told.has_events()
     }
 
     /// Whether what is to be handed over next has room now.
     fn has_room_for_next(&self) -> bool {
         let bounds = self.sink.bounds();
         match &self.waiting {
-            Some(block) if !self.peers.told.has_events_ahead() => bounds.has_room_for_block(block),
+            Some(block) if !self.peers.common.told.has_events_ahead() => {
+                bounds.has_room_for_block(block)
+            }
             Some(_) | None => bounds.has_room_for_event(),
         }
     }
@@ -603,7 +614,7 @@ impl<N: Net> EventLoop<N> {
     /// was read of it.
     #[inline]
     fn push_notices(&mut self) {
-        if self.peers.told.notice_count() > 0 {
+        if self.peers.common.told.notice_count() > 0 {
             self.push_all_notices();
         }
     }
@@ -611,8 +622,8 @@ impl<N: Net> EventLoop<N> {
     #[cold]
     #[inline(never)]
     fn push_all_notices(&mut self) {
-        for _ in 0..self.peers.told.notice_count() {
-            let Some(notice) = self.peers.told.poll_notice() else {
+        for _ in 0..self.peers.common.told.notice_count() {
+            let Some(notice) = self.peers.common.told.poll_notice() else {
                 return;
             };
             let waiting = self.waiting.as_ref().map(|block| block.head().peer);
@@ -621,10 +632,12 @@ impl<N: Net> EventLoop<N> {
                 Notice::Expire { .. } => false,
             };
             if is_early || !self.sink.push_notice(notice) {
-                let now = self.peers.deadlines.wheel.now();
-                self.peers
-                    .told
-                    .put_back_notice(now, notice, &mut self.peers.deadlines);
+                let now = self.peers.common.deadlines.wheel.now();
+                self.peers.common.told.put_back_notice(
+                    now,
+                    notice,
+                    &mut self.peers.common.deadlines,
+                );
             }
         }
     }
@@ -645,7 +658,7 @@ impl<N: Net> EventLoop<N> {
             let mut skipped = 0;
             for _ in 0..ACCEPTS_PER_TURN {
                 // Whoever comes is told of, so nobody comes while that finds no room.
-                if self.peers.told.has_events() {
+                if self.peers.common.told.has_events() {
                     return;
                 }
                 match self.net.accept(index) {
@@ -711,6 +724,7 @@ impl<N: Net> EventLoop<N> {
                 }
                 self.listeners[index] = Accepting::Paused;
                 self.peers
+                    .common
                     .deadlines
                     .wheel
                     .insert(now.tick + pause, Timer::Accept(index));
@@ -774,7 +788,7 @@ impl<N: Net> EventLoop<N> {
     fn run_actions(&mut self, now: Now) {
         self.push_waiting(now);
         self.push_notices();
-        while let Some(action) = self.peers.lists.poll_action() {
+        while let Some(action) = self.peers.common.lists.poll_action() {
             match action {
                 Action::Connect(id, addr) => self.connect(now, id, addr),
                 Action::LookConnected(id) => self.look_connected(now, id),
@@ -889,11 +903,11 @@ impl<N: Net> EventLoop<N> {
             match timer {
                 Timer::Metrics => self.handle_metrics_tick(now.tick),
                 Timer::User(timer) => {
-                    let fired = self
-                        .timers
-                        .fire(now.tick, timer, &mut self.peers.deadlines.wheel);
+                    let fired =
+                        self.timers
+                            .fire(now.tick, timer, &mut self.peers.common.deadlines.wheel);
                     if let Some(fired) = fired {
-                        self.peers.told.push(Item::Timer(fired));
+                        self.peers.common.told.push(Item::Timer(fired));
                     }
                 }
                 Timer::Accept(index) => {
@@ -921,6 +935,7 @@ impl<N: Net> EventLoop<N> {
         // Ticks that a pause of the process has swallowed are not made up for.
         self.metrics_next = (self.metrics_next + METRICS_TICK_MS).max(now + 1);
         self.peers
+            .common
             .deadlines
             .wheel
             .insert(self.metrics_next, Timer::Metrics);
@@ -1020,7 +1035,7 @@ impl<N: Net> EventLoop<N> {
             fan_out.close();
         }
         LoopEnd {
-            stop: self.peers.ended.take_stop().unwrap_or_default(),
+            stop: self.peers.common.ended.take_stop().unwrap_or_default(),
             failure: self.failure,
         }
     }
@@ -1168,7 +1183,7 @@ impl<N: Net> fmt::Debug for EventLoop<N> {
             .field("has_work", &self.peers.has_work())
             .field("has_commands", &self.has_commands())
             .field("more_events", &self.more_events)
-            .field("timers", &self.peers.deadlines.wheel)
+            .field("timers", &self.peers.common.deadlines.wheel)
             .finish_non_exhaustive()
     }
 }

@@ -724,7 +724,7 @@ impl NetService {
         let mut peers = Peers::new(slots, Rules::of(&self.config), limits, now);
         let mut handlers = self.handlers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(handlers) = handlers.get_mut(usize::from(shard)) {
-            peers.handling.set_handlers(handlers.take());
+            peers.common.handling.set_handlers(handlers.take());
         }
         peers
     }

@@ -11,7 +11,7 @@ use crate::{
     id::PeerId,
     ledger::{PauseCounters, Traffic},
     limits::{BLOCK_SIZE, CARRY_TRUSTED_MAX},
-    peer::{Peer, Rules},
+    peer::{Peer, Rules, State},
     slots::Flow,
     socket::Ready,
     wheel::TimerPlace,
@@ -259,6 +259,45 @@ impl Connection {
         used.add(self.peer.in_flight(flow.released));
         used.bytes += self.peer.carry.len() as u64;
         used
+    }
+
+    /// Whether nothing of it is in flight or queued but the frame that it has begun.
+    pub(super) fn holds_one_frame(&self, flow: Flow) -> bool {
+        let nothing = Traffic::default();
+        self.peer.in_flight(flow.released) == nothing && flow.queued == nothing
+    }
+
+    /// How much of its drain time is left to a connection that is being finished, by us or by a BYE
+    /// of its peer.
+    pub(super) fn drain_ms(&self, now: Tick) -> Option<u64> {
+        match self.peer.state() {
+            State::Stopping { deadline, .. }
+            | State::HalfClosed {
+                deadline: Some(deadline),
+                ..
+            } => Some(deadline.saturating_sub(now)),
+            State::Connecting { .. }
+            | State::Greeting { .. }
+            | State::Open
+            | State::Refused { .. }
+            | State::HalfClosed { deadline: None, .. }
+            | State::Draining { .. }
+            | State::Lingering { .. } => None,
+        }
+    }
+
+    /// Why it closes.
+    pub(super) fn closing_reason(&self) -> CloseReason {
+        match self.peer.state() {
+            State::Draining { reason, .. }
+            | State::Lingering { reason, .. }
+            | State::Stopping { reason, .. }
+            | State::Refused { reason, .. }
+            | State::HalfClosed { reason, .. } => reason,
+            State::Connecting { .. } | State::Greeting { .. } | State::Open => {
+                CloseReason::Internal
+            }
+        }
     }
 
     /// The earliest deadline of the connection itself; `lag` as for `Peer::next_deadline`.

@@ -5,7 +5,7 @@
 //! and looks at all segments that wait for it, goes on from turn to turn, and only the sums are
 //! taken at its end in one piece, which is four additions for a peer.
 
-use super::Peers;
+use super::state::Peers;
 use crate::{
     balance::{PeerCut, PeerSums, PeersCut, SumsOverPeers},
     ledger::Traffic,
@@ -43,7 +43,7 @@ impl Peers {
                 if segments > CUT_SEGMENTS_MAX {
                     walk.left_out += 1;
                 } else {
-                    let Ok((sums, unseen)) = self.slots.look(id) else {
+                    let Ok((sums, unseen)) = self.common.slots.look(id) else {
                         walk.tries += 1;
                         let goes_on = walk.tries < CUT_TRIES_MAX;
                         return goes_on.then_some(false).ok_or(Contended);
@@ -89,7 +89,7 @@ impl Peers {
         PeersCut {
             sums: Some(SumsOverPeers {
                 live,
-                gone: self.ended.gone,
+                gone: self.common.ended.gone,
             }),
             peers: rows,
             left_out,

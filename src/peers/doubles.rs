@@ -8,7 +8,7 @@
 
 use std::{net::SocketAddr, sync::atomic::Ordering};
 
-use super::{Peers, node_registry::Claim};
+use super::{links::Doubt, node_registry::Claim, state::Peers};
 use crate::{
     clock::Tick,
     error::CloseReason,
@@ -16,13 +16,10 @@ use crate::{
     ledger::ClosedRow,
 };
 
-/// What is wrong, the node, and the connection of it that is in the way, if there is one here.
-pub(super) type Doubt = (&'static str, NodeId, Option<PeerId>);
-
 impl Peers {
     /// A peer said that it is the node of another connection, and one of the two has to go.
     pub(super) fn doubt_node(&mut self, now: Tick, node_id: NodeId, new: Claim, old: Claim) {
-        let own = self.rules.node_id;
+        let own = self.common.rules.node_id;
         let stays = !new.takes_over(old, own, node_id);
         let is_odd = match (new.is_ours, old.is_ours) {
             // Each side dialled one.
@@ -51,7 +48,7 @@ impl Peers {
 
     /// A peer said that it is this service.
     pub(super) fn doubt_self(&mut self, now: Tick, new: Claim) {
-        let own = self.rules.node_id;
+        let own = self.common.rules.node_id;
         let text = format!(
             "peer {} at {} has our own node id {own}: another service with this id, or a link to \
              this service itself",
@@ -64,7 +61,7 @@ impl Peers {
     /// is none here, it is another service's.
     pub(super) fn doubt_end(&mut self, now: Tick, row: &ClosedRow) {
         let code = CloseReason::DuplicateNode.wire_code();
-        let own = self.rules.node_id;
+        let own = self.common.rules.node_id;
         let is_named = !(own.is_anonymous() || row.node_id.is_anonymous());
         if row.bye_received != code || !is_named || self.has_double(row.peer, row.node_id) {
             return;
@@ -85,30 +82,32 @@ impl Peers {
     /// Whether a peer that keeps another connection of this service to itself can mean one that is
     /// here: of its node, if that is known, or of one that is not known yet.
     pub(super) fn has_double(&self, peer: PeerId, node_id: NodeId) -> bool {
+        let nodes = &self.common.nodes;
         let here = if node_id.is_anonymous() {
-            !self.nodes.here.is_empty()
+            !self.common.nodes.here.is_empty()
         } else {
-            self.connection_of(node_id)
+            nodes
+                .connection_of(&self.connections, node_id)
                 .is_some_and(|other| other != peer)
         };
-        let elsewhere = self.nodes.registry.as_ref().is_some_and(|all| {
-            let shard = self.slots.shard();
+        let elsewhere = self.common.nodes.registry.as_ref().is_some_and(|all| {
+            let shard = self.common.slots.shard();
             // Another loop's link may be about to learn who is there.
-            let links = self.slots.links.load(Ordering::Relaxed);
-            links > self.links.count()
+            let links = self.common.slots.links.load(Ordering::Relaxed);
+            links > self.common.links.count()
                 || all.is_elsewhere(node_id, shard)
                 || (node_id.is_anonymous() && all.is_any_elsewhere(shard))
         });
-        here || elsewhere || self.links.is_another_dialling(peer)
+        here || elsewhere || self.common.links.is_another_dialling(peer)
     }
 
     /// Warns, unless it was of the same connection just before.
     fn warn_once(&mut self, now: Tick, doubt: Doubt, addr: SocketAddr, text: &str) {
-        if self.links.doubt == Some(doubt) {
+        if self.common.links.doubt == Some(doubt) {
             return;
         }
-        if let Some(suppressed) = self.ended.limit_log(now, doubt.0, addr) {
-            self.links.doubt = Some(doubt);
+        if let Some(suppressed) = self.common.ended.limit_log(now, doubt.0, addr) {
+            self.common.links.doubt = Some(doubt);
             log::warn!("{text}{suppressed}");
         }
     }

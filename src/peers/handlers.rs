@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Peers;
+use super::connection::Connection;
 use crate::{
     clock::{Clock, Now, Tick},
     dispatch::{Requests, TypeFilter, is_answer, panic_message},
@@ -28,6 +28,7 @@ use crate::{
     limits::{HANDLER_TIME_LIMIT_US, HANDLERS_MAX},
     log_limiter::{LogLimiter, Subject},
     peer::Parsed,
+    slots::Slots,
     socket::Ready,
 };
 
@@ -268,26 +269,23 @@ impl Handling {
     pub(crate) fn rows(&self) -> Vec<HandlerRow> {
         self.accounts.iter().map(|account| account.row()).collect()
     }
-}
 
-impl Peers {
     /// Gives the handled messages of a read to their handlers and moves the others together at the
     /// start of `bytes`. What `parsed` says of the messages is then true of those; their size is
     /// returned.
     #[inline(never)]
-    pub(super) fn run_handlers(
+    pub(super) fn run(
         &mut self,
         now: Now,
-        id: PeerId,
+        slots: &Slots,
+        connection: &mut Connection,
         bytes: &mut [u8],
         parsed: &mut Parsed,
     ) -> usize {
-        let connection = self.connections.get_mut(id.index() as usize);
-        let (Some(handlers), Some(connection)) =
-            (self.handling.handlers.as_deref_mut(), connection)
-        else {
+        let Some(handlers) = self.handlers.as_deref_mut() else {
             return parsed.consumed;
         };
+        let id = connection.id();
         let uniform = parsed.message_type;
         let unwanted = uniform.is_some_and(|one| handlers.position_of(one).is_none());
         if parsed.frames == 0 || unwanted {
@@ -297,7 +295,7 @@ impl Peers {
             return parsed.consumed;
         };
         let is_closing = connection.peer.is_closing();
-        let replier = Replier::new(&self.slots, &mut connection.peer.outbox, now.tick, id);
+        let replier = Replier::new(slots, &mut connection.peer.outbox, now.tick, id);
         let mut replier = replier.closing(is_closing);
         let mut walk = Walk::new(id, now);
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| {
@@ -311,11 +309,10 @@ impl Peers {
         connection.peer.unanswered += unanswered;
         connection.peer.answered.add(accepted);
         if accepted.messages > 0 && !connection.ready.has(Ready::WRITE) {
-            self.slots
-                .note_slack(id, connection.peer.outbox.slack_bytes());
+            slots.note_slack(id, connection.peer.outbox.slack_bytes());
         }
-        self.slots.ledger.note_accepted(accepted);
-        self.handling.answered |= accepted.messages > 0;
+        slots.ledger.note_accepted(accepted);
+        self.answered |= accepted.messages > 0;
         if walk.kept.frames < parsed.frames {
             // What is kept may be alike; nobody has looked.
             parsed.frame_size = None;
@@ -325,7 +322,7 @@ impl Peers {
         parsed.message_type = walk.kept.message_type.filter(|_| !walk.kept.mixed);
         parsed.has_protocol = false;
         if !handlers.handles_any() {
-            self.handling.handlers = None;
+            self.handlers = None;
         }
         walk.kept.size
     }

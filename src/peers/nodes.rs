@@ -8,7 +8,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{connection::Connection, node_registry::NodeRegistry};
+use super::{connection::Connection, node_registry::NodeRegistry, table::Table};
 use crate::id::{NodeId, PeerId};
 
 /// The nodes of a loop.
@@ -31,5 +31,21 @@ impl Nodes {
                 registry.give_up(connection.peer.node_id(), connection.id());
             }
         }
+    }
+
+    /// The connection that counts as the node's. One that is on its way out does not, nor does one
+    /// of which the node itself has said that it sends nothing more.
+    pub(super) fn connection_of(&self, connections: &Table, node_id: NodeId) -> Option<PeerId> {
+        let id = *self.here.get(&node_id)?;
+        let connection = connections.look(id.index() as usize)?;
+        let counts = connection.id() == id && connection.leaving.is_none();
+        (counts && connection.peer.state().takes_input()).then_some(id)
+    }
+
+    /// Whether a node is connected, to this loop or to another; `shard` is this one.
+    pub(super) fn is_connected(&self, connections: &Table, node_id: NodeId, shard: u8) -> bool {
+        let elsewhere = self.registry.as_ref();
+        self.connection_of(connections, node_id).is_some()
+            || elsewhere.is_some_and(|all| all.is_elsewhere(node_id, shard))
     }
 }

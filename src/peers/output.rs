@@ -1,15 +1,10 @@
 //! What is sent to a peer on its way into the outbox, and what senders are told of its fill.
 
-use std::time::Duration;
-
-use super::Peers;
+use super::{connection::Connection, state::Common};
 use crate::{
     clock::Tick,
-    error::CloseReason,
     event::Event,
-    id::PeerId,
     ledger::Traffic,
-    limits::LINGER_MS,
     peer::Peer,
     slots::{Contended, Refusals, Slots, Take, Taken},
     socket::Ready,
@@ -34,37 +29,28 @@ pub(super) fn close_slot(slots: &Slots, now: Tick, peer: &mut Peer) -> Result<Tr
     Ok(lost)
 }
 
-impl Peers {
-    /// Takes what was sent to a peer, as far as there is room for it, and does what senders ask for
-    /// besides: to close the peer, or to cut it off.
-    pub(super) fn refill_output(&mut self, now: Tick, id: PeerId) -> Result<(), Contended> {
-        let taken = self.take_output(now, id, false)?;
-        if taken.cut_off {
-            self.leave(now, id, CloseReason::SlowPeer, true);
-        } else if let Some(reason) = taken.close_asked {
-            if reason == CloseReason::AppClosed {
-                self.end_link_of(id);
-            }
-            if reason.reads_on() {
-                self.begin_finish(now, id, reason, self.rules.drain_ms);
-            } else {
-                self.begin_close(now, id, reason, LINGER_MS);
-            }
-        }
-        Ok(())
+/// Charges or returns what the unfinished frame's storage changed by.
+pub(super) fn recharge_carry(slots: &Slots, connection: &mut Connection) {
+    let charge = connection.peer.carry.capacity();
+    let budget = &slots.ledger.budget;
+    if charge > connection.carry_charge {
+        budget.charge(charge - connection.carry_charge);
+    } else if charge < connection.carry_charge {
+        budget.release(connection.carry_charge - charge);
     }
+    connection.carry_charge = charge;
+}
 
+impl Common {
     /// Takes what was sent to a peer. With `last`, nothing is accepted after it.
     pub(super) fn take_output(
         &mut self,
         now: Tick,
-        id: PeerId,
+        connection: &mut Connection,
         last: bool,
     ) -> Result<Taken, Contended> {
-        let (slots, index) = (&self.slots, id.index() as usize);
-        let Some(connection) = self.connections.get_mut(index) else {
-            return Ok(Taken::default());
-        };
+        let slots = &self.slots;
+        let id = connection.id();
         let peer = &mut connection.peer;
         let take = if last {
             Take::Last
@@ -92,14 +78,12 @@ impl Peers {
 
     /// Tells when much is queued for a peer, and when senders that were told so, or were refused,
     /// may go on.
-    pub(super) fn check_watermarks(&mut self, now: Tick, id: PeerId) {
-        let (slots, limits) = (&self.slots, self.slots.limits());
-        let Some(connection) = self.connections.get_mut(id.index() as usize) else {
-            return;
-        };
-        if connection.id() != id || connection.leaving.is_some() {
+    pub(super) fn check_watermarks(&mut self, now: Tick, connection: &mut Connection) {
+        if connection.leaving.is_some() {
             return;
         }
+        let (slots, limits) = (&self.slots, self.slots.limits());
+        let id = connection.id();
         let (queued, refusals) = slots.fill(id);
         let high = limits.is_high(queued);
         let may_tell = high != connection.congested || !refusals.is_empty();
@@ -135,46 +119,7 @@ impl Peers {
         }
         if waits {
             self.pressure.refused.push(id);
-            self.arm_budget_timer(now);
+            self.pressure.arm(now, &mut self.deadlines);
         }
-    }
-
-    /// Looks again at those that had to wait for other events to be told.
-    pub(super) fn recheck_watermarks(&mut self, now: Tick) {
-        if self.told.watermarks_due.is_empty() || self.told.has_backlog() {
-            return;
-        }
-        for id in std::mem::take(&mut self.told.watermarks_due) {
-            if let Some(connection) = self.connection(id) {
-                connection.in_due_list = false;
-                self.check_watermarks(now, id);
-            }
-        }
-    }
-
-    /// Tells senders that were refused for the budget that it has room again.
-    pub(super) fn tell_budget_room(&mut self) {
-        let is_early = self.slots.ledger.budget.is_exhausted() || self.told.has_backlog();
-        if self.pressure.refused.is_empty() || is_early {
-            return;
-        }
-        for id in std::mem::take(&mut self.pressure.refused) {
-            let Some(connection) = self.connection(id) else {
-                continue;
-            };
-            connection.in_refused_list = false;
-            self.slots.forget_refusals(id, Refusals::BUDGET);
-            self.told.emit(Event::Writable { peer: id });
-        }
-    }
-
-    /// How long the oldest message has waited that is queued for a peer.
-    pub(super) fn oldest(&self, now: Tick, peer: &Peer) -> Option<Duration> {
-        if self.slots.queued(peer.id) == Traffic::default() {
-            return None;
-        }
-        // What the loop has not seen yet has come just now.
-        let age = peer.outbox.age_of_oldest(now).unwrap_or_default();
-        Some(Duration::from_millis(age.into()))
     }
 }

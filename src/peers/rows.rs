@@ -2,8 +2,16 @@
 
 use std::time::Duration;
 
-use super::{Connection, Peers, Standing};
-use crate::{clock::Tick, ledger::PeerRow, limits::ROWS_PER_TURN};
+use super::{
+    connection::{Connection, Standing},
+    state::Peers,
+};
+use crate::{
+    clock::Tick,
+    ledger::{PeerRow, Traffic},
+    limits::ROWS_PER_TURN,
+    peer::Peer,
+};
 
 /// A walk over all connections, which begins with the first.
 #[derive(Debug, Default)]
@@ -54,13 +62,23 @@ impl Peers {
             idle: Duration::from_millis(now.saturating_sub(peer.moved)),
             inbound: peer.inbound,
             outbound: peer.outbound,
-            queued: self.slots.queued(peer.id),
+            queued: self.common.slots.queued(peer.id),
             queued_oldest: self.oldest(now, peer),
             overflowed: peer.sums.overflowed,
-            in_flight_bytes: peer.in_flight(self.slots.released(peer.id)).bytes
+            in_flight_bytes: peer.in_flight(self.common.slots.released(peer.id)).bytes
                 + peer.carry.len() as u64,
             reading: connection.pause.is_none(),
             closing: peer.is_closing(),
         }
+    }
+
+    /// How long the oldest message has waited that is queued for a peer.
+    fn oldest(&self, now: Tick, peer: &Peer) -> Option<Duration> {
+        if self.common.slots.queued(peer.id) == Traffic::default() {
+            return None;
+        }
+        // What the loop has not seen yet has come just now.
+        let age = peer.outbox.age_of_oldest(now).unwrap_or_default();
+        Some(Duration::from_millis(age.into()))
     }
 }

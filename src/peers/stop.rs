@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use super::{Peers, connection::Connection};
 use crate::{
     id::PeerId,
     ledger::{ClosedRow, StopRow, Traffic},
@@ -69,23 +68,13 @@ impl Stop {
     }
 }
 
-impl Peers {
-    /// How far all connections are.
-    pub(super) fn start_stop(&self) -> Stop {
-        let mut stop = Stop::default();
-        for (id, connection) in self.connections.ids() {
-            let held = |connection: &Connection| {
-                connection.peer.in_flight(self.slots.released(id)).messages
-            };
-            let before = Before {
-                written: self.connections.tally(id).outbound,
-                held: connection.map_or(0, held),
-            };
-            if before != Before::default() {
-                stop.before.insert(id, before);
-            }
+impl Stop {
+    /// A connection at its beginning: what was written of it, and how much it holds.
+    pub(super) fn note_before(&mut self, id: PeerId, written: Traffic, held: u64) {
+        let before = Before { written, held };
+        if before != Before::default() {
+            self.before.insert(id, before);
         }
-        stop
     }
 }
 

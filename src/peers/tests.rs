@@ -1,36 +1,80 @@
 //! What holds between turns, and the simulator's look inside.
 
+mod links;
 mod looks;
 
 use std::{
     collections::{HashMap, VecDeque},
     io,
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use rustix::io::Errno;
 
-use super::{pressure::BUDGET_CHECK_MS, table::Look, *};
+use super::{
+    connection::{Connection, Pause, Standing},
+    deadlines::DRAINED_CHECK_MS,
+    pressure::BUDGET_CHECK_MS,
+    table::Look,
+    *,
+};
 use crate::{
     balance::PeerCut,
-    clock::Clock,
+    clock::{Clock, Tick},
+    error::CloseReason,
+    event::Event,
     frame::{Decoder, Frame, encode_whole},
-    id::{MessageType, NodeId},
+    id::{LinkId, MessageType, NodeId, PeerId},
     inline::Replier,
-    ledger::{DepartedRow, Ledger, RequestRow},
+    ledger::{ClosedRow, DepartedRow, Ledger, RequestRow, Traffic},
     limits::{
-        CUT_LOOKS_PER_TURN, CUT_SEGMENTS_MAX, CUT_TRIES_MAX, EVENTS_WAITING_MAX, FRAME_OVERHEAD_MAX,
+        CUT_LOOKS_PER_TURN, CUT_SEGMENTS_MAX, CUT_TRIES_MAX, EVENTS_WAITING_MAX,
+        FRAME_OVERHEAD_MAX, TIMERS_PER_TURN,
     },
+    peer::{Rules, State},
     policy::{OutboxFull, Priority},
-    slots::{Contended, Flow, OutFrame, OutboxLimits, Recipients, SharedFrame},
-    socket::Unacknowledged,
+    slots::{Contended, Flow, OutFrame, OutboxLimits, Recipients, SharedFrame, Slots, Taken},
+    socket::{Ready, Unacknowledged},
 };
+
+/// What tests do to one connection.
+impl Peers {
+    fn begin_finish(&mut self, now: Tick, id: PeerId, reason: CloseReason, drain_ms: u64) {
+        self.on(now, id, |common, connection| {
+            common.begin_finish(now, connection, reason, drain_ms);
+        });
+    }
+
+    fn pause(&mut self, now: Tick, id: PeerId, pause: Pause) {
+        self.on(now, id, |common, connection| {
+            common.pause(now, connection, pause);
+        });
+    }
+
+    fn watch_credit(&mut self, id: PeerId) {
+        self.on(0, id, |common, connection| common.watch_credit(connection));
+    }
+
+    fn take_output(&mut self, now: Tick, id: PeerId, last: bool) -> Result<Taken, Contended> {
+        let taken = self.on(now, id, |common, connection| {
+            common.take_output(now, connection, last)
+        });
+        taken.unwrap()
+    }
+
+    fn leave(&mut self, now: Tick, id: PeerId, reason: CloseReason, abort: bool) {
+        self.on(now, id, |common, connection| {
+            common.leave(connection, reason, abort);
+        });
+    }
+}
 
 impl Peers {
     /// Panics unless the invariants of the module hold: to be called between turns.
     pub(crate) fn check(&self, now: Tick) {
-        let reading = count_listed([&self.lists.reading, &self.lists.read_list]);
-        let writing = count_listed([&self.lists.writing, &self.lists.write_list]);
+        let reading = count_listed([&self.common.lists.reading, &self.common.lists.read_list]);
+        let writing = count_listed([&self.common.lists.writing, &self.common.lists.write_list]);
         let (mut counted, mut pending) = (0, 0);
         for connection in self.connections.looks() {
             let id = connection.id();
@@ -54,9 +98,9 @@ impl Peers {
             );
             self.check_connection(now, &connection);
         }
-        assert_eq!(counted, self.admission.counted);
-        assert_eq!(pending, self.admission.census.pending());
-        assert_eq!(self.slots.ledger.peers.get(), counted as u64);
+        assert_eq!(counted, self.common.admission.counted);
+        assert_eq!(pending, self.common.admission.census.pending());
+        assert_eq!(self.common.slots.ledger.peers.get(), counted as u64);
         self.check_standings();
         self.check_nodes();
         self.check_links();
@@ -72,7 +116,7 @@ impl Peers {
 
     fn check_connection(&self, now: Tick, connection: &Connection) {
         let (id, peer) = (connection.id(), &connection.peer);
-        let spoke = peer.has_spoken() && !self.rules.hello_required;
+        let spoke = peer.has_spoken() && !self.common.rules.hello_required;
         assert!(!(connection.pending && spoke), "{id} has spoken");
         assert!(
             !connection.pending || peer.state().takes_input(),
@@ -92,7 +136,7 @@ impl Peers {
         if peer.outbox.is_empty() && peer.state().takes_input() {
             let untaken = self.untaken(connection);
             assert_eq!(
-                self.slots.queued(id).messages,
+                self.common.slots.queued(id).messages,
                 untaken,
                 "{id} {connection:?}"
             );
@@ -105,8 +149,8 @@ impl Peers {
     /// credit, or is one frame that is longer; what is queued for it is within the outbox's limits,
     /// or one message that is larger.
     fn check_credit(&self, connection: &Connection) {
-        let (id, limits) = (connection.id(), self.slots.limits());
-        let Flow { released, queued } = self.slots.flow(id);
+        let (id, limits) = (connection.id(), self.common.slots.limits());
+        let Flow { released, queued } = self.common.slots.flow(id);
         let mut held = connection.peer.in_flight(released);
         held.bytes += connection.peer.carry.len() as u64;
         let is_within = held.bytes <= limits.bytes.max(frame_size_max(limits))
@@ -127,7 +171,7 @@ impl Peers {
         else {
             return;
         };
-        let (limits, flow) = (self.slots.limits(), self.slots.flow(id));
+        let (limits, flow) = (self.common.slots.limits(), self.common.slots.flow(id));
         let used = connection.used(flow);
         let bytes = limits.bytes.max(frame_size_max(limits));
         assert!(
@@ -138,44 +182,54 @@ impl Peers {
 
     /// The connections that ended, the newest first.
     pub(crate) fn newest_closed(&self) -> impl Iterator<Item = &ClosedRow> {
-        self.ended.newest()
+        self.common.ended.newest()
     }
 
     /// How much was read of a peer and not released.
     pub(crate) fn in_flight(&self, id: PeerId) -> Option<Traffic> {
         let connection = self.connections.look(id.index() as usize);
         let connection = connection.filter(|connection| connection.id() == id)?;
-        Some(connection.peer.in_flight(self.slots.released(id)))
+        Some(connection.peer.in_flight(self.common.slots.released(id)))
     }
 
     /// Who had a turn to read since this was called last.
     pub(crate) fn take_turns(&mut self) -> impl Iterator<Item = PeerId> {
-        std::mem::take(&mut self.lists.turns).into_iter()
+        std::mem::take(&mut self.common.lists.turns).into_iter()
     }
 
     /// Closes what is to be closed, with nothing left unread.
     pub(crate) fn settle_all(&mut self, now: Tick) {
-        for action in std::mem::take(&mut self.lists.actions) {
+        for action in std::mem::take(&mut self.common.lists.actions) {
             match action {
                 Action::Settle(id) => self.handle_settled(now, id, 0),
                 Action::Connect(..)
                 | Action::LookConnected(_)
                 | Action::Look { .. }
                 | Action::Shutdown(_)
-                | Action::Close { .. } => self.lists.actions.push_back(action),
+                | Action::Close { .. } => self.common.lists.actions.push_back(action),
             }
         }
     }
 
     /// Who has something to read, and may be read.
     pub(crate) fn due_to_read(&self) -> impl Iterator<Item = PeerId> {
-        let listed = self.lists.reading.iter().chain(&self.lists.read_list);
+        let listed = self
+            .common
+            .lists
+            .reading
+            .iter()
+            .chain(&self.common.lists.read_list);
         self.filter_listed(listed, wants_to_read)
     }
 
     /// Who has something to write, and a socket with room.
     pub(crate) fn due_to_write(&self) -> impl Iterator<Item = PeerId> {
-        let listed = self.lists.writing.iter().chain(&self.lists.write_list);
+        let listed = self
+            .common
+            .lists
+            .writing
+            .iter()
+            .chain(&self.common.lists.write_list);
         self.filter_listed(listed, wants_to_write)
     }
 
@@ -199,15 +253,17 @@ impl Peers {
     /// A peer's timer is never later than its deadline.
     fn check_timer(&self, now: Tick, connection: &Connection) {
         let id = connection.id();
-        if let Some(deadline) = self
-            .own_deadline_of(now, id)
+        let common = &self.common;
+        let lag = common.deadlines.lag(now);
+        if let Some(deadline) = connection
+            .own_deadline(&common.rules, lag)
             .into_iter()
-            .chain(self.request_deadline_of(now, id))
+            .chain(connection.request_deadline_from(now))
             .min()
         {
             let armed = connection
                 .timer
-                .and_then(|timer| self.deadlines.wheel.deadline_at(timer));
+                .and_then(|timer| self.common.deadlines.wheel.deadline_at(timer));
             // What a deadline that passed asked for may have to wait, but is looked at soon.
             let latest = deadline.max(now + DRAINED_CHECK_MS);
             assert!(
@@ -221,7 +277,7 @@ impl Peers {
     /// What an outbox allocates is leased, but for what it may hold for nothing.
     fn check_lease(&self, connection: &Connection) {
         let (id, outbox) = (connection.id(), &connection.peer.outbox);
-        let (held, leased) = (outbox.storage(), self.slots.leased(id));
+        let (held, leased) = (outbox.storage(), self.common.slots.leased(id));
         let free = outbox.storage_free();
         assert!(
             held <= leased + free,
@@ -237,18 +293,18 @@ impl Peers {
         };
         assert_eq!(
             count(&[Standing::Accepted]),
-            self.admission.census.accepted()
+            self.common.admission.census.accepted()
         );
-        let refused = self.slots.ledger.refused.get();
+        let refused = self.common.slots.ledger.refused.get();
         assert_eq!(count(&[Standing::Refused]) as u64, refused);
         let dialled = [Standing::Dialling, Standing::Dialled];
-        assert_eq!(count(&dialled), self.admission.dialled);
+        assert_eq!(count(&dialled), self.common.admission.dialled);
     }
 
     /// Every node that is connected is listed by one of its connections, and no other connection of
     /// it is open, unless its close waits for a lock.
     fn check_nodes(&self) {
-        for (node_id, id) in &self.nodes.here {
+        for (node_id, id) in &self.common.nodes.here {
             let connection = self.connections.look(id.index() as usize).unwrap();
             assert_eq!(
                 (connection.id(), connection.peer.node_id()),
@@ -263,14 +319,14 @@ impl Peers {
             let closes = connection.pause == Some(Pause::Closing);
             let node_id = connection.peer.node_id();
             if !node_id.is_anonymous() && !closes {
-                assert_eq!(self.nodes.here.get(&node_id), Some(&connection.id()));
+                assert_eq!(self.common.nodes.here.get(&node_id), Some(&connection.id()));
             }
         }
     }
 
     /// Messages accepted for a peer that are still in its slot.
     fn untaken(&self, connection: &Connection) -> u64 {
-        let queued = self.slots.queued(connection.id()).messages;
+        let queued = self.common.slots.queued(connection.id()).messages;
         let sums = connection.peer.sums;
         let given = sums.accepted.messages + connection.peer.answered.messages;
         queued + connection.peer.outbound.messages + sums.overflowed.messages - given
@@ -279,7 +335,7 @@ impl Peers {
     /// Connections, those included that were refused and are not closed yet, and those not that are
     /// still being made; as they are counted, which [`check`](Self::check) holds against the table.
     pub(crate) fn len_all(&self) -> u64 {
-        self.admission.counted as u64 + self.slots.ledger.refused.get()
+        self.common.admission.counted as u64 + self.common.slots.ledger.refused.get()
     }
 
     fn connections_up(&self) -> impl Iterator<Item = Look<'_>> {
@@ -311,7 +367,7 @@ impl Peers {
         let connection = self.connections.look(id.index() as usize);
         connection.map_or(String::new(), |connection| {
             let peer = &connection.peer;
-            let (queued, released) = (self.slots.queued(id), self.slots.released(id));
+            let (queued, released) = (self.common.slots.queued(id), self.common.slots.released(id));
             format!(
                 "{:?} {} ready {:?} pause {:?} broken {:?} lists {} {} carry {} of {:?} \
                  in flight {:?} queued {queued:?} held {} stalled {:?}",
@@ -325,8 +381,8 @@ impl Peers {
                 peer.carry.len(),
                 peer.carried_frame_size(),
                 peer.in_flight(released),
-                self.slots.is_parked(id),
-                self.deadlines.is_stalled(),
+                self.common.slots.is_parked(id),
+                self.common.deadlines.is_stalled(),
             )
         })
     }
@@ -461,7 +517,13 @@ fn what_the_system_says_of_a_broken_connection_is_its_reason() {
             let buffer = peers.prepare_read(now.tick, id).unwrap();
             assert!(peers.handle_read(now, id, buffer, read).is_none());
             peers.settle_all(now.tick);
-            let rows: Vec<_> = peers.ended.rows().iter().map(|row| row.reason).collect();
+            let rows: Vec<_> = peers
+                .common
+                .ended
+                .rows()
+                .iter()
+                .map(|row| row.reason)
+                .collect();
             assert_eq!(rows, [reason], "{said}");
             let counted = slots.ledger.closed[reason.ordinal()].get();
             assert_eq!(counted, 1, "{said}");
@@ -598,7 +660,7 @@ fn send_apart(slots: &Slots, peers: &mut Peers, id: PeerId, count: usize) {
 }
 
 mod contended {
-    use super::{super::io::BufferKind, *};
+    use super::{super::read_buffer::BufferKind, *};
     use crate::clock::Now;
 
     /// A bad frame, while a sender holds the slot's lock: the close has to wait, and what lies
@@ -627,11 +689,11 @@ mod contended {
         assert_eq!(next, BufferKind::Discard);
         // The frame before the bad one may be answered as long as somebody holds it.
         peers.begin_turn(2);
-        assert!(!peers.connection(id).unwrap().peer.is_closing());
+        assert!(!peers.connections.live(id).unwrap().peer.is_closing());
         drop(block);
         peers.begin_turn(3);
-        let connection = peers.connection(id).unwrap();
-        assert_eq!(closing_reason(&connection.peer), CloseReason::BadVersion);
+        let connection = peers.connections.live(id).unwrap();
+        assert_eq!(connection.closing_reason(), CloseReason::BadVersion);
         assert!(connection.peer.is_closing());
     }
 }
@@ -687,15 +749,15 @@ mod budget {
         for round in 0..10 {
             fire(&mut peers, now + round * BUDGET_CHECK_MS);
         }
-        let connection = peers.connection(id).unwrap();
+        let connection = peers.connections.live(id).unwrap();
         assert!(!connection.peer.is_closing() && connection.pause == Some(Pause::Budget));
         // The loop may not sleep over it, whoever gave the bytes back.
         assert!(!peers.has_budget_again());
-        peers.slots.ledger.budget.release(BUDGET);
+        peers.common.slots.ledger.budget.release(BUDGET);
         assert!(peers.has_budget_again());
         peers.begin_turn(now + 10 * BUDGET_CHECK_MS);
         assert!(!peers.has_budget_again());
-        assert_eq!(peers.connection(id).unwrap().pause, None);
+        assert_eq!(peers.connections.live(id).unwrap().pause, None);
     }
 
     /// A table of peers that take nothing, for each of which so many bytes are queued, and one that
@@ -728,7 +790,7 @@ mod budget {
         let addr = "10.0.0.1:1".parse().unwrap();
         let silent = queued.iter().map(|size| {
             let id = peers.handle_accepted(0, addr).unwrap();
-            peers.connection(id).unwrap().ready = Ready::default();
+            peers.connections.live(id).unwrap().ready = Ready::default();
             let payload = vec![0; size - 8];
             let frame = Frame::new(MessageType(1), &payload);
             slots.send(id, OutFrame { frame, owned: None }).unwrap();
@@ -793,7 +855,7 @@ mod budget {
             closing = silent.iter().filter(|id| peers.is_ending(**id)).count();
         }
         assert_eq!((closing, closed(&slots)), (1, 1));
-        assert_eq!(peers.connection(talker).unwrap().pause, None);
+        assert_eq!(peers.connections.live(talker).unwrap().pause, None);
     }
 
     /// All peers are looked at for the one that makes room, and so many of them in one turn.
@@ -847,8 +909,8 @@ mod budget {
     fn who_holds_much_is_closed_if_that_helps() {
         let (mut peers, id, now) = paused(40, BUDGET - 40_000);
         fire(&mut peers, now);
-        let connection = peers.connection(id).unwrap();
-        assert_eq!(closing_reason(&connection.peer), CloseReason::Budget);
+        let connection = peers.connections.live(id).unwrap();
+        assert_eq!(connection.closing_reason(), CloseReason::Budget);
         assert!(connection.peer.is_closing());
     }
 }
@@ -953,7 +1015,7 @@ mod inline {
             handlers.add(options, echo(&long, long_calls_max)).unwrap();
             let options = HandlerOptions::new(SHORT).time_limit(Duration::ZERO);
             handlers.add(options, echo(&short, usize::MAX)).unwrap();
-            peers.handling.set_handlers(handlers);
+            peers.common.handling.set_handlers(handlers);
             let instant = clock.now().instant;
             Self {
                 slots,
@@ -977,7 +1039,7 @@ mod inline {
             let count = buffer.fill(bytes);
             let mut block = self.peers.handle_read(self.now, self.id, buffer, Ok(count));
             block.iter().for_each(|block| self.dispatch(block));
-            while self.peers.has_pieces_of().is_some() {
+            while self.peers.common.input.has_pieces_of().is_some() {
                 block = self.peers.handle_piece(self.now);
                 block.iter().for_each(|block| self.dispatch(block));
             }
@@ -1049,7 +1111,7 @@ mod inline {
             assert_eq!(snapshot.outbound_queued, Traffic::default());
             assert_eq!(snapshot.outbound_accepted, snapshot.outbound_written);
             let (released, queued) = (self.slots.released(self.id), self.slots.queued(self.id));
-            let peer = &self.peers.connection(self.id).unwrap().peer;
+            let peer = &self.peers.connections.live(self.id).unwrap().peer;
             assert_eq!(peer.in_flight(released), Traffic::default());
             assert_eq!((queued, peer.outbox.count_unwritten()), Default::default());
             assert!(peer.outbox.is_empty());
@@ -1160,13 +1222,13 @@ mod inline {
         let seen = Log::default();
         let options = HandlerOptions::new(crate::dispatch::TypeFilter::all());
         handlers.add(options, echo(&seen, 1)).unwrap();
-        peers.handling.set_handlers(handlers);
-        assert!(peers.handling.handlers.is_some());
+        peers.common.handling.set_handlers(handlers);
+        assert!(peers.common.handling.handlers.is_some());
         let mut bench = Bench::new(1);
         (bench.slots, bench.peers, bench.long) = (slots, peers, seen);
         let bytes = encoded(&[9, 9]);
         assert_eq!(bench.read(&bytes), bytes.len());
-        assert!(bench.peers.handling.handlers.is_none());
+        assert!(bench.peers.common.handling.handlers.is_none());
         bench.check(2);
     }
 
@@ -1182,7 +1244,7 @@ mod inline {
             while clock.elapsed() < start + 10 * budget {}
         };
         handlers.add(options, Box::new(call)).unwrap();
-        peers.handling.set_handlers(handlers);
+        peers.common.handling.set_handlers(handlers);
         let mut bench = Bench::new(1);
         (bench.slots, bench.peers) = (slots, peers);
         bench.read(&encoded(&[3, 3, 4, 3]));
@@ -1227,7 +1289,7 @@ mod inline {
         handlers
             .add(HandlerOptions::new(SHORT), Box::new(call))
             .unwrap();
-        peers.handling.set_handlers(handlers);
+        peers.common.handling.set_handlers(handlers);
         let mut bench = Bench::new(1);
         (bench.slots, bench.peers) = (slots, peers);
         bench.read(&encoded(&[3]));
@@ -1274,7 +1336,7 @@ fn a_peer_that_is_paused_too_late_is_read_again() {
     peers.watch_credit(id);
     assert!(peers.has_work());
     peers.begin_turn(2);
-    assert_eq!(peers.connection(id).unwrap().pause, None);
+    assert_eq!(peers.connections.live(id).unwrap().pause, None);
 }
 
 /// A peer that uses its credit up while it is being closed is told BYE as soon as what was read
@@ -1299,10 +1361,13 @@ fn what_a_stop_waits_for_is_told_though_the_peer_waits_for_credit() {
     peers.begin_finish(1, id, CloseReason::AppClosed, 10_000);
     let since = read(&mut peers, 85).unwrap();
     assert!(read(&mut peers, 1).is_none());
-    assert_eq!(peers.connection(id).unwrap().pause, Some(Pause::Credit));
+    assert_eq!(
+        peers.connections.live(id).unwrap().pause,
+        Some(Pause::Credit)
+    );
     let is_draining = |peers: &mut Peers| {
         peers.begin_turn(2);
-        peers.connection(id).unwrap().peer.is_closing()
+        peers.connections.live(id).unwrap().peer.is_closing()
     };
     assert!(!is_draining(&mut peers));
     drop(before);
@@ -1310,7 +1375,7 @@ fn what_a_stop_waits_for_is_told_though_the_peer_waits_for_credit() {
     peers.check(2);
     drop(since);
     peers.begin_turn(3);
-    assert_eq!(peers.connection(id).unwrap().pause, None);
+    assert_eq!(peers.connections.live(id).unwrap().pause, None);
 }
 
 /// Once for each cause that it is found to be paused for, however often it is looked at.
@@ -1407,7 +1472,7 @@ mod output {
     }
 
     fn events(peers: &mut Peers) -> Vec<Event> {
-        std::iter::from_fn(|| peers.told.poll_event().map(|event| *event)).collect()
+        std::iter::from_fn(|| peers.common.told.poll_event().map(|event| *event)).collect()
     }
 
     #[test]
@@ -1439,16 +1504,16 @@ mod output {
     fn watermarks_wait_while_many_events_do() {
         let (slots, mut peers, id) = listened(OutboxFull::Refuse, 64 << 20);
         for _ in 0..EVENTS_WAITING_MAX {
-            peers.told.emit(Event::Resumed { peer: id });
+            peers.common.told.emit(Event::Resumed { peer: id });
         }
-        let waiting = peers.told.events.len();
+        let waiting = peers.common.told.events.len();
         for round in 0..5 {
             send(&slots, id, 60).unwrap();
             turn(&mut peers, round, id, 6_000);
         }
         send(&slots, id, 60).unwrap();
         turn(&mut peers, 6, id, 0);
-        assert_eq!(peers.told.events.len(), waiting);
+        assert_eq!(peers.common.told.events.len(), waiting);
         assert_eq!(events(&mut peers).len(), waiting);
         turn(&mut peers, 7, id, 0);
         assert_eq!(events(&mut peers), [congested_at(id, 60)]);
@@ -1471,7 +1536,7 @@ mod output {
         turn(&mut peers, 3, id, 1_200);
         assert_eq!(send(&slots, id, 101), Err(SendError::Full));
         peers.begin_turn(4);
-        peers.told.poll_event();
+        peers.common.told.poll_event();
         assert_eq!(
             send(&slots, id, 1),
             Err(SendError::Full),
@@ -1519,7 +1584,7 @@ mod output {
             abort: true,
         };
         peers.settle_all(1);
-        assert_eq!(peers.lists.poll_action(), Some(close));
+        assert_eq!(peers.common.lists.poll_action(), Some(close));
         let events = events(&mut peers);
         let [Event::Closed(row)] = &events[..] else {
             panic!("{events:?}");
@@ -1543,7 +1608,8 @@ mod output {
         );
         assert_eq!(
             peers
-                .connection(id)
+                .connections
+                .live(id)
                 .unwrap()
                 .peer
                 .outbox
@@ -1576,14 +1642,14 @@ mod output {
         slots.send_as(id, Priority::High, message).unwrap();
         turn(&mut peers, 11, id, 0);
         peers.leave(12, id, CloseReason::Reset, true);
-        assert_eq!(peers.lists.poll_action(), Some(Action::Settle(id)));
+        assert_eq!(peers.common.lists.poll_action(), Some(Action::Settle(id)));
         peers.handle_settled(12, id, 0);
         assert_eq!(
-            peers.lists.poll_action(),
+            peers.common.lists.poll_action(),
             Some(Action::Look { id, last: true })
         );
         peers.handle_unacknowledged(12, id, true, Unacknowledged::Bytes(30));
-        let row = peers.ended.rows().remove(0);
+        let row = peers.common.ended.rows().remove(0);
         assert_eq!(row.outbound, Traffic::new(2, 230));
         // One call wrote both messages.
         assert_eq!(row.unconfirmed, Some(Traffic::new(2, 30)));
@@ -1658,7 +1724,7 @@ mod reading {
                 &mut bytes,
             );
             assert_eq!(self.read(&bytes), 1);
-            assert!(self.peers.connection(self.id).unwrap().in_bulk);
+            assert!(self.peers.connections.live(self.id).unwrap().in_bulk);
         }
 
         /// Reads `bytes` in as many reads as their space asks for; returns how many that were.
@@ -1671,7 +1737,7 @@ mod reading {
                 let count = buffer.fill(bytes);
                 let mut block = self.peers.handle_read(self.now, self.id, buffer, Ok(count));
                 self.dispatch(block);
-                while self.peers.has_pieces_of().is_some() {
+                while self.peers.common.input.has_pieces_of().is_some() {
                     block = self.peers.handle_piece(self.now);
                     self.dispatch(block);
                 }
@@ -1683,7 +1749,7 @@ mod reading {
 
         /// Bytes kept of an unfinished frame, and the storage for them.
         fn carry(&mut self) -> (usize, usize) {
-            let carry = &self.peers.connection(self.id).unwrap().peer.carry;
+            let carry = &self.peers.connections.live(self.id).unwrap().peer.carry;
             (carry.len(), carry.capacity())
         }
     }
@@ -1731,7 +1797,7 @@ mod reading {
         for budget in [300_000, 1 << 20, 2 << 20, 3 << 20, 8 << 20] {
             let mut reader = Reader::within(budget);
             reader.read_in_bulk();
-            let ledger = Arc::clone(&reader.peers.slots.ledger);
+            let ledger = Arc::clone(&reader.peers.common.slots.ledger);
             let left = budget - budget / 4 * 3;
             ledger.budget.charge(budget - left - 1);
             assert!(!ledger.budget.is_tight());
@@ -1740,7 +1806,7 @@ mod reading {
             let count = buffer.fill(&frames);
             let mut blocks = Vec::new();
             blocks.extend(reader.peers.handle_read(now, id, buffer, Ok(count)));
-            while reader.peers.has_pieces_of().is_some() {
+            while reader.peers.common.input.has_pieces_of().is_some() {
                 blocks.extend(reader.peers.handle_piece(now));
             }
             let used = ledger.budget.used();

@@ -66,7 +66,8 @@ impl TurnLists {
         let may = connection.pause.is_none()
             || connection.peer.discards()
             || connection.ready.has(Ready::ERROR);
-        if may && connection.ready.has(Ready::READ) && !connection.in_read_list {
+        let is_listed = connection.in_read_list || connection.leaving.is_some();
+        if may && connection.ready.has(Ready::READ) && !is_listed {
             connection.in_read_list = true;
             self.read_list.push_back(connection.id());
         }
@@ -75,7 +76,7 @@ impl TurnLists {
     /// Lists a peer if it has output and its socket has room.
     pub(super) fn list_writing(&mut self, connection: &mut Connection) {
         let may = connection.ready.has(Ready::WRITE) && connection.peer.has_output();
-        if may && !connection.in_write_list {
+        if may && !connection.in_write_list && connection.leaving.is_none() {
             connection.in_write_list = true;
             self.write_list.push_back(connection.id());
         }

@@ -19,14 +19,15 @@
 use std::{io::IoSliceMut, mem};
 
 use super::{
-    Peers,
-    io::{BufferKind, CARRY_COPIED_MAX, ReadBuffer},
+    connection::Connection,
+    read_buffer::{BufferKind, CARRY_COPIED_MAX, ReadBuffer},
 };
 use crate::{
-    block::{BlockRef, VectoredBuffers},
-    clock::Now,
+    block::{BlockPool, VectoredBuffers},
+    budget::Budget,
     id::PeerId,
     limits::{BLOCK_SIZE, VECTORED_BLOCKS},
+    peer::Rules,
 };
 
 /// Where in each block the read begins.
@@ -46,13 +47,13 @@ pub(super) fn vectored_limit(limit: usize, charge_max: usize) -> usize {
 /// What a vectored read brought and nobody has parsed yet.
 #[derive(Debug)]
 pub(super) struct VectoredRead {
-    peer: PeerId,
-    buffers: VectoredBuffers,
+    pub(super) peer: PeerId,
+    pub(super) buffers: VectoredBuffers,
     /// The buffer to parse next, and where in it.
     index: usize,
     at: usize,
     /// Bytes in all.
-    left: usize,
+    pub(super) left: usize,
 }
 
 impl VectoredRead {
@@ -64,6 +65,37 @@ impl VectoredRead {
             at: HEADROOM,
             left: size,
         }
+    }
+
+    /// Counts all of it as input that no subscriber gets.
+    pub(super) fn discard(&mut self, connection: &mut Connection, rules: &Rules) {
+        connection.peer.discard_carry(rules);
+        while self.left > 0 {
+            let (index, at, size) = (self.index, self.at, self.chunk_size());
+            let bytes = &self.buffers[index][at..at + size];
+            connection.peer.discard(rules, bytes);
+            self.pass(size);
+        }
+    }
+
+    /// What to parse next, as if it had been read by itself. All of its room is what came.
+    pub(super) fn take_next(
+        &mut self,
+        connection: &mut Connection,
+        pool: &mut BlockPool,
+        budget: &Budget,
+    ) -> ReadBuffer {
+        let carried = connection.peer.carry.len();
+        if carried <= HEADROOM {
+            return self.take_behind(&connection.peer.carry);
+        }
+        let frame_size = connection.peer.carried_frame_size().unwrap_or(0);
+        let frame_left = frame_size.saturating_sub(carried);
+        let size = self.chunk_size().min(frame_left.max(1));
+        connection.grow_carry(size, pool, budget.read_max());
+        let mut bytes = mem::take(&mut connection.peer.carry);
+        self.copy_to(&mut bytes, size);
+        ReadBuffer::new(bytes, carried, size, BufferKind::Carry)
     }
 
     /// Bytes that are left in the buffer to parse next.
@@ -121,67 +153,5 @@ impl ReadBuffer {
             None => self.bytes.extend_from_slice(&bytes[..size]),
         }
         size
-    }
-}
-
-impl Peers {
-    /// Whose bytes a vectored read brought that are not parsed yet. That is to be done before
-    /// anything else is read.
-    pub(crate) fn has_pieces_of(&self) -> Option<PeerId> {
-        self.input.vectored.as_ref().map(|vectored| vectored.peer)
-    }
-
-    /// Counts what a vectored read brought of a connection that ends, and that is not parsed yet.
-    pub(super) fn discard_pieces(&mut self, id: PeerId) {
-        let Some(mut vectored) = self.input.vectored.take_if(|vectored| vectored.peer == id) else {
-            return;
-        };
-        if let Some(connection) = self.connections.get_mut(id.index() as usize) {
-            connection.peer.discard_carry(&self.rules);
-            while vectored.left > 0 {
-                let (index, at, size) = (vectored.index, vectored.at, vectored.chunk_size());
-                let bytes = &vectored.buffers[index][at..at + size];
-                connection.peer.discard(&self.rules, bytes);
-                vectored.pass(size);
-            }
-        }
-        self.input.pool.put_vectored(vectored.buffers);
-    }
-
-    /// Parses what a vectored read brought into its next block. The block that is returned, if
-    /// there is one, is to be dispatched.
-    pub(crate) fn handle_piece(&mut self, now: Now) -> Option<BlockRef> {
-        let mut vectored = self.input.vectored.take()?;
-        let id = vectored.peer;
-        let connection = self.connections.get_mut(id.index() as usize);
-        let connection =
-            connection.filter(|connection| connection.id() == id && connection.leaving.is_none());
-        let Some(connection) = connection else {
-            self.input.pool.put_vectored(vectored.buffers);
-            return None;
-        };
-        let carried = connection.peer.carry.len();
-        let buffer = if carried <= HEADROOM {
-            vectored.take_behind(&connection.peer.carry)
-        } else {
-            let frame_left = connection
-                .peer
-                .carried_frame_size()
-                .unwrap_or(0)
-                .saturating_sub(carried);
-            let size = vectored.chunk_size().min(frame_left.max(1));
-            let ahead_max = self.slots.ledger.budget.read_max();
-            connection.grow_carry(size, &mut self.input.pool, ahead_max);
-            let mut bytes = mem::take(&mut connection.peer.carry);
-            vectored.copy_to(&mut bytes, size);
-            ReadBuffer::new(bytes, carried, size, BufferKind::Carry)
-        };
-        let count = buffer.limit;
-        if vectored.left > 0 {
-            self.input.vectored = Some(vectored);
-        } else {
-            self.input.pool.put_vectored(vectored.buffers);
-        }
-        self.handle_input(now, id, buffer, count)
     }
 }

@@ -158,7 +158,7 @@ impl Rig {
 
     /// Takes what the table asks for.
     fn settle(&mut self) {
-        while let Some(action) = self.peers.lists.poll_action() {
+        while let Some(action) = self.peers.common.lists.poll_action() {
             match action {
                 Action::Connect(id, addr) => self.connects.push((id, addr)),
                 Action::LookConnected(id) => self.peers.handle_connected(self.now, id),
@@ -171,7 +171,7 @@ impl Rig {
                 Action::Close { index, abort } => self.closes.push((index, abort)),
             }
         }
-        while let Some(event) = self.peers.told.poll_event() {
+        while let Some(event) = self.peers.common.told.poll_event() {
             self.events.push_back(*event);
         }
         self.peers.check(self.now);
@@ -182,6 +182,7 @@ impl Rig {
         let until = self.now + ms;
         while let Some(next) = self
             .peers
+            .common
             .deadlines
             .wheel
             .next_expiry()
@@ -951,7 +952,7 @@ fn whoever_gives_way_takes_what_was_on_its_way() {
         assert!(rest.iter().all(|kind| *kind == MessageType::BYE));
         rig.finish(goes);
         assert_eq!(rig.closes, [(goes.index(), false)]);
-        let row = rig.peers.ended.rows().remove(0);
+        let row = rig.peers.common.ended.rows().remove(0);
         assert_eq!(row.reason, CloseReason::DuplicateNode);
         assert_eq!(row.inbound.messages, 3 + u64::from(says_bye));
         assert_eq!(rig.peers.introduced(), [(stays, node(3))]);

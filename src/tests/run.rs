@@ -255,9 +255,12 @@ impl Run {
         let handled = world.borrow().handled;
         if let Some(message_type) = handled {
             let requests = &world.borrow().registry.requests;
-            peers
-                .handling
-                .set_handlers(echo_handler(message_type, &ledger, requests, &refused));
+            peers.common.handling.set_handlers(echo_handler(
+                message_type,
+                &ledger,
+                requests,
+                &refused,
+            ));
         }
         let (commands, receiver) = bounded(8);
         let signals = Arc::<Signals>::default();
@@ -550,7 +553,7 @@ impl Run {
     /// The list of closed connections has the last ones, and of each reason as many as were counted
     /// if it has them all.
     fn check_ring(&mut self) {
-        let rows = self.event_loop.peers().ended.rows();
+        let rows = self.event_loop.peers().common.ended.rows();
         assert!(rows.len() <= CLOSED_ROWS_MAX);
         assert!(rows.is_sorted_by_key(|row| row.closed_at));
         for (counter, reason) in self.ledger.closed.iter().zip(CloseReason::ALL) {
@@ -684,7 +687,14 @@ impl Run {
             early || took < 600,
             "a quiet service stopped after {took} ms"
         );
-        while let Some(timer) = self.event_loop.peers().deadlines.wheel.poll(u64::MAX) {
+        while let Some(timer) = self
+            .event_loop
+            .peers()
+            .common
+            .deadlines
+            .wheel
+            .poll(u64::MAX)
+        {
             assert!(!matches!(timer.value, Timer::Peer(_)), "{timer:?} is left");
         }
         let now = self.now();

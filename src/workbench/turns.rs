@@ -135,7 +135,7 @@ impl Stage {
         };
         let mut peers = Peers::new(Arc::clone(&slots), rules, limits, 0);
         if handled {
-            peers.handling.set_handlers(echo(&slots));
+            peers.common.handling.set_handlers(echo(&slots));
         }
         let wire = Rc::default();
         let (commands, receiver) = bounded(1);

@@ -4,12 +4,15 @@ use std::io::{self, IoSlice};
 
 use super::{super::*, one_peer_that};
 use crate::{
-    clock::Clock,
+    clock::{Clock, Tick},
+    error::CloseReason,
     frame::Frame,
-    id::MessageType,
+    id::{MessageType, PeerId},
+    ledger::Traffic,
+    limits::TIMERS_PER_TURN,
     policy::{OutboxFull, Priority},
     slots::OutFrame,
-    socket::Unacknowledged,
+    socket::{Ready, Unacknowledged},
 };
 
 const STALL_MS: u64 = 1_000;
@@ -17,7 +20,7 @@ const STALL_MS: u64 = 1_000;
 /// A peer for which more waits than its system ever takes.
 fn waiting() -> (Peers, PeerId) {
     let (slots, mut peers, id) = one_peer_that(OutboxFull::Refuse, Clock::start(), 64 << 20);
-    peers.rules.write_stall_ms = STALL_MS;
+    peers.common.rules.write_stall_ms = STALL_MS;
     for _ in 0..100 {
         let message = OutFrame {
             frame: Frame::new(MessageType(1), &[0; 900]),
@@ -66,7 +69,7 @@ fn cut_off_at(told: impl Fn(Tick, u64) -> Unacknowledged, until: Tick) -> Option
         }
         let mut allowance = TIMERS_PER_TURN;
         assert_eq!(peers.poll_timer(now, &mut allowance), None);
-        while let Some(action) = peers.lists.poll_action() {
+        while let Some(action) = peers.common.lists.poll_action() {
             match action {
                 Action::Look { id, last } => {
                     peers.handle_unacknowledged(now, id, last, told(now, written));
@@ -74,7 +77,7 @@ fn cut_off_at(told: impl Fn(Tick, u64) -> Unacknowledged, until: Tick) -> Option
                 Action::Settle(id) => peers.handle_settled(now, id, 0),
                 Action::Close { abort, .. } => {
                     assert!(abort);
-                    assert_eq!(peers.ended.rows()[0].reason, CloseReason::SlowPeer);
+                    assert_eq!(peers.common.ended.rows()[0].reason, CloseReason::SlowPeer);
                     return Some(now);
                 }
                 Action::Connect(..) | Action::LookConnected(_) | Action::Shutdown(_) => {
@@ -126,10 +129,13 @@ fn leaving(failed: bool) -> (Peers, PeerId) {
     }
     peers.settle_all(4);
     assert_eq!(
-        peers.lists.poll_action(),
+        peers.common.lists.poll_action(),
         Some(Action::Look { id, last: true })
     );
-    assert!(peers.ended.rows().is_empty(), "it waits for the answer");
+    assert!(
+        peers.common.ended.rows().is_empty(),
+        "it waits for the answer"
+    );
     (peers, id)
 }
 
@@ -155,9 +161,9 @@ fn what_was_not_acknowledged_is_told_with_the_end() {
     ] {
         let (mut peers, id) = leaving(failed);
         peers.handle_unacknowledged(5, id, true, told);
-        let row = peers.ended.rows().remove(0);
+        let row = peers.common.ended.rows().remove(0);
         assert_eq!(row.unconfirmed, unconfirmed, "{failed} {told:?}");
-        let ledger = &peers.slots.ledger;
+        let ledger = &peers.common.slots.ledger;
         assert_eq!(ledger.unconfirmed.get(), unconfirmed.unwrap_or_default());
         let unknown = u64::from(unconfirmed.is_none());
         assert_eq!(ledger.unconfirmed_unknown.get(), unknown);
@@ -170,9 +176,12 @@ fn what_was_not_acknowledged_is_told_with_the_end() {
 fn a_look_from_before_the_end_does_not_stand_for_the_last() {
     let (mut peers, id) = leaving(true);
     peers.handle_unacknowledged(5, id, false, Unacknowledged::Unknown);
-    assert!(peers.ended.rows().is_empty(), "it waits for the last");
+    assert!(
+        peers.common.ended.rows().is_empty(),
+        "it waits for the last"
+    );
     peers.handle_unacknowledged(5, id, true, Unacknowledged::Bytes(7));
-    let unconfirmed = peers.ended.rows()[0].unconfirmed;
+    let unconfirmed = peers.common.ended.rows()[0].unconfirmed;
     assert_eq!(unconfirmed, Some(Traffic::new(10, 7)));
 }
 
@@ -190,19 +199,22 @@ fn an_end_waits_for_an_answer_only_if_there_is_a_question() {
         let (mut peers, id) = waiting();
         write(&mut peers, 1, id, 9_080);
         peers.handle_unacknowledged(2, id, false, told);
-        while peers.lists.poll_action().is_some() {}
+        while peers.common.lists.poll_action().is_some() {}
         peers.leave(3, id, CloseReason::SlowPeer, true);
         peers.settle_all(3);
-        assert_eq!(peers.lists.poll_action(), close(id));
+        assert_eq!(peers.common.lists.poll_action(), close(id));
         let known = told != Unacknowledged::Never;
         let unconfirmed = known.then(Traffic::default);
-        assert_eq!(peers.ended.rows()[0].unconfirmed, unconfirmed);
+        assert_eq!(peers.common.ended.rows()[0].unconfirmed, unconfirmed);
     }
     let (mut peers, id) = waiting();
     peers.leave(1, id, CloseReason::SlowPeer, true);
     peers.settle_all(1);
-    assert_eq!(peers.lists.poll_action(), close(id));
-    assert_eq!(peers.ended.rows()[0].unconfirmed, Some(Traffic::default()));
+    assert_eq!(peers.common.lists.poll_action(), close(id));
+    assert_eq!(
+        peers.common.ended.rows()[0].unconfirmed,
+        Some(Traffic::default())
+    );
 }
 
 /// A connection does not become dormant before its system has acknowledged everything; where
@@ -236,7 +248,7 @@ fn a_connection_becomes_dormant_when_everything_is_acknowledged() {
             assert!(peers.has_work());
             peers.begin_turn(now);
             assert_eq!(
-                peers.lists.poll_action(),
+                peers.common.lists.poll_action(),
                 Some(Action::Look { id, last: false })
             );
             peers.handle_unacknowledged(now, id, false, told);
@@ -261,12 +273,12 @@ fn an_error_that_the_last_read_meets_is_not_forgotten() {
         peers.handle_last_input(id, |_, _| Err(error.into()));
         peers.settle_all(2);
         assert_eq!(
-            peers.lists.poll_action(),
+            peers.common.lists.poll_action(),
             Some(Action::Look { id, last: true })
         );
         let (failed, at_most) = (false, 1 << 20);
         let told = Unacknowledged::Ended { failed, at_most };
         peers.handle_unacknowledged(2, id, true, told);
-        assert_eq!(peers.ended.rows()[0].unconfirmed, Some(unconfirmed));
+        assert_eq!(peers.common.ended.rows()[0].unconfirmed, Some(unconfirmed));
     }
 }

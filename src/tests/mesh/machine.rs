@@ -239,7 +239,7 @@ impl Machine {
                 format!(
                     "host {} {:?}",
                     self.host,
-                    self.event_loop.peers().ended.rows().last()
+                    self.event_loop.peers().common.ended.rows().last()
                 )
             });
         }
@@ -463,7 +463,7 @@ impl Machine {
         let ends = fabric.conns[conn].ends.iter();
         let own = ends.filter(|end| end.host == self.host);
         let peers: Vec<PeerId> = own.filter_map(|end| end.peer).collect();
-        let rows = self.event_loop.peers().ended.rows();
+        let rows = self.event_loop.peers().common.ended.rows();
         let rows = rows.iter().filter(|row| peers.contains(&row.peer));
         let mut told: Vec<String> = rows.map(|row| format!("{row:?}")).collect();
         let inside = peers
@@ -476,7 +476,7 @@ impl Machine {
     /// What was counted for the connections that ended. `excused` says of which it is known that a
     /// fault may have ended it; `settled` that everything has been taken since.
     pub(super) fn check_closed(&mut self, excused: &dyn Fn(usize) -> bool, settled: bool) {
-        let rows = self.event_loop.peers().ended.rows();
+        let rows = self.event_loop.peers().common.ended.rows();
         let fabric = &mut *self.fabric.borrow_mut();
         for row in rows {
             let (index, side) = fabric.hosts[self.host].ids[&row.peer];
@@ -506,7 +506,14 @@ impl Machine {
 
     /// Everything is given back.
     pub(super) fn finish(mut self) -> Ended {
-        while let Some(timer) = self.event_loop.peers().deadlines.wheel.poll(u64::MAX) {
+        while let Some(timer) = self
+            .event_loop
+            .peers()
+            .common
+            .deadlines
+            .wheel
+            .poll(u64::MAX)
+        {
             assert!(
                 !matches!(timer.value, Timer::Peer(_) | Timer::Link(_)),
                 "{timer:?} is left"
