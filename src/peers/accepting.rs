@@ -5,17 +5,11 @@ use std::net::SocketAddr;
 use super::{
     connection::{Connection, Standing},
     ended::count_closed,
-    state::{Common, Peers},
-    table::Table,
-    turn_lists::{Action, Again},
+    state::Peers,
+    turn_lists::Action,
 };
 use crate::{
-    clock::Tick,
-    error::CloseReason,
-    id::PeerId,
-    limits::LINGER_MS,
-    peer::Peer,
-    slots::{About, OpenError},
+    clock::Tick, error::CloseReason, id::PeerId, limits::LINGER_MS, peer::Peer, slots::About,
     socket::Ready,
 };
 
@@ -108,23 +102,5 @@ impl Peers {
         }
         lists.list_reading(connection);
         lists.list_writing(connection);
-    }
-}
-
-impl Common {
-    /// A slot for a new connection. One that is retired, or of which another thread has the lock
-    /// that still knows an old id, is passed over; its place in the table stays taken, for ever or
-    /// for this turn.
-    pub(super) fn take_slot(&mut self, connections: &mut Table, about: About) -> Option<PeerId> {
-        loop {
-            let index = u32::try_from(connections.vacant()).ok()?;
-            match self.slots.open_for(index, about) {
-                Ok(id) => return Some(id),
-                Err(OpenError::NoSuchSlot) => return None,
-                Err(OpenError::Retired) => {}
-                Err(OpenError::Contended) => self.lists.again.push(Again::FreePlace(index)),
-            }
-            connections.bar(index as usize);
-        }
     }
 }

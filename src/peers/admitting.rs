@@ -1,9 +1,30 @@
-//! Letting a peer be sent to, once it is known who it is or that this does not matter.
+//! A slot for a new connection, and letting its peer be sent to, once it is known who it is or that this does not matter.
 
-use super::{connection::Connection, state::Common, turn_lists::Again};
-use crate::{clock::Tick, event::Event};
+use super::{connection::Connection, state::Common, table::Table, turn_lists::Again};
+use crate::{
+    clock::Tick,
+    event::Event,
+    id::PeerId,
+    slots::{About, OpenError},
+};
 
 impl Common {
+    /// A slot for a new connection. One that is retired, or of which another thread has the lock
+    /// that still knows an old id, is passed over; its place in the table stays taken, for ever or
+    /// for this turn.
+    pub(super) fn take_slot(&mut self, connections: &mut Table, about: About) -> Option<PeerId> {
+        loop {
+            let index = u32::try_from(connections.vacant()).ok()?;
+            match self.slots.open_for(index, about) {
+                Ok(id) => return Some(id),
+                Err(OpenError::NoSuchSlot) => return None,
+                Err(OpenError::Retired) => {}
+                Err(OpenError::Contended) => self.lists.again.push(Again::FreePlace(index)),
+            }
+            connections.bar(index as usize);
+        }
+    }
+
     /// Lets a peer be sent to, and tells of it: it connected, or said who it is.
     ///
     /// To be called before the block that brought a HELLO is made, so that the events come before

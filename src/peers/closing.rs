@@ -404,7 +404,7 @@ impl Common {
 
     /// Ends a connection: has the event loop look what is left of it. Its slot is given back, it is
     /// counted and closed after that, see `ends`; one that was not made yet has nothing left, and
-    /// `Peers::on` does that at once.
+    /// [`Peers::on`](super::Peers::on) does that at once.
     pub(super) fn leave(&mut self, connection: &mut Connection, reason: CloseReason, abort: bool) {
         if connection.leaving.is_some() {
             return;

@@ -1,6 +1,6 @@
 //! Attempts to connect: one address after the other, and what becomes of the connection.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use super::{
     connection::{Connection, Standing},
@@ -70,13 +70,6 @@ impl Peers {
         if let Some(connection) = self.connections.live(id) {
             self.common.handle_connected(now, connection);
         }
-    }
-
-    /// A connection that we make was not made.
-    pub(crate) fn handle_dial_failed(&mut self, now: Tick, id: PeerId, error: &io::Error) {
-        self.on(now, id, |common, connection| {
-            common.give_up(connection, DialError::connect(error));
-        });
     }
 
     /// The connection of a link ended; `error` if it had not been up.

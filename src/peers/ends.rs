@@ -8,9 +8,9 @@ use std::{io, time::Duration};
 
 use super::{
     asking::count_unconfirmed,
-    connection::{Leaving, Standing},
+    connection::{Connection, Leaving, Standing},
     output::close_slot,
-    state::Peers,
+    state::{Common, Peers},
     turn_lists::{Action, Again},
 };
 use crate::{
@@ -25,6 +25,22 @@ use crate::{
 };
 
 impl Peers {
+    /// Does something with a connection, unless it is on its way out. If that ends one that was not
+    /// made yet, nothing is left of it afterwards.
+    pub(super) fn on<R>(
+        &mut self,
+        now: Tick,
+        id: PeerId,
+        step: impl FnOnce(&mut Common, &mut Connection) -> R,
+    ) -> Option<R> {
+        let connection = self.connections.live(id)?;
+        let done = step(&mut self.common, connection);
+        if connection.leaving.is_some() && connection.standing == Standing::Dialling {
+            self.finish_leaving(now, id);
+        }
+        Some(done)
+    }
+
     /// Counts what a last read of a connection brings, which nothing more is to come of.
     pub(crate) fn handle_last_input(
         &mut self,

@@ -9,7 +9,7 @@ use crate::{
     clock::Tick,
     dial::{NewLink, Source},
     error::{CloseReason, DialError},
-    id::LinkId,
+    id::{LinkId, PeerId},
     limits::LINGER_MS,
     peer::State,
 };
@@ -165,5 +165,12 @@ impl Peers {
         for node_id in nodes {
             self.common.uncover_links(now, node_id);
         }
+    }
+
+    /// A connection that we make was not made.
+    pub(crate) fn handle_dial_failed(&mut self, now: Tick, id: PeerId, error: &std::io::Error) {
+        self.on(now, id, |common, connection| {
+            common.give_up(connection, DialError::connect(error));
+        });
     }
 }

@@ -5,16 +5,35 @@
 //! the event loop does the system calls in between. A turn goes like this: `begin_turn`, then for
 //! each peer that `poll_read` names `prepare_read` and `handle_read`, then for each that
 //! `poll_write` names `fill_slices` and `handle_written`, then `poll_timer` until it gives none,
-//! and `poll_action` whenever something may have been closed.
+//! and `lists.poll_action` whenever something may have been closed.
 //!
-//! A connection on which nothing is under way is dormant: a short form of it is in the
-//! [`Table`]; what asks for it to change it finds it made whole.
+//! A connection on which nothing is under way is dormant: a short form of it is in the table; what
+//! asks for it to change it finds it made whole.
 //!
-//! Invariants:
-//! - a peer whose input is ready and that is not paused is in the read list; one that has output
-//!   and may write is in the write list (so no edge is lost)
-//! - a connection's timer is never later than its peer's next deadline
-//! - the connections that count for the limit of peers are those that were not refused
+//! # Files by rank
+//!
+//! A file uses those of lower ranks only, also by the methods that it calls. What a loop knows is
+//! with its owners, each of which says in its head what it keeps. The steps of one connection are
+//! methods of `Common` and take it as an argument; a method of `Peers` looks it up, once, or is
+//! about several.
+//!
+//! | rank | files | what they are |
+//! |---|---|---|
+//! | 0 | `connection`, `read_buffer`, `node_registry`, `losses`, `stop` | what the owners are made of |
+//! | 1 | `census`, `table`, `turn_lists`, `deadlines`, `vectored_read`, `handlers` | owners |
+//! | 2 | `told`, `input`, `pressure`, `admission`, `links`, `nodes`, `ended`, `acknowledgement` | owners |
+//! | 3 | `state` | [`Peers`]: the table, and `Common`: the owners |
+//! | 4 | `pausing`, `output`, `requests`, `asking`, `admitting` | steps that close no connection |
+//! | 5 | `closing` | steps that may close the connection; `doubles`: two services with one node id |
+//! | 6 | `dialling` | attempts of links |
+//! | 7 | `names`, `ends` | addresses of links; the end of a connection, and [`Peers::on`] |
+//! | 8 | `accepting`, `introduction`, `expiry`, `looks`, `writing`, `eviction` | what happens to one |
+//! | 9 | `reading`, `linking` | reads, which may introduce a peer; links as they are asked for |
+//! | 10 | `stopping`, `reconfigure`, `cut`, `rows` | what is about all connections |
+//! | 11 | `turn` | what is done when |
+//!
+//! Who may be read and written, [`TurnLists`](turn_lists::TurnLists) says; how timers follow
+//! deadlines, [`Deadlines`](deadlines::Deadlines).
 
 mod accepting;
 mod acknowledgement;

@@ -11,7 +11,7 @@ use super::{
     acknowledgement::Acknowledgement,
     admission::Admission,
     census::{Census, PeerLimits},
-    connection::{Connection, Credit, Standing},
+    connection::{Connection, Credit},
     deadlines::Deadlines,
     ended::Ended,
     handlers::Handling,
@@ -26,8 +26,7 @@ use super::{
     turn_lists::TurnLists,
 };
 use crate::{
-    block::BlockPool, clock::Tick, error::CloseReason, id::PeerId, ledger::TypeMap, peer::Rules,
-    slots::Slots,
+    block::BlockPool, clock::Tick, error::CloseReason, ledger::TypeMap, peer::Rules, slots::Slots,
 };
 
 /// The connections of a loop.
@@ -102,22 +101,6 @@ impl Peers {
         self.common.admission.census = census;
         self.common.nodes.registry = node_registry;
         self
-    }
-
-    /// Does something with a connection, unless it is on its way out. If that ends one that was not
-    /// made yet, nothing is left of it afterwards.
-    pub(super) fn on<R>(
-        &mut self,
-        now: Tick,
-        id: PeerId,
-        step: impl FnOnce(&mut Common, &mut Connection) -> R,
-    ) -> Option<R> {
-        let connection = self.connections.live(id)?;
-        let done = step(&mut self.common, connection);
-        if connection.leaving.is_some() && connection.standing == Standing::Dialling {
-            self.finish_leaving(now, id);
-        }
-        Some(done)
     }
 }
 
