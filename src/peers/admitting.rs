@@ -1,4 +1,5 @@
-//! A slot for a new connection, and letting its peer be sent to, once it is known who it is or that this does not matter.
+//! A slot for a new connection, and letting its peer be sent to: once it is known who it is, or
+//! that this does not matter.
 
 use super::{connection::Connection, state::Common, table::Table, turn_lists::Again};
 use crate::{

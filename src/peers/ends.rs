@@ -104,62 +104,29 @@ impl Peers {
     /// Gives the slot of a connection back, counts it, and has the event loop close it.
     pub(super) fn finish_leaving(&mut self, now: Tick, id: PeerId) {
         let index = id.index() as usize;
-        let rules = &self.common.rules;
-        let Some(connection) = self.connections.get_mut(index) else {
+        let connection = self.connections.get_mut(index);
+        let Some(connection) = connection.filter(|connection| connection.id() == id) else {
             return;
         };
-        let Some(Leaving { reason, abort }) =
-            connection.leaving.filter(|_| connection.peer.id == id)
-        else {
+        let Some(leaving) = connection.leaving else {
             return;
         };
-        let peer = &mut connection.peer;
-        let held = peer.in_flight(self.common.slots.released(id)).messages;
-        let Ok(lost) = close_slot(&self.common.slots, now, peer) else {
+        let Some((row, held)) = self.common.close(now, connection, leaving) else {
             self.common.lists.again.push(Again::Leave(id));
             return;
         };
-        let is_partial = peer.has_partial_frame();
-        self.common
-            .slots
-            .ledger
-            .partial_frames
-            .add(is_partial.into());
-        if !peer.state().takes_input() || peer.waits_for_ok() {
-            peer.discard_carry(rules);
-        }
-        if connection.carry_charge > 0 {
-            self.common
-                .slots
-                .ledger
-                .budget
-                .release(connection.carry_charge);
-        }
-        if let Some(timer) = connection.timer {
-            self.common.deadlines.wheel.cancel_at(timer);
-        }
-        self.common
-            .ended
-            .count(peer, lost, &self.common.slots.ledger);
         let (standing, told_connected) = (connection.standing, connection.told_connected);
-        if connection.pending {
-            self.common.admission.census.end_pending();
-        }
         let dial_error = connection.dial_error.take();
-        let unconfirmed = count_unconfirmed(
-            &self.common.slots.ledger,
-            peer,
-            self.common.acknowledgement.untold,
-        );
-        let row = closed_row(now, peer, reason, lost, unconfirmed);
         self.connections.remove(index);
         self.forget_standing(now, standing, &row);
-        if self.common.slots.was_asked(id) {
-            self.common.told.notify(Notice::Closed { peer: id, reason });
+        let common = &mut self.common;
+        let Leaving { reason, abort } = leaving;
+        if common.slots.was_asked(id) {
+            common.told.notify(Notice::Closed { peer: id, reason });
         }
         let left = row.clone();
-        if self.common.slots.was_given_up(id) {
-            self.common.links.end(left.link, &self.common.slots);
+        if common.slots.was_given_up(id) {
+            common.links.end(left.link, &common.slots);
         }
         let error = (!told_connected).then(|| {
             dial_error.unwrap_or(DialError::Handshake {
@@ -169,17 +136,16 @@ impl Peers {
         });
         if standing != Standing::Dialling {
             if told_connected {
-                self.tell_end(now, &row);
+                common.tell_end(now, &row);
             }
-            self.common
-                .ended
-                .keep_row(row, held, abort, &self.common.slots.ledger);
+            let ledger = &common.slots.ledger;
+            common.ended.keep_row(row, held, abort, ledger);
         }
         // Senders that wait for room learn that there will never be any.
-        if !self.common.slots.notify_room(id.index()) {
-            self.common.lists.again.push(Again::NotifyRoom(id.index()));
+        if !common.slots.notify_room(id.index()) {
+            common.lists.again.push(Again::NotifyRoom(id.index()));
         }
-        self.common.lists.actions.push_back(Action::Close {
+        common.lists.actions.push_back(Action::Close {
             index: id.index(),
             abort,
         });
@@ -201,15 +167,50 @@ impl Peers {
         common.admission.forget(standing, row, &common.slots.ledger);
         self.doubt_end(now, row);
     }
+}
+
+impl Common {
+    /// Gives the slot of a connection back and counts what it did. Returns its row, and how many of
+    /// its messages are still somewhere; `None` if another thread has the slot's lock.
+    fn close(
+        &mut self,
+        now: Tick,
+        connection: &mut Connection,
+        leaving: Leaving,
+    ) -> Option<(ClosedRow, u64)> {
+        let ledger = &self.slots.ledger;
+        let peer = &mut connection.peer;
+        let held = peer.in_flight(self.slots.released(peer.id)).messages;
+        let lost = close_slot(&self.slots, now, peer).ok()?;
+        let is_partial = peer.has_partial_frame();
+        ledger.partial_frames.add(is_partial.into());
+        if !peer.state().takes_input() || peer.waits_for_ok() {
+            peer.discard_carry(&self.rules);
+        }
+        if connection.carry_charge > 0 {
+            ledger.budget.release(connection.carry_charge);
+        }
+        if let Some(timer) = connection.timer {
+            self.deadlines.wheel.cancel_at(timer);
+        }
+        self.ended.count(peer, lost, ledger);
+        if connection.pending {
+            self.admission.census.end_pending();
+        }
+        let untold = self.acknowledgement.untold;
+        let unconfirmed = count_unconfirmed(ledger, peer, untold);
+        let row = closed_row(now, peer, leaving.reason, lost, unconfirmed);
+        Some((row, held))
+    }
 
     /// Tells of the end of a connection that was let in. One that was not has the line of its
     /// refusal.
     fn tell_end(&mut self, now: Tick, row: &ClosedRow) {
-        if self.common.told.is_watched() {
+        if self.told.is_watched() {
             let event = Event::Closed(Box::new(row.clone()));
-            self.common.told.emit(event);
+            self.told.emit(event);
         }
-        self.common.ended.losses.note(now, row);
+        self.ended.losses.note(now, row);
     }
 }
 
