@@ -7,7 +7,12 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{HelloState, Peer, State};
+use super::{
+    Peer, State,
+    counts::Counts,
+    greeting::{Greeting, HelloState},
+    input_times::InputTimes,
+};
 use crate::{
     clock::Tick,
     id::{LinkId, PeerId, PeerIdentity},
@@ -68,38 +73,26 @@ impl Dormant {
 
 impl Peer {
     pub(crate) fn tally(&self) -> Tally {
-        Tally {
-            inbound: self.inbound,
-            outbound: self.outbound,
-            accepted: self.sums.accepted,
-            answered: self.answered,
-        }
+        self.counts.tally()
     }
 
     /// What is to be kept of a connection on which nothing has happened yet; `None` if something
     /// has.
     pub(crate) fn untouched(&self) -> Option<Untouched> {
-        let since = self.idle_since;
-        let sums = [
-            self.read,
-            self.inbound,
-            self.outbound,
-            self.sums.accepted,
-            self.sums.overflowed,
-            self.answered,
-        ];
+        let (times, greeting) = (&self.times, &self.greeting);
+        let since = times.idle_since;
         let nothing = self.is_inactive()
             && self.link.is_none()
-            && self.identity.is_none()
+            && greeting.identity.is_none()
             && self.moved == self.opened
-            && self.heard_since == since
-            && self.first_frame_since == Some(since)
-            && sums.iter().all(|sum| *sum == Traffic::default());
+            && times.heard_since == since
+            && times.first_frame_since == Some(since)
+            && self.counts.are_zero();
         nothing.then_some(Untouched {
             opened: self.opened,
             since,
-            hello: self.hello,
-            checksums: self.checksums,
+            hello: greeting.hello,
+            checksums: greeting.checksums,
         })
     }
 
@@ -109,46 +102,50 @@ impl Peer {
             id: _,
             addr: _,
             link: _,
-            identity: _,
             state,
             opened: _,
             moved: _,
-            first_frame_since: _,
-            frame_since,
-            idle_since: _,
-            paused_since,
+            times:
+                InputTimes {
+                    first_frame_since: _,
+                    frame_since,
+                    idle_since: _,
+                    heard_since: _,
+                    pinged,
+                    ping_waits,
+                    paused_since,
+                },
             sent,
-            heard_since: _,
-            pinged,
-            ping_waits,
-            hello: _,
-            checksums: _,
-            before_ok,
-            eof,
-            reads_on,
-            abandoned,
-            discarded,
-            unanswered,
-            bye_received,
+            greeting:
+                Greeting {
+                    hello: _,
+                    identity: _,
+                    checksums: _,
+                    before_ok,
+                },
+            ending,
             carry,
             outbox,
             pong,
-            read: _,
-            inbound: _,
-            outbound: _,
-            sums: _,
-            answered: _,
+            counts:
+                Counts {
+                    read: _,
+                    inbound: _,
+                    outbound: _,
+                    sums: _,
+                    answered: _,
+                    unanswered,
+                },
         } = self;
         let marks = [frame_since, paused_since];
         *state == State::Open
             && !sent.as_ref().is_some_and(|sent| sent.is_blocked())
             && marks.iter().all(|mark| mark.is_none())
             && pinged.is_none()
-            && !(*ping_waits || *eof || *reads_on || *abandoned)
-            && discarded.is_none()
+            && !*ping_waits
+            && ending.is_untouched()
             && *unanswered == 0
             && before_ok.is_none()
-            && bye_received.is_none()
             && carry.capacity() == 0
             && outbox.is_inactive()
             && pong.is_none()
@@ -158,22 +155,23 @@ impl Peer {
     /// address.
     pub(crate) fn into_dormant(self) -> Dormant {
         debug_assert!(self.is_inactive(), "{self:?}");
+        let (times, greeting, counts) = (self.times, self.greeting, self.counts);
         Dormant {
             id: self.id,
             link: self.link,
-            identity: self.identity,
+            identity: greeting.identity,
             opened: self.opened,
             moved: self.moved,
-            first_frame_since: self.first_frame_since,
-            idle_since: self.idle_since,
-            heard_since: self.heard_since,
-            hello: self.hello,
-            checksums: self.checksums,
-            read: self.read,
-            inbound: self.inbound,
-            outbound: self.outbound,
-            sums: self.sums,
-            answered: self.answered,
+            first_frame_since: times.first_frame_since,
+            idle_since: times.idle_since,
+            heard_since: times.heard_since,
+            hello: greeting.hello,
+            checksums: greeting.checksums,
+            read: counts.read,
+            inbound: counts.inbound,
+            outbound: counts.outbound,
+            sums: counts.sums,
+            answered: counts.answered,
         }
     }
 
@@ -185,12 +183,10 @@ impl Peer {
             hello,
             checksums,
         } = kept;
-        Self {
-            opened,
-            moved: opened,
-            checksums,
-            ..Self::with_hello(id, addr, since, hello)
-        }
+        let mut peer = Self::with_hello(id, addr, since, hello);
+        (peer.opened, peer.moved) = (opened, opened);
+        peer.greeting.checksums = checksums;
+        peer
     }
 
     /// The connection that [`into_dormant`](Self::into_dormant) was made of.
@@ -212,21 +208,45 @@ impl Peer {
             sums,
             answered,
         } = kept;
-        Self {
-            link,
-            identity,
-            opened,
-            moved,
-            first_frame_since,
-            idle_since,
-            heard_since,
-            checksums,
+        let mut peer = Self::with_hello(id, addr, opened, hello);
+        (peer.link, peer.moved) = (link, moved);
+        peer.times.first_frame_since = first_frame_since;
+        peer.times.idle_since = idle_since;
+        peer.times.heard_since = heard_since;
+        peer.greeting.identity = identity;
+        peer.greeting.checksums = checksums;
+        peer.counts = Counts {
             read,
             inbound,
             outbound,
             sums,
             answered,
-            ..Self::with_hello(id, addr, opened, hello)
+            unanswered: 0,
+        };
+        peer
+    }
+}
+
+impl Counts {
+    fn tally(&self) -> Tally {
+        Tally {
+            inbound: self.inbound,
+            outbound: self.outbound,
+            accepted: self.sums.accepted,
+            answered: self.answered,
         }
+    }
+
+    /// Whether nothing has been counted that a connection is kept by.
+    fn are_zero(&self) -> bool {
+        let sums = [
+            self.read,
+            self.inbound,
+            self.outbound,
+            self.sums.accepted,
+            self.sums.overflowed,
+            self.answered,
+        ];
+        sums.iter().all(|sum| *sum == Traffic::default())
     }
 }

@@ -184,7 +184,7 @@ impl Machine {
         let size = size.min(self.incoming.len());
         let piece: Vec<u8> = self.incoming.drain(..size).collect();
         if piece.is_empty() {
-            if self.fin && !self.peer.eof {
+            if self.fin && !self.peer.ending.eof {
                 self.handle_eof();
             }
             return;
@@ -227,7 +227,7 @@ impl Machine {
         self.parsed.add(parsed.traffic());
         if parsed.frames > 0 {
             let all = Traffic::new(u64::from(parsed.frames), parsed.consumed as u64);
-            self.peer.read.add(all);
+            self.peer.counts.read.add(all);
         }
         if let Some(fault) = parsed.fault {
             self.handle_fault(fault);
@@ -272,7 +272,7 @@ impl Machine {
     }
 
     fn handle_bye(&mut self) {
-        let code = self.peer.bye_received.expect("it was just said");
+        let code = self.peer.ending.bye_received.expect("it was just said");
         let State::HalfClosed { reason, .. } = self.peer.state() else {
             return;
         };
@@ -330,7 +330,7 @@ impl Machine {
     fn after_output(&mut self) {
         if self.peer.is_written_out() {
             self.peer.handle_all_written();
-            let before = self.peer.bye_received.is_some();
+            let before = self.peer.ending.bye_received.is_some();
             if self.peer.finish_drain(self.now, "why") {
                 assert!(!self.peer.has_output());
                 self.bye_was_first |= before;
@@ -461,7 +461,7 @@ impl Machine {
         if self.peer.is_closing() {
             return;
         }
-        self.bye_was_first |= self.peer.bye_received.is_some();
+        self.bye_was_first |= self.peer.ending.bye_received.is_some();
         self.peer
             .begin_drain(self.now, &self.rules, reason, drain_ms);
         self.after_output();
@@ -513,9 +513,9 @@ impl Machine {
     fn check(&self) {
         let peer = &self.peer;
         assert!(peer.carry.is_empty() || peer.takes_messages());
-        assert_eq!(peer.inbound, self.parsed);
-        assert!(self.released.bytes <= peer.read.bytes);
-        assert!(peer.read.messages == self.parsed.messages);
+        assert_eq!(peer.counts.inbound, self.parsed);
+        assert!(self.released.bytes <= peer.counts.read.bytes);
+        assert!(peer.counts.read.messages == self.parsed.messages);
         if self.fin_sent {
             assert!(matches!(peer.state(), State::Lingering { .. }) && !peer.has_output());
         }
@@ -546,7 +546,7 @@ impl Machine {
         assert_eq!(parsed.message_type, first.filter(|_| same));
         if self.peer.state().takes_input() && parsed.fault.is_none() {
             let unfinished = parsed.consumed < bytes.len();
-            assert_eq!(self.peer.frame_since.is_some(), unfinished);
+            assert_eq!(self.peer.times.frame_since.is_some(), unfinished);
         }
     }
 
@@ -576,9 +576,9 @@ impl Machine {
         }
         let traffic = parsed.traffic();
         assert_eq!((traffic, parsed.fault), (self.parsed, self.fault));
-        assert_eq!(other.bye_received, self.peer.bye_received);
-        assert_eq!(other.identity, self.peer.identity);
-        assert_eq!(other.hello, self.peer.hello);
+        assert_eq!(other.ending.bye_received, self.peer.ending.bye_received);
+        assert_eq!(other.greeting.identity, self.peer.greeting.identity);
+        assert_eq!(other.greeting.hello, self.peer.greeting.hello);
     }
 
     /// What the other side got: whole frames in the order of sending, each kind where it may be.
@@ -623,7 +623,7 @@ impl Machine {
             let got: Vec<Vec<u8>> = got.map(encoded).collect();
             assert!(sent.starts_with(&got), "out of order");
             assert!(
-                !self.fin_sent || self.peer.abandoned || sent.len() == got.len(),
+                !self.fin_sent || self.peer.ending.abandoned || sent.len() == got.len(),
                 "lost before a FIN"
             );
         }

@@ -9,10 +9,14 @@
 //! [`set_reading`](Peer::set_reading), that of everybody by a time of receiving that lags behind.
 //! The methods that take bytes get the time of receiving; all others get the time.
 
+mod counts;
 mod discard;
 mod dormant;
+mod ending;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod greeting;
+mod input_times;
 mod rules;
 mod sent;
 mod stall;
@@ -23,12 +27,16 @@ mod writes;
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
+use counts::Counts;
 pub(crate) use dormant::{Dormant, Tally, Untouched};
+use ending::Ending;
+use greeting::Greeting;
+pub(crate) use greeting::HelloState;
+use input_times::InputTimes;
 use sent::Sent;
 pub(crate) use stall::Told;
 pub(crate) use state::{Bye, State};
 
-use discard::Discarded;
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::{
@@ -42,7 +50,6 @@ use crate::{
         LENGTH_BEFORE_HELLO_MAX, LINGER_MS, PING_SIZE_MAX, TOKEN_SIZE_MAX,
     },
     outbox::Outbox,
-    slots::Sums,
 };
 
 /// What every peer of a service is held to. Times are in milliseconds; zero is off.
@@ -127,75 +134,21 @@ pub(crate) struct Peer {
     pub(crate) addr: SocketAddr,
     /// The link that made the connection, if it was we who connected.
     pub(crate) link: Option<LinkId>,
-    /// What the peer said of itself.
-    pub(crate) identity: Option<Arc<PeerIdentity>>,
     state: State,
     pub(crate) opened: Tick,
     /// When the last byte moved, in either direction.
     pub(crate) moved: Tick,
-    /// Start of the first-frame deadline; shifted by the time in which we did not read.
-    first_frame_since: Option<Tick>,
-    /// When the first byte of the unfinished frame came; shifted likewise.
-    frame_since: Option<Tick>,
-    /// Start of the idle time; shifted likewise.
-    idle_since: Tick,
-    /// Since when we do not read.
-    paused_since: Option<Tick>,
+    times: InputTimes,
     /// What became of what was written, since the connection was dormant.
     sent: Option<Box<Sent>>,
-    /// When the last byte came from the peer; shifted by the time in which we did not read.
-    heard_since: Tick,
-    /// The first and the latest PING since then; shifted likewise.
-    pinged: Option<(Tick, Tick)>,
-    /// The first of these PINGs has not been seen to leave the outbox.
-    ping_waits: bool,
-    hello: HelloState,
-    /// What we send of the protocol carries a checksum.
-    checksums: bool,
-    /// What the carried bytes hold in front of the OK that has not come.
-    before_ok: Option<Box<Parsed>>,
-    /// The peer's FIN came.
-    pub(crate) eof: bool,
-    /// We close, and what the peer sends before it knows is taken in: until its BYE or FIN, or a
-    /// fault. False while the state itself takes input.
-    reads_on: bool,
-    /// It reads nothing more: of what is queued only the frame that has begun is finished.
-    abandoned: bool,
-    /// Input that came while we closed and went to no subscriber. Made with the first of it.
-    discarded: Option<Box<Discarded>>,
-    /// Replies of inline handlers that were refused because our BYE was due.
-    pub(crate) unanswered: u64,
-    /// The code of its BYE.
-    pub(crate) bye_received: Option<u16>,
+    pub(crate) greeting: Greeting,
+    pub(crate) ending: Ending,
     /// The beginning of an unfinished frame.
     pub(crate) carry: Vec<u8>,
     pub(crate) outbox: Outbox,
     /// The PONG that waits; a newer PING replaces it.
     pong: Option<Box<[u8]>>,
-    /// Everything read, for the credit: messages delivered, bytes of any kind.
-    pub(crate) read: Traffic,
-    /// Application messages delivered and written.
-    pub(crate) inbound: Traffic,
-    pub(crate) outbound: Traffic,
-    /// The sums of its slot, as far as they were seen, and what handlers answered, which never went
-    /// through it.
-    pub(crate) sums: Sums,
-    pub(crate) answered: Traffic,
-}
-
-/// How far the greeting is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum HelloState {
-    /// It may come, and need not.
-    Optional,
-    /// Nothing else may come before it.
-    Required,
-    /// Ours is out, and its OK has not come.
-    Awaited,
-    /// We connected and said none.
-    Never,
-    /// It came, or the OK to ours.
-    Said,
+    pub(crate) counts: Counts,
 }
 
 /// What [`Peer::handle_bytes`] made of the bytes.
@@ -308,10 +261,9 @@ impl Peer {
         } else {
             HelloState::Optional
         };
-        Self {
-            checksums: rules.checksums,
-            ..Self::with_hello(id, addr, now, hello)
-        }
+        let mut peer = Self::with_hello(id, addr, now, hello);
+        peer.greeting.checksums = rules.checksums;
+        peer
     }
 
     fn with_hello(id: PeerId, addr: SocketAddr, now: Tick, hello: HelloState) -> Self {
@@ -319,54 +271,35 @@ impl Peer {
             id,
             addr,
             link: None,
-            identity: None,
             state: State::Open,
             opened: now,
             moved: now,
-            first_frame_since: Some(now),
-            frame_since: None,
-            idle_since: now,
-            paused_since: None,
+            times: InputTimes::new(now),
             sent: None,
-            heard_since: now,
-            pinged: None,
-            ping_waits: false,
-            hello,
-            checksums: false,
-            before_ok: None,
-            eof: false,
-            reads_on: false,
-            abandoned: false,
-            discarded: None,
-            unanswered: 0,
-            bye_received: None,
+            greeting: Greeting::new(hello),
+            ending: Ending::default(),
             carry: Vec::new(),
             outbox: Outbox::default(),
             pong: None,
-            read: Traffic::default(),
-            inbound: Traffic::default(),
-            outbound: Traffic::default(),
-            sums: Sums::default(),
-            answered: Traffic::default(),
+            counts: Counts::default(),
         }
     }
 
     /// A connection that we make.
     pub(crate) fn dialling(id: PeerId, addr: SocketAddr, dial: Dial, now: Tick) -> Self {
-        Self {
-            link: Some(dial.link),
-            state: State::Connecting {
-                deadline: now.saturating_add(dial.timeout_ms),
-            },
-            first_frame_since: None,
-            hello: if dial.hello {
-                HelloState::Awaited
-            } else {
-                HelloState::Never
-            },
-            checksums: dial.checksums,
-            ..Self::with_hello(id, addr, now, HelloState::Never)
-        }
+        let hello = if dial.hello {
+            HelloState::Awaited
+        } else {
+            HelloState::Never
+        };
+        let mut peer = Self::with_hello(id, addr, now, hello);
+        peer.link = Some(dial.link);
+        peer.state = State::Connecting {
+            deadline: now.saturating_add(dial.timeout_ms),
+        };
+        peer.times.first_frame_since = None;
+        peer.greeting.checksums = dial.checksums;
+        peer
     }
 
     /// The connection is made. True if the peer may be sent to at once, because it is not to be
@@ -379,10 +312,10 @@ impl Peer {
         timeout_ms: u64,
     ) -> bool {
         self.opened = now;
-        self.checksums |= rules.checksums;
+        self.greeting.checksums |= rules.checksums;
         self.handle_moved(now, receiving);
         self.handle_heard(receiving);
-        if self.hello == HelloState::Never {
+        if self.greeting.hello == HelloState::Never {
             self.set_state(now, State::Open);
             return true;
         }
@@ -425,12 +358,12 @@ impl Peer {
         parsed: &mut Parsed,
     ) {
         debug_assert!(self.takes_messages(), "bytes in state {:?}", self.state);
-        if let Some(before) = self.before_ok.take() {
+        if let Some(before) = self.greeting.before_ok.take() {
             *parsed = *before;
         }
         while self.takes_messages() && parsed.fault.is_none() {
             let rest = &bytes[parsed.consumed..];
-            let end = if self.hello == HelloState::Required {
+            let end = if self.greeting.hello == HelloState::Required {
                 first_frame(rules, rest)
             } else {
                 let scan = rules.decoder.scan(rest);
@@ -448,7 +381,7 @@ impl Peer {
                 return;
             }
         }
-        if self.hello == HelloState::Awaited {
+        if self.greeting.hello == HelloState::Awaited {
             self.wait_for_ok(bytes, parsed);
         }
         self.finish_bytes(receiving, bytes, parsed);
@@ -466,21 +399,21 @@ impl Peer {
             let fault = Fault::Message(CloseReason::BadProtocolMessage, text);
             parsed.fault = Some(fault);
         } else if before.consumed > 0 {
-            self.before_ok = Some(Box::new(before));
+            self.greeting.before_ok = Some(Box::new(before));
         }
     }
 
     fn finish_bytes(&mut self, receiving: Tick, bytes: &[u8], parsed: &Parsed) {
         if parsed.frames > 0 || parsed.has_protocol {
-            self.first_frame_since = None;
+            self.times.first_frame_since = None;
         }
         let unfinished = self.state.takes_input() && parsed.consumed < bytes.len();
         if !unfinished {
-            self.frame_since = None;
-        } else if parsed.consumed > 0 || self.frame_since.is_none() {
-            self.frame_since = Some(receiving);
+            self.times.frame_since = None;
+        } else if parsed.consumed > 0 || self.times.frame_since.is_none() {
+            self.times.frame_since = Some(receiving);
         }
-        self.inbound.add(parsed.traffic());
+        self.counts.inbound.add(parsed.traffic());
     }
 
     /// Takes the protocol message that comes next in `bytes`.
@@ -506,11 +439,11 @@ impl Peer {
         parsed: &mut Parsed,
     ) -> Result<(), Fault> {
         let wrong = |text| Err(Fault::Message(CloseReason::BadProtocolMessage, text));
-        if self.hello == HelloState::Required && frame.message_type != MessageType::HELLO {
+        if self.greeting.hello == HelloState::Required && frame.message_type != MessageType::HELLO {
             let text = "the first frame is not HELLO, which is required";
             return Err(Fault::Message(CloseReason::HelloRequired, text));
         }
-        match (frame.message_type, self.hello) {
+        match (frame.message_type, self.greeting.hello) {
             (MessageType::HELLO, HelloState::Optional | HelloState::Required) => {
                 self.handle_introduction(rules, frame.payload)?;
                 parsed.introduced = true;
@@ -524,9 +457,9 @@ impl Peer {
             (MessageType::OK, _) => return wrong("OK without our HELLO"),
             (MessageType::BYE, _) => match frame::Bye::parse(frame.payload) {
                 Ok(bye) => {
-                    self.bye_received = Some(bye.code);
+                    self.ending.bye_received = Some(bye.code);
                     parsed.said_bye = true;
-                    if !std::mem::take(&mut self.reads_on) {
+                    if !std::mem::take(&mut self.ending.reads_on) {
                         self.handle_end(now, CloseReason::PeerBye);
                     }
                 }
@@ -561,8 +494,8 @@ impl Peer {
         if !rules.tokens.is_empty() && !authenticated {
             return fault(CloseReason::AuthFailed, "HELLO or OK shows a wrong token");
         }
-        self.hello = HelloState::Said;
-        self.identity = Some(Arc::new(PeerIdentity {
+        self.greeting.hello = HelloState::Said;
+        self.greeting.identity = Some(Arc::new(PeerIdentity {
             node_id: NodeId(hello.node_id),
             agent: hello.agent.to_owned(),
             payload_size_max: hello.payload_size_max,
@@ -573,28 +506,29 @@ impl Peer {
 
     /// Who the peer says it is.
     pub(crate) fn node_id(&self) -> NodeId {
-        self.identity
+        self.greeting
+            .identity
             .as_ref()
             .map_or(NodeId::ANONYMOUS, |identity| identity.node_id)
     }
 
     /// Whether it showed a token that we accept.
     pub(crate) fn is_authenticated(&self) -> bool {
-        let identity = self.identity.as_ref();
+        let identity = self.greeting.identity.as_ref();
         identity.is_some_and(|identity| identity.authenticated)
     }
 
     /// Bytes came, which prove life.
     pub(crate) fn handle_heard(&mut self, receiving: Tick) {
-        self.heard_since = receiving;
-        self.pinged = None;
+        self.times.heard_since = receiving;
+        self.times.pinged = None;
     }
 
     /// Asks the peer for a sign of life.
     pub(crate) fn ping(&mut self, receiving: Tick) {
-        let first = self.pinged.map_or(receiving, |(first, _)| first);
-        self.ping_waits |= self.pinged.is_none();
-        self.pinged = Some((first, receiving));
+        let first = self.times.pinged.map_or(receiving, |(first, _)| first);
+        self.times.ping_waits |= self.times.pinged.is_none();
+        self.times.pinged = Some((first, receiving));
         // What waits there is as good as a second PING: the peer takes neither.
         if !self.outbox.has_control() {
             self.insert_control(&Frame::new(MessageType::PING, &[]));
@@ -603,11 +537,11 @@ impl Peer {
 
     /// The peer took bytes. If its PING waits behind them, it cannot have answered, but is alive.
     pub(crate) fn handle_taken(&mut self, receiving: Tick) {
-        if !self.ping_waits {
+        if !self.times.ping_waits {
             return;
         }
-        self.ping_waits = self.outbox.has_control_behind();
-        if self.ping_waits {
+        self.times.ping_waits = self.outbox.has_control_behind();
+        if self.times.ping_waits {
             self.handle_heard(receiving);
         }
     }
@@ -615,12 +549,12 @@ impl Peer {
     /// Bytes moved, in either direction.
     pub(crate) fn handle_moved(&mut self, now: Tick, receiving: Tick) {
         self.moved = now;
-        self.idle_since = receiving;
+        self.times.idle_since = receiving;
     }
 
     /// The peer's FIN. A frame that it cut off is never delivered; true says that there was one.
     pub(crate) fn handle_eof(&mut self, now: Tick, rules: &Rules) -> bool {
-        self.eof = true;
+        self.ending.eof = true;
         let partial = self.has_partial_frame();
         if self.waits_for_ok() {
             self.discard_carry(rules);
@@ -635,24 +569,28 @@ impl Peer {
             self.handle_end(now, reason);
             return partial;
         }
-        std::mem::take(&mut self.reads_on) && partial
+        std::mem::take(&mut self.ending.reads_on) && partial
     }
 
     /// Whether messages wait for the OK, which no subscriber gets without it.
     pub(crate) fn waits_for_ok(&self) -> bool {
-        self.before_ok.is_some()
+        self.greeting.before_ok.is_some()
     }
 
     /// Whether the carried bytes end in the beginning of a frame.
     pub(crate) fn has_partial_frame(&self) -> bool {
-        let whole = self.before_ok.as_ref().map_or(0, |before| before.consumed);
+        let whole = self
+            .greeting
+            .before_ok
+            .as_ref()
+            .map_or(0, |before| before.consumed);
         self.carry.len() > whole
     }
 
     /// The peer sends nothing more.
     fn handle_end(&mut self, now: Tick, reason: CloseReason) {
-        self.frame_since = None;
-        self.first_frame_since = None;
+        self.times.frame_since = None;
+        self.times.first_frame_since = None;
         self.set_state(
             now,
             State::HalfClosed {
@@ -685,18 +623,12 @@ impl Peer {
 
     /// Says whether we read, which the deadlines about receiving depend on.
     pub(crate) fn set_reading(&mut self, receiving: Tick, reading: bool) {
-        match (reading, self.paused_since) {
-            (false, None) => self.paused_since = Some(receiving),
+        match (reading, self.times.paused_since) {
+            (false, None) => self.times.paused_since = Some(receiving),
             (true, Some(since)) => {
                 let shift = receiving.saturating_sub(since);
-                self.paused_since = None;
-                self.first_frame_since = self.first_frame_since.map(|tick| tick + shift);
-                self.frame_since = self.frame_since.map(|tick| tick + shift);
-                self.idle_since += shift;
-                self.heard_since += shift;
-                self.pinged = self
-                    .pinged
-                    .map(|(first, last)| (first + shift, last + shift));
+                self.times.paused_since = None;
+                self.times.shift(shift);
                 if let State::Greeting { deadline } = &mut self.state {
                     *deadline = deadline.saturating_add(shift);
                 }
@@ -712,7 +644,7 @@ impl Peer {
 
     /// Our system took so many bytes, of which `written` are the application's.
     pub(crate) fn handle_written(&mut self, now: Tick, bytes: usize, written: Traffic) {
-        self.outbound.add(written);
+        self.counts.outbound.add(written);
         let sent = self.sent.get_or_insert_default();
         sent.handle_taken(now, bytes, written);
     }
@@ -775,7 +707,7 @@ impl Peer {
 
     /// What is not acknowledged at the end, at most, if that is told.
     pub(crate) fn handle_last_told(&mut self, told: Option<u64>) {
-        let all = self.outbound;
+        let all = self.counts.outbound;
         if let Some(sent) = &mut self.sent {
             sent.unconfirmed = told.map(|bytes| sent.writes.unconfirmed(bytes, all));
         }
@@ -808,12 +740,12 @@ impl Peer {
 
     /// Whether all of the outbox was written that is to be.
     pub(crate) fn is_written_out(&self) -> bool {
-        self.outbox.is_empty() || (self.abandoned && self.outbox.frame_left() == 0)
+        self.outbox.is_empty() || (self.ending.abandoned && self.outbox.frame_left() == 0)
     }
 
     /// Bytes to offer to the socket at most.
     pub(crate) fn offered_max(&self) -> usize {
-        if self.abandoned {
+        if self.ending.abandoned {
             self.outbox.frame_left()
         } else {
             usize::MAX
@@ -829,12 +761,12 @@ impl Peer {
         reason: CloseReason,
         drain_ms: u64,
     ) {
-        let says = reason.wire_code().is_some() && self.bye_received.is_none();
+        let says = reason.wire_code().is_some() && self.ending.bye_received.is_none();
         let bye = if says { Bye::Due } else { Bye::Never };
         self.pong = None;
-        self.frame_since = None;
-        self.first_frame_since = None;
-        if !self.reads_on {
+        self.times.frame_since = None;
+        self.times.first_frame_since = None;
+        if !self.ending.reads_on {
             self.discard_carry(rules);
         }
         let deadline = now.saturating_add(drain_ms);
@@ -851,14 +783,17 @@ impl Peer {
     /// Begins to close without what is queued: the peer reads no more. The frame that has begun is
     /// finished, so that what it got are whole frames, and FIN follows.
     pub(crate) fn begin_abandon(&mut self, now: Tick, rules: &Rules, reason: CloseReason) {
-        debug_assert!(self.bye_received.is_some(), "it said that it reads no more");
-        self.abandoned = true;
+        debug_assert!(
+            self.ending.bye_received.is_some(),
+            "it said that it reads no more"
+        );
+        self.ending.abandoned = true;
         self.begin_drain(now, rules, reason, LINGER_MS);
     }
 
     /// Nothing that still comes is wanted.
     pub(crate) fn end_reading_on(&mut self, rules: &Rules) {
-        self.reads_on = false;
+        self.ending.reads_on = false;
         self.discard_carry(rules);
     }
 
@@ -883,17 +818,17 @@ impl Peer {
             | State::Draining { .. }
             | State::Lingering { .. } => reason,
         };
-        self.frame_since = None;
-        self.first_frame_since = None;
-        self.reads_on = reads_on && !self.eof && self.bye_received.is_none();
-        if !self.reads_on {
+        self.times.frame_since = None;
+        self.times.first_frame_since = None;
+        self.ending.reads_on = reads_on && !self.ending.eof && self.ending.bye_received.is_none();
+        if !self.ending.reads_on {
             self.discard_carry(rules);
         }
         self.set_state(
             now,
             State::Stopping {
                 reason,
-                mark: self.read,
+                mark: self.counts.read,
                 answers: None,
                 bye_due: now.saturating_add(drain_ms / 2),
                 deadline: now.saturating_add(drain_ms),
@@ -904,14 +839,14 @@ impl Peer {
     /// Counts bytes that came and that no subscriber gets.
     pub(crate) fn discard(&mut self, rules: &Rules, bytes: &[u8]) {
         if !bytes.is_empty() {
-            let discarded = self.discarded.get_or_insert_default();
+            let discarded = self.ending.discarded.get_or_insert_default();
             discarded.add(bytes, rules.decoder.length_max());
         }
     }
 
     /// Counts the beginning of a frame that was to be kept.
     pub(crate) fn discard_carry(&mut self, rules: &Rules) {
-        self.before_ok = None;
+        self.greeting.before_ok = None;
         let carry = std::mem::take(&mut self.carry);
         self.discard(rules, &carry);
     }
@@ -919,18 +854,21 @@ impl Peer {
     /// Counts bytes that came and were not looked at.
     pub(crate) fn discard_unseen(&mut self, bytes: u64) {
         if bytes > 0 {
-            self.discarded.get_or_insert_default().add_unseen(bytes);
+            self.ending
+                .discarded
+                .get_or_insert_default()
+                .add_unseen(bytes);
         }
     }
 
     /// What comes from now on cannot be parsed.
     pub(crate) fn lose_framing(&mut self) {
-        self.discarded.get_or_insert_default().lose_framing();
+        self.ending.discarded.get_or_insert_default().lose_framing();
     }
 
     /// Input that came while we closed and that no subscriber got.
     pub(crate) fn discarded(&self) -> Traffic {
-        let discarded = self.discarded.as_ref();
+        let discarded = self.ending.discarded.as_ref();
         discarded.map_or_else(Traffic::default, |discarded| discarded.sum())
     }
 
@@ -947,7 +885,7 @@ impl Peer {
         };
         match bye {
             Bye::Due => {
-                if let Some(frame) = frame::bye_frame(reason, text, self.checksums) {
+                if let Some(frame) = frame::bye_frame(reason, text, self.greeting.checksums) {
                     self.outbox.insert_control(frame);
                 }
                 self.set_state(
@@ -978,7 +916,8 @@ impl Peer {
         let briefly = now.saturating_add(LINGER_MS);
         // A peer that is not at fault has the rest of the drain time to end its side, and its
         // system to take what was written. The FIN behind a BYE is read only after ours.
-        let is_not_at_fault = reason.reads_on() || reason == CloseReason::PeerBye || self.eof;
+        let is_not_at_fault =
+            reason.reads_on() || reason == CloseReason::PeerBye || self.ending.eof;
         let deadline = if is_not_at_fault {
             deadline.max(briefly)
         } else {
@@ -993,7 +932,7 @@ impl Peer {
                 look_at,
             },
         );
-        self.eof
+        self.ending.eof
     }
 
     /// Both FINs are there, and the peer's system may not have everything. False if that is not to
@@ -1002,7 +941,7 @@ impl Peer {
         match self.state {
             State::Lingering {
                 reason, deadline, ..
-            } if self.eof && now < deadline => {
+            } if self.ending.eof && now < deadline => {
                 let look_at = Some(now.saturating_add(CONFIRM_LOOK_MS));
                 self.set_state(
                     now,
@@ -1027,7 +966,7 @@ impl Peer {
 
     /// Whether it is over but for what the peer's system may not have.
     pub(crate) fn is_ended(&self) -> bool {
-        self.eof && matches!(self.state, State::Lingering { .. })
+        self.ending.eof && matches!(self.state, State::Lingering { .. })
     }
 
     /// Whether it is drained: nothing is in flight and nothing waits; called when that may have
@@ -1069,7 +1008,7 @@ impl Peer {
                 if self.unreleased_mark(released).is_some() {
                     return None;
                 }
-                let written = self.outbound.messages;
+                let written = self.counts.outbound.messages;
                 let answers = answers.unwrap_or(written + queued.messages);
                 self.set_state(
                     now,
@@ -1095,7 +1034,8 @@ impl Peer {
     /// How long a half-closed connection waits for late answers. There are none for a peer that
     /// said BYE and never asked.
     fn grace_ms(&self) -> u64 {
-        let may_be_answered = self.bye_received.is_none() || self.inbound.messages > 0;
+        let may_be_answered =
+            self.ending.bye_received.is_none() || self.counts.inbound.messages > 0;
         if may_be_answered {
             HALF_CLOSE_GRACE_MS
         } else {
@@ -1105,10 +1045,13 @@ impl Peer {
 
     /// What was read and not yet released by everybody.
     pub(crate) fn in_flight(&self, released: Traffic) -> Traffic {
-        debug_assert!(released.bytes <= self.read.bytes && released.messages <= self.read.messages);
+        debug_assert!(
+            released.bytes <= self.counts.read.bytes
+                && released.messages <= self.counts.read.messages
+        );
         Traffic::new(
-            self.read.messages.saturating_sub(released.messages),
-            self.read.bytes.saturating_sub(released.bytes),
+            self.counts.read.messages.saturating_sub(released.messages),
+            self.counts.read.bytes.saturating_sub(released.bytes),
         )
     }
 
@@ -1139,13 +1082,13 @@ impl Peer {
                 .map(|since| end_of(since, limit))
         };
         let stall = self.stall_deadline(rules);
-        let receiving = self.paused_since.is_none();
+        let receiving = self.times.paused_since.is_none();
         let ends = match self.state {
             State::Open | State::Greeting { .. } if !receiving => [None; 4],
             State::Open => [
-                after(self.first_frame_since, rules.first_frame_ms),
-                after(self.frame_since, rules.frame_ms),
-                after(Some(self.idle_since), rules.idle_ms),
+                after(self.times.first_frame_since, rules.first_frame_ms),
+                after(self.times.frame_since, rules.frame_ms),
+                after(Some(self.times.idle_since), rules.idle_ms),
                 self.heartbeat(rules).map(|(tick, _)| tick),
             ]
             .map(|deadline| deadline.map(|tick| tick.saturating_add(lag))),
@@ -1189,13 +1132,13 @@ impl Peer {
             );
         }
         match self.state {
-            State::Open if self.paused_since.is_some() => None,
+            State::Open if self.times.paused_since.is_some() => None,
             State::Open => {
-                if passed(self.first_frame_since, rules.first_frame_ms) {
+                if passed(self.times.first_frame_since, rules.first_frame_ms) {
                     Some(Verdict::Close(CloseReason::FirstFrameTimeout))
-                } else if passed(self.frame_since, rules.frame_ms) {
+                } else if passed(self.times.frame_since, rules.frame_ms) {
                     Some(Verdict::Close(CloseReason::FrameTimeout))
-                } else if passed(Some(self.idle_since), rules.idle_ms) {
+                } else if passed(Some(self.times.idle_since), rules.idle_ms) {
                     Some(Verdict::Close(CloseReason::IdleTimeout))
                 } else {
                     let (tick, verdict) = self.heartbeat(rules)?;
@@ -1203,7 +1146,7 @@ impl Peer {
                 }
             }
             State::Connecting { deadline } => (now >= deadline).then_some(Verdict::GiveUp),
-            State::Greeting { .. } if self.paused_since.is_some() => None,
+            State::Greeting { .. } if self.times.paused_since.is_some() => None,
             State::Greeting { deadline } if now >= deadline => {
                 Some(Verdict::Close(CloseReason::FirstFrameTimeout))
             }
@@ -1239,17 +1182,20 @@ impl Peer {
     /// A peer is dead after the whole time of silence, and not before a PING had its part of that
     /// to be answered in: after a pause of the whole process, the peer is asked first.
     fn heartbeat(&self, rules: &Rules) -> Option<(Tick, Verdict)> {
-        if self.hello != HelloState::Said || rules.heartbeat_ms == 0 {
+        if self.greeting.hello != HelloState::Said || rules.heartbeat_ms == 0 {
             return None;
         }
-        let last = self.pinged.map_or(self.heard_since, |(_, last)| last);
+        let last = self
+            .times
+            .pinged
+            .map_or(self.times.heard_since, |(_, last)| last);
         let ping = end_of(last, rules.heartbeat_ms);
-        let dead = self.pinged.filter(|_| rules.heartbeat_timeout_ms > 0);
+        let dead = self.times.pinged.filter(|_| rules.heartbeat_timeout_ms > 0);
         let dead = dead.map(|(first, _)| {
             let answer_ms = rules
                 .heartbeat_timeout_ms
                 .saturating_sub(rules.heartbeat_ms);
-            let silence = end_of(self.heard_since, rules.heartbeat_timeout_ms);
+            let silence = end_of(self.times.heard_since, rules.heartbeat_timeout_ms);
             silence.max(end_of(first, answer_ms))
         });
         match dead {
@@ -1263,8 +1209,8 @@ impl Peer {
     /// The peer's token is wrong: it is not read any more, and learns of it a little later.
     pub(crate) fn begin_refusal(&mut self, now: Tick, rules: &Rules, reason: CloseReason) {
         self.discard_carry(rules);
-        self.frame_since = None;
-        self.first_frame_since = None;
+        self.times.frame_since = None;
+        self.times.first_frame_since = None;
         // `now` was rounded down, and who guesses is not to be answered early.
         let deadline = now.saturating_add(AUTH_DELAY_MS + 1);
         self.set_state(now, State::Refused { reason, deadline });
@@ -1272,7 +1218,7 @@ impl Peer {
 
     /// Whether a first whole frame came, or none is waited for.
     pub(crate) fn has_spoken(&self) -> bool {
-        self.first_frame_since.is_none()
+        self.times.first_frame_since.is_none()
     }
 
     pub(crate) fn state(&self) -> State {
@@ -1296,7 +1242,7 @@ impl Peer {
 
     /// Whether frames of the peer are taken in.
     pub(crate) fn takes_messages(&self) -> bool {
-        self.state.takes_input() || self.reads_on
+        self.state.takes_input() || self.ending.reads_on
     }
 
     /// Whether bytes of the peer are read only to be counted.
@@ -1309,7 +1255,7 @@ impl Peer {
             | State::HalfClosed { .. } => false,
             State::Stopping { .. } | State::Draining { .. } | State::Lingering { .. } => true,
         };
-        closes && !self.reads_on
+        closes && !self.ending.reads_on
     }
 
     /// Whether the connection is on its way to be closed.
@@ -1332,7 +1278,7 @@ impl Peer {
 
     fn insert_control(&mut self, frame: &Frame<'_>) {
         let frame = &Frame {
-            checksum: self.checksums,
+            checksum: self.greeting.checksums,
             ..*frame
         };
         let mut bytes = Vec::with_capacity(frame.encoded_size());

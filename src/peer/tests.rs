@@ -26,8 +26,11 @@ fn peer(rules: &Rules) -> Peer {
 
 impl Peer {
     pub(crate) fn describe_heartbeat(&self) -> String {
-        let (heard, paused) = (self.heard_since, self.paused_since);
-        format!("heard {heard} pinged {:?} paused {paused:?}", self.pinged)
+        let (heard, paused) = (self.times.heard_since, self.times.paused_since);
+        format!(
+            "heard {heard} pinged {:?} paused {paused:?}",
+            self.times.pinged
+        )
     }
 
     /// Parses bytes as a service does to which everybody is welcome.
@@ -105,7 +108,7 @@ fn application_frames_need_no_hello() {
     assert_eq!((parsed.frames, parsed.consumed), (2, 22));
     assert_eq!(parsed.message_type, Some(MessageType(1)));
     assert!(parsed.fault.is_none() && !parsed.has_protocol);
-    assert_eq!(peer.inbound, Traffic::new(2, 22));
+    assert_eq!(peer.counts.inbound, Traffic::new(2, 22));
 }
 
 #[test]
@@ -117,7 +120,10 @@ fn an_optional_hello_may_come_late_and_is_answered() {
     assert_eq!((parsed.frames, parsed.consumed), (2, bytes.len()));
     assert!(parsed.has_protocol && parsed.fault.is_none());
     assert!(parsed.introduced);
-    assert_eq!(peer.identity.as_ref().unwrap().payload_size_max, 500);
+    assert_eq!(
+        peer.greeting.identity.as_ref().unwrap().payload_size_max,
+        500
+    );
     let ok = (MessageType::OK, rules.ok_payload.clone());
     assert_eq!(output(&mut peer), [ok]);
 }
@@ -233,7 +239,7 @@ fn after_bye_nothing_is_taken() {
     let bytes = [app(b"one"), encoded(MessageType::BYE, &bye), app(b"two")].concat();
     let parsed = peer.take(1, 1, &rules, &bytes);
     assert_eq!((parsed.frames, parsed.consumed), (1, bytes.len() - 11));
-    assert_eq!(peer.bye_received, Some(1));
+    assert_eq!(peer.ending.bye_received, Some(1));
     let half =
         matches!(peer.state(), State::HalfClosed { reason, .. } if reason == CloseReason::PeerBye);
     assert!(half, "{:?}", peer.state());
@@ -303,7 +309,7 @@ fn eof_inside_a_frame_is_told_from_eof_between_frames() {
 fn a_half_closed_peer_is_closed_when_it_was_quiet_for_long_enough() {
     let rules = rules();
     let mut peer = peer(&rules);
-    peer.read = Traffic::new(1, 11);
+    peer.counts.read = Traffic::new(1, 11);
     peer.handle_eof(10, &rules);
     let none = Traffic::default();
     let one = Traffic::new(1, 11);

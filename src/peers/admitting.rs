@@ -33,7 +33,7 @@ impl Common {
     pub(super) fn admit(&mut self, now: Tick, connection: &mut Connection) {
         let peer = connection.id();
         let (addr, link) = (connection.peer.addr, connection.peer.link);
-        let identity = connection.peer.identity.clone();
+        let identity = connection.peer.greeting.identity.clone();
         let is_new = !std::mem::replace(&mut connection.told_connected, true);
         let limit = identity.as_ref().map(|said| said.payload_size_max);
         self.slots.admit(peer, limit.unwrap_or(u32::MAX));
@@ -53,7 +53,7 @@ impl Common {
     /// Has the slot know who its peer is.
     pub(super) fn keep_identity(&mut self, connection: &Connection) {
         let id = connection.id();
-        if let Some(identity) = &connection.peer.identity {
+        if let Some(identity) = &connection.peer.greeting.identity {
             if self.slots.set_identity(id, identity).is_err() {
                 self.lists.again.push(Again::Identity(id));
             }

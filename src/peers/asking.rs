@@ -37,7 +37,7 @@ impl Common {
 /// Counts what may not have reached a peer whose connection ends, and gives it; `None` if that is
 /// not known.
 pub(super) fn count_unconfirmed(ledger: &Ledger, peer: &Peer, untold: bool) -> Option<Traffic> {
-    let known = !untold || peer.outbound == Traffic::default();
+    let known = !untold || peer.counts.outbound == Traffic::default();
     let unconfirmed = peer.unconfirmed().filter(|_| known);
     match unconfirmed {
         Some(sum) => ledger.unconfirmed.add(sum),

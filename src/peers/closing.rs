@@ -163,7 +163,7 @@ impl Common {
     /// The peer said BYE. What is accepted from now on are replies alone; what waits is written if
     /// the peer still reads.
     pub(super) fn handle_bye(&mut self, now: Tick, connection: &mut Connection) {
-        let Some(code) = connection.peer.bye_received else {
+        let Some(code) = connection.peer.ending.bye_received else {
             return;
         };
         let was_told = connection.told_connected;
@@ -347,10 +347,11 @@ impl Common {
             | State::Draining { .. }
             | State::Lingering { .. } => {
                 let is_missing = connection.peer.in_flight(released) != Traffic::default();
-                is_missing.then_some(connection.peer.read)
+                is_missing.then_some(connection.peer.counts.read)
             }
         };
-        let waits_for_credit = connection.pause == Some(Pause::Credit) && !connection.peer.eof;
+        let waits_for_credit =
+            connection.pause == Some(Pause::Credit) && !connection.peer.ending.eof;
         if let Some(awaited) = awaited {
             let id = connection.id();
             if waits_for_credit && matches!(connection.peer.state(), State::Stopping { .. }) {

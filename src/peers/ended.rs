@@ -34,13 +34,13 @@ pub(crate) struct Ended {
 impl Ended {
     /// Counts what a connection did in all, and what was lost with it.
     pub(super) fn count(&mut self, peer: &Peer, lost: Traffic, ledger: &Ledger) {
-        ledger.unanswered.add(peer.unanswered);
+        ledger.unanswered.add(peer.counts.unanswered);
         ledger.discarded_after_close.add(peer.discarded());
-        self.gone.inbound.add(peer.inbound);
-        self.gone.written.add(peer.outbound);
+        self.gone.inbound.add(peer.counts.inbound);
+        self.gone.written.add(peer.counts.outbound);
         self.gone.lost.add(lost);
-        self.gone.accepted.add(peer.sums.accepted);
-        self.gone.accepted.add(peer.answered);
+        self.gone.accepted.add(peer.counts.sums.accepted);
+        self.gone.accepted.add(peer.counts.answered);
     }
 
     /// Keeps the row of a connection, of whose messages `held` are still somewhere.

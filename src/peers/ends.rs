@@ -55,7 +55,7 @@ impl Peers {
             return;
         };
         let peer = &mut connection.peer;
-        if peer.eof {
+        if peer.ending.eof {
             return;
         }
         let mut left = LAST_READ_BYTES;
@@ -227,15 +227,15 @@ fn closed_row(
         link: peer.link,
         node_id: peer.node_id(),
         reason,
-        bye_received: peer.bye_received,
+        bye_received: peer.ending.bye_received,
         closed_at: Duration::from_millis(now),
         age: Duration::from_millis(now.saturating_sub(peer.opened)),
-        inbound: peer.inbound,
-        outbound: peer.outbound,
+        inbound: peer.counts.inbound,
+        outbound: peer.counts.outbound,
         lost,
-        overflowed: peer.sums.overflowed,
+        overflowed: peer.counts.sums.overflowed,
         unconfirmed,
-        unanswered: peer.unanswered,
+        unanswered: peer.counts.unanswered,
         discarded_after_close: peer.discarded(),
     }
 }

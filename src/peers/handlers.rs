@@ -306,8 +306,8 @@ impl Handling {
         }
         walk.finish(handlers, bytes);
         let (accepted, unanswered) = (replier.accepted(), replier.unanswered());
-        connection.peer.unanswered += unanswered;
-        connection.peer.answered.add(accepted);
+        connection.peer.counts.unanswered += unanswered;
+        connection.peer.counts.answered.add(accepted);
         if accepted.messages > 0 && !connection.ready.has(Ready::WRITE) {
             slots.note_slack(id, connection.peer.outbox.slack_bytes());
         }

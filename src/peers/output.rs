@@ -13,11 +13,11 @@ use crate::{
 /// Gives the slot of a peer back, and counts what is lost with the connection.
 pub(super) fn close_slot(slots: &Slots, now: Tick, peer: &mut Peer) -> Result<Traffic, Contended> {
     let outbox = &mut peer.outbox;
-    let (late, unanswered) = slots.close(peer.id, peer.sums, |priority, segment| {
+    let (late, unanswered) = slots.close(peer.id, peer.counts.sums, |priority, segment| {
         outbox.push(now, priority, segment);
     })?;
-    peer.sums.add(late);
-    peer.unanswered += unanswered;
+    peer.counts.sums.add(late);
+    peer.counts.unanswered += unanswered;
     // The slot takes nothing any more, so this is all of it.
     let lost = peer.outbox.count_unwritten();
     debug_assert_eq!(lost, peer.outbox.waiting());
@@ -60,10 +60,10 @@ impl Common {
             Take::Beside(Default::default())
         };
         let outbox = &mut peer.outbox;
-        let taken = slots.take_tail(now, id, peer.sums, take, |priority, segment| {
+        let taken = slots.take_tail(now, id, peer.counts.sums, take, |priority, segment| {
             outbox.push(now, priority, segment);
         })?;
-        peer.sums.add(taken.sums);
+        peer.counts.sums.add(taken.sums);
         // Where it is written now, that is looked at afterwards.
         if !connection.ready.has(Ready::WRITE) {
             slots.note_slack(id, peer.outbox.slack_bytes());

@@ -78,7 +78,10 @@ impl Common {
             }
             return;
         }
-        let (read, carried) = (connection.peer.read, connection.peer.carry.len() as u64);
+        let (read, carried) = (
+            connection.peer.counts.read,
+            connection.peer.carry.len() as u64,
+        );
         let resume =
             |all: u64, kept: u64, read: u64| read - (all / 2).saturating_sub(kept).min(read);
         let resume = Traffic::new(

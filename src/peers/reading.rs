@@ -310,7 +310,7 @@ impl Common {
         self.told.note_block();
         let block = (parsed.frames > 0).then(|| {
             let traffic = Traffic::new(u64::from(parsed.frames), size as u64);
-            peer.read.add(traffic);
+            peer.counts.read.add(traffic);
             let head = head_of(peer.id, now, &parsed, traffic);
             let pool = &mut self.input.pool;
             pool.make(&mut buffer.bytes, start, size, head)

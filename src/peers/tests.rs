@@ -327,9 +327,9 @@ impl Peers {
     /// Messages accepted for a peer that are still in its slot.
     fn untaken(&self, connection: &Connection) -> u64 {
         let queued = self.common.slots.queued(connection.id()).messages;
-        let sums = connection.peer.sums;
-        let given = sums.accepted.messages + connection.peer.answered.messages;
-        queued + connection.peer.outbound.messages + sums.overflowed.messages - given
+        let sums = connection.peer.counts.sums;
+        let given = sums.accepted.messages + connection.peer.counts.answered.messages;
+        queued + connection.peer.counts.outbound.messages + sums.overflowed.messages - given
     }
 
     /// Connections, those included that were refused and are not closed yet, and those not that are
@@ -358,7 +358,7 @@ impl Peers {
     pub(crate) fn introduced(&self) -> Vec<(PeerId, NodeId)> {
         let said = self
             .connections_up()
-            .filter(|connection| connection.peer.identity.is_some());
+            .filter(|connection| connection.peer.greeting.identity.is_some());
         said.map(|connection| (connection.id(), connection.peer.node_id()))
             .collect()
     }
@@ -546,7 +546,7 @@ fn what_waits_behind_a_write_that_failed_is_leased() {
         replier.send(MessageType(1), vec![0; size]).unwrap();
     }
     let answered = replier.accepted();
-    connection.peer.answered.add(answered);
+    connection.peer.counts.answered.add(answered);
     slots.ledger.note_accepted(answered);
     peers.handle_written(now, id, 82_024, Err(Errno::CONNRESET.into()));
     assert_eq!(slots.queued(id).messages, 3, "it is still there");
