@@ -197,7 +197,7 @@ fn a_paused_peer_is_read_again_when_its_credit_is_back() {
             let slots = Arc::clone(&slots);
             thread::spawn(move || slots.release(peer, Traffic::new(1, 10), 0))
         });
-        // As `Peers::reconsider_reading` does it: it may see too little, and then pauses anew.
+        // As `Common::reconsider_reading` does it: it may see too little, and then pauses anew.
         while slots.released(peer) != all {
             let pauses = slots.pause(peer, all);
             while pauses && slots.poll_dirty().is_none() {

@@ -114,7 +114,7 @@ fn no_event_is_left_unmade_for_who_has_subscribed() {
         let mut owed = 0;
         for _ in 0..2 {
             owed += subscribed.load(Ordering::Acquire);
-            // As `Peers::emit` does it.
+            // As `Told::emit` does it.
             if slots.event_subscribers.load(Ordering::Relaxed) > 0 {
                 let event = Box::new(Event::Resumed { peer });
                 let item = Item::Event(event.clone());
