@@ -52,7 +52,8 @@ use crate::{
     outbox::Outbox,
 };
 
-/// What every peer of a service is held to. Times are in milliseconds; zero is off.
+/// What every peer of a service is held to: its settings, as a loop needs them. Times are in
+/// milliseconds; zero is off.
 #[derive(Debug)]
 pub(crate) struct Rules {
     pub(crate) decoder: Decoder,
@@ -128,6 +129,9 @@ fn padded(token: &[u8]) -> [u8; TOKEN_SIZE_MAX + 1] {
 }
 
 /// One connection.
+///
+/// It has more methods than others because it is the only writer of its [`State`], by which most of
+/// them branch; what does not depend on the state is with the parts that it is made of.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) id: PeerId,

@@ -18,6 +18,9 @@ use crate::{
 };
 
 /// One connection with its place in the lists of the loop.
+///
+/// Most of its fields are marks that stand alone, each with the condition under which it holds; a
+/// struct around some of them would give them a name that says less. `is_inactive` names them all.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) peer: Peer,

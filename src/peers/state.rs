@@ -42,7 +42,10 @@ pub(crate) struct Peers {
 
 /// What the connections of a loop have in common, each part with its owner.
 ///
-/// Its own methods are the steps of one connection, which need several of the parts.
+/// Its own methods are the steps of one connection, which need several of the parts. They are many
+/// because they call each other: a step that reads may end in one that closes. So they are methods
+/// of one type and stand in files by what they are about, with ranks; what one owner can do by
+/// itself is a method of that owner.
 #[derive(Debug)]
 pub(crate) struct Common {
     pub(super) slots: Arc<Slots>,
