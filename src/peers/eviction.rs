@@ -1,8 +1,9 @@
 //! What a loop does about a byte budget that is short.
 //!
 //! Reading pauses first, see `pausing`. Where the budget is used up, the peer that holds most of
-//! what is not with subscribers makes room, whichever loop it is with. To find it, all peers are looked at:
-//! so many in a turn, so that a turn costs no more with 100,000 connections than with 10,000.
+//! what is not with subscribers makes room, whichever loop it is with. To find it, all peers are
+//! looked at: so many in a turn, so that a turn costs no more with 100,000 connections than with
+//! 10,000.
 
 use super::{
     connection::{Connection, Pause},

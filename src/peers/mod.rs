@@ -19,15 +19,17 @@
 //!
 //! | rank | files | what they are |
 //! |---|---|---|
-//! | 0 | `connection`, `read_buffer`, `node_registry`, `losses`, `stop` | what the owners are made of |
+//! | 0 | `connection`, `read_buffer`, `node_registry`, `losses`, `stop` | parts of owners |
 //! | 1 | `census`, `table`, `turn_lists`, `deadlines`, `vectored_read`, `handlers` | owners |
-//! | 2 | `told`, `input`, `pressure`, `admission`, `links`, `nodes`, `ended`, `acknowledgement` | owners |
+//! | 2 | `told`, `input`, `pressure`, `admission`, `links`, `nodes`, `ended` | owners |
+//! | 2 | `acknowledgement` | an owner |
 //! | 3 | `state` | [`Peers`]: the table, and `Common`: the owners |
 //! | 4 | `pausing`, `output`, `requests`, `asking`, `admitting` | steps that close no connection |
-//! | 5 | `closing` | steps that may close the connection; `doubles`: two services with one node id |
+//! | 5 | `closing` | steps that may close the connection |
+//! | 5 | `doubles` | two services with one node id |
 //! | 6 | `dialling` | attempts of links |
 //! | 7 | `names`, `ends` | addresses of links; the end of a connection, and [`Peers::on`] |
-//! | 8 | `accepting`, `introduction`, `expiry`, `looks`, `writing`, `eviction` | what happens to one |
+//! | 8 | `accepting`, `introduction`, `expiry`, `looks`, `writing`, `eviction` | events of one |
 //! | 9 | `reading`, `linking` | reads, which may introduce a peer; links as they are asked for |
 //! | 10 | `stopping`, `reconfigure`, `cut`, `rows` | what is about all connections |
 //! | 11 | `turn` | what is done when |
