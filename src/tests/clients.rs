@@ -131,6 +131,8 @@ impl Client {
             let is_silent = self.ended && self.kind == Kind::Hostile && !world.healed;
             if over && !is_silent {
                 world.finish(index);
+            } else if over {
+                world.silent.push(index);
             }
             self.conn = None;
             world.work += 1;

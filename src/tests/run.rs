@@ -657,6 +657,9 @@ impl Run {
             .clients
             .iter()
             .all(|one| one.conn.is_none() && one.connects_left == 0)
+            // What a reset connection had sent may still be on its way.
+            && world.conns.iter().all(|conn| conn.id.is_none() || conn.closed > 0)
+            && self.ledger.dispatch_queue.get() == Traffic::default()
             && world.subscribers.iter().all(Subscriber::is_drained)
     }
 

@@ -240,6 +240,8 @@ pub(super) struct World {
     pub(super) handled: Option<MessageType>,
     pub(super) payload_max: usize,
     pub(super) trace: bool,
+    /// Connections whose clients have read everything and left without a FIN.
+    pub(super) silent: Vec<usize>,
 }
 
 impl World {
@@ -289,6 +291,7 @@ impl World {
             handled: None,
             payload_max: 0,
             trace: std::env::var_os("NEBNET_TRACE").is_some(),
+            silent: Vec::new(),
         }
     }
 
@@ -611,6 +614,10 @@ impl World {
             conn.queue_max = conn.queue_max.max(100_000);
             conn.latency = 0;
             conn.arrived_max = conn.arrived_max.max(100_000);
+        }
+        // Otherwise each of them is waited for as long as a drain may take.
+        for index in std::mem::take(&mut self.silent) {
+            self.finish(index);
         }
     }
 
