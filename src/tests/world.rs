@@ -966,10 +966,15 @@ impl Net for SimNet {
         buffer: &mut Vec<u8>,
         limit: usize,
     ) -> io::Result<usize> {
-        let reads = self.0.borrow().reads.len();
+        // It is no peer's turn, and counts for none.
+        let (reads, read_in_turn) = {
+            let world = &mut *self.0.borrow_mut();
+            (world.reads.len(), std::mem::take(&mut world.read_in_turn))
+        };
         let result = self.read(stream, buffer, limit);
-        // It is no peer's turn.
-        self.0.borrow_mut().reads.truncate(reads);
+        let world = &mut *self.0.borrow_mut();
+        world.reads.truncate(reads);
+        world.read_in_turn = read_in_turn;
         result
     }
 
