@@ -134,6 +134,28 @@ fn every_example_is_declared_and_mentioned() {
     }
 }
 
+/// Files move, and what leads to them has to follow.
+#[test]
+fn every_file_that_is_named_exists() {
+    let mut missing = Vec::new();
+    for document in ["CONTRIBUTING.md", "docs/testing.md"] {
+        for name in read(document).split('`').skip(1).step_by(2) {
+            let is_path = name.contains('/') && name.rsplit('.').next().is_some_and(is_ending);
+            let is_one = name
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
+            if is_path && is_one && !root().join(name).exists() {
+                missing.push(format!("{document}: {name}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+fn is_ending(ending: &str) -> bool {
+    ["md", "py", "rs", "toml", "txt"].contains(&ending)
+}
+
 #[test]
 fn every_link_leads_somewhere() {
     for document in DOCUMENTS {
