@@ -97,7 +97,7 @@ fn frame(message_type: MessageType, payload: &[u8]) -> Vec<u8> {
 fn join(service: &NetService, addr: SocketAddr) -> (TcpStream, PeerId) {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.set_nodelay(true).unwrap();
-    let mut first = service.subscribe(TOLD).unwrap();
+    let mut first = service.handle().subscribe(TOLD).unwrap();
     stream.write_all(&frame(TOLD, &[])).unwrap();
     let peer = first.recv().unwrap().peer();
     (stream, peer)
@@ -140,7 +140,7 @@ fn send_all(handle: &Handle, peers: &[PeerId], payload: usize, stop: &AtomicBool
 /// Megabytes a second that come back to clients that write and read at the same time.
 fn echo(lowat: usize, connections: usize, payload: usize) -> f64 {
     let (mut service, addr) = start(lowat);
-    let mut questions = service.subscribe(ASKED).unwrap();
+    let mut questions = service.handle().subscribe(ASKED).unwrap();
     let handle = service.handle();
     let answers = thread::spawn(move || {
         while let Ok(batch) = questions.recv_batch() {
@@ -204,7 +204,7 @@ fn unless_blocked(result: std::io::Result<usize>) -> Option<usize> {
 
 fn round_trip(lowat: usize) -> f64 {
     let (mut service, addr) = start(lowat);
-    let mut questions = service.subscribe(ASKED).unwrap();
+    let mut questions = service.handle().subscribe(ASKED).unwrap();
     let handle = service.handle();
     let answers = thread::spawn(move || {
         while let Ok(batch) = questions.recv_batch() {

@@ -104,7 +104,7 @@ fn measure(connections: usize, rounds: usize, json: &mut String) {
     let spec = Spec::receive(service.local_addrs()[0], connections, PAYLOAD_SIZE);
     let mut load = Load::start(spec);
     let handle = service.handle();
-    while service.snapshot().peers < connections as u64 {
+    while service.handle().snapshot().peers < connections as u64 {
         thread::sleep(PAUSE);
     }
     let peers: Vec<PeerId> = handle.peers().iter().map(|row| row.peer).collect();

@@ -47,8 +47,11 @@ fn main() {
         .socket_buffers(128 << 10, 0)
         .write_stall_timeout(WRITE_STALL);
     let mut service = NetService::new(config).unwrap();
-    let mut questions = service.subscribe(MessageType(MESSAGE_TYPE)).unwrap();
-    let mut hungry = service.subscribe(MessageType(FEED_TYPE)).unwrap();
+    let mut questions = service
+        .handle()
+        .subscribe(MessageType(MESSAGE_TYPE))
+        .unwrap();
+    let mut hungry = service.handle().subscribe(MessageType(FEED_TYPE)).unwrap();
     let handle = service.handle();
     let echo = thread::spawn(move || {
         while let Ok(batch) = questions.recv_batch() {
@@ -166,5 +169,5 @@ fn phase(
 }
 
 fn closed(service: &NetService) -> Vec<(CloseReason, u64)> {
-    service.snapshot().closed
+    service.handle().snapshot().closed
 }

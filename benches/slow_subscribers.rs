@@ -203,7 +203,7 @@ impl Bench {
             sum = (sum.0 + matched, sum.1 + taken);
         }
         let own = if kind == Kind::HandlersPanic {
-            let rows = self.service.snapshot().handlers;
+            let rows = self.service.handle().snapshot().handlers;
             let panics: u64 = rows.iter().map(|row| row.panics).sum();
             format!("{panics} panics of {} handlers", rows.len())
         } else {
@@ -254,7 +254,7 @@ fn start_healthy(service: &NetService, healthy: &Arc<Healthy>) -> thread::JoinHa
     let options = SubscribeOptions::new(MessageType(MESSAGE_TYPE))
         .messages(65_536)
         .overflow(OverflowPolicy::Pause);
-    let mut all = service.subscribe_with(options).unwrap();
+    let mut all = service.handle().subscribe_with(options).unwrap();
     let (handle, healthy) = (service.handle(), Arc::clone(healthy));
     thread::spawn(move || {
         while let Ok(batch) = all.recv_batch() {

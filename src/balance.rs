@@ -38,7 +38,7 @@ use crate::{
 ///
 /// let mut service = NetService::new(Config::default().listen("127.0.0.1:0".parse()?))?;
 /// service.start()?;
-/// let balance = service.balance();
+/// let balance = service.handle().balance();
 /// assert!(balance.is_exact(), "{balance}");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

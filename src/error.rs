@@ -866,7 +866,7 @@ impl From<SendError> for RequestError {
     }
 }
 
-/// Why [`NetService::subscribe`](crate::NetService::subscribe) failed.
+/// Why [`Handle::subscribe`](crate::Handle::subscribe) failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SubscribeError {
@@ -976,7 +976,7 @@ impl fmt::Display for HandlerError {
 
 impl Error for HandlerError {}
 
-/// Why a timer was not set, or [`NetService::timers`](crate::NetService::timers) failed.
+/// Why a timer was not set, or [`Handle::timers`](crate::Handle::timers) failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TimerError {

@@ -47,11 +47,12 @@
 //!
 //! let config = Config::default().listen("127.0.0.1:0".parse()?).max_peers(100);
 //! let mut service = NetService::new(config)?;
+//! let handle = service.handle();
 //! // Subscribe, then start: then no message is missed.
 //! let options = SubscribeOptions::new(MessageType(7))
 //!     .name("greetings")
 //!     .overflow(OverflowPolicy::Pause);
-//! let mut greetings = service.subscribe_with(options)?;
+//! let mut greetings = handle.subscribe_with(options)?;
 //! service.start()?;
 //!
 //! let mut client = Client::connect(service.local_addrs()[0])?;
@@ -60,7 +61,7 @@
 //! let batch = greetings.recv_batch()?;
 //! for greeting in &batch {
 //!     assert_eq!((greeting.peer(), greeting.payload()), (batch.peer(), &b"hi"[..]));
-//!     service.reply(greeting, "hello")?;
+//!     handle.reply(greeting, "hello")?;
 //! }
 //! drop(batch);
 //!
@@ -91,9 +92,10 @@
 //! #     sender: PeerId,
 //! #     peer: PeerId,
 //! # ) -> Result<(), Box<dyn std::error::Error>> {
+//! let handle = service.handle();
 //! // What becomes of peers and what they say: through one queue, in its true order.
 //! let options = SubscribeOptions::new(MessageType(7)).with_events();
-//! let mut inbox = service.subscribe_with(options)?;
+//! let mut inbox = handle.subscribe_with(options)?;
 //! match inbox.recv_any()? {
 //!     Received::Event(Event::Connected { peer, addr, .. }) => println!("{peer} is {addr}"),
 //!     Received::Batch(batch) => println!("{} messages of {}", batch.len(), batch.peer()),
@@ -101,14 +103,14 @@
 //!     _ => {}
 //! }
 //! // Stays connected: back-off with full jitter, HELLO, heartbeats; one connection for each node.
-//! let link = service.connect(ConnectOptions::from("gateway:8680").keep_connected(true))?;
+//! let link = handle.connect(ConnectOptions::from("gateway:8680").keep_connected(true))?;
 //! // Encoded once for everybody; whoever is full is left out and named.
-//! let report = service.broadcast(MessageType(7), "101.5", Recipients::AllBut(sender));
+//! let report = handle.broadcast(MessageType(7), "101.5", Recipients::AllBut(sender));
 //! // High goes first, low never starves.
 //! let urgent = Outgoing::new(MessageType(8), "cancel").priority(Priority::High);
-//! let sent = service.handle().send_message(peer, urgent);
+//! let sent = handle.send_message(peer, urgent);
 //! // One result for each request: an answer, a timeout, or the reason of the connection's end.
-//! let answer = service.request(peer, MessageType(9), "?", Duration::from_secs(1))?.recv()?;
+//! let answer = handle.request(peer, MessageType(9), "?", Duration::from_secs(1))?.recv()?;
 //! // On the loop itself, one hand-off less; to be set before the start.
 //! service.handle_inline(HandlerOptions::new(MessageType(10)), |message, replier| {
 //!     let _ = replier.reply(message.payload());

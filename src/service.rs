@@ -4,7 +4,7 @@ mod ending;
 
 use std::{
     fmt, io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
@@ -17,28 +17,15 @@ use std::{
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::{
-    balance::Balance,
-    block::Message,
     budget::Budget,
     clock::{Clock, ticks_of_timeout},
     config::{Config, Dispatch},
-    dial::ConnectOptions,
-    dispatch::{
-        ChannelSubscription, DispatchQueue, EventOptions, EventSubscription, FanOut, OnTick,
-        PendingReply, QueueBounds, Registry, Replies, SubscribeOptions, Subscription, TypeFilter,
-        Worker, panic_message,
-    },
-    error::{
-        ConfigError, ConnectError, HandlerError, ListenError, MemoryError, RequestError, SendError,
-        ServiceFailure, StartError, SubscribeError, TimerError,
-    },
+    dispatch::{DispatchQueue, FanOut, OnTick, QueueBounds, Registry, Worker, panic_message},
+    error::{ConfigError, HandlerError, MemoryError, ServiceFailure, StartError},
     event_loop::{EventLoop, LoopEnd, Sink},
-    handle::{
-        Command, FinalReport, Handle, ListenerInfo, Outgoing, Payload, ReplyTo, Settings, Shard,
-        Shared, is_of_a_service,
-    },
+    handle::{Command, FinalReport, Handle, Settings, Shard, Shared, is_of_a_service},
     host::{Host, Lowered},
-    id::{LinkId, ListenerId, MessageType, PeerId},
+    id::ListenerId,
     inline::{InlineMessage, Replier},
     ledger::{Ledger, ServiceState, Snapshot, StateCell, StopReport, Traffic},
     limits::{
@@ -46,10 +33,9 @@ use crate::{
     },
     peer::Rules,
     peers::{Census, HandlerOptions, Handlers, NodeRegistry, PeerLimits, Peers},
-    slots::{BroadcastReport, OutboxLimits, Recipients, Slots},
+    slots::{OutboxLimits, Slots},
     socket::{Listener, SocketOptions, Sockets, name_conflict, raise_descriptor_limit},
     threads::{Crew, run_on, warn_if_crowded},
-    timers::Timers,
 };
 
 use ending::{Ending, Running};
@@ -69,8 +55,10 @@ type MetricsCallback = Box<dyn FnMut(&Snapshot) + Send>;
 /// A networking core: one thread that owns all peers, and one that fans their messages out; or
 /// several such pairs ([`Config::shards`]).
 ///
-/// Subscribe, then start: then no message is missed. Several services in one process know nothing
-/// of each other. A service installs no signal handlers and has no global state.
+/// The service is begun and ended here; what happens in between goes through its
+/// [`handle`](Self::handle). Subscribe, then start: then no message is missed. Several services in
+/// one process know nothing of each other. A service installs no signal handlers and has no global
+/// state.
 ///
 /// # Examples
 ///
@@ -80,10 +68,11 @@ type MetricsCallback = Box<dyn FnMut(&Snapshot) + Send>;
 /// use nebnet::{Config, NetService, TypeFilter};
 ///
 /// let mut service = NetService::new(Config::default())?;
-/// let mut requests = service.subscribe(TypeFilter::all())?;
+/// let handle = service.handle();
+/// let mut requests = handle.subscribe(TypeFilter::all())?;
 /// service.start()?;
 /// for request in &mut requests {
-///     if let Err(error) = service.reply(&request, request.payload()) {
+///     if let Err(error) = handle.reply(&request, request.payload()) {
 ///         eprintln!("{}: {error}", request.peer());
 ///     }
 /// }
@@ -333,7 +322,10 @@ impl NetService {
         self.addrs.clone()
     }
 
-    /// A handle for other threads.
+    /// A handle: it subscribes, sends, connects, listens and asks, here and on other threads.
+    ///
+    /// There is one from the beginning. What it is told before the start takes effect then: a
+    /// subscription that is made before misses no message. Cheap to make and to clone.
     #[must_use]
     pub fn handle(&self) -> Handle {
         Handle::new(Arc::clone(&self.shared))
@@ -395,182 +387,6 @@ impl NetService {
             self.shared.timers.close();
         }
         self.shared.unfinished_report()
-    }
-
-    /// As [`Handle::subscribe`].
-    ///
-    /// # Errors
-    ///
-    /// See [`SubscribeError`].
-    pub fn subscribe(&self, types: impl Into<TypeFilter>) -> Result<Subscription, SubscribeError> {
-        self.handle().subscribe(types)
-    }
-
-    /// As [`Handle::subscribe_with`].
-    ///
-    /// # Errors
-    ///
-    /// See [`SubscribeError`].
-    pub fn subscribe_with(
-        &self,
-        options: SubscribeOptions,
-    ) -> Result<Subscription, SubscribeError> {
-        self.handle().subscribe_with(options)
-    }
-
-    /// As [`Handle::subscribe_sender`].
-    ///
-    /// # Errors
-    ///
-    /// See [`SubscribeError`].
-    pub fn subscribe_sender(
-        &self,
-        options: SubscribeOptions,
-        sender: Sender<Message>,
-    ) -> Result<ChannelSubscription, SubscribeError> {
-        self.handle().subscribe_sender(options, sender)
-    }
-
-    /// As [`Handle::subscribe_events`].
-    ///
-    /// # Errors
-    ///
-    /// See [`SubscribeError`].
-    pub fn subscribe_events(
-        &self,
-        options: EventOptions,
-    ) -> Result<EventSubscription, SubscribeError> {
-        self.handle().subscribe_events(options)
-    }
-
-    /// As [`Handle::timers`].
-    ///
-    /// # Errors
-    ///
-    /// See [`TimerError`].
-    pub fn timers(&self, capacity: usize) -> Result<Timers, TimerError> {
-        self.handle().timers(capacity)
-    }
-
-    /// As [`Handle::send`].
-    ///
-    /// # Errors
-    ///
-    /// See [`SendError`].
-    pub fn send<'a>(
-        &self,
-        peer: PeerId,
-        message_type: MessageType,
-        payload: impl Into<Payload<'a>>,
-    ) -> Result<(), SendError> {
-        self.handle().send(peer, message_type, payload)
-    }
-
-    /// As [`Handle::reply`].
-    ///
-    /// # Errors
-    ///
-    /// See [`SendError`].
-    pub fn reply<'a>(
-        &self,
-        to: impl Into<ReplyTo>,
-        payload: impl Into<Payload<'a>>,
-    ) -> Result<(), SendError> {
-        self.handle().reply(to, payload)
-    }
-
-    /// As [`Handle::broadcast`].
-    pub fn broadcast<'a, 'b>(
-        &self,
-        message_type: MessageType,
-        payload: impl Into<Payload<'a>>,
-        to: impl Into<Recipients<'b>>,
-    ) -> BroadcastReport {
-        self.handle().broadcast(message_type, payload, to)
-    }
-
-    /// As [`Handle::broadcast_message`].
-    pub fn broadcast_message<'b>(
-        &self,
-        message: &Outgoing<'_>,
-        to: impl Into<Recipients<'b>>,
-    ) -> BroadcastReport {
-        self.handle().broadcast_message(message, to)
-    }
-
-    /// As [`Handle::connect`].
-    ///
-    /// # Errors
-    ///
-    /// See [`ConnectError`].
-    pub fn connect(&self, target: impl Into<ConnectOptions>) -> Result<LinkId, ConnectError> {
-        self.handle().connect(target)
-    }
-
-    /// As [`Handle::disconnect`].
-    ///
-    /// # Errors
-    ///
-    /// See [`ConnectError`].
-    pub fn disconnect(&self, link: LinkId) -> Result<(), ConnectError> {
-        self.handle().disconnect(link)
-    }
-
-    /// As [`Handle::listen`].
-    ///
-    /// # Errors
-    ///
-    /// See [`ListenError`].
-    pub fn listen(&self, addr: SocketAddr) -> Result<ListenerInfo, ListenError> {
-        self.handle().listen(addr)
-    }
-
-    /// As [`Handle::listen_from`].
-    ///
-    /// # Errors
-    ///
-    /// See [`ListenError`].
-    pub fn listen_from(&self, socket: TcpListener) -> Result<ListenerInfo, ListenError> {
-        self.handle().listen_from(socket)
-    }
-
-    /// As [`Handle::request`].
-    ///
-    /// # Errors
-    ///
-    /// See [`RequestError`].
-    pub fn request<'a>(
-        &self,
-        peer: PeerId,
-        message_type: MessageType,
-        payload: impl Into<Payload<'a>>,
-        timeout: Duration,
-    ) -> Result<PendingReply, RequestError> {
-        self.handle().request(peer, message_type, payload, timeout)
-    }
-
-    /// As [`Handle::replies`].
-    #[must_use]
-    pub fn replies(&self, capacity: usize) -> Replies {
-        self.handle().replies(capacity)
-    }
-
-    /// As [`Handle::close`].
-    #[must_use = "false says that the peer was not connected"]
-    pub fn close(&self, peer: PeerId) -> bool {
-        self.handle().close(peer)
-    }
-
-    /// As [`Handle::balance`].
-    #[must_use]
-    pub fn balance(&self) -> Balance {
-        self.handle().balance()
-    }
-
-    /// As [`Handle::snapshot`].
-    #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
-        self.shared.snapshot()
     }
 
     // ----- start -----------------------------------------------------------------------------

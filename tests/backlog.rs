@@ -31,7 +31,10 @@ fn feed_one_that_never_reads(config: Config) -> (u64, u64) {
     let (service, tap) = start_tap(config.outbox_bytes(256 << 10));
     let mut client = Client::connect_small(service.local_addrs()[0]);
     client.send_message(1, b"here");
-    let events = service.subscribe_events(EventOptions::default()).unwrap();
+    let events = service
+        .handle()
+        .subscribe_events(EventOptions::default())
+        .unwrap();
     let (peer, handle) = (only_peer(&service), service.handle());
     let row = || -> PeerRow { handle.peers().into_iter().next().unwrap() };
     let mut sent = 0;

@@ -154,14 +154,14 @@ fn storm(config: Config, cuts: usize) {
         }
         assert!(peers > 0 && subscribers > 0, "{peers}, {subscribers}");
     });
-    let closed = service.snapshot();
+    let closed = service.handle().snapshot();
     assert!(closed.inbound.messages > 0 && closed.outbound_written.messages > 0);
     let report = util::stop_within(&mut service, Duration::from_secs(10));
     assert!(report.joined, "{report}");
     assert_balanced(&report.snapshot);
-    assert_balanced(&service.snapshot());
-    assert!(service.balance().is_exact());
-    assert_eq!(service.snapshot().memory_used, 0);
+    assert_balanced(&service.handle().snapshot());
+    assert!(service.handle().balance().is_exact());
+    assert_eq!(service.handle().snapshot().memory_used, 0);
 }
 
 #[test]
@@ -190,15 +190,15 @@ fn every_cut_of_a_storm_with_small_bounds_balances() {
 #[test]
 fn a_balance_names_what_it_sums_up() {
     let mut service = NetService::new(config()).unwrap();
-    let mut tap = service.subscribe(TypeFilter::all()).unwrap();
-    assert!(service.balance().is_exact(), "before the start");
+    let mut tap = service.handle().subscribe(TypeFilter::all()).unwrap();
+    assert!(service.handle().balance().is_exact(), "before the start");
     service.start().unwrap();
     let mut client = Client::connect(service.local_addrs()[0]);
     client.send_message(7, b"hi");
     let message = tap.recv().unwrap();
-    service.reply(&message, "hello").unwrap();
+    service.handle().reply(&message, "hello").unwrap();
     client.expect(7, b"hello");
-    let balance = service.balance();
+    let balance = service.handle().balance();
     assert!(balance.is_exact() && balance.is_cut, "{balance}");
     assert_eq!(balance.peers_left_out, 0);
     let find = |subject, name| {
@@ -219,8 +219,8 @@ fn a_balance_names_what_it_sums_up() {
     let matched = find(Subject::Subscriber(tap.id()), "matched");
     assert!(matched.contains("1 matched = 1 taken"), "{matched}");
     drop(client);
-    wait_until("it is gone", || service.snapshot().peers == 0);
-    assert!(service.balance().is_exact());
+    wait_until("it is gone", || service.handle().snapshot().peers == 0);
+    assert!(service.handle().balance().is_exact());
     util::stop_tap(service, tap);
 }
 
@@ -234,14 +234,20 @@ fn each_type_has_its_own_sum() {
         (Dispatch::Inline, true),
     ] {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
-        let some = service.subscribe(MessageType(1)..=MessageType(2)).unwrap();
+        let some = service
+            .handle()
+            .subscribe(MessageType(1)..=MessageType(2))
+            .unwrap();
         let options = HandlerOptions::new(MessageType(3));
         service.handle_inline_each(options, |_| |_, _| {}).unwrap();
         service.start().unwrap();
         let mut client = Client::connect(service.local_addrs()[0]);
         let peer = util::only_peer(&service);
         let long = Duration::from_secs(3600);
-        let asked = service.request(peer, MessageType(1), b"?", long).unwrap();
+        let asked = service
+            .handle()
+            .request(peer, MessageType(1), b"?", long)
+            .unwrap();
         let question = client.receive().unwrap();
         let mut parts = Vec::new();
         for number in [1, 2, 2, 3, 3, 3, 4, 4, 4, 4] {
@@ -257,14 +263,16 @@ fn each_type_has_its_own_sum() {
         } else {
             for (part, sent) in parts.iter().zip(1..) {
                 assert!(client.try_write(part));
-                wait_until("it came", || service.snapshot().inbound.messages == sent);
+                wait_until("it came", || {
+                    service.handle().snapshot().inbound.messages == sent
+                });
             }
         }
         assert!(asked.recv().is_ok());
         wait_until("all came", || {
-            service.snapshot().dispatched + service.snapshot().handled == 12
+            service.handle().snapshot().dispatched + service.handle().snapshot().handled == 12
         });
-        let balance = service.balance();
+        let balance = service.handle().balance();
         assert!(balance.is_exact() && balance.is_cut, "{balance}");
         let of_type = |number| Subject::Type(Some(MessageType(number)));
         let find = |number| {
@@ -312,7 +320,7 @@ fn nobody_is_asked_on_the_loops_own_thread() {
 fn nobody_is_asked_on_the_dispatchers_own_thread() {
     for dispatch in [Dispatch::Thread, Dispatch::Inline] {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
-        let mut tap = service.subscribe(TypeFilter::all()).unwrap();
+        let mut tap = service.handle().subscribe(TypeFilter::all()).unwrap();
         let handle = service.handle();
         let (sender, receiver) = bounded(1);
         service.on_metrics(move |_| {
@@ -326,7 +334,7 @@ fn nobody_is_asked_on_the_dispatchers_own_thread() {
         client.send_message(7, b"behind");
         assert_eq!(tap.recv().unwrap().payload(), b"behind");
         // Whoever is not asked from there is answered.
-        assert!(service.balance().is_exact());
+        assert!(service.handle().balance().is_exact());
         drop(client);
         util::stop_tap(service, tap);
     }
@@ -344,6 +352,7 @@ fn a_snapshot_of_a_quiet_service_is_exact_while_messages_are_parked() {
     ]
     .map(|overflow| {
         service
+            .handle()
             .subscribe_with(options().overflow(overflow))
             .unwrap()
     })
@@ -353,16 +362,18 @@ fn a_snapshot_of_a_quiet_service_is_exact_while_messages_are_parked() {
     let message = util::encoded(&Frame::new(MessageType(7), b"x"));
     // In one write, which is one read.
     assert!(client.try_write(&message.repeat(5)));
-    wait_until("all are dispatched", || service.snapshot().dispatched == 5);
+    wait_until("all are dispatched", || {
+        service.handle().snapshot().dispatched == 5
+    });
     // The dispatcher counts step by step; when it is done, nothing moves any more.
     wait_until("they are where they stay", || {
-        let snapshot = service.snapshot();
+        let snapshot = service.handle().snapshot();
         let queue = snapshot.dispatch_queue;
         subscribers.iter().map(|one| one.row().parked).sum::<u64>() == 8
             && (queue.messages, queue.messages_parked) == (10, 10)
             && snapshot.balance().is_exact()
     });
-    let balance = service.balance();
+    let balance = service.handle().balance();
     assert!(balance.is_exact(), "{balance}");
     drop(client);
     util::stop_within(&mut service, Duration::ZERO);
@@ -373,7 +384,7 @@ fn a_snapshot_of_a_quiet_service_is_exact_while_messages_are_parked() {
 fn bytes_received_are_the_applications_alone() {
     for dispatch in [Dispatch::Thread, Dispatch::Inline] {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
-        let tap = service.subscribe(MessageType(7)).unwrap();
+        let tap = service.handle().subscribe(MessageType(7)).unwrap();
         let options = HandlerOptions::new(MessageType(8));
         service.handle_inline_each(options, |_| |_, _| {}).unwrap();
         service.start().unwrap();
@@ -392,12 +403,14 @@ fn bytes_received_are_the_applications_alone() {
             assert!(client.try_write(&bytes));
         }
         let done = |snapshot: nebnet::Snapshot| snapshot.handled + snapshot.dispatched == 6;
-        wait_until("all came", || done(service.snapshot()));
-        wait_until("all is counted", || service.snapshot().balance().is_exact());
-        let snapshot = service.snapshot();
+        wait_until("all came", || done(service.handle().snapshot()));
+        wait_until("all is counted", || {
+            service.handle().snapshot().balance().is_exact()
+        });
+        let snapshot = service.handle().snapshot();
         assert_eq!(snapshot.inbound.bytes, 60);
         assert_eq!(service.handle().peers()[0].inbound, snapshot.inbound);
-        for balance in [snapshot.balance(), service.balance()] {
+        for balance in [snapshot.balance(), service.handle().balance()] {
             assert!(balance.is_exact(), "{balance}");
             let mut found = balance.equations.iter();
             assert!(found.any(|one| one.name == "bytes received" && one.sum == 60));

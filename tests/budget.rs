@@ -108,7 +108,7 @@ fn many_small_messages_stay_within_the_budget() {
         service.start().unwrap();
         let (addr, handle) = (service.local_addrs()[0], service.handle());
         let silent: Vec<_> = (0..6).map(|_| Client::connect_small(addr)).collect();
-        wait_until("all are there", || service.snapshot().peers == 6);
+        wait_until("all are there", || service.handle().snapshot().peers == 6);
         let peers: Vec<_> = handle.peers().iter().map(|row| row.peer).collect();
         let payload = vec![7; size];
         let (before, mut peak) = (heap(), 0);
@@ -136,7 +136,7 @@ fn many_small_messages_stay_within_the_budget() {
             peak = peak.max(heap().saturating_sub(before));
         }
         // What the loop has not seen yet is soon seen.
-        let shot = || (handle.peers(), service.snapshot()).1;
+        let shot = || (handle.peers(), service.handle().snapshot()).1;
         let (held, shot) = (heap().saturating_sub(before), shot());
         peak = peak.max(held);
         let used = usize::try_from(shot.memory_used).unwrap();
@@ -154,7 +154,7 @@ fn many_small_messages_stay_within_the_budget() {
         );
         drop((batch, silent));
         util::stop(&mut service);
-        assert_eq!(service.snapshot().memory_used, 0);
+        assert_eq!(service.handle().snapshot().memory_used, 0);
     }
 }
 
@@ -163,11 +163,11 @@ fn little_for_each_of_many_is_little() {
     let config = budgeted().memory_budget(2 << 20).outbox_bytes(1 << 20);
     let config = config.dispatch_bytes(1 << 20);
     let mut service = NetService::new(config.max_peers(300)).unwrap();
-    let mut tap = service.subscribe(TypeFilter::all()).unwrap();
+    let mut tap = service.handle().subscribe(TypeFilter::all()).unwrap();
     service.start().unwrap();
     let (addr, handle) = (service.local_addrs()[0], service.handle());
     let silent: Vec<_> = (0..200).map(|_| Client::connect_small(addr)).collect();
-    wait_until("all are there", || service.snapshot().peers == 200);
+    wait_until("all are there", || service.handle().snapshot().peers == 200);
     // Until the kernel takes nothing more for anybody.
     loop {
         let rows = handle.peers();
@@ -181,7 +181,7 @@ fn little_for_each_of_many_is_little() {
     let mut reader = Client::connect(addr);
     reader.send_message(7, b"room?");
     assert_eq!(tap.recv_timeout(PATIENCE).unwrap().payload(), b"room?");
-    let shot = service.snapshot();
+    let shot = service.handle().snapshot();
     assert!(shot.memory_used < shot.memory_budget / 2, "{shot:?}");
     assert_eq!((shot.peers, shot.closed_total()), (201, 0), "{shot:?}");
     drop((silent, reader));
@@ -192,13 +192,13 @@ fn little_for_each_of_many_is_little() {
 fn one_of_several_is_closed_where_one_suffices() {
     let config = budgeted().memory_budget(8 << 20).outbox_bytes(8 << 20);
     let mut service = NetService::new(config).unwrap();
-    let mut tap = service.subscribe(TypeFilter::all()).unwrap();
+    let mut tap = service.handle().subscribe(TypeFilter::all()).unwrap();
     service.start().unwrap();
     let (addr, handle) = (service.local_addrs()[0], service.handle());
     let silent: Vec<_> = (0..4).map(|_| Client::connect_small(addr)).collect();
     let mut reader = Client::connect(addr);
     reader.ping(b"");
-    wait_until("all are there", || service.snapshot().peers == 5);
+    wait_until("all are there", || service.handle().snapshot().peers == 5);
     let rows = handle.peers();
     let taken = reader.stream.local_addr().unwrap();
     let peers = rows.iter().filter(|row| row.addr != taken);
@@ -217,11 +217,11 @@ fn one_of_several_is_closed_where_one_suffices() {
             while handle.send(peers[3], MessageType(9), vec![0; size]).is_ok() {}
         }
         reader.send_message(7, b"room?");
-        util::closed_for(&service.snapshot(), CloseReason::Budget) > 0
+        util::closed_for(&service.handle().snapshot(), CloseReason::Budget) > 0
     });
     assert_eq!(tap.recv_timeout(PATIENCE).unwrap().payload(), b"room?");
     // By now the others would have been looked at as well.
-    let shot = service.snapshot();
+    let shot = service.handle().snapshot();
     assert_eq!(util::closed_for(&shot, CloseReason::Budget), 1, "{shot:?}");
     let rows = handle.peers();
     assert!(
@@ -253,14 +253,14 @@ fn a_mix_stays_within_the_budget() {
     ];
     let slow = policies.map(|overflow| {
         let options = SubscribeOptions::new(TypeFilter::all()).overflow(overflow);
-        service.subscribe_with(options).unwrap()
+        service.handle().subscribe_with(options).unwrap()
     });
     service.start().unwrap();
     let (addr, handle) = (service.local_addrs()[0], service.handle());
     // What is allocated once, for the first message of each kind, is not growth.
     let mut first = Client::connect(addr);
     first.send_message(1, b"");
-    wait_until("the first", || service.snapshot().dispatched == 1);
+    wait_until("the first", || service.handle().snapshot().dispatched == 1);
     let id = only_peer(&service);
     handle.send(id, MessageType(9), b"").unwrap();
     first.expect(9, b"");
@@ -317,7 +317,7 @@ fn a_mix_stays_within_the_budget() {
     );
     let report = util::stop(&mut service);
     assert!(report.snapshot.inbound.bytes > 1 << 20, "{report}");
-    assert_eq!(service.snapshot().memory_used, 0);
+    assert_eq!(service.handle().snapshot().memory_used, 0);
 }
 
 /// Fills the outbox of a peer that reads nothing until nothing more fits anywhere, and the kernel
@@ -337,7 +337,7 @@ fn fill(service: &NetService, peer: nebnet::PeerId) {
 fn at_the_end_sends_are_refused_and_the_largest_outbox_goes() {
     let config = budgeted().outbox_bytes(BUDGET);
     let mut service = NetService::new(config).unwrap();
-    let mut tap = service.subscribe(TypeFilter::all()).unwrap();
+    let mut tap = service.handle().subscribe(TypeFilter::all()).unwrap();
     service.start().unwrap();
     let addr = service.local_addrs()[0];
     let silent = Client::connect_small(addr);
@@ -345,7 +345,7 @@ fn at_the_end_sends_are_refused_and_the_largest_outbox_goes() {
     let mut reader = Client::connect(addr);
     reader.ping(b"");
     fill(&service, largest);
-    let shot = service.snapshot();
+    let shot = service.handle().snapshot();
     assert!(shot.memory_used >= shot.memory_budget * 9 / 10, "{shot:?}");
     assert!(shot.refused_for_budget > 0, "{shot:?}");
     // Somebody wants to be read, which the outbox of another leaves no room for.
@@ -365,7 +365,7 @@ fn at_the_end_the_largest_partial_frame_goes() {
     let config = budgeted().memory_budget(8 << 20).outbox_bytes(8 << 20);
     let config = config.max_payload(7 << 20);
     let mut service = NetService::new(config).unwrap();
-    let tap = service.subscribe(TypeFilter::all()).unwrap();
+    let tap = service.handle().subscribe(TypeFilter::all()).unwrap();
     service.start().unwrap();
     let addr = service.local_addrs()[0];
     let bytes = frames(4, 7 << 20, 1);
@@ -381,7 +381,9 @@ fn at_the_end_the_largest_partial_frame_goes() {
     }
     wait_for_closed(&service, CloseReason::Budget, 1);
     clients.extend(writers.into_iter().map(|writer| writer.join().unwrap()));
-    wait_until("its place is free", || service.snapshot().peers == 1);
+    wait_until("its place is free", || {
+        service.handle().snapshot().peers == 1
+    });
     drop(clients);
     util::stop_tap(service, tap);
 }
@@ -391,7 +393,7 @@ fn where_subscribers_hold_the_bytes_only_reading_pauses() {
     let config = config.dispatch_bytes(8 << 20);
     let mut service = NetService::new(config).unwrap();
     let options = SubscribeOptions::new(TypeFilter::all()).bytes(usize::MAX);
-    let mut hoarder = service.subscribe_with(options).unwrap();
+    let mut hoarder = service.handle().subscribe_with(options).unwrap();
     service.start().unwrap();
     let addr = service.local_addrs()[0];
     let writers: Vec<_> = (0..3)
@@ -413,7 +415,7 @@ fn where_subscribers_hold_the_bytes_only_reading_pauses() {
                 held.push(batch);
             }
             Err(_) => {
-                let shot = service.snapshot();
+                let shot = service.handle().snapshot();
                 // What several loops lease of the budget is up to a 32nd more than they use.
                 if shot.memory_used * 32 <= shot.memory_budget * 23 {
                     // A writer had no processor for so long.

@@ -73,7 +73,7 @@ fn lossless(config: Config) -> (NetService, Subscription) {
     let options = SubscribeOptions::new(TypeFilter::all())
         .messages(100)
         .overflow(OverflowPolicy::Pause);
-    let messages = service.subscribe_with(options).unwrap();
+    let messages = service.handle().subscribe_with(options).unwrap();
     service.start().unwrap();
     (service, messages)
 }
@@ -99,7 +99,11 @@ fn all_of_it_comes_in_order_whatever_has_room() {
         wait_for_closed(&service, CloseReason::PeerClosed, 1);
         let report = stop_within(&mut service, Duration::from_secs(10));
         assert_eq!(report.snapshot.inbound.messages, MESSAGES);
-        assert_eq!(service.snapshot().memory_used, 0, "every byte came back");
+        assert_eq!(
+            service.handle().snapshot().memory_used,
+            0,
+            "every byte came back"
+        );
     }
 }
 
@@ -132,7 +136,7 @@ fn an_end_in_the_middle_of_a_read_loses_nothing_that_was_counted() {
         };
         let mut senders = vec![start()];
         wait_until("the dispatch queue is full", || {
-            let snapshot = service.snapshot();
+            let snapshot = service.handle().snapshot();
             // Short reads may hold back a peer before they fill the queue.
             if snapshot.pauses.subscriber >= senders.len() as u64 {
                 senders.push(start());
@@ -141,12 +145,16 @@ fn an_end_in_the_middle_of_a_read_loses_nothing_that_was_counted() {
         });
         if closes {
             let peer = service.handle().peers().remove(0).peer;
-            assert!(service.close(peer));
+            assert!(service.handle().close(peer));
         }
         let report = stop_within(&mut service, Duration::from_millis(200));
         drop(messages);
         senders.into_iter().for_each(|one| one.join().unwrap());
         assert!(report.snapshot.inbound.messages > 0);
-        assert_eq!(service.snapshot().memory_used, 0, "every byte came back");
+        assert_eq!(
+            service.handle().snapshot().memory_used,
+            0,
+            "every byte came back"
+        );
     }
 }

@@ -58,7 +58,7 @@ impl Peak {
 
     fn look(&mut self, service: &NetService) {
         self.heap = self.heap.max(heap().saturating_sub(self.heap_before));
-        self.charged = self.charged.max(service.snapshot().memory_used);
+        self.charged = self.charged.max(service.handle().snapshot().memory_used);
     }
 
     #[track_caller]
@@ -126,7 +126,7 @@ fn lengths_that_many_announce_are_not_allocated() {
         peak.look(&service);
     }
     wait_until("all are there", || {
-        service.snapshot().peers == MANY as u64 + 1
+        service.handle().snapshot().peers == MANY as u64 + 1
     });
     // Whatever they sent was read when the loop has answered behind it.
     let held = || {
@@ -137,10 +137,10 @@ fn lengths_that_many_announce_are_not_allocated() {
     peak.look(&service);
     peak.expect_little();
     assert_eq!(
-        closed_for(&service.snapshot(), CloseReason::FrameTooLong),
+        closed_for(&service.handle().snapshot(), CloseReason::FrameTooLong),
         MANY as u64
     );
-    assert_eq!(service.snapshot().closed_total(), MANY as u64);
+    assert_eq!(service.handle().snapshot().closed_total(), MANY as u64);
     drop(streams);
     wait_for_closed(&service, CloseReason::EofInFrame, MANY as u64);
     drop(first);

@@ -42,7 +42,7 @@ fn without_hello() -> ClientOptions {
 /// A service that answers `ASK` with what it was asked, and `NEWS` before each answer.
 fn start_news(config: Config) -> (NetService, JoinHandle<()>) {
     let mut service = NetService::new(config).unwrap();
-    let mut questions = service.subscribe(ASK).unwrap();
+    let mut questions = service.handle().subscribe(ASK).unwrap();
     let handle = service.handle();
     let thread = thread::Builder::new().spawn(move || {
         while let Ok(question) = questions.recv() {
@@ -262,8 +262,8 @@ fn requests_are_answered_and_what_comes_before_waits_in_order() {
 
 /// Connections that are open, once the ones that ended are closed.
 fn client_count(service: &NetService) -> u64 {
-    wait_until("no peers", || service.snapshot().peers == 0);
-    service.snapshot().peers
+    wait_until("no peers", || service.handle().snapshot().peers == 0);
+    service.handle().snapshot().peers
 }
 
 #[test]
@@ -320,7 +320,10 @@ fn questions_of_the_service_are_answered() {
     let (mut service, _) = start_news(config());
     let mut client = Client::connect(addr_of(&service)).unwrap();
     let peer = only_peer(&service);
-    let pending = service.request(peer, ASK, "2+2", PATIENCE).unwrap();
+    let pending = service
+        .handle()
+        .request(peer, ASK, "2+2", PATIENCE)
+        .unwrap();
     let question = client.recv().unwrap();
     assert_eq!(question.payload(), b"2+2");
     client.reply(&question, "4").unwrap();
@@ -473,7 +476,10 @@ fn a_stop_is_told_after_what_came_before() {
     client.send(ASK, "?").unwrap();
     let peer = only_peer(&service);
     for number in 0..100_u32 {
-        service.send(peer, NEWS, &number.to_be_bytes()).unwrap();
+        service
+            .handle()
+            .send(peer, NEWS, &number.to_be_bytes())
+            .unwrap();
     }
     let reader = thread::Builder::new().spawn(move || {
         for number in 0..100_u32 {
@@ -625,7 +631,7 @@ fn a_checksum_can_be_required() {
 fn batches_go_out_in_few_writes() {
     let mut service = NetService::new(config()).unwrap();
     let options = SubscribeOptions::new(TypeFilter::all()).messages(100_000);
-    let mut all = service.subscribe_with(options).unwrap();
+    let mut all = service.handle().subscribe_with(options).unwrap();
     service.start().unwrap();
     let mut client = Client::connect(addr_of(&service)).unwrap();
     for number in 0..50_000_u32 {

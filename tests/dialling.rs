@@ -38,8 +38,11 @@ struct Node {
 impl Node {
     fn start(config: Config) -> Self {
         let mut service = NetService::new(config).unwrap();
-        let events = service.subscribe_events(EventOptions::new()).unwrap();
-        let messages = service.subscribe(TypeFilter::all()).unwrap();
+        let events = service
+            .handle()
+            .subscribe_events(EventOptions::new())
+            .unwrap();
+        let messages = service.handle().subscribe(TypeFilter::all()).unwrap();
         service.start().unwrap();
         Self {
             service,
@@ -136,7 +139,7 @@ fn two_services_form_a_link_and_talk_both_ways() {
     let mut server = Node::start(node_config(1).agent("server/1").max_payload(1000));
     let mut client = Node::start(node_config(2).agent("client/2").listen_nowhere());
     assert!(client.service.local_addrs().is_empty());
-    let link = client.service.connect(server.addr()).unwrap();
+    let link = client.service.handle().connect(server.addr()).unwrap();
     let (to_server, by) = client.connected();
     assert_eq!(by, Some(link));
     let identity = client.wait_for("Hello", |event| match event {
@@ -149,17 +152,25 @@ fn two_services_form_a_link_and_talk_both_ways() {
     );
     let (to_client, by) = server.connected();
     assert_eq!(by, None);
-    client.service.send(to_server, A, b"there").unwrap();
+    client
+        .service
+        .handle()
+        .send(to_server, A, b"there")
+        .unwrap();
     server.expect_message(to_client, b"there");
-    server.service.send(to_client, A, b"and back").unwrap();
+    server
+        .service
+        .handle()
+        .send(to_client, A, b"and back")
+        .unwrap();
     client.expect_message(to_server, b"and back");
     // Never more than the other side said that it takes.
     let size = 1001;
-    let refused = client.service.send(to_server, A, vec![0; size]);
+    let refused = client.service.handle().send(to_server, A, vec![0; size]);
     assert_eq!(refused, Err(SendError::TooLarge { size, limit: 1000 }));
     let row = client.service.handle().peers().remove(0);
     assert_eq!((row.link, row.identity), (Some(link), Some(identity)));
-    client.service.disconnect(link).unwrap();
+    client.service.handle().disconnect(link).unwrap();
     assert_eq!(client.closed(), (to_server, CloseReason::AppClosed));
     assert_eq!(server.closed(), (to_client, CloseReason::PeerBye));
     let report = stop(&mut client.service);
@@ -170,25 +181,25 @@ fn two_services_form_a_link_and_talk_both_ways() {
 #[test]
 fn one_attempt_fails_and_says_why() {
     let mut node = Node::start(config());
-    let link = node.service.connect(free_addr()).unwrap();
+    let link = node.service.handle().connect(free_addr()).unwrap();
     let (failed, error, retry) = node.failed();
     assert_eq!((failed, retry), (link, None));
     let DialError::Connect { kind, .. } = error else {
         panic!("{error:?}")
     };
     assert_eq!(kind, ErrorKind::ConnectionRefused);
-    let by_name = node.service.connect("name.invalid:80").unwrap();
+    let by_name = node.service.handle().connect("name.invalid:80").unwrap();
     let (failed, error, _) = node.failed();
     assert_eq!(failed, by_name);
     assert!(matches!(error, DialError::Resolve { .. }), "{error:?}");
-    let bad = node.service.connect("no-port").unwrap_err();
+    let bad = node.service.handle().connect("no-port").unwrap_err();
     assert!(matches!(bad, ConnectError::BadTarget), "{bad:?}");
     // A connection that was never made is no connection.
     let report = stop(&mut node.service);
     let snapshot = report.snapshot;
     assert_eq!((snapshot.dialled, snapshot.dials_failed), (0, 2));
     assert_eq!(snapshot.closed_total(), 0);
-    let late = node.service.connect(free_addr()).unwrap_err();
+    let late = node.service.handle().connect(free_addr()).unwrap_err();
     assert!(matches!(late, ConnectError::Stopped), "{late:?}");
 }
 
@@ -197,10 +208,10 @@ fn several_addresses_are_tried_and_names_looked_up() {
     let server = Node::start(config());
     let client = Node::start(config());
     let addrs = vec![free_addr(), free_addr(), server.addr()];
-    let link = client.service.connect(addrs).unwrap();
+    let link = client.service.handle().connect(addrs).unwrap();
     assert_eq!(client.connected().1, Some(link));
     let name = format!("localhost:{}", server.addr().port());
-    let link = client.service.connect(name).unwrap();
+    let link = client.service.handle().connect(name).unwrap();
     assert_eq!(client.connected().1, Some(link));
 }
 
@@ -210,7 +221,7 @@ fn a_kept_link_comes_back() {
     let fast = Duration::from_millis(5);
     let client = Node::start(config().reconnect(fast, fast * 4));
     let kept = ConnectOptions::from(addr).keep_connected(true);
-    let link = client.service.connect(kept).unwrap();
+    let link = client.service.handle().connect(kept).unwrap();
     // Nobody is there yet, which is tried again.
     for _ in 0..5 {
         let (failed, _, retry) = client.failed();
@@ -222,7 +233,11 @@ fn a_kept_link_comes_back() {
         let mut server = Node::start(listen.clone());
         let (peer, by) = client.connected();
         assert_eq!(by, Some(link));
-        client.service.send(peer, A, b"hello again").unwrap();
+        client
+            .service
+            .handle()
+            .send(peer, A, b"hello again")
+            .unwrap();
         let (there, _) = server.connected();
         server.expect_message(there, b"hello again");
         stop(&mut server.service);
@@ -231,7 +246,7 @@ fn a_kept_link_comes_back() {
     // Closing its connection is the end of the link.
     let server = Node::start(listen);
     let (peer, _) = client.connected();
-    assert!(client.service.close(peer));
+    assert!(client.service.handle().close(peer));
     assert_eq!(client.closed(), (peer, CloseReason::AppClosed));
     assert_eq!(server.closed().1, CloseReason::PeerBye);
     assert!(
@@ -246,6 +261,7 @@ fn nothing_but_hello_goes_out_before_the_ok() {
     let mut node = Node::start(node_config(3).network_id(9).agent("dialler"));
     let link = node
         .service
+        .handle()
         .connect(listener.local_addr().unwrap())
         .unwrap();
     let mut server = accept(&listener);
@@ -272,8 +288,11 @@ fn nothing_but_hello_goes_out_before_the_ok() {
     node.expect_message(peer, b"early");
     node.expect_message(peer, b"late");
     let too_large = SendError::TooLarge { size: 6, limit: 5 };
-    assert_eq!(node.service.send(peer, A, b"123456"), Err(too_large));
-    node.service.send(peer, A, b"12345").unwrap();
+    assert_eq!(
+        node.service.handle().send(peer, A, b"123456"),
+        Err(too_large)
+    );
+    node.service.handle().send(peer, A, b"12345").unwrap();
     server.expect(7, b"12345");
     drop(server);
     assert_eq!(node.closed(), (peer, CloseReason::PeerClosed));
@@ -284,10 +303,10 @@ fn a_peer_without_hello_is_reached_without() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut node = Node::start(config());
     let plain = ConnectOptions::from(listener.local_addr().unwrap()).hello(false);
-    node.service.connect(plain).unwrap();
+    node.service.handle().connect(plain).unwrap();
     let mut server = accept(&listener);
     let (peer, _) = node.connected();
-    node.service.send(peer, A, b"first").unwrap();
+    node.service.handle().send(peer, A, b"first").unwrap();
     server.expect(7, b"first");
     server.send_message(7, b"second");
     node.expect_message(peer, b"second");
@@ -304,7 +323,7 @@ fn an_attempt_without_ok_says_what_came_instead() {
     let addr = listener.local_addr().unwrap();
     let node = Node::start(config().connect_timeout(Duration::from_millis(300)));
     let attempt = |server: &dyn Fn(&mut Client)| {
-        node.service.connect(addr).unwrap();
+        node.service.handle().connect(addr).unwrap();
         let mut client = accept(&listener);
         assert_eq!(client.receive().unwrap().message_type, HELLO);
         server(&mut client);
@@ -345,7 +364,7 @@ fn a_token_opens_and_a_wrong_one_is_refused_after_a_while() {
     let server = Node::start(node_config(1).accept_tokens(["old", "new"]).token("new"));
     for token in ["old", "new"] {
         let client = Node::start(config().token(token));
-        client.service.connect(server.addr()).unwrap();
+        client.service.handle().connect(server.addr()).unwrap();
         let peer = client.connected().0;
         let there = server.connected().0;
         let identity = server.wait_for("Hello", |event| match event {
@@ -353,14 +372,14 @@ fn a_token_opens_and_a_wrong_one_is_refused_after_a_while() {
             _ => None,
         });
         assert!(identity.authenticated);
-        assert!(client.service.close(peer));
+        assert!(client.service.handle().close(peer));
     }
     // Both sides may ask.
     let mutual = Node::start(config().token("old").accept_tokens(["new"]));
-    mutual.service.connect(server.addr()).unwrap();
+    mutual.service.handle().connect(server.addr()).unwrap();
     mutual.connected();
     let deceived = Node::start(config().token("old").accept_tokens(["another"]));
-    deceived.service.connect(server.addr()).unwrap();
+    deceived.service.handle().connect(server.addr()).unwrap();
     let DialError::Handshake { reason, .. } = deceived.failed().1 else {
         panic!("not a handshake")
     };
@@ -384,7 +403,7 @@ fn a_token_opens_and_a_wrong_one_is_refused_after_a_while() {
     silent.expect_bye(9);
     // Several loops count them in no order.
     util::wait_for_closed(&server.service, CloseReason::AuthFailed, 4);
-    let snapshot = server.service.snapshot();
+    let snapshot = server.service.handle().snapshot();
     assert_eq!(snapshot.inbound.messages, 0);
 }
 
@@ -396,8 +415,8 @@ fn crosswise_links_become_one() {
         let mut one = Node::start(node_config(first));
         let mut other = Node::start(node_config(second));
         let options = |addr: SocketAddr| ConnectOptions::from(addr).keep_connected(true);
-        one.service.connect(options(other.addr())).unwrap();
-        other.service.connect(options(one.addr())).unwrap();
+        one.service.handle().connect(options(other.addr())).unwrap();
+        other.service.handle().connect(options(one.addr())).unwrap();
         let settled = |node: &Node| {
             let peers = node.service.handle().peers();
             let open: Vec<_> = peers.into_iter().filter(|row| !row.closing).collect();
@@ -418,9 +437,9 @@ fn crosswise_links_become_one() {
             here.link.is_some() == (first == 1) && there.link.is_some() == (second == 1)
         });
         let (to_other, to_one) = found.unwrap();
-        one.service.send(to_other, A, b"ping").unwrap();
+        one.service.handle().send(to_other, A, b"ping").unwrap();
         other.expect_message(to_one, b"ping");
-        other.service.send(to_one, A, b"pong").unwrap();
+        other.service.handle().send(to_one, A, b"pong").unwrap();
         one.expect_message(to_other, b"pong");
     }
 }
@@ -459,7 +478,7 @@ fn a_second_connection_of_a_node_is_refused_unless_it_is_known() {
 #[test]
 fn a_service_does_not_connect_to_itself() {
     let node = Node::start(node_config(4));
-    node.service.connect(node.addr()).unwrap();
+    node.service.handle().connect(node.addr()).unwrap();
     // Either end may be the first to find out.
     let error = node.failed().1;
     let found_here = matches!(
@@ -475,7 +494,7 @@ fn a_service_does_not_connect_to_itself() {
 #[test]
 fn a_listener_needs_the_interface_of_a_link_local_address() {
     let mut node = Node::start(config());
-    let error = node.service.listen("[fe80::1]:0".parse().unwrap());
+    let error = node.service.handle().listen("[fe80::1]:0".parse().unwrap());
     let text = error.unwrap_err().to_string();
     assert!(text.contains("needs its interface"), "{text}");
     stop(&mut node.service);
@@ -501,7 +520,11 @@ fn only_a_socket_that_listens_is_taken_over() {
     ];
     for (socket, what) in cases {
         let descriptor = socket.as_raw_fd();
-        let error = node.service.listen_from(socket.into()).unwrap_err();
+        let error = node
+            .service
+            .handle()
+            .listen_from(socket.into())
+            .unwrap_err();
         let text = format!(
             "cannot listen: descriptor {descriptor} is {what}, not a TCP socket that listens"
         );
@@ -515,10 +538,14 @@ fn only_a_socket_that_listens_is_taken_over() {
 fn listeners_come_and_go_while_peers_stay() {
     let mut node = Node::start(config());
     let first = node.addr();
-    let second = node.service.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let second = node
+        .service
+        .handle()
+        .listen("127.0.0.1:0".parse().unwrap())
+        .unwrap();
     let mut early = Client::connect(second.addr);
     node.connected();
-    let taken = node.service.listen(second.addr).unwrap_err();
+    let taken = node.service.handle().listen(second.addr).unwrap_err();
     assert!(matches!(taken, ListenError::Io(_)), "{taken:?}");
     let handle = node.service.handle();
     assert!(handle.unlisten(second.id) && !handle.unlisten(second.id));
@@ -529,14 +556,14 @@ fn listeners_come_and_go_while_peers_stay() {
     // A socket that somebody else opened, with a connection that waits already.
     let adopted = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut waiting = Client::connect(adopted.local_addr().unwrap());
-    let third = node.service.listen_from(adopted).unwrap();
+    let third = node.service.handle().listen_from(adopted).unwrap();
     waiting.ping(b"served");
     let mut late = Client::connect(third.addr);
     late.ping(b"served");
     let mut usual = Client::connect(first);
     usual.ping(b"served");
     stop(&mut node.service);
-    let late = node.service.listen(third.addr).unwrap_err();
+    let late = node.service.handle().listen(third.addr).unwrap_err();
     assert!(matches!(late, ListenError::Stopped), "{late:?}");
 }
 
@@ -544,9 +571,15 @@ fn listeners_come_and_go_while_peers_stay() {
 fn links_and_listeners_may_be_asked_for_before_the_start() {
     let server = Node::start(config());
     let mut service = NetService::new(config().listen_nowhere()).unwrap();
-    let events = service.subscribe_events(EventOptions::new()).unwrap();
-    let link = service.connect(server.addr()).unwrap();
-    let listening = service.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let events = service
+        .handle()
+        .subscribe_events(EventOptions::new())
+        .unwrap();
+    let link = service.handle().connect(server.addr()).unwrap();
+    let listening = service
+        .handle()
+        .listen("127.0.0.1:0".parse().unwrap())
+        .unwrap();
     service.start().unwrap();
     let event = events.recv_timeout(PATIENCE).unwrap();
     let Event::Connected { link: by, .. } = event else {
@@ -586,6 +619,6 @@ fn a_silent_peer_that_said_hello_is_asked_and_then_given_up() {
     plain.send_message(7, b"no hello");
     let there = node.connected().0;
     assert!(node.events.recv_timeout(timeout * 2).is_err());
-    node.service.send(there, A, b"still here").unwrap();
+    node.service.handle().send(there, A, b"still here").unwrap();
     plain.expect(7, b"still here");
 }

@@ -66,8 +66,11 @@ fn messages_come_between_connected_and_closed() {
     const COUNT: usize = 25;
     for dispatch in MODES {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
-        let events = service.subscribe_events(EventOptions::new()).unwrap();
-        let mut messages = service.subscribe(TypeFilter::all()).unwrap();
+        let events = service
+            .handle()
+            .subscribe_events(EventOptions::new())
+            .unwrap();
+        let mut messages = service.handle().subscribe(TypeFilter::all()).unwrap();
         service.start().unwrap();
         let addr = service.local_addrs()[0];
         let clients = std::thread::spawn(move || {
@@ -139,8 +142,11 @@ fn hello_comes_before_the_messages_behind_it() {
     for (dispatch, required) in MODES.into_iter().zip([true, false]) {
         let config = config().dispatch(dispatch).require_hello(required);
         let mut service = NetService::new(config).unwrap();
-        let events = service.subscribe_events(EventOptions::new()).unwrap();
-        let mut messages = service.subscribe(A).unwrap();
+        let events = service
+            .handle()
+            .subscribe_events(EventOptions::new())
+            .unwrap();
+        let mut messages = service.handle().subscribe(A).unwrap();
         service.start().unwrap();
         let mut client = Client::connect(service.local_addrs()[0]);
         let mut bytes = hello("events/1");
@@ -169,7 +175,10 @@ fn hello_comes_before_the_messages_behind_it() {
 #[test]
 fn refused_peers_give_no_events() {
     let mut service = NetService::new(config().max_peers(1)).unwrap();
-    let events = service.subscribe_events(EventOptions::new()).unwrap();
+    let events = service
+        .handle()
+        .subscribe_events(EventOptions::new())
+        .unwrap();
     service.start().unwrap();
     let mut first = Client::connect(service.local_addrs()[0]);
     first.ping(b"1");
@@ -187,7 +196,10 @@ fn refused_peers_give_no_events() {
     );
 
     let mut service = NetService::new(config().require_hello(true)).unwrap();
-    let events = service.subscribe_events(EventOptions::new()).unwrap();
+    let events = service
+        .handle()
+        .subscribe_events(EventOptions::new())
+        .unwrap();
     service.start().unwrap();
     let mut rude = Client::connect(service.local_addrs()[0]);
     rude.send_message(7, b"x");
@@ -203,11 +215,14 @@ fn a_stop_tells_the_end_of_every_peer() {
     for dispatch in MODES {
         for deadline in [Duration::ZERO, Duration::from_secs(5)] {
             let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
-            let events = service.subscribe_events(EventOptions::new()).unwrap();
+            let events = service
+                .handle()
+                .subscribe_events(EventOptions::new())
+                .unwrap();
             service.start().unwrap();
             let addr = service.local_addrs()[0];
             let clients: Vec<Client> = (0..200).map(|_| Client::connect(addr)).collect();
-            wait_until("all peers", || service.snapshot().peers == 200);
+            wait_until("all peers", || service.handle().snapshot().peers == 200);
             let report = util::stop_within(&mut service, deadline);
             assert!(report.joined);
             drop(clients);
@@ -231,8 +246,11 @@ fn a_full_subscriber_knows_what_it_missed() {
     // Each loop counts what is missing of its own.
     let mut service = NetService::new(config().shards(1)).unwrap();
     let options = EventOptions::new().name("small").capacity(3);
-    let small = service.subscribe_events(options).unwrap();
-    let all = service.subscribe_events(EventOptions::new()).unwrap();
+    let small = service.handle().subscribe_events(options).unwrap();
+    let all = service
+        .handle()
+        .subscribe_events(EventOptions::new())
+        .unwrap();
     service.start().unwrap();
     let addr = service.local_addrs()[0];
     let come_and_go = |count| {
@@ -254,20 +272,20 @@ fn a_full_subscriber_knows_what_it_missed() {
     assert_eq!(small.missed(), 17);
     next(&small);
     assert_eq!(small.missed(), 0);
-    let rows = service.snapshot().event_subscribers;
+    let rows = service.handle().snapshot().event_subscribers;
     assert_eq!((rows.len(), &*rows[0].name), (2, "small"));
     let (row, other) = (&rows[0], &rows[1]);
     assert_eq!((row.matched, row.taken, row.dropped), (22, 5, 17));
     assert_eq!((other.matched, other.taken, other.dropped), (22, 22, 0));
     drop(all);
-    assert_eq!(service.snapshot().event_subscribers.len(), 1);
+    assert_eq!(service.handle().snapshot().event_subscribers.len(), 1);
     let report = stop(&mut service);
     assert!(
         report
             .to_string()
             .contains("event subscriber small: 22 events")
     );
-    let late = service.subscribe_events(EventOptions::new());
+    let late = service.handle().subscribe_events(EventOptions::new());
     assert_eq!(late.err(), Some(SubscribeError::Stopped));
 }
 
@@ -275,7 +293,9 @@ fn a_full_subscriber_knows_what_it_missed() {
 fn capacities_are_checked() {
     let service = NetService::new(config()).unwrap();
     for capacity in [0, (1 << 22) + 1] {
-        let error = service.subscribe_events(EventOptions::new().capacity(capacity));
+        let error = service
+            .handle()
+            .subscribe_events(EventOptions::new().capacity(capacity));
         assert!(matches!(
             error,
             Err(SubscribeError::OutOfRange {
@@ -292,11 +312,14 @@ fn capacities_are_checked() {
 fn a_peer_that_is_held_back_is_told_as_paused() {
     for dispatch in MODES {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
-        let events = service.subscribe_events(EventOptions::new()).unwrap();
+        let events = service
+            .handle()
+            .subscribe_events(EventOptions::new())
+            .unwrap();
         let options = SubscribeOptions::new(A)
             .messages(1)
             .overflow(OverflowPolicy::Pause);
-        let slow = service.subscribe_with(options).unwrap();
+        let slow = service.handle().subscribe_with(options).unwrap();
         service.start().unwrap();
         let mut client = Client::connect(service.local_addrs()[0]);
         let peer = connected(&events);
@@ -352,8 +375,11 @@ fn take_all(slow: &Subscription) {
 fn a_peer_without_credit_is_told_as_paused() {
     let config = config().outbox_messages(4);
     let mut service = NetService::new(config).unwrap();
-    let events = service.subscribe_events(EventOptions::new()).unwrap();
-    let mut messages = service.subscribe(A).unwrap();
+    let events = service
+        .handle()
+        .subscribe_events(EventOptions::new())
+        .unwrap();
+    let mut messages = service.handle().subscribe(A).unwrap();
     service.start().unwrap();
     let mut client = Client::connect(service.local_addrs()[0]);
     let peer = connected(&events);
@@ -379,7 +405,10 @@ fn subscribers_may_come_and_go() {
     service.start().unwrap();
     let mut client = Client::connect(service.local_addrs()[0]);
     client.ping(b"1");
-    let events = service.subscribe_events(EventOptions::new()).unwrap();
+    let events = service
+        .handle()
+        .subscribe_events(EventOptions::new())
+        .unwrap();
     drop(client);
     let Event::Closed(row) = next(&events) else {
         panic!("the peer closed");
@@ -388,7 +417,7 @@ fn subscribers_may_come_and_go() {
     drop(events);
     drop(Client::connect(service.local_addrs()[0]));
     wait_until("the second peer to close", || {
-        closed_for(&service.snapshot(), CloseReason::PeerClosed) == 2
+        closed_for(&service.handle().snapshot(), CloseReason::PeerClosed) == 2
     });
     stop(&mut service);
 }
@@ -399,7 +428,10 @@ fn a_failure_tells_the_end_of_every_peer() {
     let mut service = NetService::new(config().dispatch(Dispatch::Inline)).unwrap();
     util::expect_panics();
     service.on_metrics(|_| panic!("a defect of the test"));
-    let events = service.subscribe_events(EventOptions::new()).unwrap();
+    let events = service
+        .handle()
+        .subscribe_events(EventOptions::new())
+        .unwrap();
     service.start().unwrap();
     let client = Client::connect(service.local_addrs()[0]);
     let peer = connected(&events);

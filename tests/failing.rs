@@ -64,7 +64,7 @@ fn a_loop_that_panics_closes_and_counts_its_connections() {
     set_logger();
     for dispatch in [Dispatch::Thread, Dispatch::Inline] {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
-        let mut tap = service.subscribe(TypeFilter::all()).unwrap();
+        let mut tap = service.handle().subscribe(TypeFilter::all()).unwrap();
         service.start().unwrap();
         let addr = service.local_addrs()[0];
         let mut clients: Vec<Client> = (0..10).map(|_| Client::connect(addr)).collect();
@@ -90,7 +90,7 @@ fn a_loop_that_panics_closes_and_counts_its_connections() {
         assert_eq!((snapshot.dispatched, snapshot.undelivered), (10, 1));
         assert_eq!(tap.iter().count(), 10);
         drop(tap);
-        assert_eq!(service.snapshot().memory_used, 0);
+        assert_eq!(service.handle().snapshot().memory_used, 0);
     }
 }
 
@@ -103,9 +103,9 @@ fn what_waits_for_a_dispatcher_that_panics_is_undelivered() {
         // The callback is with the first loop, and has to stop the dispatcher of all messages.
         let config = config().shards(1).dispatch_messages(queue);
         let mut service = NetService::new(config).unwrap();
-        let mut tap = service.subscribe(TypeFilter::all()).unwrap();
+        let mut tap = service.handle().subscribe(TypeFilter::all()).unwrap();
         // For one or two the loop would spare the dispatcher.
-        let others = [(); 2].map(|()| service.subscribe(TypeFilter::all()).unwrap());
+        let others = [(); 2].map(|()| service.handle().subscribe(TypeFilter::all()).unwrap());
         let (enter, entered) = bounded(1);
         let (go, gone) = bounded::<()>(0);
         service.on_metrics(move |_| {
@@ -121,15 +121,15 @@ fn what_waits_for_a_dispatcher_that_panics_is_undelivered() {
         for number in 1..=5 {
             client.send_message(7, &[0; 5_000]);
             wait_until("it came", || {
-                service.snapshot().inbound.messages == 1 + number
+                service.handle().snapshot().inbound.messages == 1 + number
             });
         }
         // The loop counts what it reads before it finds no room for it.
         let full = u64::from(queue < 5);
         wait_until("the queue is as full as it gets", || {
-            service.snapshot().dispatch_full == full
+            service.handle().snapshot().dispatch_full == full
         });
-        let waiting = service.snapshot();
+        let waiting = service.handle().snapshot();
         assert_eq!((waiting.dispatched, waiting.undelivered), (1, 0));
         drop(go);
         let report = stop_failed(&mut service, "nebnet-dispatch");
@@ -139,7 +139,7 @@ fn what_waits_for_a_dispatcher_that_panics_is_undelivered() {
         assert_eq!(closed_for(snapshot, CloseReason::Internal), 1);
         assert_eq!(tap.iter().count(), 0, "nothing came behind the panic");
         drop((tap, others));
-        assert_eq!(service.snapshot().memory_used, 0);
+        assert_eq!(service.handle().snapshot().memory_used, 0);
     }
 }
 
@@ -154,10 +154,13 @@ fn a_panic_within_a_block_leaves_every_sum_exact() {
     ] {
         for types in [[7, 7, 7, 7], [7, 8, 9, 7]] {
             let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
-            let mut first = service.subscribe(TypeFilter::all()).unwrap();
+            let mut first = service.handle().subscribe(TypeFilter::all()).unwrap();
             let options = SubscribeOptions::new(TypeFilter::all()).name("fragile");
-            let fragile = service.subscribe_with(options.messages(1)).unwrap();
-            let last = service.subscribe(TypeFilter::all()).unwrap();
+            let fragile = service
+                .handle()
+                .subscribe_with(options.messages(1))
+                .unwrap();
+            let last = service.handle().subscribe(TypeFilter::all()).unwrap();
             service.start().unwrap();
             let mut client = Client::connect(service.local_addrs()[0]);
             let frames = types.map(|kind| util::encoded(&Frame::new(MessageType(kind), b"x")));
@@ -173,7 +176,7 @@ fn a_panic_within_a_block_leaves_every_sum_exact() {
             assert_eq!((row.matched, row.queued, row.dropped), (4, 1, 3));
             assert_eq!(last.row().matched, 0);
             drop((first, fragile, last));
-            assert_eq!(service.snapshot().memory_used, 0);
+            assert_eq!(service.handle().snapshot().memory_used, 0);
         }
     }
 }
@@ -206,7 +209,7 @@ fn a_service_that_fails_is_cut_when_its_threads_have_ended() {
     entered.recv_timeout(PATIENCE).unwrap();
     drop(fail);
     wait_until("it failed", || {
-        service.snapshot().state == ServiceState::Failed
+        service.handle().snapshot().state == ServiceState::Failed
     });
     // The loop is in the handler, and has not closed the connection.
     assert!(!handle.balance().is_cut);

@@ -121,7 +121,7 @@ fn a_slow_network_in_pieces_loses_nothing() {
         for client in clients {
             assert_eq!(client.join().unwrap(), 300, "seed {seed}");
         }
-        wait_until("all are gone", || service.snapshot().peers == 0);
+        wait_until("all are gone", || service.handle().snapshot().peers == 0);
         let report = stop_echo(service, echo);
         assert_eq!(report.snapshot.inbound.messages, 8 * 300);
         assert_eq!(closed_for(&report.snapshot, CloseReason::PeerClosed), 8);
@@ -170,7 +170,7 @@ fn every_damaged_frame_is_found() {
             assert_eq!(answered == 50, struck() == before, "seed {seed} {stream}");
             stream += 1;
         }
-        wait_until("all are gone", || service.snapshot().peers == 0);
+        wait_until("all are gone", || service.handle().snapshot().peers == 0);
         let report = stop_echo(service, echo);
         let found = DAMAGED.map(|reason| closed_for(&report.snapshot, reason));
         assert_eq!(
@@ -210,8 +210,11 @@ impl Linked {
             .reconnect(fast, fast * 8);
         let mut service = NetService::new(config).unwrap();
         let options = SubscribeOptions::new(TypeFilter::all()).overflow(OverflowPolicy::Pause);
-        let messages = service.subscribe_with(options).unwrap();
-        let events = service.subscribe_events(EventOptions::new()).unwrap();
+        let messages = service.handle().subscribe_with(options).unwrap();
+        let events = service
+            .handle()
+            .subscribe_events(EventOptions::new())
+            .unwrap();
         service.start().unwrap();
         Self {
             service,
@@ -302,7 +305,7 @@ fn linked_services_stand_a_network_that_breaks_them_apart() {
         };
         let proxy = Proxy::start(far.service.local_addrs()[0], seed, faults);
         let kept = ConnectOptions::from(proxy.addr).keep_connected(true);
-        near.service.connect(kept).unwrap();
+        near.service.handle().connect(kept).unwrap();
         let started = Instant::now();
         while proxy.struck().least() < 3 {
             near.turn();
@@ -312,7 +315,7 @@ fn linked_services_stand_a_network_that_breaks_them_apart() {
                 !late,
                 "seed {seed}: {:?} {:?}",
                 proxy.struck(),
-                near.service.snapshot()
+                near.service.handle().snapshot()
             );
             thread::yield_now();
         }

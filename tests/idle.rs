@@ -66,7 +66,7 @@ fn an_idle_connection_costs_little() {
 
     clients.extend((0..COUNT).map(|_| TcpStream::connect(addr).unwrap()));
     wait_until("all are connected", || {
-        service.snapshot().peers == COUNT as u64
+        service.handle().snapshot().peers == COUNT as u64
     });
     wait_until("all are at rest from the beginning", || {
         grown() <= COUNT * FRESH_MAX

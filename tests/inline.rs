@@ -100,10 +100,10 @@ fn a_slow_reader_is_held_back_by_its_answers() {
         let mut client = Client::connect_small(service.local_addrs()[0]);
         let mut stream = client.stream.try_clone().unwrap();
         let writer = thread::spawn(move || stream.write_all(&numbered(COUNT)).unwrap());
-        wait_until("a pause", || service.snapshot().pauses.credit > 0);
+        wait_until("a pause", || service.handle().snapshot().pauses.credit > 0);
         expect_numbers(&mut client, COUNT);
         writer.join().unwrap();
-        assert!(service.snapshot().reads_paused > 0);
+        assert!(service.handle().snapshot().reads_paused > 0);
         assert_eq!(stop_handled(service), u64::from(COUNT));
     }
 }
@@ -157,7 +157,7 @@ fn frames_cut_at_every_byte_are_handled() {
 fn after_a_panic_subscribers_get_the_messages() {
     for config in modes() {
         let mut service = NetService::new(config).unwrap();
-        let mut tap = service.subscribe(TypeFilter::all()).unwrap();
+        let mut tap = service.handle().subscribe(TypeFilter::all()).unwrap();
         let options = HandlerOptions::new(MessageType(7)).name("fragile");
         let fragile = |message: nebnet::InlineMessage<'_>, replier: &mut nebnet::Replier<'_>| {
             assert_ne!(message.payload(), b"bad", "a bad message");
@@ -212,10 +212,10 @@ fn a_stop_drains_answers() {
     client.stream.write_all(&numbered(PAGES)).unwrap();
     // More than the buffers of the system hold, so that answers wait.
     wait_until("all questions", || {
-        service.snapshot().handled == u64::from(PAGES)
+        service.handle().snapshot().handled == u64::from(PAGES)
     });
     wait_until("answers that wait", || {
-        service.snapshot().outbound_queued.messages > 0
+        service.handle().snapshot().outbound_queued.messages > 0
     });
     let reader = thread::spawn(move || {
         for _ in 0..PAGES {
@@ -257,7 +257,7 @@ fn a_handler_may_use_a_handle() {
     service.start().unwrap();
     let addr = service.local_addrs()[0];
     let (mut one, mut other) = (Client::connect(addr), Client::connect(addr));
-    wait_until("two peers", || service.snapshot().peers == 2);
+    wait_until("two peers", || service.handle().snapshot().peers == 2);
     one.send_message(7, b"first");
     wait_until("the first call", || calls.load(Ordering::Relaxed) == 1);
     other.send_message(7, b"hello");
@@ -341,6 +341,6 @@ fn handlers_are_set_before_the_start() {
     let other = HandlerOptions::new(MessageType(8));
     let late = service.handle_inline(other, |_, _| {});
     assert_eq!(late, Err(HandlerError::AlreadyStarted));
-    assert_eq!(service.snapshot().handlers[0].name, "handler-1");
+    assert_eq!(service.handle().snapshot().handlers[0].name, "handler-1");
     stop(&mut service);
 }

@@ -167,7 +167,7 @@ fn bad_bytes_are_answered_with_their_reason_and_nobody_else_notices() {
             Cut::BehindGoodByteByByte,
             Cut::BeforeMore,
         ] {
-            let before = closed_for(&service.snapshot(), reason);
+            let before = closed_for(&service.handle().snapshot(), reason);
             let mut client = Client::connect(addr);
             let mut sent = Vec::new();
             if !matches!(cut, Cut::Alone) {
@@ -257,7 +257,7 @@ fn a_header_may_be_cut_anywhere() {
 fn thousands_of_frames_cut_at_random_arrive_in_order() {
     let mut service = NetService::new(config()).unwrap();
     let options = SubscribeOptions::new(TypeFilter::all()).overflow(OverflowPolicy::Pause);
-    let mut tap = service.subscribe_with(options).unwrap();
+    let mut tap = service.handle().subscribe_with(options).unwrap();
     service.start().unwrap();
     let mut random = Random(0x9E37_79B9_7F4A_7C15);
     let (mut bytes, mut sizes) = (Vec::new(), Vec::new());
@@ -314,7 +314,7 @@ fn other_protocols_are_told_that_their_frame_is_too_long() {
         client.expect_bye(4);
         canary.ping(b"alive");
         assert!(
-            service.snapshot().memory_used < 256 << 10,
+            service.handle().snapshot().memory_used < 256 << 10,
             "nothing was reserved"
         );
     }
@@ -357,7 +357,7 @@ fn garbage_closes_its_sender_only() {
     }
     wait_until("all closed but one", || {
         while tap.try_recv_batch().is_ok() {}
-        service.snapshot().peers == 1
+        service.handle().snapshot().peers == 1
     });
     for mut client in clients {
         // A BYE, an OK or nothing, and then the end.
@@ -365,7 +365,7 @@ fn garbage_closes_its_sender_only() {
     }
     canary.ping(b"alive");
     drop(canary);
-    wait_until("all closed", || service.snapshot().peers == 0);
+    wait_until("all closed", || service.handle().snapshot().peers == 0);
     let report = stop_tap(service, tap);
     assert_eq!(closed_for(&report.snapshot, CloseReason::Internal), 0);
 }
@@ -386,13 +386,13 @@ fn a_claimed_length_costs_no_memory() {
     }
     let mut memory_max = 0;
     wait_until("all said what they wanted", || {
-        let snapshot = service.snapshot();
+        let snapshot = service.handle().snapshot();
         memory_max = snapshot.memory_used.max(memory_max);
         snapshot.inbound.messages == 200
     });
     for client in &mut clients {
         client.expect_bye(13);
-        memory_max = service.snapshot().memory_used.max(memory_max);
+        memory_max = service.handle().snapshot().memory_used.max(memory_max);
     }
     assert!(
         started.elapsed() >= Duration::from_secs(1),
@@ -545,9 +545,12 @@ fn a_hello_bounds_what_its_sender_is_sent() {
         limit: 10,
     });
     wait_until("the limit holds", || {
-        service.send(peer, MessageType(1), &[0; 11]) == too_large
+        service.handle().send(peer, MessageType(1), &[0; 11]) == too_large
     });
-    service.send(peer, MessageType(2), b"0123456789").unwrap();
+    service
+        .handle()
+        .send(peer, MessageType(2), b"0123456789")
+        .unwrap();
     // What was sent before the limit was known may have come.
     let mut answer = client.receive().unwrap();
     while answer.message_type == MessageType(1) {
@@ -599,7 +602,7 @@ fn a_newer_ping_replaces_the_pong_that_waits() {
     });
     let mut memory_max = 0;
     while !writer.is_finished() {
-        memory_max = service.snapshot().memory_used.max(memory_max);
+        memory_max = service.handle().snapshot().memory_used.max(memory_max);
         std::thread::yield_now();
     }
     writer.join().unwrap();
@@ -650,7 +653,7 @@ fn a_bye_is_not_answered_with_a_bye() {
             (row.reason, row.bye_received),
             (CloseReason::PeerBye, Some(code))
         );
-        wait_until("nobody", || service.snapshot().peers == 0);
+        wait_until("nobody", || service.handle().snapshot().peers == 0);
     }
     stop_tap(service, tap);
 }
@@ -748,7 +751,7 @@ fn a_silent_peer_is_closed_when_it_was_idle_too_long() {
     let mut busy = Client::connect(addr);
     let mut told = Client::connect(addr);
     told.ping(b"");
-    while closed_for(&service.snapshot(), CloseReason::IdleTimeout) < 2 {
+    while closed_for(&service.handle().snapshot(), CloseReason::IdleTimeout) < 2 {
         busy.ping(b"any byte proves life");
         assert!(started.elapsed() < PATIENCE);
         std::thread::yield_now();
@@ -772,7 +775,10 @@ fn bytes_that_we_send_keep_a_peer_from_being_idle() {
     let peer = only_peer(&service);
     let started = Instant::now();
     while started.elapsed() < idle * 2 {
-        service.send(peer, MessageType(1), b"tick").unwrap();
+        service
+            .handle()
+            .send(peer, MessageType(1), b"tick")
+            .unwrap();
         client.expect(1, b"tick");
     }
     client.expect_bye(14);
@@ -808,10 +814,12 @@ fn peers_beyond_the_limit_are_told_and_closed() {
     second.ping(b"here");
     drop(refused);
     wait_for_closed(&service, CloseReason::TooManyPeers, 300);
-    wait_until("their places are free", || service.snapshot().peers == 2);
+    wait_until("their places are free", || {
+        service.handle().snapshot().peers == 2
+    });
     // A place that is free again is given away again.
     drop(first);
-    wait_until("a free place", || service.snapshot().peers == 1);
+    wait_until("a free place", || service.handle().snapshot().peers == 1);
     let mut third = Client::connect(addr);
     third.ping(b"");
     let mut fourth = Client::connect(addr);
@@ -841,7 +849,7 @@ fn connections_of_one_address_are_limited() {
     Client::connect_from("127.0.0.3", addr).expect_bye(17);
     // The count goes down with the connection.
     drop(clients.remove(0));
-    wait_until("a free place", || service.snapshot().peers == 4);
+    wait_until("a free place", || service.handle().snapshot().peers == 4);
     let mut again = Client::connect_from("127.0.0.1", addr);
     again.ping(b"");
     for client in &mut clients {
@@ -866,7 +874,7 @@ fn peers_that_say_nothing_leave_room_for_those_that_do() {
             }
         };
         let mut silent = [Client::connect(addr), Client::connect(addr)];
-        wait_until("two are there", || service.snapshot().peers == 2);
+        wait_until("two are there", || service.handle().snapshot().peers == 2);
         // Half a frame is none.
         assert!(silent[0].try_write(&[0, 0, 0]));
         Client::connect(addr).expect_bye(17);
@@ -876,10 +884,10 @@ fn peers_that_say_nothing_leave_room_for_those_that_do() {
         let mut third = Client::connect(addr);
         speak(&mut third);
         let fourth = Client::connect(addr);
-        wait_until("four are there", || service.snapshot().peers == 4);
+        wait_until("four are there", || service.handle().snapshot().peers == 4);
         Client::connect(addr).expect_bye(17);
         drop(fourth);
-        wait_until("one has left", || service.snapshot().peers == 3);
+        wait_until("one has left", || service.handle().snapshot().peers == 3);
         let mut fifth = Client::connect(addr);
         speak(&mut fifth);
         drop((silent, third, fifth));
@@ -912,7 +920,7 @@ fn who_can_send_nothing_more_is_not_pending() {
         assert!(silent.receive().is_some(), "it is told why");
         let second = welcome();
         assert_eq!(
-            closed_for(&service.snapshot(), CloseReason::TooManyPeers),
+            closed_for(&service.handle().snapshot(), CloseReason::TooManyPeers),
             0
         );
         drop((garbage, silent, first, second));
@@ -926,8 +934,10 @@ fn where_nothing_is_due_nobody_is_pending() {
     let (service, tap) = start_tap(config);
     let addr = service.local_addrs()[0];
     let mut listeners: Vec<Client> = (0..10).map(|_| Client::connect(addr)).collect();
-    wait_until("all are there", || service.snapshot().peers == 10);
-    service.broadcast(MessageType(7), b"news", Recipients::All);
+    wait_until("all are there", || service.handle().snapshot().peers == 10);
+    service
+        .handle()
+        .broadcast(MessageType(7), b"news", Recipients::All);
     for client in &mut listeners {
         client.expect(7, b"news");
     }
@@ -1017,7 +1027,7 @@ fn the_list_of_closed_connections_keeps_the_latest() {
         counts[kind] += 1;
         expected.push((local, reasons[kind]));
         wait_until("it is closed", || {
-            service.snapshot().closed_total() == number
+            service.handle().snapshot().closed_total() == number
         });
     }
     let latest = &expected[expected.len() - LISTED_MAX..];
@@ -1026,7 +1036,7 @@ fn the_list_of_closed_connections_keeps_the_latest() {
     assert_eq!(listed, latest);
     assert!(rows.is_sorted_by_key(|row| row.closed_at));
     assert!(rows.iter().all(|row| row.inbound.messages == 1));
-    let snapshot = service.snapshot();
+    let snapshot = service.handle().snapshot();
     for (reason, count) in reasons.into_iter().zip(counts) {
         assert!(count > 0);
         assert_eq!(closed_for(&snapshot, reason), count, "{reason}");

@@ -112,7 +112,7 @@ fn a_port_in_use_is_an_error_and_leaves_no_thread() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap();
     let mut service = NetService::new(Config::default().listen(addr)).unwrap();
-    let mut messages = service.subscribe(TypeFilter::all()).unwrap();
+    let mut messages = service.handle().subscribe(TypeFilter::all()).unwrap();
     let error = service.start().unwrap_err();
     assert!(
         matches!(error, StartError::Listen { addr: bad, .. } if bad == addr),

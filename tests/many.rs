@@ -49,11 +49,11 @@ fn a_thousand_connections_echo_at_once() {
             client.expect(round, &[b'x'; 300]);
         }
     }
-    let snapshot = service.snapshot();
+    let snapshot = service.handle().snapshot();
     assert_eq!((snapshot.peers, snapshot.accepted), (1000, 1000));
     // Those that are silent hold nothing.
     wait_until("idle connections hold nothing", || {
-        service.snapshot().memory_used == 0
+        service.handle().snapshot().memory_used == 0
     });
     drop(clients);
     wait_for_closed(&service, CloseReason::PeerClosed, 1000);
@@ -87,16 +87,18 @@ fn ten_thousand_connections_one_after_the_other_leave_nothing() {
                 }
             }
         }
-        wait_until("all are gone", || service.snapshot().peers == 0);
+        wait_until("all are gone", || service.handle().snapshot().peers == 0);
     };
     churn(2000);
-    wait_until("all were accepted", || service.snapshot().accepted == 2000);
+    wait_until("all were accepted", || {
+        service.handle().snapshot().accepted == 2000
+    });
     let (files, memory) = (descriptors(), resident_kib());
     churn(8000);
     wait_until("all were accepted", || {
-        service.snapshot().accepted == 10_000
+        service.handle().snapshot().accepted == 10_000
     });
-    wait_until("all are gone", || service.snapshot().peers == 0);
+    wait_until("all are gone", || service.handle().snapshot().peers == 0);
     wait_until("descriptors come back", || descriptors() <= files);
     let grown = resident_kib().saturating_sub(memory);
     assert!(grown < 6 << 10, "{grown} KiB more than before");
@@ -131,7 +133,7 @@ fn a_burst_of_connections_is_accepted() {
         .into_iter()
         .map(|burst| burst.join().unwrap())
         .collect();
-    assert_eq!(service.snapshot().peers, 1200);
+    assert_eq!(service.handle().snapshot().peers, 1200);
     drop(clients);
     stop_echo(service, echo);
     wait_until("descriptors come back", || descriptors() <= before);

@@ -36,7 +36,7 @@ fn kinds() -> Vec<Config> {
 
 fn start(config: Config, options: SubscribeOptions) -> (NetService, Subscription, SocketAddr) {
     let mut service = NetService::new(config).unwrap();
-    let inbox = service.subscribe_with(options).unwrap();
+    let inbox = service.handle().subscribe_with(options).unwrap();
     service.start().unwrap();
     let addr = service.local_addrs()[0];
     (service, inbox, addr)
@@ -177,7 +177,7 @@ fn closed_comes_behind_the_last_message() {
 
 /// The row of the messages and that of the events are listed under one id, and both hold.
 fn check_rows(service: &NetService, inbox: &Subscription) {
-    let snapshot = service.snapshot();
+    let snapshot = service.handle().snapshot();
     let (row, events) = (inbox.row(), inbox.event_row().unwrap());
     assert_eq!((row.id, &row.name), (events.id, &events.name));
     assert!(snapshot.event_subscribers.contains(&events));
@@ -363,12 +363,16 @@ fn what_was_not_asked_for_is_not_there() {
     assert!(matches!(next(&mut inbox), Received::Batch(_)));
     let none = inbox.after(Duration::ZERO);
     assert_eq!(none, Err(TimerError::TooMany { limit: 0 }));
-    assert!(inbox.event_row().is_none() && service.snapshot().event_subscribers.is_empty());
+    assert!(
+        inbox.event_row().is_none() && service.handle().snapshot().event_subscribers.is_empty()
+    );
     let (sender, _receiver) = crossbeam_channel::bounded(1);
-    let own = service.subscribe_sender(SubscribeOptions::new(A).with_events(), sender);
+    let own = service
+        .handle()
+        .subscribe_sender(SubscribeOptions::new(A).with_events(), sender);
     assert_eq!(own.unwrap_err(), SubscribeError::NeedsOwnQueue);
     let options = SubscribeOptions::new(A).with_timers(usize::MAX);
-    let timers = service.subscribe_with(options).unwrap_err();
+    let timers = service.handle().subscribe_with(options).unwrap_err();
     assert!(matches!(
         timers,
         SubscribeError::Timers(TimerError::Capacity { .. })

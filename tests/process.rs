@@ -73,17 +73,19 @@ fn a_client_that_stands_still_is_cut_off_and_delays_nobody() {
         .spawn()
         .unwrap();
     wait_until("echoes", || {
-        service.snapshot().outbound_written.messages > 100
+        service.handle().snapshot().outbound_written.messages > 100
     });
     let peer = util::only_peer(&service);
     let stopped = Stopped::stop(client.id());
     let mut other = Client::connect(addr);
     wait_until("the write stall", || {
         // More than what it sent itself, of which the kernel may have taken every answer.
-        let _ = service.send(peer, MessageType(7), vec![0; 10 << 10]);
+        let _ = service
+            .handle()
+            .send(peer, MessageType(7), vec![0; 10 << 10]);
         other.send_message(1, b"not stopped");
         other.expect(1, b"not stopped");
-        closed_for(&service.snapshot(), CloseReason::SlowPeer) == 1
+        closed_for(&service.handle().snapshot(), CloseReason::SlowPeer) == 1
     });
     drop(stopped);
     client.wait().unwrap();
@@ -239,14 +241,17 @@ fn processor_ticks(id: u32) -> u64 {
 fn no_descriptor_of_a_service_reaches_a_child() {
     let (server, mut server_tap) = start_tap(config());
     let (service, tap) = start_tap(config());
-    service.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    service
+        .handle()
+        .listen("127.0.0.1:0".parse().unwrap())
+        .unwrap();
     let adopted = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    service.listen_from(adopted).unwrap();
+    service.handle().listen_from(adopted).unwrap();
     let mut client = Client::connect(service.local_addrs()[0]);
     client.ping(b"");
     let to = ConnectOptions::from(server.local_addrs()[0]).hello(false);
-    service.connect(to).unwrap();
-    wait_until("the link", || service.snapshot().dialled == 1);
+    service.handle().connect(to).unwrap();
+    wait_until("the link", || service.handle().snapshot().dialled == 1);
     server_tap.try_iter().for_each(drop);
     let list = Command::new("ls")
         .args(["-l", "/proc/self/fd"])
@@ -310,7 +315,9 @@ fn a_firehose_leaves_the_others_their_turn() {
     let closing = hose.try_clone().unwrap();
     let bytes = encoded(&Frame::new(MessageType(7), &[0; 100])).repeat(1000);
     let pouring = thread::spawn(move || while hose.write_all(&bytes).is_ok() {});
-    wait_until("the flood", || service.snapshot().inbound.messages > 10_000);
+    wait_until("the flood", || {
+        service.handle().snapshot().inbound.messages > 10_000
+    });
     let mut other = Client::connect(addr);
     for number in 0..200_u16 {
         other.ping(&number.to_be_bytes());
@@ -322,7 +329,7 @@ fn a_firehose_leaves_the_others_their_turn() {
     wait_until("both are gone", || {
         // Who has left is waited for until its messages are released.
         tap.try_iter().for_each(drop);
-        service.snapshot().peers == 0
+        service.handle().snapshot().peers == 0
     });
     stop_tap(service, tap);
 }

@@ -62,22 +62,22 @@ fn a_bound_costs_nothing_at_the_start() {
         OverflowPolicy::Pause,
     ] {
         let options = options.clone().overflow(overflow);
-        let (subscription, bytes) = cost(|| service.subscribe_with(options).unwrap());
+        let (subscription, bytes) = cost(|| service.handle().subscribe_with(options).unwrap());
         assert!(bytes < START_MAX, "{overflow:?}: {bytes}");
         drop(subscription);
     }
     let (subscribers, bytes) = cost(|| {
-        let subscribe = |_| service.subscribe_with(options.clone()).unwrap();
+        let subscribe = |_| service.handle().subscribe_with(options.clone()).unwrap();
         (0..MANY).map(subscribe).collect::<Vec<_>>()
     });
     assert!(bytes < MANY * START_MAX, "{bytes} for {MANY}");
     let options = EventOptions::new().capacity(1 << 22);
-    let (events, bytes) = cost(|| service.subscribe_events(options).unwrap());
+    let (events, bytes) = cost(|| service.handle().subscribe_events(options).unwrap());
     assert!(bytes < START_MAX, "events: {bytes}");
     // A table of 16,384 chunks is what a million timers begin with.
-    let (timers, bytes) = cost(|| service.timers(1 << 20).unwrap());
+    let (timers, bytes) = cost(|| service.handle().timers(1 << 20).unwrap());
     assert!(bytes < 1 << 20, "timers: {bytes}");
-    let (replies, bytes) = cost(|| service.replies(1 << 22));
+    let (replies, bytes) = cost(|| service.handle().replies(1 << 22));
     assert!(bytes < START_MAX, "replies: {bytes}");
     stop(&mut service);
     drop((subscribers, events, timers, replies));
@@ -100,7 +100,7 @@ fn what_comes_and_goes_leaves_nothing() {
     const ROUNDS: usize = 2_000;
     let mut service = NetService::new(config()).unwrap();
     let options = SubscribeOptions::new(A).messages(1 << 20);
-    let mut messages = service.subscribe_with(options).unwrap();
+    let mut messages = service.handle().subscribe_with(options).unwrap();
     service.start().unwrap();
     let mut client = Client::connect(service.local_addrs()[0]);
     let mut go = |rounds| {
@@ -123,12 +123,12 @@ fn bounds_hold_beyond_a_piece() {
     const MORE: usize = 37;
     let mut service = NetService::new(config().shards(1)).unwrap();
     let options = SubscribeOptions::new(A).messages(BOUND);
-    let mut newest = service.subscribe_with(options.clone()).unwrap();
+    let mut newest = service.handle().subscribe_with(options.clone()).unwrap();
     let oldest = options.overflow(OverflowPolicy::DropOldest);
-    let mut oldest = service.subscribe_with(oldest).unwrap();
-    let mut witness = service.subscribe(TypeFilter::all()).unwrap();
+    let mut oldest = service.handle().subscribe_with(oldest).unwrap();
+    let mut witness = service.handle().subscribe(TypeFilter::all()).unwrap();
     let few = EventOptions::new().capacity(BOUND);
-    let few = service.subscribe_events(few).unwrap();
+    let few = service.handle().subscribe_events(few).unwrap();
     service.start().unwrap();
     let addr = service.local_addrs()[0];
     let mut client = Client::connect(addr);

@@ -77,10 +77,10 @@ fn a_shorter_deadline_holds_for_peers_that_are_connected() {
         for client in &mut clients {
             assert!(client.try_write(first));
         }
-        wait_until("all are here", || service.snapshot().peers == 64);
+        wait_until("all are here", || service.handle().snapshot().peers == 64);
         service.handle().reconfigure(&shorter).unwrap();
         wait_for_closed(&service, reason, 64);
-        wait_until("all have left", || service.snapshot().peers == 0);
+        wait_until("all have left", || service.handle().snapshot().peers == 0);
         drop(clients);
         drop(tap);
         stop(&mut service);
@@ -95,7 +95,7 @@ fn a_deadline_can_be_put_on_and_off() {
         .frame_timeout(Duration::ZERO);
     let (service, tap) = start_tap(off.clone());
     let mut silent = Client::connect(service.local_addrs()[0]);
-    wait_until("it is here", || service.snapshot().peers == 1);
+    wait_until("it is here", || service.handle().snapshot().peers == 1);
     changed(
         &service,
         &off.clone().first_frame_timeout(LONG),
@@ -119,7 +119,7 @@ fn the_number_of_peers_can_fall_and_rise_again() {
     let (service, tap) = start_tap(start.clone());
     let addr = service.local_addrs()[0];
     let mut first = [Client::connect(addr), Client::connect(addr)];
-    wait_until("two are here", || service.snapshot().peers == 2);
+    wait_until("two are here", || service.handle().snapshot().peers == 2);
     changed(&service, &start.clone().max_peers(1), &["max_peers"]);
     Client::connect(addr).expect_bye(17);
     for client in &mut first {
@@ -144,14 +144,14 @@ fn peers_of_one_address_can_be_limited_while_they_are_there() {
     let (service, tap) = start_tap(start.clone());
     let addr = service.local_addrs()[0];
     let first = [Client::connect(addr), Client::connect(addr)];
-    wait_until("two are here", || service.snapshot().peers == 2);
+    wait_until("two are here", || service.handle().snapshot().peers == 2);
     let limited = start.clone().max_peers_per_addr(2);
     changed(&service, &limited, &["max_peers_per_addr"]);
     Client::connect(addr).expect_bye(18);
     let mut other = Client::connect_from("127.0.0.2", addr);
     other.ping(b"another address");
     drop(first);
-    wait_until("two are gone", || service.snapshot().peers == 1);
+    wait_until("two are gone", || service.handle().snapshot().peers == 1);
     let mut next = Client::connect(addr);
     next.ping(b"there is room");
     changed(&service, &start, &["max_peers_per_addr"]);
@@ -201,11 +201,17 @@ fn a_link_shows_its_new_token_and_connects_within_the_new_time() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let start = config().connect_timeout(LONG);
     let (service, tap) = start_tap(start.clone());
-    let events = service.subscribe_events(EventOptions::new()).unwrap();
+    let events = service
+        .handle()
+        .subscribe_events(EventOptions::new())
+        .unwrap();
     let next = start.connect_timeout(SHORT).token("new");
     changed(&service, &next, &["connect_timeout", "token"]);
     let target = silent.local_addr().unwrap();
-    service.connect(ConnectOptions::from(target)).unwrap();
+    service
+        .handle()
+        .connect(ConnectOptions::from(target))
+        .unwrap();
     let mut peer = Client::of(silent.accept().unwrap().0);
     let payload = peer.receive().unwrap().payload;
     assert_eq!(Hello::parse(&payload).unwrap().token, b"new");
@@ -226,20 +232,20 @@ fn an_outbox_and_the_budget_can_grow_and_shrink() {
     client.ping(b"here");
     let peer = only_peer(&service);
     let payload = vec![0; 60_000];
-    let send = || service.send(peer, MessageType(7), &payload[..]);
+    let send = || service.handle().send(peer, MessageType(7), &payload[..]);
     let mut sent = 0;
     while send().is_ok() {
         sent += 1;
     }
     let wide = start.clone().outbox_bytes(4 << 20).memory_budget(128 << 20);
     changed(&service, &wide, &["outbox_bytes", "memory_budget"]);
-    assert_eq!(service.snapshot().memory_budget, 128 << 20);
+    assert_eq!(service.handle().snapshot().memory_budget, 128 << 20);
     for _ in 0..8 {
         send().unwrap();
         sent += 1;
     }
     changed(&service, &start, &["outbox_bytes", "memory_budget"]);
-    assert_eq!(service.snapshot().memory_budget, 64 << 20);
+    assert_eq!(service.handle().snapshot().memory_budget, 64 << 20);
     assert_eq!(send(), Err(SendError::Full));
     // What waits beyond the bound is not lost.
     for _ in 0..sent {
@@ -356,7 +362,7 @@ fn changes_from_several_threads_disturb_no_message() {
         }
     });
     handle.reconfigure(&start).unwrap();
-    assert_eq!(service.snapshot().memory_budget, 64 << 20);
+    assert_eq!(service.handle().snapshot().memory_budget, 64 << 20);
     drop(client);
     stop_echo(service, echo);
 }

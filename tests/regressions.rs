@@ -35,7 +35,7 @@ fn a_burst_above_the_read_budget_is_read_to_its_end() {
     for size in [4, 5, 61, 1021] {
         let mut service = NetService::new(config()).unwrap();
         let options = SubscribeOptions::new(TypeFilter::all()).overflow(OverflowPolicy::Pause);
-        let mut tap = service.subscribe_with(options).unwrap();
+        let mut tap = service.handle().subscribe_with(options).unwrap();
         service.start().unwrap();
         let mut client = Client::connect(service.local_addrs()[0]);
         let payload = vec![b'b'; size];
@@ -184,10 +184,10 @@ fn who_has_subscribed_misses_nothing_while_others_look_at_the_list() {
     });
     // Makes the list long to look at.
     let _many: Vec<_> = (0..200)
-        .map(|_| service.subscribe(MessageType(1)).unwrap())
+        .map(|_| service.handle().subscribe(MessageType(1)).unwrap())
         .collect();
     for number in 0..500_u32 {
-        let mut subscription = service.subscribe(MessageType(7)).unwrap();
+        let mut subscription = service.handle().subscribe(MessageType(7)).unwrap();
         client.send_message(7, &number.to_be_bytes());
         let message = subscription
             .recv_timeout(PATIENCE)
@@ -207,7 +207,9 @@ fn who_has_subscribed_misses_nothing_while_others_look_at_the_list() {
 fn a_stop_may_have_all_the_time_there_is() {
     let (mut service, tap) = start_tap(config());
     let client = Client::connect(service.local_addrs()[0]);
-    wait_until("the client is there", || service.snapshot().peers == 1);
+    wait_until("the client is there", || {
+        service.handle().snapshot().peers == 1
+    });
     drop(client);
     let report = util::stop_within(&mut service, Duration::MAX);
     assert!(report.joined && report.drained, "{report}");

@@ -46,7 +46,7 @@ fn connect(service: &NetService) -> (Client, PeerId) {
 }
 
 fn ask(service: &NetService, peer: PeerId, payload: &[u8]) -> PendingReply {
-    service.request(peer, ASK, payload, LONG).unwrap()
+    service.handle().request(peer, ASK, payload, LONG).unwrap()
 }
 
 /// The frame that answers a question.
@@ -139,7 +139,7 @@ fn without_an_answer_time_is_over_and_a_late_one_is_counted() {
         let (mut client, peer) = connect(&service);
         let timeout = Duration::from_millis(20);
         let started = Instant::now();
-        let pending = service.request(peer, ASK, b"?", timeout).unwrap();
+        let pending = service.handle().request(peer, ASK, b"?", timeout).unwrap();
         let other = ask(&service, peer, b"??");
         assert_eq!(pending.recv().unwrap_err(), RequestError::Timeout);
         assert!(started.elapsed() >= timeout, "never early");
@@ -161,7 +161,7 @@ fn time_is_over_while_the_peer_is_not_read() {
     let options = SubscribeOptions::new(TypeFilter::all())
         .messages(1)
         .overflow(OverflowPolicy::Pause);
-    let full = service.subscribe_with(options).unwrap();
+    let full = service.handle().subscribe_with(options).unwrap();
     service.start().unwrap();
     let (mut client, peer) = connect(&service);
     for _ in 0..3 {
@@ -169,7 +169,7 @@ fn time_is_over_while_the_peer_is_not_read() {
     }
     wait_until("a pause", || full.row().parked > 0);
     let timeout = Duration::from_millis(20);
-    let pending = service.request(peer, ASK, b"?", timeout).unwrap();
+    let pending = service.handle().request(peer, ASK, b"?", timeout).unwrap();
     assert_eq!(pending.recv().unwrap_err(), RequestError::Timeout);
     drop((full, client));
     stop(&mut service);
@@ -193,11 +193,13 @@ fn an_answer_that_was_read_in_time_wins_over_its_deadline() {
     wait_for_entry.recv_timeout(PATIENCE).unwrap();
     let timeout = Duration::from_millis(500);
     let started = Instant::now();
-    let answered = service.request(peer, ASK, b"1", timeout).unwrap();
-    let ignored = service.request(peer, ASK, b"2", timeout).unwrap();
+    let answered = service.handle().request(peer, ASK, b"1", timeout).unwrap();
+    let ignored = service.handle().request(peer, ASK, b"2", timeout).unwrap();
     let question = &questions(&mut client, 2)[0];
     client.stream.write_all(&reply_to(question, b"!")).unwrap();
-    wait_until("the answer", || service.snapshot().inbound.messages == 1);
+    wait_until("the answer", || {
+        service.handle().snapshot().inbound.messages == 1
+    });
     let in_time = started.elapsed() < timeout;
     wait_until("the deadline", || started.elapsed() > timeout * 2);
     leave.send(()).unwrap();
@@ -221,7 +223,7 @@ fn the_end_of_a_connection_is_told_with_its_reason() {
         let closed = RequestError::Closed(CloseReason::PeerBye);
         assert_eq!(pending.recv().unwrap_err(), closed);
         drop(client);
-        wait_until("the end", || service.snapshot().peers == 0);
+        wait_until("the end", || service.handle().snapshot().peers == 0);
 
         let (client, peer) = connect(&service);
         let pending = ask(&service, peer, b"?");
@@ -229,14 +231,14 @@ fn the_end_of_a_connection_is_told_with_its_reason() {
         let closed = RequestError::Closed(CloseReason::PeerClosed);
         assert_eq!(pending.recv().unwrap_err(), closed);
         drop(client);
-        wait_until("the end", || service.snapshot().peers == 0);
+        wait_until("the end", || service.handle().snapshot().peers == 0);
 
         let (client, peer) = connect(&service);
         let pending = ask(&service, peer, b"?");
-        assert!(service.close(peer));
+        assert!(service.handle().close(peer));
         let closed = RequestError::Closed(CloseReason::AppClosed);
         assert_eq!(pending.recv().unwrap_err(), closed);
-        let error = service.request(peer, ASK, b"?", LONG).unwrap_err();
+        let error = service.handle().request(peer, ASK, b"?", LONG).unwrap_err();
         let gone = [SendError::NotConnected, SendError::Closing].map(RequestError::Send);
         assert!(gone.contains(&error), "{error}");
         drop(client);
@@ -263,7 +265,7 @@ fn answers_right_before_the_end_all_arrive() {
             let closed = RequestError::Closed(CloseReason::PeerClosed);
             assert_eq!(results.pop().unwrap().unwrap_err(), closed);
             assert!(results.iter().all(Result::is_ok));
-            wait_until("the end", || service.snapshot().peers == 0);
+            wait_until("the end", || service.handle().snapshot().peers == 0);
         }
         let row = stop_tap(service, tap).snapshot.requests;
         assert_eq!((row.answered, row.closed, row.late), (1_998, 2, 0));
@@ -280,12 +282,12 @@ fn the_end_waits_for_what_was_read_and_time_does_not() {
         let options = SubscribeOptions::new(TypeFilter::all())
             .messages(1)
             .overflow(OverflowPolicy::Pause);
-        let mut full = service.subscribe_with(options).unwrap();
+        let mut full = service.handle().subscribe_with(options).unwrap();
         service.start().unwrap();
         let (mut client, peer) = connect(&service);
         let [answered, ended] = [b"1", b"2"].map(|payload| ask(&service, peer, payload));
         let timeout = Duration::from_millis(1_500);
-        let timed = service.request(peer, ASK, b"3", timeout).unwrap();
+        let timed = service.handle().request(peer, ASK, b"3", timeout).unwrap();
         let question = questions(&mut client, 3).remove(0);
         let mut others = Vec::new();
         for count in 1..=3 {
@@ -297,9 +299,11 @@ fn the_end_waits_for_what_was_read_and_time_does_not() {
         let mut bytes = encoded(&Frame::new(MessageType(1), b"y"));
         bytes.extend(reply_to(&question, b"!"));
         client.stream.write_all(&bytes).unwrap();
-        wait_until("a full queue", || service.snapshot().dispatch_full == 1);
-        assert!(service.close(peer));
-        wait_until("the end", || service.snapshot().peers == 3);
+        wait_until("a full queue", || {
+            service.handle().snapshot().dispatch_full == 1
+        });
+        assert!(service.handle().close(peer));
+        wait_until("the end", || service.handle().snapshot().peers == 3);
         assert_eq!(timed.recv().unwrap_err(), RequestError::Timeout);
         assert!(answered.try_recv().is_none() && ended.try_recv().is_none());
         for _ in 0..4 {
@@ -318,7 +322,7 @@ fn giving_up_drops_the_answer() {
     let (service, mut tap) = start_tap(config());
     let (mut client, peer) = connect(&service);
     drop(ask(&service, peer, b"?"));
-    let replies = service.replies(1);
+    let replies = service.handle().replies(1);
     let handle = service.handle();
     let message = Outgoing::new(ASK, b"?");
     let id = handle.request_to(&replies, peer, &message, LONG).unwrap();
@@ -348,7 +352,9 @@ fn only_the_one_who_was_asked_can_answer_and_only_in_kind() {
             .stream
             .write_all(&reply_to(&question, b"mine"))
             .unwrap();
-        wait_until("the stranger", || service.snapshot().requests.late == 1);
+        wait_until("the stranger", || {
+            service.handle().snapshot().requests.late == 1
+        });
         let other_type = Answer {
             message_type: MessageType(8),
             ..question.clone()
@@ -357,7 +363,9 @@ fn only_the_one_who_was_asked_can_answer_and_only_in_kind() {
             .stream
             .write_all(&reply_to(&other_type, b"not so"))
             .unwrap();
-        wait_until("the wrong type", || service.snapshot().requests.late == 2);
+        wait_until("the wrong type", || {
+            service.handle().snapshot().requests.late == 2
+        });
         assert!(pending.try_recv().is_none());
         client.stream.write_all(&reply_to(&question, b"!")).unwrap();
         assert_eq!(pending.recv().unwrap().payload(), b"!");
@@ -370,25 +378,29 @@ fn only_the_one_who_was_asked_can_answer_and_only_in_kind() {
 fn what_cannot_be_asked_is_refused() {
     let (mut service, _tap) = start_tap(config().max_requests(2));
     let (client, peer) = connect(&service);
-    let ask = |timeout| service.request(peer, ASK, b"?", timeout).map(drop);
+    let ask = |timeout| service.handle().request(peer, ASK, b"?", timeout).map(drop);
     let timeout = Duration::ZERO;
     assert_eq!(ask(timeout), Err(RequestError::BadTimeout { timeout }));
     let timeout = Duration::from_secs(366 * 24 * 3600);
     assert_eq!(ask(timeout), Err(RequestError::BadTimeout { timeout }));
     let reserved = MessageType(0xFF00);
-    let refused = service.request(peer, reserved, b"", LONG).map(drop);
+    let refused = service
+        .handle()
+        .request(peer, reserved, b"", LONG)
+        .map(drop);
     assert_eq!(refused, Err(SendError::ReservedType(reserved).into()));
-    let pending = [LONG, LONG].map(|timeout| service.request(peer, ASK, b"?", timeout).unwrap());
+    let pending =
+        [LONG, LONG].map(|timeout| service.handle().request(peer, ASK, b"?", timeout).unwrap());
     assert_eq!(ask(LONG), Err(RequestError::TooMany { limit: 2 }));
     drop(pending);
     let nobody = PeerId::from_bits(77 << 32 | 1);
-    let refused = service.request(nobody, ASK, b"?", LONG).map(drop);
+    let refused = service.handle().request(nobody, ASK, b"?", LONG).map(drop);
     assert_eq!(refused, Err(SendError::NotConnected.into()));
     assert_eq!(ask(LONG), Ok(()));
     drop(client);
     let row = stop(&mut service).snapshot.requests;
     assert_eq!((row.sent, row.cancelled), (3, 3));
-    let stopped = service.request(peer, ASK, b"?", LONG).map(drop);
+    let stopped = service.handle().request(peer, ASK, b"?", LONG).map(drop);
     assert_eq!(stopped, Err(RequestError::Stopped));
 }
 
@@ -398,7 +410,7 @@ fn a_stop_resolves_everything() {
         let (mut service, _tap) = start_tap(config);
         let (client, peer) = connect(&service);
         let pending: Vec<PendingReply> = (0..100).map(|_| ask(&service, peer, b"?")).collect();
-        let replies = service.replies(100);
+        let replies = service.handle().replies(100);
         let message = Outgoing::new(ASK, b"?");
         for _ in 0..100 {
             let handle = service.handle();
@@ -430,8 +442,10 @@ fn one_queue_takes_the_answers_of_many_peers() {
         let mut clients: Vec<Client> = (0..PEERS)
             .map(|_| Client::connect(service.local_addrs()[0]))
             .collect();
-        wait_until("all peers", || service.snapshot().peers == PEERS as u64);
-        let (handle, replies) = (service.handle(), service.replies(PEERS));
+        wait_until("all peers", || {
+            service.handle().snapshot().peers == PEERS as u64
+        });
+        let (handle, replies) = (service.handle(), service.handle().replies(PEERS));
         let mut asked = HashMap::new();
         for row in handle.peers() {
             let payload = row.peer.to_string();
@@ -468,7 +482,7 @@ fn two_services_ask_each_other() {
     let serve = || {
         let mut service = NetService::new(config()).unwrap();
         let options = SubscribeOptions::new(ASK).overflow(OverflowPolicy::Pause);
-        let mut asked = service.subscribe_with(options).unwrap();
+        let mut asked = service.handle().subscribe_with(options).unwrap();
         let handle = service.handle();
         let replier = thread::Builder::new().spawn(move || {
             for question in &mut asked {
@@ -501,7 +515,7 @@ fn two_services_ask_each_other() {
     thread::scope(|scope| {
         for (service, peer) in [(&one, peers[0]), (&other, peers[1])] {
             scope.spawn(move || {
-                let replies = service.replies(64);
+                let replies = service.handle().replies(64);
                 let handle = service.handle();
                 let (mut sent, mut got) = (0_u32, 0);
                 while got < COUNT {
@@ -612,7 +626,7 @@ fn a_failed_service_resolves_everything() {
         service.start().unwrap();
         let (client, peer) = connect(&service);
         let pending = ask(&service, peer, b"?");
-        let replies = service.replies(1);
+        let replies = service.handle().replies(1);
         fails.store(true, Ordering::Relaxed);
         let error = pending.recv().unwrap_err();
         let ends = [

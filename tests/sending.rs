@@ -251,12 +251,16 @@ fn a_broadcast_reaches_those_it_is_for() {
         peers.sort_unstable();
         peers
     };
-    let all = service.broadcast(MessageType(10), &payload, Recipients::All);
+    let all = service
+        .handle()
+        .broadcast(MessageType(10), &payload, Recipients::All);
     assert_eq!(sorted(all.sent), sorted(peers.clone()));
     let but = Recipients::AllBut(peers[0]);
-    let but = service.broadcast(MessageType(11), &payload, but);
+    let but = service.handle().broadcast(MessageType(11), &payload, but);
     assert_eq!(sorted(but.sent), sorted(peers[1..].to_vec()));
-    let list = service.broadcast(MessageType(12), vec![7; 100_000], &[peers[3], peers[1]]);
+    let list = service
+        .handle()
+        .broadcast(MessageType(12), vec![7; 100_000], &[peers[3], peers[1]]);
     assert_eq!(list.sent, [peers[3], peers[1]]);
     let ports: Vec<u16> = crowd[..2]
         .iter()
@@ -266,7 +270,9 @@ fn a_broadcast_reaches_those_it_is_for() {
     let last = Outgoing::new(MessageType(13), b"last")
         .correlation(9)
         .checksum(true);
-    let matching = service.broadcast_message(&last, Recipients::Matching(&matches));
+    let matching = service
+        .handle()
+        .broadcast_message(&last, Recipients::Matching(&matches));
     assert_eq!(sorted(matching.sent), sorted(peers[..2].to_vec()));
     for report in [all.skipped, but.skipped, list.skipped, matching.skipped] {
         assert_eq!(report, []);
@@ -284,7 +290,9 @@ fn a_broadcast_reaches_those_it_is_for() {
             assert_eq!((answer.correlation, answer.checksum), (Some(9), true));
         }
     }
-    let reserved = service.broadcast(MessageType(0xFF00), b"", Recipients::All);
+    let reserved = service
+        .handle()
+        .broadcast(MessageType(0xFF00), b"", Recipients::All);
     assert_eq!((reserved.sent.len(), reserved.skipped.len()), (0, 5));
     drop(crowd);
     let report = stop_tap(service, tap);
@@ -314,7 +322,9 @@ fn who_is_full_or_takes_less_is_left_out_of_a_broadcast_and_named() {
         others.push(client);
     }
     let payload = [b'b'; 60_000];
-    let report = service.broadcast(NORMAL, &payload, Recipients::All);
+    let report = service
+        .handle()
+        .broadcast(NORMAL, &payload, Recipients::All);
     assert_eq!(report.sent.len(), 3);
     assert_eq!(report.skipped.len(), 2);
     for (peer, error) in report.skipped {
@@ -328,7 +338,7 @@ fn who_is_full_or_takes_less_is_left_out_of_a_broadcast_and_named() {
     for client in &mut others {
         client.expect(NORMAL.0, &payload);
     }
-    let report = service.broadcast(
+    let report = service.handle().broadcast(
         NORMAL,
         b"short",
         Recipients::Matching(&|peer| peer.identity.is_some() && peer.link.is_none()),
@@ -395,7 +405,7 @@ fn broadcasts_at_once_keep_every_stream_whole() {
 fn a_service_may_require_checksums_of_whoever_speaks_to_it() {
     let strict = || config().checksums(true).require_checksums(true);
     let mut service = NetService::new(strict()).unwrap();
-    let mut tap = service.subscribe(TypeFilter::all()).unwrap();
+    let mut tap = service.handle().subscribe(TypeFilter::all()).unwrap();
     service.start().unwrap();
     let addr = service.local_addrs()[0];
     let mut other = NetService::new(strict()).unwrap();
@@ -403,7 +413,7 @@ fn a_service_may_require_checksums_of_whoever_speaks_to_it() {
     other.handle().connect(addr).unwrap();
     let peer = only_peer(&other);
     wait_until("it may be sent to", || {
-        other.send(peer, MessageType(7), "x").is_ok()
+        other.handle().send(peer, MessageType(7), "x").is_ok()
     });
     assert_eq!(tap.recv_timeout(PATIENCE).unwrap().payload(), b"x");
     for plain in [
@@ -430,7 +440,7 @@ fn a_service_may_require_checksums_of_whoever_speaks_to_it() {
 #[test]
 fn a_link_may_be_made_with_checksums() {
     let mut strict = NetService::new(config().require_checksums(true)).unwrap();
-    let mut tap = strict.subscribe(TypeFilter::all()).unwrap();
+    let mut tap = strict.handle().subscribe(TypeFilter::all()).unwrap();
     strict.start().unwrap();
     let mut service = NetService::new(config()).unwrap();
     let answer = |message: InlineMessage<'_>, replier: &mut Replier<'_>| {
@@ -457,7 +467,10 @@ fn a_link_may_be_made_with_checksums() {
         message
     };
     let back = expect(7).peer();
-    strict.send(back, MessageType(5), "inline").unwrap();
+    strict
+        .handle()
+        .send(back, MessageType(5), "inline")
+        .unwrap();
     expect(5);
     expect(6);
     for size in [0, 10, 5_000, 100_000] {
@@ -481,7 +494,7 @@ fn a_link_may_be_made_with_checksums() {
     let pending = handle
         .request(peer, MessageType(11), b"?", PATIENCE)
         .unwrap();
-    strict.reply(&expect(11), "!").unwrap();
+    strict.handle().reply(&expect(11), "!").unwrap();
     assert_eq!(pending.recv().unwrap().payload(), b"!");
     drop(client);
     stop(&mut service);
@@ -500,7 +513,7 @@ fn a_service_that_sends_checksums_sends_nothing_without() {
         replier.send(MessageType(6), b"and more").unwrap();
     };
     service.handle_inline_each(options, |_| answer).unwrap();
-    let mut tap = service.subscribe(TypeFilter::all()).unwrap();
+    let mut tap = service.handle().subscribe(TypeFilter::all()).unwrap();
     service.start().unwrap();
     let mut client = Client::connect(service.local_addrs()[0]);
     client.send(&Frame::new(HELLO, &Hello::default().to_payload()));
@@ -519,7 +532,7 @@ fn a_service_that_sends_checksums_sends_nothing_without() {
     client.send_message(7, b"question");
     let question = tap.recv_timeout(PATIENCE).unwrap();
     let (peer, handle) = (question.peer(), service.handle());
-    service.reply(&question, "answer").unwrap();
+    service.handle().reply(&question, "answer").unwrap();
     expect(&mut client, MessageType(7));
     for size in [0, 10, 5_000, 100_000] {
         handle.send(peer, MessageType(8), vec![1; size]).unwrap();
@@ -550,7 +563,7 @@ fn a_service_that_sends_checksums_sends_nothing_without() {
         ..Frame::new(MessageType(11), b"!")
     });
     assert_eq!(pending.recv().unwrap().payload(), b"!");
-    assert!(service.close(peer));
+    assert!(service.handle().close(peer));
     expect(&mut client, util::BYE);
     stop(&mut service);
 }

@@ -54,13 +54,13 @@ fn start(config: Config) -> NetService {
 #[track_caller]
 fn spread(service: &NetService, each: usize) -> Vec<(Client, PeerId)> {
     let (addr, handle) = (service.local_addrs()[0], service.handle());
-    let before = service.snapshot().peers;
+    let before = service.handle().snapshot().peers;
     let mut clients = HashMap::new();
     loop {
         let client = Client::connect(addr);
         clients.insert(client.stream.local_addr().unwrap(), client);
         let count = before + clients.len() as u64;
-        wait_until("it is there", || service.snapshot().peers == count);
+        wait_until("it is there", || service.handle().snapshot().peers == count);
         let rows = handle.peers();
         assert_eq!(rows.len() as u64, count);
         let mut found = [0; SHARDS];
@@ -88,7 +88,7 @@ fn one_each(service: &NetService) -> Vec<(Client, PeerId)> {
     let each: Vec<_> = each.collect();
     drop(all);
     wait_until("the others are gone", || {
-        service.snapshot().peers == SHARDS as u64
+        service.handle().snapshot().peers == SHARDS as u64
     });
     each
 }
@@ -144,9 +144,9 @@ fn messages_of_all_loops_reach_one_subscriber_complete_and_in_order() {
         let options = SubscribeOptions::new(T)
             .messages(100)
             .overflow(OverflowPolicy::Pause);
-        let mut all = service.subscribe_with(options).unwrap();
+        let mut all = service.handle().subscribe_with(options).unwrap();
         let events = EventOptions::new().capacity(1_000);
-        let events = service.subscribe_events(events).unwrap();
+        let events = service.handle().subscribe_events(events).unwrap();
         service.start().unwrap();
         let clients = spread(&service, 2);
         let (count, over) = (clients.len(), AtomicBool::new(false));
@@ -155,7 +155,7 @@ fn messages_of_all_loops_reach_one_subscriber_complete_and_in_order() {
                 // Also while all loops and the subscriber are at work.
                 let mut cuts = 0_u32;
                 while !over.load(Ordering::Relaxed) || cuts < 20 {
-                    let balance = service.balance();
+                    let balance = service.handle().balance();
                     assert!(balance.is_exact(), "{balance}");
                     cuts += 1;
                 }
@@ -193,7 +193,7 @@ fn messages_of_all_loops_reach_one_subscriber_complete_and_in_order() {
             }
         }
         assert!(open.is_empty(), "every end is told: {open:?}");
-        assert_eq!(service.snapshot().memory_used, 0);
+        assert_eq!(service.handle().snapshot().memory_used, 0);
     }
 }
 
@@ -202,7 +202,7 @@ fn ids_name_the_loop() {
     let _threads = THREADS.read();
     let mut service = start(config());
     let clients = spread(&service, 1);
-    let shot = service.snapshot();
+    let shot = service.handle().snapshot();
     for (number, row) in (0..).zip(&shot.shards) {
         let those = clients.iter().filter(|(_, peer)| peer.shard() == number);
         assert_eq!((row.shard, row.peers), (number, those.count() as u64));
@@ -217,30 +217,36 @@ fn what_is_sent_finds_its_peer() {
     let _threads = THREADS.read();
     for dispatch in MODES {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
-        let mut questions = service.subscribe(T).unwrap();
+        let mut questions = service.handle().subscribe(T).unwrap();
         service.start().unwrap();
         let mut clients = one_each(&service);
         let ids: Vec<PeerId> = clients.iter().map(|(_, peer)| *peer).collect();
         for (client, peer) in &mut clients {
-            service.send(*peer, T, b"one").unwrap();
+            service.handle().send(*peer, T, b"one").unwrap();
             client.expect(7, b"one");
             client.send_message(7, b"question");
             let question = questions.recv_timeout(PATIENCE).unwrap();
             assert_eq!(question.peer(), *peer);
-            service.reply(&question, b"answer").unwrap();
+            service.handle().reply(&question, b"answer").unwrap();
             client.expect(7, b"answer");
             assert_eq!(service.handle().peer(*peer).unwrap().peer, *peer);
         }
-        let all = service.broadcast(T, b"all", Recipients::All);
+        let all = service.handle().broadcast(T, b"all", Recipients::All);
         assert_eq!((all.sent.len(), all.skipped.len()), (SHARDS, 0));
-        let others = service.broadcast(T, b"others", Recipients::AllBut(ids[1]));
+        let others = service
+            .handle()
+            .broadcast(T, b"others", Recipients::AllBut(ids[1]));
         assert_eq!(others.sent, [ids[0], ids[2]]);
         let nowhere = PeerId::from_bits(63 << 56 | 1);
-        let some = service.broadcast(T, b"some", &[ids[2], nowhere, ids[0]]);
+        let some = service
+            .handle()
+            .broadcast(T, b"some", &[ids[2], nowhere, ids[0]]);
         assert_eq!(some.sent, [ids[2], ids[0]], "in the order of the list");
         assert_eq!(some.skipped, [(nowhere, SendError::NotConnected)]);
         let last = |info: &nebnet::PeerInfo| info.peer.shard() == 2;
-        let one = service.broadcast(T, b"last", Recipients::Matching(&last));
+        let one = service
+            .handle()
+            .broadcast(T, b"last", Recipients::Matching(&last));
         assert_eq!(one.sent, [ids[2]]);
         for (number, (client, _)) in clients.iter_mut().enumerate() {
             client.expect(7, b"all");
@@ -252,12 +258,12 @@ fn what_is_sent_finds_its_peer() {
                 client.expect(7, b"last");
             }
         }
-        let sent = service.send(nowhere, T, b"");
+        let sent = service.handle().send(nowhere, T, b"");
         assert_eq!(sent, Err(SendError::NotConnected));
-        assert!(!service.close(nowhere) && service.handle().peer(nowhere).is_none());
+        assert!(!service.handle().close(nowhere) && service.handle().peer(nowhere).is_none());
         let patience = Duration::from_secs(60);
         for (client, peer) in &mut clients {
-            let pending = service.request(*peer, T, b"?", patience).unwrap();
+            let pending = service.handle().request(*peer, T, b"?", patience).unwrap();
             let question = client.receive().unwrap();
             let frame = Frame {
                 correlation: question.correlation,
@@ -265,11 +271,11 @@ fn what_is_sent_finds_its_peer() {
             };
             client.send(&frame);
             assert_eq!(pending.recv().unwrap().payload(), b"!");
-            assert!(service.close(*peer));
+            assert!(service.handle().close(*peer));
             client.expect_bye(2);
         }
         drop(clients);
-        wait_until("all are gone", || service.snapshot().peers == 0);
+        wait_until("all are gone", || service.handle().snapshot().peers == 0);
         let closed = service.handle().recently_closed();
         assert!(closed.is_sorted_by_key(|row| row.closed_at));
         let ours = closed.iter().filter(|row| ids.contains(&row.peer));
@@ -306,7 +312,7 @@ fn every_loop_has_a_handler_of_its_own() {
             client.expect(7, format!("{shard} {count}").as_bytes());
         }
     }
-    assert!(service.balance().is_exact());
+    assert!(service.handle().balance().is_exact());
     drop(clients);
     let report = stop(&mut service);
     let rows = &report.snapshot.handlers;
@@ -321,12 +327,12 @@ fn limits_are_those_of_the_service() {
     let mut service = start(config().max_peers(10));
     let addr = service.local_addrs()[0];
     let mut clients: Vec<Client> = (0..10).map(|_| Client::connect(addr)).collect();
-    wait_until("all are there", || service.snapshot().peers == 10);
+    wait_until("all are there", || service.handle().snapshot().peers == 10);
     for _ in 0..10 {
         Client::connect(addr).expect_bye(17);
     }
     clients.pop();
-    wait_until("one has left", || service.snapshot().peers == 9);
+    wait_until("one has left", || service.handle().snapshot().peers == 9);
     Client::connect(addr).ping(b"in");
     drop(clients);
     stop(&mut service);
@@ -334,7 +340,7 @@ fn limits_are_those_of_the_service() {
     let mut service = start(config().max_peers_per_addr(4));
     let addr = service.local_addrs()[0];
     let clients: Vec<Client> = (0..4).map(|_| Client::connect(addr)).collect();
-    wait_until("all are there", || service.snapshot().peers == 4);
+    wait_until("all are there", || service.handle().snapshot().peers == 4);
     for _ in 0..10 {
         Client::connect(addr).expect_bye(18);
     }
@@ -345,7 +351,7 @@ fn limits_are_those_of_the_service() {
     let mut service = start(config().max_pending(4));
     let addr = service.local_addrs()[0];
     let mut clients: Vec<Client> = (0..4).map(|_| Client::connect(addr)).collect();
-    wait_until("all are there", || service.snapshot().peers == 4);
+    wait_until("all are there", || service.handle().snapshot().peers == 4);
     for _ in 0..10 {
         Client::connect(addr).expect_bye(17);
     }
@@ -368,7 +374,7 @@ fn the_loops_have_one_budget() {
         .messages(1 << 20)
         .bytes(usize::MAX)
         .overflow(OverflowPolicy::Pause);
-    let mut tap = service.subscribe_with(options).unwrap();
+    let mut tap = service.handle().subscribe_with(options).unwrap();
     service.start().unwrap();
     let clients = spread(&service, 1);
     let count = clients.len();
@@ -377,13 +383,13 @@ fn the_loops_have_one_budget() {
     thread::scope(|scope| {
         scope.spawn(|| write_all(clients, &bytes));
         wait_until("it is short", || {
-            let snapshot = service.snapshot();
+            let snapshot = service.handle().snapshot();
             snapshot.pauses.budget > 0 && snapshot.memory_used >= (BUDGET / 100 * 70) as u64
         });
         let mut left = count * 40_000;
         let mut most = 0;
         while left > 0 {
-            most = most.max(service.snapshot().memory_used);
+            most = most.max(service.handle().snapshot().memory_used);
             let batch = tap.recv_batch_timeout(PATIENCE).unwrap();
             left -= batch.len();
         }
@@ -394,7 +400,7 @@ fn the_loops_have_one_budget() {
     let report = stop(&mut service);
     assert!(report.snapshot.pauses.budget > 0);
     drop(tap);
-    assert_eq!(service.snapshot().memory_used, 0);
+    assert_eq!(service.handle().snapshot().memory_used, 0);
 }
 
 // ----- full subscribers --------------------------------------------------------------------------
@@ -429,11 +435,11 @@ fn a_queue_keeps_its_bounds_whoever_fills_it() {
                 .overflow(overflow)
         };
         let newest = options(OverflowPolicy::DropNewest);
-        let mut newest = service.subscribe_with(newest).unwrap();
+        let mut newest = service.handle().subscribe_with(newest).unwrap();
         let oldest = options(OverflowPolicy::DropOldest);
-        let mut oldest = service.subscribe_with(oldest).unwrap();
+        let mut oldest = service.handle().subscribe_with(oldest).unwrap();
         let tap = SubscribeOptions::new(T).overflow(OverflowPolicy::Pause);
-        let mut tap = service.subscribe_with(tap).unwrap();
+        let mut tap = service.handle().subscribe_with(tap).unwrap();
         service.start().unwrap();
         let clients = spread(&service, 2);
         let all = clients.len() as u64 * u64::from(COUNT);
@@ -455,7 +461,7 @@ fn a_queue_keeps_its_bounds_whoever_fills_it() {
                 .iter()
                 .all(|row| row.matched == all)
         });
-        assert!(service.balance().is_exact());
+        assert!(service.handle().balance().is_exact());
         let row = newest.row();
         assert_eq!((row.queued + row.dropped, row.parked), (all, 0), "{row:?}");
         assert!(
@@ -470,7 +476,7 @@ fn a_queue_keeps_its_bounds_whoever_fills_it() {
         let report = stop(&mut service);
         assert_eq!(report.snapshot.subscribers.len(), 3);
         drop((newest, oldest, tap));
-        assert_eq!(service.snapshot().memory_used, 0);
+        assert_eq!(service.handle().snapshot().memory_used, 0);
     }
 }
 
@@ -481,11 +487,11 @@ fn full_subscribers_close_peers_of_all_loops_or_leave() {
     let closes = SubscribeOptions::new(T)
         .messages(1)
         .overflow(OverflowPolicy::Close);
-    let closes = service.subscribe_with(closes).unwrap();
+    let closes = service.handle().subscribe_with(closes).unwrap();
     let leaves = SubscribeOptions::new(T)
         .messages(1)
         .overflow(OverflowPolicy::Unsubscribe);
-    let mut leaves = service.subscribe_with(leaves).unwrap();
+    let mut leaves = service.handle().subscribe_with(leaves).unwrap();
     service.start().unwrap();
     let mut clients = one_each(&service);
     for (client, _) in &mut clients {
@@ -512,7 +518,7 @@ fn nobody_starves_who_waits_for_a_full_subscriber() {
     let options = SubscribeOptions::new(T)
         .messages(64)
         .overflow(OverflowPolicy::Pause);
-    let mut slow = service.subscribe_with(options).unwrap();
+    let mut slow = service.handle().subscribe_with(options).unwrap();
     service.start().unwrap();
     let mut clients = one_each(&service);
     let over = AtomicBool::new(false);
@@ -550,7 +556,10 @@ fn nobody_starves_who_waits_for_a_full_subscriber() {
 fn a_node_has_one_connection_among_all_loops() {
     let _threads = THREADS.read();
     let mut service = NetService::new(config().node_id([1; 16])).unwrap();
-    let events = service.subscribe_events(EventOptions::new()).unwrap();
+    let events = service
+        .handle()
+        .subscribe_events(EventOptions::new())
+        .unwrap();
     service.start().unwrap();
     let mut clients = one_each(&service);
     let (first, second) = (clients.remove(0), clients.remove(0));
@@ -603,7 +612,10 @@ fn links_are_spread_and_stand_in_for_each_other() {
     let hour = Duration::from_secs(3600);
     let config = config.reconnect(Duration::from_millis(1), hour);
     let mut service = NetService::new(config).unwrap();
-    let events = service.subscribe_events(EventOptions::new()).unwrap();
+    let events = service
+        .handle()
+        .subscribe_events(EventOptions::new())
+        .unwrap();
     service.start().unwrap();
     let to = || ConnectOptions::from(there.local_addrs()[0]).keep_connected(true);
     let wait = |known: &dyn Fn(&Event) -> bool| loop {
@@ -613,29 +625,29 @@ fn links_are_spread_and_stand_in_for_each_other() {
         }
     };
     let up = |event: &Event| matches!(event, Event::Connected { link: Some(_), .. });
-    let first = service.connect(to()).unwrap();
+    let first = service.handle().connect(to()).unwrap();
     let Event::Connected { peer, link, .. } = wait(&up) else {
         unreachable!()
     };
     assert_eq!((peer.shard(), link), (0, Some(first)));
-    let second = service.connect(to()).unwrap();
+    let second = service.handle().connect(to()).unwrap();
     wait(&|event| matches!(event, Event::DialFailed { link, .. } if *link == second));
     // The other side sees the end of what was refused a moment later.
-    wait_until("one peer there", || there.snapshot().peers == 1);
-    service.disconnect(first).unwrap();
+    wait_until("one peer there", || there.handle().snapshot().peers == 1);
+    service.handle().disconnect(first).unwrap();
     let Event::Connected { peer, link, .. } = wait(&up) else {
         unreachable!()
     };
     assert_eq!((peer.shard(), link), (1, Some(second)));
-    service.disconnect(second).unwrap();
+    service.handle().disconnect(second).unwrap();
     // Another loop dials next, and would be refused as a double as well if it were the first.
-    wait_until("nobody there", || there.snapshot().peers == 0);
-    let third = service.connect(to()).unwrap();
+    wait_until("nobody there", || there.handle().snapshot().peers == 0);
+    let third = service.handle().connect(to()).unwrap();
     let Event::Connected { peer, link, .. } = wait(&up) else {
         unreachable!()
     };
     assert_eq!((peer.shard(), link), (2, Some(third)));
-    service.disconnect(third).unwrap();
+    service.handle().disconnect(third).unwrap();
     let report = stop(&mut service);
     assert_eq!(report.snapshot.dialled, report.snapshot.closed_total());
     stop(&mut there);
@@ -666,8 +678,8 @@ fn a_port_is_shared_with_nobody_else() {
                 "{error}"
             );
             assert_eq!(threads(), 2 * SHARDS, "none is left");
-            assert_eq!(service.snapshot().state, ServiceState::Stopped);
-            assert!(service.subscribe(T).is_err() && service.local_addrs().is_empty());
+            assert_eq!(service.handle().snapshot().state, ServiceState::Stopped);
+            assert!(service.handle().subscribe(T).is_err() && service.local_addrs().is_empty());
             assert!(stop_within(&mut service, Duration::ZERO).joined);
         }
     }
@@ -681,13 +693,19 @@ fn all_loops_listen_where_one_is_asked_to() {
     let _threads = THREADS.read();
     let config = config().listen("127.0.0.1:0".parse().unwrap());
     let mut service = NetService::new(config).unwrap();
-    let early = service.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let early = service
+        .handle()
+        .listen("127.0.0.1:0".parse().unwrap())
+        .unwrap();
     service.start().unwrap();
-    let late = service.listen("127.0.0.1:0".parse().unwrap()).unwrap();
-    let taken = service.listen(late.addr);
+    let late = service
+        .handle()
+        .listen("127.0.0.1:0".parse().unwrap())
+        .unwrap();
+    let taken = service.handle().listen(late.addr);
     assert!(taken.is_err(), "{taken:?}");
     let own = TcpListener::bind("127.0.0.1:0").unwrap();
-    let given = service.listen_from(own).unwrap();
+    let given = service.handle().listen_from(own).unwrap();
     let mut clients = Vec::new();
     let configured = service.local_addrs();
     assert_eq!(configured.len(), 2);
@@ -700,7 +718,14 @@ fn all_loops_listen_where_one_is_asked_to() {
         client.ping(b"");
         clients.push(client);
     }
-    assert!(service.snapshot().shards.iter().all(|row| row.peers > 0));
+    assert!(
+        service
+            .handle()
+            .snapshot()
+            .shards
+            .iter()
+            .all(|row| row.peers > 0)
+    );
     for listening in [early, late, given] {
         assert!(service.handle().unlisten(listening.id));
         assert!(!service.handle().unlisten(listening.id));
@@ -721,7 +746,7 @@ fn a_stop_drains_all_loops() {
         let clients = write_all(spread(&service, 1), &numbered(500, 1_000));
         let count = clients.len() as u64;
         wait_until("all were read", || {
-            service.snapshot().inbound.messages == 500 * count
+            service.handle().snapshot().inbound.messages == 500 * count
         });
         let readers: Vec<_> = clients
             .into_iter()
@@ -741,7 +766,7 @@ fn a_stop_drains_all_loops() {
         assert_eq!(report.closed_orderly, count);
         assert_eq!(report, stop_within(&mut service, Duration::ZERO));
         assert_eq!(echo.join().unwrap(), 500 * count);
-        assert_eq!(service.snapshot().memory_used, 0);
+        assert_eq!(service.handle().snapshot().memory_used, 0);
     }
 }
 
@@ -752,7 +777,7 @@ fn a_loop_that_has_ended_keeps_nobody_waiting() {
     let mut service = start(config());
     let mut clients = one_each(&service);
     let (deaf, peer) = clients.pop().unwrap();
-    while service.send(peer, T, vec![b'd'; 100_000]).is_ok() {}
+    while service.handle().send(peer, T, vec![b'd'; 100_000]).is_ok() {}
     drop(clients);
     let handle = service.handle();
     thread::scope(|scope| {
@@ -782,7 +807,7 @@ fn a_defect_of_one_thread_ends_all() {
     util::expect_panics();
     for dispatch in MODES {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
-        let mut tap = service.subscribe(TypeFilter::all()).unwrap();
+        let mut tap = service.handle().subscribe(TypeFilter::all()).unwrap();
         let (told, hears) = mpsc::channel();
         service.on_metrics(move |_| {
             let name = thread::current().name().map(str::to_owned);
@@ -816,7 +841,7 @@ fn a_defect_of_one_thread_ends_all() {
         assert_eq!(internal, clients.len() as u64);
         assert_balanced(&report.snapshot);
         drop(tap);
-        assert_eq!(service.snapshot().memory_used, 0);
+        assert_eq!(service.handle().snapshot().memory_used, 0);
     }
 }
 
@@ -828,7 +853,7 @@ fn the_sums_hold_while_subscribers_come_and_go() {
     let _threads = THREADS.read();
     for (seed, dispatch) in (1..).zip(MODES) {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
-        let _tap = service.subscribe(T).unwrap();
+        let _tap = service.handle().subscribe(T).unwrap();
         service.start().unwrap();
         let clients = spread(&service, 2);
         let (over, total) = (Arc::new(AtomicBool::new(false)), AtomicU64::new(0));
@@ -865,7 +890,7 @@ fn the_sums_hold_while_subscribers_come_and_go() {
             });
             let _end = SetAtEnd(&over);
             for _ in 0..100 {
-                let balance = service.balance();
+                let balance = service.handle().balance();
                 assert!(balance.is_exact(), "{balance}");
             }
             wait_until("ten thousand messages", || {

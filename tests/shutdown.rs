@@ -52,7 +52,7 @@ fn a_stop_flushes_every_answer_and_says_bye() {
             assert!(client.try_write(&numbered(500, 1000)));
         }
         wait_until("all were read", || {
-            service.snapshot().inbound.messages == 2500
+            service.handle().snapshot().inbound.messages == 2500
         });
         let readers: Vec<_> = clients
             .into_iter()
@@ -108,7 +108,7 @@ fn input_that_a_stop_leaves_unread_destroys_no_answer() {
             }
         });
         wait_until("answers", || {
-            service.snapshot().outbound_written.messages > 10
+            service.handle().snapshot().outbound_written.messages > 10
         });
         let reader = thread::spawn(move || {
             let mut answers = 0_u64;
@@ -141,8 +141,8 @@ fn a_stop_says_of_each_peer_what_became_of_its_messages() {
     let _threads = THREADS.read();
     for dispatch in MODES {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
-        let mut tap = service.subscribe(T).unwrap();
-        let mut never = service.subscribe(MessageType(8)).unwrap();
+        let mut tap = service.handle().subscribe(T).unwrap();
+        let mut never = service.handle().subscribe(MessageType(8)).unwrap();
         service.start().unwrap();
         let (addr, handle) = (service.local_addrs()[0], service.handle());
         let mut clients = [(); 4].map(|()| Client::connect_small(addr));
@@ -207,7 +207,7 @@ fn a_peer_that_never_reads_is_cut_off_at_the_deadline_and_named() {
         good.ping(b"");
         let payload = vec![b'd'; 100_000];
         let mut accepted = 0;
-        while service.send(peer, T, &payload).is_ok() {
+        while service.handle().send(peer, T, &payload).is_ok() {
             accepted += 1;
         }
         // Its answers are out at once, and it closes when it has read its BYE.
@@ -261,7 +261,10 @@ fn a_second_stop_returns_the_same_report() {
     let started = Instant::now();
     assert_eq!(util::stop_within(&mut service, PATIENCE), first);
     let handle = service.handle();
-    assert_eq!(service.subscribe(T).unwrap_err(), SubscribeError::Stopped);
+    assert_eq!(
+        service.handle().subscribe(T).unwrap_err(),
+        SubscribeError::Stopped
+    );
     assert_eq!(handle.send(peer, T, b"x"), Err(SendError::NotConnected));
     assert!(handle.peers().is_empty() && handle.recently_closed().is_empty());
     assert!(service.ended().recv().is_err());
@@ -277,7 +280,7 @@ fn a_second_stop_returns_the_same_report() {
 fn a_stop_before_the_start_is_a_stop() {
     let _threads = THREADS.read();
     let mut service = NetService::new(config()).unwrap();
-    let mut tap = service.subscribe(TypeFilter::all()).unwrap();
+    let mut tap = service.handle().subscribe(TypeFilter::all()).unwrap();
     let report = util::stop_within(&mut service, Duration::ZERO);
     assert!(report.drained && report.joined, "{report}");
     assert_balanced(&report.snapshot);
@@ -295,7 +298,7 @@ fn what_nobody_takes_is_discarded_at_the_deadline_and_counted() {
             .name("stuck")
             .messages(3);
         let options = options.overflow(OverflowPolicy::Pause);
-        let mut stuck = service.subscribe_with(options).unwrap();
+        let mut stuck = service.handle().subscribe_with(options).unwrap();
         service.start().unwrap();
         let mut client = Client::connect(service.local_addrs()[0]);
         assert!(client.try_write(&numbered(100, 10)));
@@ -331,7 +334,7 @@ fn what_peers_that_left_have_sent_is_waited_for() {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
         let options = SubscribeOptions::new(TypeFilter::all()).messages(3);
         let options = options.overflow(OverflowPolicy::Pause);
-        let mut slow = service.subscribe_with(options).unwrap();
+        let mut slow = service.handle().subscribe_with(options).unwrap();
         service.start().unwrap();
         let mut client = Client::connect(service.local_addrs()[0]);
         assert!(client.try_write(&numbered(100, 10)));
@@ -365,7 +368,7 @@ fn subscriptions_yield_what_is_left_and_then_their_end() {
         let mut client = Client::connect(service.local_addrs()[0]);
         assert!(client.try_write(&numbered(1000, 100)));
         wait_until("all were read", || {
-            service.snapshot().inbound.messages == 1000
+            service.handle().snapshot().inbound.messages == 1000
         });
         // Half of the time is waited for who takes nothing, and what it has stays its own.
         let report = util::stop_within(&mut service, Duration::from_secs(1));
@@ -433,7 +436,7 @@ fn a_dropped_service_ends_in_bounded_time() {
     let (service, tap) = start_tap(config());
     let deaf = Client::connect_small(service.local_addrs()[0]);
     let peer = only_peer(&service);
-    while service.send(peer, T, vec![b'd'; 100_000]).is_ok() {}
+    while service.handle().send(peer, T, vec![b'd'; 100_000]).is_ok() {}
     let handle = service.handle();
     let started = Instant::now();
     drop(service);
@@ -486,7 +489,7 @@ fn metrics_come_once_a_second_and_add_up() {
     let _threads = THREADS.read();
     for dispatch in MODES {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
-        let mut tap = service.subscribe(TypeFilter::all()).unwrap();
+        let mut tap = service.handle().subscribe(TypeFilter::all()).unwrap();
         let (sender, snapshots) = mpsc::sync_channel(10);
         service.on_metrics(move |snapshot| drop(sender.try_send(snapshot.clone())));
         service.start().unwrap();
@@ -568,7 +571,7 @@ fn a_stop_under_full_load_balances() {
             })
             .collect();
         wait_until("load", || {
-            service.snapshot().outbound_written.messages > 10_000
+            service.handle().snapshot().outbound_written.messages > 10_000
         });
         let report = stop(&mut service);
         assert!(report.snapshot.outbound_written.messages > 10_000);

@@ -75,7 +75,7 @@ fn a_peer_that_never_reads_is_read_no_further_and_then_cut_off() {
         while !writer.is_finished() {
             canary.send_message(1, b"canary");
             canary.expect(1, b"canary");
-            memory_max = service.snapshot().memory_used.max(memory_max);
+            memory_max = service.handle().snapshot().memory_used.max(memory_max);
         }
         writer.join().unwrap();
         let row = wait_for_row(&service, peer);
@@ -85,7 +85,7 @@ fn a_peer_that_never_reads_is_read_no_further_and_then_cut_off() {
         assert!(unanswered <= 64 << 10, "{row:?}");
         assert!(row.lost.bytes <= 64 << 10, "{row:?}");
         assert!(memory_max < 1 << 20, "{memory_max}");
-        assert!(service.snapshot().pauses.credit > 0);
+        assert!(service.handle().snapshot().pauses.credit > 0);
         canary.ping(b"still here");
         drop(canary);
         stop_echo(service, echo);
@@ -133,7 +133,7 @@ fn a_slow_reader_makes_progress_that_the_system_does_not_tell_of() {
     let started = Instant::now();
     let mut buffer = vec![0; SIZE];
     while started.elapsed() < 5 * stall {
-        while service.send(peer, T, vec![b'x'; SIZE]).is_ok() {
+        while service.handle().send(peer, T, vec![b'x'; SIZE]).is_ok() {
             sent += 1;
         }
         read += client.stream.read(&mut buffer).unwrap();
@@ -143,7 +143,7 @@ fn a_slow_reader_makes_progress_that_the_system_does_not_tell_of() {
     while read < sent * (SIZE + 8) {
         read += client.stream.read(&mut buffer).unwrap();
     }
-    assert_eq!(service.snapshot().peers, 1);
+    assert_eq!(service.handle().snapshot().peers, 1);
     drop(client);
     let report = util::stop(&mut service);
     assert_eq!(closed_for(&report.snapshot, CloseReason::SlowPeer), 0);
@@ -161,7 +161,7 @@ fn a_peer_that_reads_again_gets_every_answer() {
             stream.shutdown(Shutdown::Write).unwrap();
         });
         wait_until("the peer is paused", || {
-            service.snapshot().pauses.credit > 0
+            service.handle().snapshot().pauses.credit > 0
         });
         expect_numbers(&mut client, 20_000);
         client.expect_end(End::Fin);
@@ -188,7 +188,7 @@ fn many_empty_frames_are_bounded_by_their_number() {
             rows.iter().all(|row| row.queued.messages <= 100),
             "{rows:?}"
         );
-        service.snapshot().pauses.credit > 0
+        service.handle().snapshot().pauses.credit > 0
     });
     for _ in 0..200_000 {
         client.expect(7, b"");
@@ -207,13 +207,13 @@ fn a_reset_with_answers_queued_is_counted() {
     let mut canary = Client::connect(addr);
     canary.ping(b"");
     for _ in 0..20 {
-        let before = closed_for(&service.snapshot(), CloseReason::Reset);
+        let before = closed_for(&service.handle().snapshot(), CloseReason::Reset);
         let mut client = Client::connect_small(addr);
         client.stream.set_nonblocking(true).unwrap();
         // As much as the kernel takes; the answers stay unread.
         let _ = client.stream.write(&pipeline(4000, 1000));
         wait_until("answers", || {
-            service.snapshot().outbound_accepted.messages > 0
+            service.handle().snapshot().outbound_accepted.messages > 0
         });
         client.reset();
         wait_for_closed(&service, CloseReason::Reset, before + 1);
@@ -283,7 +283,7 @@ fn a_frame_cut_off_by_a_fin_is_not_delivered() {
     }
     for (client, batch) in &mut clients {
         // Answers to what was whole still go out.
-        service.send(batch.peer(), T, b"answer").unwrap();
+        service.handle().send(batch.peer(), T, b"answer").unwrap();
         client.expect(7, b"answer");
     }
     let count = clients.len() as u64;
@@ -335,9 +335,9 @@ fn after_its_fin_a_peer_gets_answers_until_its_messages_are_released() {
     let mut other = Client::connect(service.local_addrs()[0]);
     other.stream.shutdown(Shutdown::Write).unwrap();
     other.expect_end(End::Fin);
-    service.send(batch.peer(), T, b"first").unwrap();
+    service.handle().send(batch.peer(), T, b"first").unwrap();
     client.expect(7, b"first");
-    service.send(batch.peer(), T, b"second").unwrap();
+    service.handle().send(batch.peer(), T, b"second").unwrap();
     let released = Instant::now();
     drop(batch);
     client.expect(7, b"second");
@@ -415,16 +415,25 @@ fn each_result_of_a_send_means_one_thing() {
         size,
         limit: size - 1,
     };
-    assert_eq!(service.send(peer, T, vec![0; size]), Err(too_large));
+    assert_eq!(
+        service.handle().send(peer, T, vec![0; size]),
+        Err(too_large)
+    );
     for reserved in [0xFF00, 0xFF03, 0xFFFF] {
         let reserved = MessageType(reserved);
         let error = SendError::ReservedType(reserved);
-        assert_eq!(service.send(peer, reserved, b"x"), Err(error));
+        assert_eq!(service.handle().send(peer, reserved, b"x"), Err(error));
     }
     let nobody = PeerId::from_bits(peer.to_bits() + 1);
-    assert_eq!(service.send(nobody, T, b"x"), Err(SendError::NotConnected));
+    assert_eq!(
+        service.handle().send(nobody, T, b"x"),
+        Err(SendError::NotConnected)
+    );
     let nobody = PeerId::from_bits(u64::MAX);
-    assert_eq!(service.send(nobody, T, b"x"), Err(SendError::NotConnected));
+    assert_eq!(
+        service.handle().send(nobody, T, b"x"),
+        Err(SendError::NotConnected)
+    );
     // An empty outbox takes one message of any legal size, and then it is full.
     let largest = vec![b'l'; size - 1];
     let accepted = fill(&service, peer, &largest);
@@ -434,18 +443,27 @@ fn each_result_of_a_send_means_one_thing() {
         .send_message(peer, Outgoing::new(T, &largest));
     assert_eq!(rejected.unwrap_err().error, SendError::Full);
     // A close lets what was accepted go out, and takes nothing more.
-    assert!(service.close(peer));
-    assert_eq!(service.send(peer, T, b"late"), Err(SendError::Closing));
+    assert!(service.handle().close(peer));
+    assert_eq!(
+        service.handle().send(peer, T, b"late"),
+        Err(SendError::Closing)
+    );
     for _ in 0..accepted {
         client.expect(7, &largest);
     }
     client.expect_bye(2);
-    wait_until("it is gone", || service.snapshot().peers == 0);
-    assert_eq!(service.send(peer, T, b"late"), Err(SendError::NotConnected));
-    assert!(!service.close(peer));
+    wait_until("it is gone", || service.handle().snapshot().peers == 0);
+    assert_eq!(
+        service.handle().send(peer, T, b"late"),
+        Err(SendError::NotConnected)
+    );
+    assert!(!service.handle().close(peer));
     let report = util::stop(&mut service);
     assert_eq!(report.snapshot.outbound_written.messages, accepted);
-    assert_eq!(service.send(peer, T, b"late"), Err(SendError::NotConnected));
+    assert_eq!(
+        service.handle().send(peer, T, b"late"),
+        Err(SendError::NotConnected)
+    );
     stop_tap(service, tap);
 }
 
@@ -507,21 +525,24 @@ fn an_id_is_never_valid_again() {
         let peer = only_peer(&service);
         assert!(!old.contains(&peer));
         for old in &old {
-            assert_eq!(service.send(*old, T, b"lost"), Err(SendError::NotConnected));
-            assert!(!service.close(*old));
+            assert_eq!(
+                service.handle().send(*old, T, b"lost"),
+                Err(SendError::NotConnected)
+            );
+            assert!(!service.handle().close(*old));
         }
-        service.send(peer, T, b"mine").unwrap();
+        service.handle().send(peer, T, b"mine").unwrap();
         client.expect(7, b"mine");
         match round % 6 {
             0 => drop(client),
             1 | 2 => client.reset(),
             _ => {
-                assert!(service.close(peer));
+                assert!(service.handle().close(peer));
                 client.expect_bye(2);
                 drop(client);
             }
         }
-        wait_until("it is gone", || service.snapshot().peers == 0);
+        wait_until("it is gone", || service.handle().snapshot().peers == 0);
         old.push(peer);
     }
     // The slot was used again; only the generation kept them apart.

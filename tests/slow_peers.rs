@@ -67,7 +67,7 @@ fn canary_until(service: &NetService, mut condition: impl FnMut() -> bool) -> u6
             canary.expect(7, &question);
             round_trips += 1;
         }
-        memory_max = memory_max.max(service.snapshot().memory_used);
+        memory_max = memory_max.max(service.handle().snapshot().memory_used);
         condition()
     });
     memory_max

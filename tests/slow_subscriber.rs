@@ -89,9 +89,10 @@ fn what_a_full_subscriber_misses_is_counted_exactly_and_others_miss_nothing() {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
         let small = options(A, "small").messages(10);
         let thin = options(A, "thin").bytes(1);
-        let mut slow = [small, thin].map(|options| (service.subscribe_with(options).unwrap(), 0));
+        let mut slow =
+            [small, thin].map(|options| (service.handle().subscribe_with(options).unwrap(), 0));
         let whole = options(A, "whole").overflow(OverflowPolicy::Pause);
-        let mut whole = service.subscribe_with(whole).unwrap();
+        let mut whole = service.handle().subscribe_with(whole).unwrap();
         service.start().unwrap();
         let mut client = Client::connect(service.local_addrs()[0]);
         for round in 0..4 {
@@ -125,7 +126,7 @@ fn what_a_full_subscriber_misses_is_counted_exactly_and_others_miss_nothing() {
         drop(client);
         stop(&mut service);
         drop((slow, whole));
-        assert_eq!(service.snapshot().memory_used, 0);
+        assert_eq!(service.handle().snapshot().memory_used, 0);
     }
 }
 
@@ -160,7 +161,7 @@ fn pause_loses_nothing(config: Config, messages: usize, bytes: usize, random: &m
     let subscriptions = all.map(|(types, share)| {
         let options = SubscribeOptions::new(types).messages(messages).bytes(bytes);
         let options = options.overflow(OverflowPolicy::Pause);
-        (service.subscribe_with(options).unwrap(), share)
+        (service.handle().subscribe_with(options).unwrap(), share)
     });
     service.start().unwrap();
     let consumers = subscriptions.map(|(mut subscription, share)| {
@@ -217,7 +218,7 @@ fn pause_loses_nothing(config: Config, messages: usize, bytes: usize, random: &m
         u64::from(COUNT * 6),
         "{what}"
     );
-    assert_eq!(service.snapshot().memory_used, 0, "{what}");
+    assert_eq!(service.handle().snapshot().memory_used, 0, "{what}");
 }
 
 #[test]
@@ -227,8 +228,8 @@ fn pause_holds_back_only_the_peers_that_sent_to_the_full_subscriber() {
         let full = options(A, "full")
             .messages(1)
             .overflow(OverflowPolicy::Pause);
-        let mut full = service.subscribe_with(full).unwrap();
-        let mut other = service.subscribe(B).unwrap();
+        let mut full = service.handle().subscribe_with(full).unwrap();
+        let mut other = service.handle().subscribe(B).unwrap();
         service.start().unwrap();
         let addr = service.local_addrs()[0];
         let mut good = Client::connect(addr);
@@ -238,7 +239,9 @@ fn pause_holds_back_only_the_peers_that_sent_to_the_full_subscriber() {
         wait_until("its reading has stopped", || {
             handle.peers().iter().any(|row| !row.reading)
         });
-        wait_until("it is counted", || service.snapshot().pauses.subscriber > 0);
+        wait_until("it is counted", || {
+            service.handle().snapshot().pauses.subscriber > 0
+        });
         let counts = |row: &SubscriberRow| (row.pauses, row.stalls);
         assert_eq!(
             (counts(&full.row()), counts(&other.row())),
@@ -251,7 +254,7 @@ fn pause_holds_back_only_the_peers_that_sent_to_the_full_subscriber() {
         }
         good.ping(b"still served");
         // Until the loop had seen that it is held back, its credit was the bound.
-        let queue = service.snapshot().dispatch_queue;
+        let queue = service.handle().snapshot().dispatch_queue;
         assert!(queue.bytes < 5 << 20, "{queue:?}");
         for expected in 0..20_000 {
             assert_eq!(
@@ -262,7 +265,7 @@ fn pause_holds_back_only_the_peers_that_sent_to_the_full_subscriber() {
         drop((sender.join().unwrap(), good));
         stop(&mut service);
         drop((full, other));
-        assert_eq!(service.snapshot().memory_used, 0);
+        assert_eq!(service.handle().snapshot().memory_used, 0);
     }
 }
 
@@ -272,22 +275,24 @@ fn a_full_dispatch_queue_stops_all_reading_until_there_is_room() {
         let config = config().dispatch(dispatch).dispatch_bytes(64 << 10);
         let mut service = NetService::new(config).unwrap();
         let full = options(A, "full").bytes(1).overflow(OverflowPolicy::Pause);
-        let mut full = service.subscribe_with(full).unwrap();
-        let mut other = service.subscribe(B).unwrap();
+        let mut full = service.handle().subscribe_with(full).unwrap();
+        let mut other = service.handle().subscribe(B).unwrap();
         service.start().unwrap();
         let addr = service.local_addrs()[0];
         let mut good = Client::connect(addr);
         good.ping(b"");
         let peers = [0; 4].map(|_| spawn_peer(addr, numbered(A, 0..500, 1000)));
-        wait_until("the queue is full", || service.snapshot().dispatch_full > 0);
+        wait_until("the queue is full", || {
+            service.handle().snapshot().dispatch_full > 0
+        });
         // What makes it full may be on its way to the subscriber still.
         wait_until("it holds all", || full.row().stalls > 0);
-        let rows = service.snapshot().subscribers;
+        let rows = service.handle().snapshot().subscribers;
         assert!(rows[0].name == "full" && rows[0].stalls > 0, "{rows:?}");
         assert!(other.row().pauses == 0 && other.row().stalls == 0);
         assert!(good.try_write(&numbered(B, 0..1, 10)));
         // One read beyond the bound for each peer that had its turn, and no more.
-        let queue = service.snapshot().dispatch_queue;
+        let queue = service.handle().snapshot().dispatch_queue;
         assert!(queue.bytes <= 6 * (64 << 10), "{queue:?}");
         let mut next = HashMap::<PeerId, u32>::new();
         for _ in 0..2000 {
@@ -301,7 +306,7 @@ fn a_full_dispatch_queue_stops_all_reading_until_there_is_room() {
         drop((peers.map(|peer| peer.join().unwrap()), good));
         stop(&mut service);
         drop((full, other));
-        assert_eq!(service.snapshot().memory_used, 0);
+        assert_eq!(service.handle().snapshot().memory_used, 0);
     }
 }
 
@@ -321,7 +326,7 @@ fn an_empty_queue_takes_one_message_of_any_size() {
             .messages(1)
             .bytes(1)
             .overflow(OverflowPolicy::Pause);
-        let mut tiny = service.subscribe_with(tiny).unwrap();
+        let mut tiny = service.handle().subscribe_with(tiny).unwrap();
         service.start().unwrap();
         let mut bytes = numbered(A, 0..1, 1 << 20);
         bytes.extend(numbered(A, 1..2, 1 << 20));
@@ -337,7 +342,7 @@ fn an_empty_queue_takes_one_message_of_any_size() {
         drop(peer.join().unwrap());
         stop(&mut service);
         drop(tiny);
-        assert_eq!(service.snapshot().memory_used, 0);
+        assert_eq!(service.handle().snapshot().memory_used, 0);
     }
 }
 
@@ -349,7 +354,7 @@ fn every_policy_costs_nobody_but_its_subscriber_and_the_peers_that_it_names() {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
         let subscribe = |name: &str, types, overflow| {
             let options = options(types, name).messages(10).overflow(overflow);
-            service.subscribe_with(options).unwrap()
+            service.handle().subscribe_with(options).unwrap()
         };
         let mut oldest = subscribe("oldest", A, OverflowPolicy::DropOldest);
         let newest = subscribe("newest", A, OverflowPolicy::DropNewest);
@@ -403,7 +408,7 @@ fn every_policy_costs_nobody_but_its_subscriber_and_the_peers_that_it_names() {
         util::wait_for_closed(&service, CloseReason::Flood, 2);
         // What they had sent before is offered to its end.
         wait_until("nothing waits", || {
-            service.snapshot().dispatch_queue.messages == 0
+            service.handle().snapshot().dispatch_queue.messages == 0
         });
         take_all(&mut closes, &mut 0);
         assert!(client.try_write(&numbered(B, 0..5, 100)));
@@ -411,13 +416,13 @@ fn every_policy_costs_nobody_but_its_subscriber_and_the_peers_that_it_names() {
         client.ping(b"still served");
         assert!(closes.row().dropped > 0);
         assert_eq!(closes.end_reason(), None);
-        let balance = service.balance();
+        let balance = service.handle().balance();
         assert!(balance.is_exact(), "{balance}");
         drop(client);
         stop(&mut service);
         assert_eq!(closes.end_reason(), Some(EndReason::Stopped));
         drop((oldest, newest, leaves, closes, whole));
-        assert_eq!(service.snapshot().memory_used, 0);
+        assert_eq!(service.handle().snapshot().memory_used, 0);
     }
 }
 
@@ -427,7 +432,10 @@ fn a_channel_of_the_embedder_keeps_no_policy_that_it_cannot() {
     for overflow in [OverflowPolicy::Pause, OverflowPolicy::DropOldest] {
         let (sender, _receiver) = bounded::<Message>(5);
         let options = options(A, "own").overflow(overflow);
-        let refused = service.subscribe_sender(options, sender).unwrap_err();
+        let refused = service
+            .handle()
+            .subscribe_sender(options, sender)
+            .unwrap_err();
         assert_eq!(refused, SubscribeError::NeedsOwnQueue);
     }
 }
@@ -458,7 +466,7 @@ fn who_comes_and_goes_during_a_storm_sees_a_contiguous_run() {
             let small = options(A, "guest")
                 .messages(1 + round % 40)
                 .overflow(OverflowPolicy::Pause);
-            let mut guest = service.subscribe_with(small).unwrap();
+            let mut guest = service.handle().subscribe_with(small).unwrap();
             let mut next = None;
             for _ in 0..200 {
                 let message = guest.recv_timeout(PATIENCE).unwrap();
@@ -473,10 +481,12 @@ fn who_comes_and_goes_during_a_storm_sees_a_contiguous_run() {
         }
         done.store(true, Ordering::Relaxed);
         drop(storm.join().unwrap());
-        wait_until("the last was read", || service.snapshot().peers == 0);
+        wait_until("the last was read", || {
+            service.handle().snapshot().peers == 0
+        });
         let report = stop(&mut service);
         assert!(report.snapshot.subscribers.is_empty());
-        assert_eq!(service.snapshot().memory_used, 0);
+        assert_eq!(service.handle().snapshot().memory_used, 0);
     }
 }
 
@@ -490,10 +500,14 @@ fn messages_for_a_dropped_subscription_are_unclaimed() {
         tap.recv_timeout(PATIENCE).unwrap();
         drop(tap);
         assert!(client.try_write(&numbered(A, 0..10, 10)));
-        wait_until("nobody wants them", || service.snapshot().unclaimed == 10);
+        wait_until("nobody wants them", || {
+            service.handle().snapshot().unclaimed == 10
+        });
         drop(client);
         // Nobody holds what was in the queue.
-        wait_until("the peer is gone", || service.snapshot().peers == 0);
+        wait_until("the peer is gone", || {
+            service.handle().snapshot().peers == 0
+        });
         let report = stop(&mut service);
         assert_eq!(report.snapshot.claimed, 10);
         // The row has left with its subscriber, and what it counted has not.
@@ -509,7 +523,7 @@ fn messages_for_a_dropped_subscription_are_unclaimed() {
             report.to_string().contains("1 subscribers that left"),
             "{report}"
         );
-        assert_eq!(service.snapshot().memory_used, 0);
+        assert_eq!(service.handle().snapshot().memory_used, 0);
     }
 }
 
@@ -519,9 +533,11 @@ fn a_channel_of_the_embedder_serves_several_subscriptions() {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
         let (sender, receiver) = bounded::<Message>(5);
         let first = service
+            .handle()
             .subscribe_sender(options(A, "first"), sender.clone())
             .unwrap();
         let second = service
+            .handle()
             .subscribe_sender(options(B, "second"), sender)
             .unwrap();
         service.start().unwrap();
@@ -545,7 +561,9 @@ fn a_channel_of_the_embedder_serves_several_subscriptions() {
         assert!(client.try_write(&numbered(A, 0..1, 10)));
         assert!(client.try_write(&numbered(B, 0..1, 10)));
         assert!(client.try_write(&numbered(B, 1..2, 10)));
-        wait_until("both left", || service.snapshot().subscribers.is_empty());
+        wait_until("both left", || {
+            service.handle().snapshot().subscribers.is_empty()
+        });
         row = first.row();
         assert_eq!(
             row.matched,
@@ -556,15 +574,15 @@ fn a_channel_of_the_embedder_serves_several_subscriptions() {
         drop(client);
         stop(&mut service);
         drop((first, second));
-        assert_eq!(service.snapshot().memory_used, 0);
+        assert_eq!(service.handle().snapshot().memory_used, 0);
     }
 }
 
 #[test]
 fn subscriptions_are_selected_from() {
     let mut service = NetService::new(config()).unwrap();
-    let first = service.subscribe(A).unwrap();
-    let second = service.subscribe(B).unwrap();
+    let first = service.handle().subscribe(A).unwrap();
+    let second = service.handle().subscribe(B).unwrap();
     service.start().unwrap();
     let mut client = Client::connect(service.local_addrs()[0]);
     let mut bytes = Vec::new();
@@ -601,7 +619,7 @@ fn subscriptions_are_selected_from() {
     stop(&mut service);
     assert!(first.receiver().recv().is_err(), "the end of the channel");
     drop((first, second));
-    assert_eq!(service.snapshot().memory_used, 0);
+    assert_eq!(service.handle().snapshot().memory_used, 0);
 }
 
 // ----- failure -----------------------------------------------------------------------------------
@@ -613,7 +631,7 @@ fn a_panic_in_a_callback_fails_the_service_loudly() {
         (Dispatch::Inline, "nebnet-loop"),
     ] {
         let mut service = NetService::new(config().dispatch(dispatch)).unwrap();
-        let mut tap = service.subscribe(TypeFilter::all()).unwrap();
+        let mut tap = service.handle().subscribe(TypeFilter::all()).unwrap();
         util::expect_panics();
         service.on_metrics(|_| panic!("the callback's own fault"));
         service.start().unwrap();
@@ -632,10 +650,13 @@ fn a_panic_in_a_callback_fails_the_service_loudly() {
             (failure.thread, &*failure.message),
             (thread, "the callback's own fault")
         );
-        assert_eq!(service.snapshot().state, ServiceState::Failed);
+        assert_eq!(service.handle().snapshot().state, ServiceState::Failed);
         while client.receive().is_some() {}
         assert!(tap.recv().is_err());
-        assert_eq!(service.subscribe(A).unwrap_err(), SubscribeError::Stopped);
+        assert_eq!(
+            service.handle().subscribe(A).unwrap_err(),
+            SubscribeError::Stopped
+        );
         let report = util::stop_within(&mut service, Duration::from_secs(5));
         assert!(report.joined && !report.drained, "{report}");
         assert_eq!(report.failure, Some(failure));
@@ -643,7 +664,7 @@ fn a_panic_in_a_callback_fails_the_service_loudly() {
         assert_eq!(closed_for(&report.snapshot, CloseReason::Internal), 1);
         assert_balanced(&report.snapshot);
         drop(tap);
-        assert_eq!(service.snapshot().memory_used, 0);
+        assert_eq!(service.handle().snapshot().memory_used, 0);
     }
 }
 
@@ -651,6 +672,7 @@ fn a_panic_in_a_callback_fails_the_service_loudly() {
 fn a_tap_that_takes_nothing_harms_nobody_but_itself() {
     let (service, tap) = start_tap(config());
     let mut other = service
+        .handle()
         .subscribe_with(options(A, "other").overflow(OverflowPolicy::Pause))
         .unwrap();
     let peer = spawn_peer(service.local_addrs()[0], numbered(A, 0..50_000, 4));

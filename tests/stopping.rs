@@ -165,7 +165,7 @@ fn what_never_ran_ends_all_the_same() {
     let service = NetService::new(config()).unwrap();
     let (handle, mut tap) = (
         service.handle(),
-        service.subscribe(TypeFilter::all()).unwrap(),
+        service.handle().subscribe(TypeFilter::all()).unwrap(),
     );
     assert!(!handle.wait_stopped(Duration::ZERO).is_final());
     drop(service);
@@ -177,7 +177,7 @@ fn what_never_ran_ends_all_the_same() {
     let mut service = NetService::new(config).unwrap();
     let (handle, mut tap) = (
         service.handle(),
-        service.subscribe(TypeFilter::all()).unwrap(),
+        service.handle().subscribe(TypeFilter::all()).unwrap(),
     );
     let error = service.start().unwrap_err();
     assert!(matches!(error, StartError::Listen { .. }), "{error}");

@@ -127,7 +127,10 @@ fn without_traffic_the_default_uses_no_processor() {
     service.on_metrics(move |_| {
         let _ = told.try_send(());
     });
-    let _everything = service.subscribe(nebnet::TypeFilter::all()).unwrap();
+    let _everything = service
+        .handle()
+        .subscribe(nebnet::TypeFilter::all())
+        .unwrap();
     service.start().unwrap();
     ticks.recv_timeout(PATIENCE).unwrap();
     let threads = threads("quiet-");

@@ -34,7 +34,7 @@ fn start() -> NetService {
 fn timers_are_never_early() {
     const COUNT: usize = 500;
     let mut service = start();
-    let timers = service.timers(COUNT).unwrap();
+    let timers = service.handle().timers(COUNT).unwrap();
     let mut random = Random(42);
     let mut due = HashMap::new();
     for _ in 0..COUNT {
@@ -58,7 +58,7 @@ fn timers_are_never_early() {
 #[test]
 fn periods_are_counted_whoever_takes_them() {
     let mut service = start();
-    let timers = service.timers(3).unwrap();
+    let timers = service.handle().timers(3).unwrap();
     let set = Instant::now();
     let periods: HashMap<TimerId, Duration> = [ms(1), Duration::from_micros(2_500), ms(7)]
         .into_iter()
@@ -81,7 +81,7 @@ fn periods_are_counted_whoever_takes_them() {
 #[test]
 fn timers_set_before_the_start_expire_after_it() {
     let mut service = NetService::new(config().dispatch(Dispatch::Inline)).unwrap();
-    let timers = service.timers(2).unwrap();
+    let timers = service.handle().timers(2).unwrap();
     let (first, second) = (
         timers.after(Duration::ZERO).unwrap(),
         timers.after(ms(20)).unwrap(),
@@ -97,7 +97,7 @@ fn timers_set_before_the_start_expire_after_it() {
 #[test]
 fn many_threads_share_timers() {
     let mut service = start();
-    let timers = service.timers(64).unwrap();
+    let timers = service.handle().timers(64).unwrap();
     let mut client = Client::connect(service.local_addrs()[0]);
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -141,8 +141,8 @@ fn many_threads_share_timers() {
 #[test]
 fn the_stop_ends_the_queue() {
     let mut service = start();
-    let timers = service.timers(2).unwrap();
-    let idle = service.timers(1).unwrap();
+    let timers = service.handle().timers(2).unwrap();
+    let idle = service.handle().timers(1).unwrap();
     let once = timers.after(Duration::ZERO).unwrap();
     timers.after(ms(3_600_000)).unwrap();
     while timers.receiver().is_empty() {
@@ -153,13 +153,13 @@ fn the_stop_ends_the_queue() {
     assert_eq!(timers.recv(), Err(RecvError));
     assert_eq!(idle.recv(), Err(RecvError));
     assert_eq!(idle.after(Duration::ZERO), Err(TimerError::Stopped));
-    assert_eq!(service.timers(1).err(), Some(TimerError::Stopped));
+    assert_eq!(service.handle().timers(1).err(), Some(TimerError::Stopped));
 }
 
 #[test]
 fn a_stop_before_the_start_ends_the_queue() {
     let mut service = NetService::new(config()).unwrap();
-    let timers = service.timers(1).unwrap();
+    let timers = service.handle().timers(1).unwrap();
     timers.after(Duration::ZERO).unwrap();
     stop(&mut service);
     assert_eq!(timers.recv(), Err(RecvError));

@@ -190,7 +190,10 @@ fn stall_of(
 ) -> Vec<f64> {
     const TIMEOUT: Duration = Duration::from_millis(500);
     let mut service = NetService::new(config().write_stall_timeout(TIMEOUT)).unwrap();
-    let events = service.subscribe_events(EventOptions::new()).unwrap();
+    let events = service
+        .handle()
+        .subscribe_events(EventOptions::new())
+        .unwrap();
     service.start().unwrap();
     let (addr, handle) = (service.local_addrs()[0], service.handle());
     let clients: Vec<Client> = (0..runs.min(BESIDE)).map(|_| connect(addr)).collect();

@@ -45,7 +45,7 @@ impl Service {
                     .messages(queue_messages)
                     .bytes(queue_bytes)
                     .overflow(OverflowPolicy::Pause);
-                let mut subscription = service.subscribe_with(options).unwrap();
+                let mut subscription = service.handle().subscribe_with(options).unwrap();
                 let tally = Arc::new(Tally::default());
                 let thread = thread::spawn({
                     let tally = Arc::clone(&tally);
@@ -72,7 +72,10 @@ impl Service {
     pub(crate) fn start_echo(dispatch: Dispatch) -> Self {
         let config = Config::default().listen(loopback()).dispatch(dispatch);
         let mut service = NetService::new(config).unwrap();
-        let mut subscription = service.subscribe(MessageType(MESSAGE_TYPE)).unwrap();
+        let mut subscription = service
+            .handle()
+            .subscribe(MessageType(MESSAGE_TYPE))
+            .unwrap();
         let handle = service.handle();
         let thread = thread::spawn(move || {
             while let Ok(batch) = subscription.recv_batch() {

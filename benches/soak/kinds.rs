@@ -358,11 +358,14 @@ fn bad_network(mut task: Task) {
     };
     let proxy = Proxy::start(task.addr, task.random.next() >> 32, faults);
     let mut service = NetService::new(config().listen_nowhere().node_id([7; 16])).unwrap();
-    let mut answers = service.subscribe(TypeFilter::all()).unwrap();
-    let events = service.subscribe_events(EventOptions::new()).unwrap();
+    let mut answers = service.handle().subscribe(TypeFilter::all()).unwrap();
+    let events = service
+        .handle()
+        .subscribe_events(EventOptions::new())
+        .unwrap();
     service.start().unwrap();
     let kept = ConnectOptions::from(proxy.addr).keep_connected(true);
-    service.connect(kept).unwrap();
+    service.handle().connect(kept).unwrap();
     let (mut current, mut sent, mut answered) = (None, 0_u64, 0_u64);
     loop {
         while let Ok(event) = events.try_recv() {
@@ -392,10 +395,10 @@ fn bad_network(mut task: Task) {
 fn far(task: Task) {
     let mut service = NetService::new(config().listen(task.far)).unwrap();
     let options = SubscribeOptions::new(TypeFilter::all()).overflow(OverflowPolicy::Pause);
-    let mut messages = service.subscribe_with(options).unwrap();
+    let mut messages = service.handle().subscribe_with(options).unwrap();
     service.start().unwrap();
     while let Ok(message) = messages.recv() {
         // The other end may have gone.
-        let _ = service.reply(&message, message.payload());
+        let _ = service.handle().reply(&message, message.payload());
     }
 }

@@ -63,7 +63,7 @@ impl Soaked {
         service.start().unwrap();
         let far_addr = free_addr();
         let kept = ConnectOptions::from(far_addr).keep_connected(true);
-        service.connect(kept).unwrap();
+        service.handle().connect(kept).unwrap();
         Self {
             addr: service.local_addrs()[0],
             service,
@@ -89,7 +89,7 @@ impl Soaked {
 
     /// What a service without peers holds.
     pub(crate) fn rest(&self) -> Rest {
-        let snapshot = self.service.snapshot();
+        let snapshot = self.service.handle().snapshot();
         Rest {
             descriptors: util::descriptors(),
             peers: snapshot.peers,
@@ -154,7 +154,7 @@ fn start_echo(service: &NetService, refused: Arc<AtomicU64>) -> JoinHandle<()> {
     let options = SubscribeOptions::new(ECHOED)
         .name("echo")
         .overflow(OverflowPolicy::Pause);
-    let mut requests = service.subscribe_with(options).unwrap();
+    let mut requests = service.handle().subscribe_with(options).unwrap();
     let handle = service.handle();
     thread::spawn(move || {
         let mut answers = OutgoingBatch::new();
@@ -180,7 +180,7 @@ fn start_slow(service: &NetService) -> JoinHandle<()> {
         .name("slow")
         .messages(1000)
         .overflow(OverflowPolicy::DropNewest);
-    let mut messages = service.subscribe_with(options).unwrap();
+    let mut messages = service.handle().subscribe_with(options).unwrap();
     thread::spawn(move || {
         while messages.recv_batch().is_ok() {
             thread::sleep(Duration::from_millis(10));
@@ -190,8 +190,9 @@ fn start_slow(service: &NetService) -> JoinHandle<()> {
 
 /// Sends over each connection of the link, and takes what comes back.
 fn start_linked(service: &NetService, linked: Arc<AtomicU64>) -> JoinHandle<()> {
-    let mut answers = service.subscribe(MessageType(LINKED)).unwrap();
+    let mut answers = service.handle().subscribe(MessageType(LINKED)).unwrap();
     let events = service
+        .handle()
         .subscribe_events(EventOptions::new().name("links"))
         .unwrap();
     let handle = service.handle();

@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // So that the kernel keeps little for a peer that does not read.
         .socket_buffers(16 << 10, 0);
     let mut service = NetService::new(config)?;
-    let mut joins = service.subscribe(JOIN)?;
+    let mut joins = service.handle().subscribe(JOIN)?;
     service.start()?;
     let addr = service.local_addrs()[0];
     let readers = (0..PEERS).map(|_| spawn_reader(addr));

@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let options = SubscribeOptions::new(TypeFilter::all())
         .name("echo")
         .overflow(OverflowPolicy::Pause);
-    let requests = service.subscribe_with(options)?;
+    let requests = service.handle().subscribe_with(options)?;
     let handle = service.handle();
     let echo = thread::Builder::new()
         .name("echo".to_owned())

@@ -21,11 +21,13 @@ const MESSAGES: u64 = 5_000;
 fn main() -> Result<(), Box<dyn Error>> {
     let mut service = NetService::new(Config::default().listen("127.0.0.1:0".parse()?))?;
     let options = SubscribeOptions::new(QUOTE).name("quotes").messages(1_000);
-    let mut quotes = service.subscribe_with(options)?;
+    let mut quotes = service.handle().subscribe_with(options)?;
     let options = SubscribeOptions::new(ORDER).name("orders").messages(100);
-    let orders = service.subscribe_with(options.overflow(OverflowPolicy::Pause))?;
+    let orders = service
+        .handle()
+        .subscribe_with(options.overflow(OverflowPolicy::Pause))?;
     let options = SubscribeOptions::new(TypeFilter::all()).name("tap");
-    let tap = service.subscribe_with(options.messages(20_000))?;
+    let tap = service.handle().subscribe_with(options.messages(20_000))?;
     let orders = thread::Builder::new().spawn(move || take_all(orders))?;
     let tap = thread::Builder::new().spawn(move || take_all(tap))?;
     service.start()?;

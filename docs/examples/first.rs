@@ -8,7 +8,8 @@ use nebnet::{Config, MessageType, NetService};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut service = NetService::new(Config::default().listen("127.0.0.1:0".parse()?))?;
-    let mut greetings = service.subscribe(MessageType(7))?;
+    let handle = service.handle();
+    let mut greetings = handle.subscribe(MessageType(7))?;
     service.start()?;
 
     // A peer is whoever can write eight bytes and a payload.
@@ -18,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let greeting = greetings.recv()?;
     let text = String::from_utf8_lossy(greeting.payload());
     println!("{} said {text:?}", greeting.peer());
-    service.reply(&greeting, "hello")?;
+    handle.reply(&greeting, "hello")?;
 
     let mut answer = [0; 13];
     peer.read_exact(&mut answer)?;

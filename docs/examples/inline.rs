@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let options = SubscribeOptions::new(NOTE)
         .name("notes")
         .overflow(OverflowPolicy::Pause);
-    let mut notes = service.subscribe_with(options)?;
+    let mut notes = service.handle().subscribe_with(options)?;
     service.start()?;
     let reader = thread::Builder::new()
         .name("notes".to_owned())

@@ -28,9 +28,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         .reconnect(Duration::from_millis(10), Duration::from_millis(100));
     let mut client = NetService::new(config)?;
     // Before the start, so that no event is missed.
-    let events = client.subscribe_events(EventOptions::new())?;
+    let events = client.handle().subscribe_events(EventOptions::new())?;
     client.start()?;
-    let link = client.connect(ConnectOptions::from(addr).keep_connected(true))?;
+    let link = client
+        .handle()
+        .connect(ConnectOptions::from(addr).keep_connected(true))?;
     println!("link {link} is wanted, and nobody is there");
     let failed = wait_for(&events, |event| matches!(event, Event::DialFailed { .. }))?;
     assert_eq!(failed.peer(), None);
@@ -38,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for round in ["first", "second"] {
         let (mut server, mut news) = start_server(addr)?;
         let peer = connected(&events)?;
-        client.send(peer, NEWS, round)?;
+        client.handle().send(peer, NEWS, round)?;
         let message = news.recv_timeout(PATIENCE)?;
         println!(
             "the server got {:?}",
@@ -51,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         assert_eq!(closed.peer(), Some(peer));
     }
 
-    client.disconnect(link)?;
+    client.handle().disconnect(link)?;
     println!("{}", client.stop(Duration::from_secs(5)));
     Ok(())
 }
@@ -62,7 +64,7 @@ fn start_server(addr: SocketAddr) -> Result<(NetService, Subscription), Box<dyn 
         .node_id([1; 16])
         .agent("server/1");
     let mut server = NetService::new(config)?;
-    let news = server.subscribe(NEWS)?;
+    let news = server.handle().subscribe(NEWS)?;
     server.start()?;
     Ok((server, news))
 }

@@ -17,8 +17,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut service = NetService::new(Config::default().listen("127.0.0.1:0".parse()?))?;
     let (sender, messages) = bounded(1024);
     // Dropping one of the two unsubscribes it.
-    let jobs = service.subscribe_sender(SubscribeOptions::new(JOB), sender.clone())?;
-    let cancels = service.subscribe_sender(SubscribeOptions::new(CANCEL), sender)?;
+    let jobs = service
+        .handle()
+        .subscribe_sender(SubscribeOptions::new(JOB), sender.clone())?;
+    let cancels = service
+        .handle()
+        .subscribe_sender(SubscribeOptions::new(CANCEL), sender)?;
     service.start()?;
 
     let mut client = Client::connect(service.local_addrs()[0])?;

@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .name("relay")
         .overflow(OverflowPolicy::Pause)
         .with_events();
-    let inbox = service.subscribe_with(options)?;
+    let inbox = service.handle().subscribe_with(options)?;
     let handle = service.handle();
     let relay = thread::Builder::new()
         .name("relay".to_owned())

@@ -28,20 +28,24 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // One question. The thread may do something else before it looks for the answer.
     let first = connected[0].peer;
-    let pending = service.request(first, SQUARE, &12_u64.to_be_bytes(), TIMEOUT)?;
+    let pending = service
+        .handle()
+        .request(first, SQUARE, &12_u64.to_be_bytes(), TIMEOUT)?;
     let answer = number(pending.recv()?.payload())?;
     println!("{first} says that 12 squared is {answer}");
     assert_eq!(answer, 144);
 
     // The peers keep quiet about nothing, so time is over.
-    let pending = service.request(first, SQUARE, b"", Duration::from_millis(50))?;
+    let pending = service
+        .handle()
+        .request(first, SQUARE, b"", Duration::from_millis(50))?;
     match pending.recv() {
         Err(RequestError::Timeout) => println!("{first} has no answer to nothing"),
         other => return Err(format!("expected a timeout, not {other:?}").into()),
     }
 
     // A question for each, and all answers in one queue, which also says who did not answer.
-    let replies = service.replies(PEERS);
+    let replies = service.handle().replies(PEERS);
     for (row, value) in connected.iter().zip(1_u64..) {
         let payload = value.to_be_bytes();
         let question = Outgoing::new(SQUARE, &payload).checksum(true);

@@ -16,7 +16,7 @@ const PAGE: MessageType = MessageType(8);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut service = NetService::new(Config::default().listen("127.0.0.1:0".parse()?))?;
-    let mut greetings = service.subscribe(GREETING)?;
+    let mut greetings = service.handle().subscribe(GREETING)?;
     service.start()?;
     let addr = service.local_addrs()[0];
     let (reader, reading) = connect(addr, &mut greetings)?;
@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     };
     println!("{sent} pages accepted for the peer that does not read, then: {refused}");
-    service.send(reading, PAGE, &page)?;
+    service.handle().send(reading, PAGE, &page)?;
 
     let report = service.stop(Duration::from_millis(500));
     println!("{report}");

@@ -96,12 +96,12 @@ use socket::{Deadline, wait};
 /// use nebnet::{Client, Config, MessageType, NetService};
 ///
 /// let mut service = NetService::new(Config::default().listen("127.0.0.1:0".parse()?))?;
-/// let mut questions = service.subscribe(MessageType(7))?;
+/// let mut questions = service.handle().subscribe(MessageType(7))?;
 /// service.start()?;
 /// let addr = service.local_addrs()[0];
 /// let answering = thread::Builder::new().spawn(move || {
 ///     while let Ok(question) = questions.recv() {
-///         service.reply(&question, "hello").expect("the client reads");
+///         service.handle().reply(&question, "hello").expect("the client reads");
 ///     }
 /// })?;
 ///

@@ -201,7 +201,7 @@ pub(super) fn offer(subscriber: &Subscriber, event: Box<Event>, shard: u8) -> bo
 ///
 /// # let config = Config::default().listen("127.0.0.1:0".parse()?);
 /// # let mut service = NetService::new(config)?;
-/// let events = service.subscribe_events(EventOptions::new())?;
+/// let events = service.handle().subscribe_events(EventOptions::new())?;
 /// # service.start()?;
 /// # drop(TcpStream::connect(service.local_addrs()[0])?);
 /// for event in &events {

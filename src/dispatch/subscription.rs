@@ -397,7 +397,7 @@ impl ExactSizeIterator for Messages<'_> {}
 ///
 /// let config = Config::default().listen("127.0.0.1:0".parse()?);
 /// let mut service = NetService::new(config)?;
-/// let mut greetings = service.subscribe(MessageType(7))?;
+/// let mut greetings = service.handle().subscribe(MessageType(7))?;
 /// service.start()?;
 ///
 /// let mut client = Client::connect(service.local_addrs()[0])?;
@@ -606,7 +606,7 @@ impl Subscription {
     ///
     /// # let config = Config::default().listen("127.0.0.1:0".parse()?);
     /// # let mut service = NetService::new(config)?;
-    /// # let greetings = service.subscribe(MessageType(7))?;
+    /// # let greetings = service.handle().subscribe(MessageType(7))?;
     /// # service.start()?;
     /// # let mut client = nebnet::Client::connect(service.local_addrs()[0])?;
     /// # client.send(MessageType(7), "hi")?;

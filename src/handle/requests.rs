@@ -43,7 +43,8 @@ impl Handle {
     /// let mut client = Client::connect(service.local_addrs()[0])?;
     /// let peer = service.handle().peers()[0].peer;
     ///
-    /// let pending = service.request(peer, MessageType(7), "2 + 2", Duration::from_secs(5))?;
+    /// let handle = service.handle();
+    /// let pending = handle.request(peer, MessageType(7), "2 + 2", Duration::from_secs(5))?;
     /// // The answer has the question's correlation number.
     /// let question = client.recv()?;
     /// client.reply(&question, "4")?;

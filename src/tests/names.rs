@@ -40,7 +40,10 @@ struct Linked {
 impl Linked {
     fn start(config: Config) -> Self {
         let mut service = NetService::new(config).unwrap();
-        let events = service.subscribe_events(EventOptions::new()).unwrap();
+        let events = service
+            .handle()
+            .subscribe_events(EventOptions::new())
+            .unwrap();
         let (word, waits) = bounded::<()>(0);
         let asked = Arc::<Mutex<Vec<String>>>::default();
         let asks = Arc::clone(&asked);
@@ -63,7 +66,7 @@ impl Linked {
 
     fn keep(&self, host: &str, port: u16) -> LinkId {
         let options = ConnectOptions::from(format!("{host}:{port}")).keep_connected(true);
-        self.service.connect(options).unwrap()
+        self.service.handle().connect(options).unwrap()
     }
 
     fn wait_for(&self, wanted: impl Fn(&Event) -> bool) -> Event {
@@ -131,7 +134,7 @@ fn a_lookup_that_hangs_is_over_with_the_connect_timeout() {
         assert_eq!(error, DialError::ResolveTimeout);
         failed.insert(link);
     }
-    assert!(linked.service.snapshot().lookups_timed_out >= 3);
+    assert!(linked.service.handle().snapshot().lookups_timed_out >= 3);
     // Asked again and again, and looked up once.
     linked.wait_for(|event| matches!(event, Event::DialFailed { attempts: 3, .. }));
     assert_eq!(linked.asked.lock().unwrap().len(), 3);

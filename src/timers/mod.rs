@@ -100,7 +100,7 @@ pub struct TimerExpired {
 /// let mut service = NetService::new(config)?;
 /// service.start()?;
 ///
-/// let timers = service.timers(16)?;
+/// let timers = service.handle().timers(16)?;
 /// let beat = timers.every(Duration::from_millis(5))?;
 /// let once = timers.after(Duration::from_millis(20))?;
 /// let mut beats = 0;
@@ -250,9 +250,9 @@ impl Timers {
     ///
     /// # let config = Config::default().listen("127.0.0.1:0".parse()?);
     /// # let mut service = NetService::new(config)?;
-    /// # let messages = service.subscribe(nebnet::TypeFilter::all())?;
+    /// # let messages = service.handle().subscribe(nebnet::TypeFilter::all())?;
     /// # service.start()?;
-    /// let timers = service.timers(1)?;
+    /// let timers = service.handle().timers(1)?;
     /// timers.after(Duration::from_millis(10))?;
     /// select! {
     ///     recv(messages.receiver()) -> delivery => drop(messages.take(delivery?)),

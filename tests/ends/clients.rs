@@ -152,7 +152,7 @@ fn a_client_that_asks_on_and_reads_slowly_gets_every_answer_and_the_bye() {
             }
         });
         wait_until("answers wait for it", || {
-            service.snapshot().pauses.credit > 0
+            service.handle().snapshot().pauses.credit > 0
         });
         let handle = service.handle();
         let stopping = thread::spawn(move || {
@@ -371,7 +371,7 @@ fn a_peer_whose_credit_is_used_up_is_read_to_its_end() {
             let _ = stream.write_all(&questions(30_000, 500));
         });
         wait_until("its credit is used up", || {
-            service.snapshot().pauses.credit > 0
+            service.handle().snapshot().pauses.credit > 0
         });
         let code = if by == By::Stop { 1 } else { 2 };
         let reader = thread::spawn(move || {

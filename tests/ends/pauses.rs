@@ -20,13 +20,14 @@ fn start() -> (NetService, Subscription, NetService) {
     let mut server = NetService::new(config()).unwrap();
     let options = SubscribeOptions::new(TypeFilter::all()).messages(10);
     let full = server
+        .handle()
         .subscribe_with(options.overflow(OverflowPolicy::Pause))
         .unwrap();
     server.start().unwrap();
     let mut client = NetService::new(config().listen_nowhere()).unwrap();
     client.start().unwrap();
     let target = ConnectOptions::from(server.local_addrs()[0]);
-    client.connect(target).unwrap();
+    client.handle().connect(target).unwrap();
     let handle = client.handle();
     let peer = connected(&handle, 1)[0];
     for number in 0..COUNT {
@@ -98,15 +99,19 @@ fn what_is_taken_late_but_in_time_is_not_unconfirmed() {
     let mut server = NetService::new(config()).unwrap();
     let options = SubscribeOptions::new(TypeFilter::all()).messages(10);
     let mut full = server
+        .handle()
         .subscribe_with(options.overflow(OverflowPolicy::Pause))
         .unwrap();
     server.start().unwrap();
     // Its system takes everything at once.
     let mut client = NetService::new(config().listen_nowhere().notsent_lowat(0)).unwrap();
-    let events = client.subscribe_events(EventOptions::new()).unwrap();
+    let events = client
+        .handle()
+        .subscribe_events(EventOptions::new())
+        .unwrap();
     client.start().unwrap();
     let target = ConnectOptions::from(server.local_addrs()[0]);
-    client.connect(target).unwrap();
+    client.handle().connect(target).unwrap();
     let handle = client.handle();
     let peer = connected(&handle, 1)[0];
     for _ in 0..40 {

@@ -72,16 +72,19 @@ pub(crate) fn run(plan: Plan) -> Outcome {
         for restart in 0..=plan.restarts {
             let (mut server, taking) = start(addr);
             let all = u64::from(plan.clients);
-            util::wait_until("all have found it", || server.snapshot().peers == all);
+            util::wait_until("all have found it", || {
+                server.handle().snapshot().peers == all
+            });
             let wanted = u64::from(plan.rate) / 100 * all;
             let started = Instant::now();
             util::wait_until("messages flow", || {
-                started.elapsed() >= plan.runs_for && server.snapshot().inbound.messages >= wanted
+                started.elapsed() >= plan.runs_for
+                    && server.handle().snapshot().inbound.messages >= wanted
             });
             if restart == plan.restarts {
                 // At the end it is the clients that leave.
                 over.store(true, Ordering::Relaxed);
-                util::wait_until("all have left", || server.snapshot().peers == 0);
+                util::wait_until("all have left", || server.handle().snapshot().peers == 0);
             }
             servers.end(&mut server);
             taking.join().unwrap();
@@ -113,7 +116,7 @@ fn start(addr: SocketAddr) -> (NetService, thread::JoinHandle<()>) {
     let config = Config::default().listen(addr).shards(util::shards());
     let mut server = NetService::new(config).unwrap();
     let options = SubscribeOptions::new(TypeFilter::all()).overflow(OverflowPolicy::Pause);
-    let mut messages = server.subscribe_with(options).unwrap();
+    let mut messages = server.handle().subscribe_with(options).unwrap();
     server.start().unwrap();
     let taking = thread::spawn(move || while messages.recv_batch().is_ok() {});
     (server, taking)
@@ -127,10 +130,13 @@ fn connect(id: u8, addr: SocketAddr) -> (NodeId, NetService, EventSubscription) 
         .node_id(id.0)
         .reconnect(PERIOD, 20 * PERIOD);
     let mut client = NetService::new(config).unwrap();
-    let events = client.subscribe_events(EventOptions::new()).unwrap();
+    let events = client
+        .handle()
+        .subscribe_events(EventOptions::new())
+        .unwrap();
     client.start().unwrap();
     let link = ConnectOptions::from(addr).keep_connected(true);
-    client.connect(link).unwrap();
+    client.handle().connect(link).unwrap();
     (id, client, events)
 }
 

@@ -65,7 +65,7 @@ fn a_server_that_closes_every_connection_loses_nothing() {
 fn a_client_that_closes_every_connection_loses_nothing() {
     let end = |world: World| {
         for peer in &world.peers {
-            assert!(world.client.close(*peer));
+            assert!(world.client.handle().close(*peer));
         }
         world.wait_closed();
         world.finish()

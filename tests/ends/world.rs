@@ -54,7 +54,7 @@ pub(crate) struct End {
 /// A lossless subscriber of everything.
 pub(crate) fn lossless(service: &NetService) -> Subscription {
     let options = SubscribeOptions::new(TypeFilter::all()).overflow(OverflowPolicy::Pause);
-    service.subscribe_with(options).unwrap()
+    service.handle().subscribe_with(options).unwrap()
 }
 
 /// Waits until a service has so many connections, and may send on each of them.
@@ -82,7 +82,7 @@ impl World {
         client.start().unwrap();
         for _ in 0..connections {
             let target = ConnectOptions::from(server.local_addrs()[0]);
-            client.connect(target).unwrap();
+            client.handle().connect(target).unwrap();
         }
         let all = connections as u64;
         let peers = connected(&client.handle(), connections);
@@ -90,7 +90,7 @@ impl World {
         let asked = peers.clone();
         let asking = thread::spawn(move || ask(&handle, asked, pause));
         wait_until("questions and answers flow", || {
-            client.snapshot().inbound.messages > 10 * all
+            client.handle().snapshot().inbound.messages > 10 * all
         });
         Self {
             server,
@@ -106,7 +106,7 @@ impl World {
     #[track_caller]
     pub(crate) fn wait_closed(&self) {
         wait_until("every connection has ended", || {
-            self.server.snapshot().peers + self.client.snapshot().peers == 0
+            self.server.handle().snapshot().peers + self.client.handle().snapshot().peers == 0
         });
     }
 

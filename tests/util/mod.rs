@@ -54,7 +54,7 @@ pub fn shards() -> usize {
 /// A service with a tap: a subscriber of everything.
 pub fn start_tap(config: Config) -> (NetService, Subscription) {
     let mut service = NetService::new(config).unwrap();
-    let tap = service.subscribe(TypeFilter::all()).unwrap();
+    let tap = service.handle().subscribe(TypeFilter::all()).unwrap();
     service.start().unwrap();
     (service, tap)
 }
@@ -67,7 +67,7 @@ pub fn start_echo(config: Config) -> (NetService, JoinHandle<u64>) {
     let options = SubscribeOptions::new(TypeFilter::all())
         .name("echo")
         .overflow(OverflowPolicy::Pause);
-    let mut requests = service.subscribe_with(options).unwrap();
+    let mut requests = service.handle().subscribe_with(options).unwrap();
     let handle = service.handle();
     let echo = std::thread::Builder::new()
         .name("echo".to_owned())
@@ -319,8 +319,10 @@ pub fn closed_for(snapshot: &Snapshot, reason: CloseReason) -> u64 {
 #[track_caller]
 pub fn wait_for_closed(service: &NetService, reason: CloseReason, count: u64) {
     let what = format!("{count} closed for {reason}");
-    wait_until(&what, || closed_for(&service.snapshot(), reason) >= count);
-    assert_eq!(closed_for(&service.snapshot(), reason), count);
+    wait_until(&what, || {
+        closed_for(&service.handle().snapshot(), reason) >= count
+    });
+    assert_eq!(closed_for(&service.handle().snapshot(), reason), count);
 }
 
 /// Waits until one connection is listed as closed, and gives its row.
@@ -342,7 +344,7 @@ pub fn wait_for_row(service: &NetService, peer: PeerId) -> ClosedRow {
 #[track_caller]
 pub fn only_peer(service: &NetService) -> PeerId {
     let handle = service.handle();
-    wait_until("one peer", || service.snapshot().peers == 1);
+    wait_until("one peer", || service.handle().snapshot().peers == 1);
     handle.peers()[0].peer
 }
 
@@ -353,7 +355,7 @@ pub fn stop_within(service: &mut NetService, deadline: Duration) -> StopReport {
     let before = service.handle().recently_closed();
     let report = service.stop(deadline);
     check_stopped(service.local_addrs(), before, &report);
-    for balance in [report.snapshot.balance(), service.balance()] {
+    for balance in [report.snapshot.balance(), service.handle().balance()] {
         assert!(balance.is_exact(), "{balance}\n{report}");
     }
     check_stop_rows(&report);
@@ -408,7 +410,11 @@ pub fn stop(service: &mut NetService) -> StopReport {
 pub fn stop_echo(mut service: NetService, echo: JoinHandle<u64>) -> StopReport {
     let report = stop(&mut service);
     echo.join().expect("no answer was refused");
-    assert_eq!(service.snapshot().memory_used, 0, "every byte came back");
+    assert_eq!(
+        service.handle().snapshot().memory_used,
+        0,
+        "every byte came back"
+    );
     report
 }
 
@@ -417,7 +423,11 @@ pub fn stop_echo(mut service: NetService, echo: JoinHandle<u64>) -> StopReport {
 pub fn stop_tap(mut service: NetService, tap: Subscription) -> StopReport {
     let report = stop(&mut service);
     drop(tap);
-    assert_eq!(service.snapshot().memory_used, 0, "every byte came back");
+    assert_eq!(
+        service.handle().snapshot().memory_used,
+        0,
+        "every byte came back"
+    );
     report
 }
 

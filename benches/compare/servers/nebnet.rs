@@ -91,7 +91,7 @@ fn run(mut service: NetService, tallies: Vec<Arc<Tally>>) -> Server {
     service.start().unwrap();
     let addr = service.local_addrs()[0];
     let handle = service.handle();
-    let connections = move || service.snapshot().peers;
+    let connections = move || service.handle().snapshot().peers;
     let server = Server::new(addr, &Accepted::default(), tallies).with_broadcast(move |payload| {
         handle.broadcast(MessageType(MESSAGE_TYPE), payload, Recipients::All);
     });
@@ -113,7 +113,7 @@ fn count(service: &NetService, order: &Order, index: usize) -> Arc<Tally> {
         .messages(order.queue_messages)
         .bytes(order.queue_bytes)
         .overflow(OverflowPolicy::Pause);
-    let mut subscription = service.subscribe_with(options).unwrap();
+    let mut subscription = service.handle().subscribe_with(options).unwrap();
     let tally = Arc::new(Tally::default());
     let counts = Arc::clone(&tally);
     thread::spawn(move || {
@@ -125,7 +125,10 @@ fn count(service: &NetService, order: &Order, index: usize) -> Arc<Tally> {
 }
 
 fn answer(service: &NetService) {
-    let mut subscription = service.subscribe(MessageType(MESSAGE_TYPE)).unwrap();
+    let mut subscription = service
+        .handle()
+        .subscribe(MessageType(MESSAGE_TYPE))
+        .unwrap();
     let handle = service.handle();
     thread::spawn(move || {
         while let Ok(batch) = subscription.recv_batch() {

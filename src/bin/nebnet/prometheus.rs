@@ -553,10 +553,12 @@ mod tests {
         let types = [MessageType(7), MessageType(8)];
         let _two = types.map(|message_type| {
             let options = SubscribeOptions::new(message_type).name(name);
-            service.subscribe_with(options).unwrap()
+            service.handle().subscribe_with(options).unwrap()
         });
-        let _events = service.subscribe_events(EventOptions::new().name(name));
-        let text = render(&service.snapshot());
+        let _events = service
+            .handle()
+            .subscribe_events(EventOptions::new().name(name));
+        let text = render(&service.handle().snapshot());
         let escaped = "subscriber=\"a \\\"b\\\"\\\\\\n{}, \u{fc}\"";
         for line in [
             format!("nebnet_subscriber_taken_total{{{escaped},id=\"0\"}} 0"),

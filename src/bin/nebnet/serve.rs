@@ -78,6 +78,7 @@ pub(crate) fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     for target in &settings.connect {
         let options = ConnectOptions::from(target.as_str()).keep_connected(true);
         let link = service
+            .handle()
             .connect(options)
             .map_err(|error| Failure::new(format!("cannot connect to {target}: {error}")))?;
         targets.insert(link, target.clone());
@@ -188,6 +189,7 @@ fn subscribe(service: &NetService, name: &str) -> Result<Subscription, Failure> 
         .name(name)
         .overflow(OverflowPolicy::Pause);
     service
+        .handle()
         .subscribe_with(options)
         .map_err(|error| Failure::new(format!("cannot subscribe {name}: {error}")))
 }
@@ -199,7 +201,9 @@ fn watch_links(
     if settings.connect.is_empty() {
         return Ok(None);
     }
-    let events = service.subscribe_events(EventOptions::new().name("links"));
+    let events = service
+        .handle()
+        .subscribe_events(EventOptions::new().name("links"));
     events
         .map(Some)
         .map_err(|error| Failure::new(format!("cannot subscribe links: {error}")))

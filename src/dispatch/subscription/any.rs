@@ -34,7 +34,7 @@ impl Subscription {
     /// # let config = Config::default().listen("127.0.0.1:0".parse()?);
     /// # let mut service = NetService::new(config)?;
     /// let options = SubscribeOptions::new(MessageType(7)).with_events();
-    /// let mut inbox = service.subscribe_with(options)?;
+    /// let mut inbox = service.handle().subscribe_with(options)?;
     /// # service.start()?;
     /// # nebnet::Client::connect(service.local_addrs()[0])?.send(MessageType(7), "hi")?;
     /// loop {
