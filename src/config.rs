@@ -19,6 +19,7 @@ pub use live::Reconfigured;
 
 /// Where the fan-out to subscribers runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Dispatch {
     /// On a thread of its own, behind the dispatch queue. A burst waits there instead of in the
     /// kernel, and the loop does no work per subscriber; only what a small read brought for at most

@@ -332,7 +332,7 @@ impl Handle {
     }
 
     /// Sends a message, and waits for room in the outbox no longer than `timeout`. On the loop's
-    /// own thread it does not wait, because nobody else could make the room.
+    /// own thread it does not wait, because no other thread could make the room.
     ///
     /// # Errors
     ///
@@ -514,7 +514,7 @@ impl Handle {
         slots.is_some_and(|slots| slots.ask_close(peer))
     }
 
-    /// Connects to somebody. Returns at once: what becomes of it is told by events
+    /// Connects to a service. Returns at once: what becomes of it is told by events
     /// ([`Event::Connected`](crate::Event::Connected) with this link, or
     /// [`Event::DialFailed`](crate::Event::DialFailed)), so
     /// subscribe to events first.
@@ -634,7 +634,7 @@ impl Handle {
             return Err(ListenError::Stopped);
         }
         let addr = listeners.first().ok_or(ListenError::Busy)?.addr;
-        // Nobody answers before the start, and the loop not to itself.
+        // There is no answer before the start, nor one of the loop to itself.
         let waits = shared.state.get() != ServiceState::New && !never_waits();
         let deadline = shared.clock.elapsed() + ANSWER_TIMEOUT;
         let mut answers = Vec::new();
@@ -656,7 +656,7 @@ impl Handle {
             }
         }
         if result.is_err() {
-            // Whoever took his listener gives it up again.
+            // The loops that took a listener give it up again.
             for shard in &shared.shards {
                 let _ = shard.try_command(Command::Unlisten(id, bounded(1).0));
             }
@@ -734,11 +734,11 @@ impl Handle {
     /// in another: what the dispatcher has dispatched is just what the loop had received. What has
     /// not arrived (in a socket, in a send that has not returned) is in none of them.
     ///
-    /// What it costs while nobody asks: one atomic addition for each batch that a subscriber takes,
-    /// and nothing for a message. A call costs the loop a lock and 200 bytes for each connection,
-    /// and a look at each piece of output that waits for it: of up to 1,024 of these in one turn,
-    /// whatever waits; a connection of many small pieces may pass that, up to 2^17. Then, in one
-    /// turn, four additions for each connection, of up to 65,536
+    /// What it costs while it is not asked: one atomic addition for each batch that a subscriber
+    /// takes, and nothing for a message. A call costs the loop a lock and 200 bytes for each
+    /// connection, and a look at each piece of output that waits for it: of up to 1,024 of these in
+    /// one turn, whatever waits; a connection of many small pieces may pass that, up to 2^17. Then,
+    /// in one turn, four additions for each connection, of up to 65,536
     /// ([`Balance::peers_left_out`] says who was not looked at). One cut ends in a turn, so others
     /// that ask wait for theirs. The marker waits its turn behind what is queued for dispatch.
     ///
@@ -766,7 +766,7 @@ impl Handle {
             if self.shared.clock.elapsed().saturating_sub(started) > ANSWER_TIMEOUT {
                 break;
             }
-            // Somebody was in the middle of something.
+            // Another thread was in the middle of something.
             rest(pause);
             pause = (2 * pause).min(Duration::from_micros(CUT_PAUSE_MAX_US));
         }
@@ -834,7 +834,7 @@ impl Handle {
         let shared = &self.shared;
         match shared.state.get() {
             ServiceState::Running | ServiceState::Stopping => {}
-            // Nobody would answer.
+            // There would be no answer.
             ServiceState::New | ServiceState::Stopped | ServiceState::Failed => {
                 return shared.shards.iter().map(|_| None).collect();
             }
@@ -964,6 +964,12 @@ impl<'a> From<&'a str> for Payload<'a> {
     }
 }
 
+impl<'a> From<&'a String> for Payload<'a> {
+    fn from(text: &'a String) -> Self {
+        Self::Borrowed(text.as_bytes())
+    }
+}
+
 impl From<Vec<u8>> for Payload<'_> {
     fn from(bytes: Vec<u8>) -> Self {
         Self::Owned(bytes.into())
@@ -1058,7 +1064,7 @@ impl std::error::Error for Rejected<'_> {
     }
 }
 
-/// Whom an answer goes to, and what it repeats of the question.
+/// Where an answer goes, and what it repeats of the question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplyTo {
     peer: PeerId,

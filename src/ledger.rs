@@ -707,6 +707,7 @@ impl TypeTraffic {
 
 /// How full a queue is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct QueueGauge {
     /// Messages now.
     pub messages: u64,

@@ -212,6 +212,8 @@ pub mod fuzz {
 pub use block::{Message, MessageRef};
 pub use client::{Client, ClientError, ClientMessage, ClientOptions};
 pub use config::{Config, Dispatch, Reconfigured};
+/// The version whose channels and `select!` this API works with.
+pub use crossbeam_channel;
 pub use dial::ConnectOptions;
 pub use dispatch::{
     Batch, ChannelSubscription, Delivery, EndReason, EventDelivery, EventIter, EventOptions,

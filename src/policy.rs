@@ -9,6 +9,7 @@
 /// Up to 16 KiB of whole frames are offered to the kernel at a time while several priorities wait,
 /// and what the kernel has taken cannot be overtaken any more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Priority {
     /// For what may wait: bulk transfers, history.
     Low,

@@ -609,8 +609,8 @@ impl NetService {
                 shared.timers.close();
             }
             if inline {
-                // Nobody is to wait for messages that cannot come any more. A dispatcher thread
-                // says so itself, after it has delivered what was queued.
+                // No subscriber is to wait for messages that cannot come any more. A dispatcher
+                // thread says so itself, after it has delivered what was queued.
                 shared.registry.end_fan_out(shard);
             }
             if let Some(message) = &end.failure {
@@ -633,7 +633,7 @@ impl NetService {
         let (crew, index) = (self.crew(role), usize::from(shard));
         let (name, cpu) = (crew.name(index), crew.cpu(index));
         let place = move || {
-            // It was tried before; whoever took it away meanwhile wants the service to run all the
+            // It was tried before; where it was taken away meanwhile, the service is to run all the
             // same.
             if let Some((cpu, Err(error))) = cpu.map(|cpu| (cpu, run_on(cpu))) {
                 log::warn!("cannot run on processor {cpu} any more: {error}");

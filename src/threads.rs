@@ -105,8 +105,8 @@ pub(crate) fn warn_if_crowded(idle: IdleStrategy, places: &[Option<usize>]) {
     }
 }
 
-/// The warning, if there is a reason for it; `allowed` processors are there for whoever has no
-/// place of its own.
+/// The warning, if there is a reason for it; `allowed` processors are there for threads that have
+/// no place of its own.
 fn crowded(idle: IdleStrategy, places: &[Option<usize>], allowed: usize) -> Option<String> {
     if idle != IdleStrategy::Spin {
         return None;

@@ -825,6 +825,7 @@ fn a_defect_of_one_thread_ends_all() {
         let expected = match dispatch {
             Dispatch::Thread => "nebnet-dispatch",
             Dispatch::Inline => "nebnet-loop",
+            _ => "a mode that this test does not know",
         };
         assert_eq!(name, expected);
         assert_eq!(hears.iter().count(), 0, "nobody else calls it");

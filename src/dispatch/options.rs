@@ -1,6 +1,9 @@
 //! What a subscriber asks for.
 
-use std::{fmt, ops::RangeInclusive};
+use std::{
+    fmt,
+    ops::{Range, RangeInclusive},
+};
 
 use crate::{
     error::SubscribeError,
@@ -20,7 +23,7 @@ use crate::{
 /// use nebnet::{MessageType, TypeFilter};
 ///
 /// let one = TypeFilter::from(MessageType(7));
-/// let some = TypeFilter::from([MessageType(7), MessageType(9)].as_slice());
+/// let some = TypeFilter::from([MessageType(7), MessageType(9)]);
 /// let range = TypeFilter::from(MessageType(0x100)..=MessageType(0x1FF));
 /// assert!(range.contains(MessageType(0x180)) && !range.contains(MessageType(7)));
 /// assert!(TypeFilter::all().contains(MessageType(0xFEFF)));
@@ -111,6 +114,18 @@ impl From<&[MessageType]> for TypeFilter {
     }
 }
 
+impl<const N: usize> From<[MessageType; N]> for TypeFilter {
+    fn from(types: [MessageType; N]) -> Self {
+        types.as_slice().into()
+    }
+}
+
+impl<const N: usize> From<&[MessageType; N]> for TypeFilter {
+    fn from(types: &[MessageType; N]) -> Self {
+        types.as_slice().into()
+    }
+}
+
 impl From<Vec<MessageType>> for TypeFilter {
     fn from(types: Vec<MessageType>) -> Self {
         types.as_slice().into()
@@ -120,6 +135,12 @@ impl From<Vec<MessageType>> for TypeFilter {
 impl From<RangeInclusive<MessageType>> for TypeFilter {
     fn from(range: RangeInclusive<MessageType>) -> Self {
         Self::several((range.start().0..=range.end().0).map(MessageType))
+    }
+}
+
+impl From<Range<MessageType>> for TypeFilter {
+    fn from(range: Range<MessageType>) -> Self {
+        Self::several((range.start.0..range.end.0).map(MessageType))
     }
 }
 

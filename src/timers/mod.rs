@@ -68,6 +68,7 @@ impl fmt::Debug for TimerId {
 
 /// A timer has expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TimerExpired {
     /// Which one.
     pub timer: TimerId,

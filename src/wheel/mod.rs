@@ -148,6 +148,7 @@ impl TimerKey {
 /// assert_eq!(wheel.poll(25), Some(Expired { key, deadline: 10, value: 'a' }));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Expired<T> {
     /// The key under which the timer was known.
     pub key: TimerKey,
