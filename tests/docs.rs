@@ -10,7 +10,7 @@ use std::{
 use nebnet::frame::Decoder;
 
 /// Documents that are read; those that do not exist are passed over.
-const DOCUMENTS: [&str; 10] = [
+const DOCUMENTS: [&str; 12] = [
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -19,6 +19,8 @@ const DOCUMENTS: [&str; 10] = [
     "docs/benchmarks.md",
     "docs/command-line.md",
     "docs/decisions.md",
+    "docs/failures.md",
+    "docs/ledger.md",
     "docs/testing.md",
     "docs/wire.md",
 ];
@@ -223,6 +225,41 @@ fn every_close_reason_of_the_wire_has_its_row() {
     }
 }
 
+/// Documents for those that use the crate name nothing else; the others speak of its inside, too.
+#[test]
+fn what_documents_name_of_the_api_exists() {
+    let api = read("docs/public-api.txt");
+    let (mut found, mut count) = (Vec::new(), 0);
+    for document in [
+        "README.md",
+        "docs/failures.md",
+        "docs/ledger.md",
+        "docs/wire.md",
+    ] {
+        let text = read(document);
+        for code in text.split('`').skip(1).step_by(2) {
+            let name = code.split('(').next().unwrap_or_default();
+            let Some((owner, item)) = name.split_once("::") else {
+                continue;
+            };
+            let is_type = owner.starts_with(|c: char| c.is_ascii_uppercase());
+            if !is_type || item.is_empty() || item.contains(|c: char| !is_word(c)) {
+                continue;
+            }
+            count += 1;
+            let ends = |rest: &str| !rest.starts_with(is_word);
+            let is_there = [format!("{owner}::{item}"), format!("{owner}.{item}")]
+                .iter()
+                .any(|name| api.split(name.as_str()).skip(1).any(ends));
+            if !is_there {
+                found.push(format!("{document}: {name}"));
+            }
+        }
+    }
+    assert!(found.is_empty(), "no such items:\n{}", found.join("\n"));
+    assert!(count > 20, "{count} names were found");
+}
+
 /// Rows of the catalogue begin with a number; their last cell names tests in backticks.
 #[test]
 fn every_test_that_the_catalogue_names_exists() {
@@ -386,12 +423,15 @@ fn required_features(manifest: &str, kind: &str, name: &str) -> Vec<String> {
 
 /// The functions and modules of sources.
 fn names(sources: &str) -> BTreeSet<&str> {
-    let is_word = |one: char| one.is_alphanumeric() || one == '_';
     let after = |keyword| sources.split(keyword).skip(1);
     let names = after("fn ").chain(after("mod "));
     names
         .filter_map(|rest| rest.split(|one| !is_word(one)).next())
         .collect()
+}
+
+fn is_word(one: char) -> bool {
+    one.is_alphanumeric() || one == '_'
 }
 
 fn root() -> &'static Path {
