@@ -12,7 +12,7 @@ use std::{cell::RefCell, net::SocketAddr};
 
 use nebnet::{ClosedRow, Snapshot, StopReport, Traffic};
 
-use super::wire::{check_row, is_client};
+use super::wire::{Listens, check_row, is_client};
 
 /// What one side, or several, say of all that went through their connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,7 +118,7 @@ pub fn arrived(row: &ClosedRow) -> Traffic {
 
 /// A service that has stopped.
 struct Stopped {
-    addrs: Vec<SocketAddr>,
+    listens: Listens,
     snapshot: Snapshot,
     rows: Vec<ClosedRow>,
 }
@@ -132,13 +132,13 @@ thread_local! {
 /// clients of this process one by one, and services that the same test has stopped in sum, once all
 /// connections among them are known. `before` are its closed connections before the stop.
 #[track_caller]
-pub fn check_stopped(addrs: Vec<SocketAddr>, mut before: Vec<ClosedRow>, report: &StopReport) {
+pub fn check_stopped(listens: Listens, mut before: Vec<ClosedRow>, report: &StopReport) {
     before.extend(report.peers.iter().map(|row| row.closed.clone()));
     for row in &before {
-        check_row(row, &addrs);
+        check_row(row, &listens);
     }
     let stopped = Stopped {
-        addrs,
+        listens,
         snapshot: report.snapshot.clone(),
         rows: before,
     };
@@ -160,9 +160,9 @@ fn check_world(services: &[Stopped]) {
         });
         rows.sum::<u64>()
     };
-    let is_ours = |addr: &SocketAddr| services.iter().any(|one| one.addrs.contains(addr));
+    let is_ours = |addr: &SocketAddr| services.iter().any(|one| one.listens.addrs.contains(addr));
     let dialled = count(&|_, row| row.link.is_some() && is_ours(&row.addr));
-    let accepted = count(&|one, row| row.link.is_none() && !is_client(row.addr, &one.addrs));
+    let accepted = count(&|one, row| row.link.is_none() && !is_client(row.addr, &one.listens));
     let sum = |of: fn(&Snapshot) -> u64| services.iter().map(|one| of(&one.snapshot)).sum();
     let all = (sum(|shot| shot.dialled), sum(|shot| shot.accepted));
     if dialled == accepted && (dialled, accepted) == all {

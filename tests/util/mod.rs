@@ -30,7 +30,7 @@ use nebnet::{
 };
 
 use ledgers::{arrived, check_stopped};
-use wire::Wire;
+use wire::{Listens, Wire};
 
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -352,9 +352,16 @@ pub fn only_peer(service: &NetService) -> PeerId {
 /// or by what is built on it.
 #[track_caller]
 pub fn stop_within(service: &mut NetService, deadline: Duration) -> StopReport {
-    let before = service.handle().recently_closed();
+    let handle = service.handle();
+    // First the clock, so that this is not later than it was.
+    let made = Instant::now().checked_sub(handle.snapshot().uptime);
+    let before = handle.recently_closed();
     let report = service.stop(deadline);
-    check_stopped(service.local_addrs(), before, &report);
+    let listens = Listens {
+        addrs: service.local_addrs(),
+        since: made.expect("the machine is older"),
+    };
+    check_stopped(listens, before, &report);
     for balance in [report.snapshot.balance(), service.handle().balance()] {
         assert!(balance.is_exact(), "{balance}\n{report}");
     }

@@ -8,6 +8,7 @@ use std::{
     ops::Deref,
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, LazyLock, Mutex, MutexGuard},
+    time::Instant,
 };
 
 use nebnet::{CloseReason, ClosedRow};
@@ -67,9 +68,18 @@ struct Account {
 /// The client's address and the service's.
 type Ends = (SocketAddr, SocketAddr);
 
-/// Accounts of all clients of this process. Where both addresses were used more than once, nothing
-/// is said of them.
-static ACCOUNTS: LazyLock<Mutex<HashMap<Ends, Option<Shared>>>> = LazyLock::new(Mutex::default);
+/// Accounts of all clients of this process, and when they began. Where both addresses were used
+/// more than once, nothing is said of them.
+static ACCOUNTS: LazyLock<Mutex<HashMap<Ends, Begun>>> = LazyLock::new(Mutex::default);
+
+type Begun = (Instant, Option<Shared>);
+
+/// Where a service listens, and since when: others may have had its addresses before.
+#[derive(Debug)]
+pub struct Listens {
+    pub addrs: Vec<SocketAddr>,
+    pub since: Instant,
+}
 
 type Shared = Arc<Mutex<Account>>;
 
@@ -93,8 +103,8 @@ impl Wire {
         if let (Ok(own), Ok(service)) = (stream.local_addr(), stream.peer_addr()) {
             lock(&ACCOUNTS)
                 .entry((own, service))
-                .and_modify(|one| *one = None)
-                .or_insert_with(|| Some(Arc::clone(&account)));
+                .and_modify(|one| *one = (Instant::now(), None))
+                .or_insert_with(|| (Instant::now(), Some(Arc::clone(&account))));
         }
         Self { stream, account }
     }
@@ -161,20 +171,25 @@ impl AsFd for Wire {
 }
 
 /// Whether a client of this process connected from this address to one of those of a service.
-pub fn is_client(addr: SocketAddr, service: &[SocketAddr]) -> bool {
+pub fn is_client(addr: SocketAddr, service: &Listens) -> bool {
     let accounts = lock(&ACCOUNTS);
-    service.iter().any(|to| accounts.contains_key(&(addr, *to)))
+    service.addrs.iter().any(|to| {
+        let began = accounts.get(&(addr, *to)).map(|(began, _)| *began);
+        began.is_some_and(|began| began >= service.since)
+    })
 }
 
 /// Holds what a service that listens on these addresses says of a connection that ended against
 /// what its client says, if it is one of this process.
 #[track_caller]
-pub fn check_row(row: &ClosedRow, service: &[SocketAddr]) {
+pub fn check_row(row: &ClosedRow, service: &Listens) {
     let accounts = lock(&ACCOUNTS);
     let mut found = service
+        .addrs
         .iter()
-        .filter_map(|to| accounts.get(&(row.addr, *to)));
-    let Some(account) = found.next().cloned().flatten() else {
+        .filter_map(|to| accounts.get(&(row.addr, *to)))
+        .filter(|(began, _)| *began >= service.since);
+    let Some((_, Some(account))) = found.next().cloned() else {
         return;
     };
     drop(accounts);
