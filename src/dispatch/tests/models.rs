@@ -394,9 +394,9 @@ fn nothing_is_dropped_for_want_of_being_told() {
         let direct = queue.make_direct(FanOut::new(registry, slots, queue.bounds().clone()));
         let (short, long) = (untold.block(1), untold.block(4));
         assert!(queue.dispatch(short, false).is_ok());
-        let direct = queue.dispatch(long, false);
-        runs[usize::from(direct.is_ok())].fetch_add(1, Ordering::Relaxed);
-        if let Err(long) = direct {
+        let directly = queue.dispatch(long, false);
+        runs[usize::from(directly.is_ok())].fetch_add(1, Ordering::Relaxed);
+        if let Err(long) = directly {
             queue.push(Item::Block(long)).unwrap();
             untold.wait_until_taken();
             // As the dispatcher does it.
