@@ -141,11 +141,12 @@ impl TimerKey {
 /// # Examples
 ///
 /// ```
-/// use nebnet::wheel::{Expired, Wheel};
+/// use nebnet::wheel::Wheel;
 ///
 /// let mut wheel = Wheel::new(0);
 /// let key = wheel.insert(10, 'a');
-/// assert_eq!(wheel.poll(25), Some(Expired { key, deadline: 10, value: 'a' }));
+/// let expired = wheel.poll(25).unwrap();
+/// assert_eq!((expired.key, expired.deadline, expired.value), (key, 10, 'a'));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
