@@ -260,6 +260,42 @@ fn what_documents_name_of_the_api_exists() {
     assert!(count > 20, "{count} names were found");
 }
 
+/// Lines of a decision, its heading not counted.
+const DECISION_LINES_MAX: usize = 8;
+const LINE_WIDTH_MAX: usize = 115;
+
+#[test]
+fn a_decision_has_at_most_eight_lines() {
+    let text = read("docs/decisions.md");
+    let entries: Vec<&str> = text.split("\n### ").skip(1).collect();
+    assert!(entries.len() > 50, "{} decisions were found", entries.len());
+    let mut found = Vec::new();
+    for entry in entries {
+        let own = entry.split("\n## ").next().unwrap_or_default();
+        let mut lines = own.lines();
+        let heading = lines.next().unwrap_or_default();
+        let lines = lines.filter(|line| !line.trim().is_empty()).count();
+        if lines > DECISION_LINES_MAX {
+            found.push(format!("{heading}: {lines} lines"));
+        }
+    }
+    assert!(
+        found.is_empty(),
+        "keep the decision, its reason, one figure and what would change it; series belong to \
+         docs/benchmarks.md:\n{}",
+        found.join("\n")
+    );
+    assert_width("docs/decisions.md", &text);
+}
+
+#[track_caller]
+fn assert_width(document: &str, text: &str) {
+    for (number, line) in (1..).zip(text.lines()) {
+        let width = line.chars().count();
+        assert!(width <= LINE_WIDTH_MAX, "{document}:{number}: {width}");
+    }
+}
+
 /// Rows of the catalogue begin with a number; their last cell names tests in backticks.
 #[test]
 fn every_test_that_the_catalogue_names_exists() {
