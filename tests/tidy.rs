@@ -22,8 +22,8 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[(
     "a table of ranges, one per setting, which reads better in one piece",
 )];
 const LINE_WIDTH_MAX: usize = 100;
-/// Words that make persons of threads and peers, and how often comments of the library have them.
-/// The number only goes down: a comment that is mended lowers it.
+/// Words that make persons of threads and peers, and how often comments of the library, and
+/// documents, have them. The numbers only go down: a comment that is mended lowers the first.
 const WHO_WORDS: [&str; 6] = [
     "whoever",
     "somebody",
@@ -33,6 +33,7 @@ const WHO_WORDS: [&str; 6] = [
     "whom",
 ];
 const WHO_WORDS_MAX: usize = 304;
+const WHO_WORDS_OF_DOCUMENTS_MAX: usize = 37;
 /// Lines of a file of the library. Those that are longer are to be split, and grow no more.
 const FILE_LINES_MAX: usize = 500;
 const LONG_FILES: &[(&str, usize)] = &[
@@ -110,6 +111,24 @@ fn sources(endings: &[&str]) -> Vec<Source> {
             text: fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file:?}: {error}")),
         })
         .collect()
+}
+
+/// All documents, with their paths.
+fn documents() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut documents = Vec::new();
+    for folder in [root.to_owned(), root.join("docs")] {
+        for entry in fs::read_dir(folder).unwrap() {
+            let file = entry.unwrap().path();
+            if file.extension().is_some_and(|ending| ending == "md") {
+                let path = file.strip_prefix(root).unwrap().to_string_lossy();
+                documents.push((path.into_owned(), fs::read_to_string(&file).unwrap()));
+            }
+        }
+    }
+    documents.sort();
+    assert!(documents.len() > 10, "{documents:?}");
+    documents
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
@@ -421,20 +440,45 @@ fn lines_are_at_most_100_wide() {
     expect_none(&found, "break these lines at 100 columns");
 }
 
+/// How many words of a text make persons of things. Names with such a part are words of their own.
+fn count_who_words(text: &str) -> usize {
+    let words = text.split(|c: char| !is_word_char(c));
+    let found = words.filter(|word| WHO_WORDS.contains(&word.to_lowercase().as_str()));
+    found.count()
+}
+
 #[test]
 fn the_subject_of_a_comment_is_the_thing() {
     let mut count = 0;
     for source in sources(&[".rs"]).iter().filter(|one| one.is_library()) {
         for line in source.text.lines() {
             let comment = line.split_once("//").map_or("", |(_, comment)| comment);
-            let words = comment.split(|c: char| !c.is_alphanumeric() && c != '_');
-            let found = words.filter(|word| WHO_WORDS.contains(&word.to_lowercase().as_str()));
-            count += found.count();
+            count += count_who_words(comment);
         }
     }
     assert!(
         count <= WHO_WORDS_MAX,
         "{count} of {WHO_WORDS_MAX}: name the loop, the peer, the subscriber, the thread"
+    );
+}
+
+#[test]
+fn the_subject_of_a_document_is_the_thing() {
+    let (mut found, mut count) = (Vec::new(), 0);
+    for (path, text) in documents() {
+        for (number, line) in (1..).zip(text.lines()) {
+            let words = count_who_words(line);
+            if words > 0 {
+                found.push(format!("{path}:{number}"));
+                count += words;
+            }
+        }
+    }
+    assert!(
+        count <= WHO_WORDS_OF_DOCUMENTS_MAX,
+        "{count} of {WHO_WORDS_OF_DOCUMENTS_MAX}: name the loop, the peer, the subscriber, the \
+         application\n  {}",
+        found.join("\n  ")
     );
 }
 
@@ -609,7 +653,7 @@ fn no_channel_is_unbounded() {
 fn what_is_logged_once_in_a_while_says_how_much_was_not() {
     let mut found = Vec::new();
     for source in sources(&[".rs"]) {
-        if !source.is_library() || source.path == "src/quiet.rs" {
+        if !source.is_library() || source.path == "src/log_limiter.rs" {
             continue;
         }
         let code: String = source.library_code().split_whitespace().collect();
