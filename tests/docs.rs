@@ -10,7 +10,7 @@ use std::{
 use nebnet::frame::Decoder;
 
 /// Documents that are read; those that do not exist are passed over.
-const DOCUMENTS: [&str; 12] = [
+const DOCUMENTS: [&str; 13] = [
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -21,6 +21,7 @@ const DOCUMENTS: [&str; 12] = [
     "docs/decisions.md",
     "docs/failures.md",
     "docs/ledger.md",
+    "docs/memory.md",
     "docs/testing.md",
     "docs/wire.md",
 ];
@@ -140,8 +141,9 @@ fn every_example_is_declared_and_mentioned() {
 #[test]
 fn every_file_that_is_named_exists() {
     let mut missing = Vec::new();
-    for document in ["CONTRIBUTING.md", "docs/testing.md"] {
-        for name in read(document).split('`').skip(1).step_by(2) {
+    for document in DOCUMENTS {
+        let text = fs::read_to_string(root().join(document)).unwrap_or_default();
+        for name in text.split('`').skip(1).step_by(2) {
             let is_path = name.contains('/') && name.rsplit('.').next().is_some_and(is_ending);
             let is_one = name
                 .chars()
@@ -286,6 +288,88 @@ fn a_decision_has_at_most_eight_lines() {
         found.join("\n")
     );
     assert_width("docs/decisions.md", &text);
+}
+
+/// Four screens.
+const ARCHITECTURE_LINES_MAX: usize = 240;
+
+#[test]
+fn the_architecture_fits_on_four_screens() {
+    let text = read("docs/architecture.md");
+    let lines = text.lines().count();
+    assert!(
+        lines <= ARCHITECTURE_LINES_MAX,
+        "{lines} lines: what one module is about belongs to its first comment"
+    );
+    assert_width("docs/architecture.md", &text);
+}
+
+/// The cells of a row of a table; none for a line that is no row.
+fn cells(line: &str) -> Vec<&str> {
+    let row = line
+        .strip_prefix("| ")
+        .and_then(|row| row.strip_suffix(" |"));
+    row.map_or_else(Vec::new, |row| row.split(" | ").collect())
+}
+
+/// What a text has in backticks.
+fn code_of(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn the_stops_of_a_payload_are_in_the_code() {
+    let (mut found, mut count) = (Vec::new(), 0);
+    for line in read("docs/architecture.md").lines() {
+        let [file, functions, _] = cells(line)[..] else {
+            continue;
+        };
+        let file = file.trim_matches('`');
+        if !file.starts_with("src/") {
+            continue;
+        }
+        let source = read(file);
+        for name in code_of(functions) {
+            count += 1;
+            let is_there = ["(", "<"]
+                .iter()
+                .any(|end| source.contains(&format!("fn {name}{end}")));
+            if !is_there {
+                found.push(format!("{file}: {name}"));
+            }
+        }
+    }
+    assert!(found.is_empty(), "no such functions:\n{}", found.join("\n"));
+    assert!(count > 40, "{count} functions were found");
+}
+
+#[test]
+fn the_ranks_of_the_architecture_are_those_of_the_code() {
+    let (mut declared, mut rank) = (BTreeSet::new(), None);
+    let source = read("src/lib.rs");
+    for line in source
+        .lines()
+        .skip_while(|line| !line.starts_with("// Ranks:"))
+    {
+        let number = line.strip_prefix("// ");
+        rank = number.and_then(|number| number.parse().ok()).or(rank);
+        let module = line.trim_start_matches("pub ").strip_prefix("mod ");
+        if let (Some(rank), Some(name)) = (rank, module.and_then(|name| name.strip_suffix(';'))) {
+            declared.insert((rank, name));
+        }
+    }
+    // They see everything.
+    declared.retain(|(_, name)| !["tests", "workbench"].contains(name));
+    let text = read("docs/architecture.md");
+    let mut shown = BTreeSet::new();
+    for line in text.lines() {
+        if let [number, modules, _] = cells(line)[..] {
+            if let Ok(rank) = number.parse::<u32>() {
+                shown.extend(code_of(modules).map(|name| (rank, name)));
+            }
+        }
+    }
+    assert_eq!(shown, declared);
 }
 
 #[track_caller]

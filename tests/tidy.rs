@@ -33,7 +33,7 @@ const WHO_WORDS: [&str; 6] = [
     "whom",
 ];
 const WHO_WORDS_MAX: usize = 304;
-const WHO_WORDS_OF_DOCUMENTS_MAX: usize = 37;
+const WHO_WORDS_OF_DOCUMENTS_MAX: usize = 0;
 /// Lines of a file of the library. Those that are longer are to be split, and grow no more.
 const FILE_LINES_MAX: usize = 500;
 const LONG_FILES: &[(&str, usize)] = &[
