@@ -317,7 +317,7 @@ impl Config {
     /// Cuts off a peer for which bytes wait and whose system acknowledges none; default 10 s, zero
     /// is off. The end is between 1.0 and 1.2 of this time after the last byte acknowledged. A peer
     /// that reads less than a step of its window within it (a segment: 64 KiB on loopback, 1.4 KiB
-    /// on Ethernet) counts as one that takes nothing.
+    /// on Ethernet; more where its receive buffer has grown) counts as one that takes nothing.
     #[must_use]
     pub fn write_stall_timeout(self, timeout: Duration) -> Self {
         Self {
@@ -437,7 +437,8 @@ impl Config {
     /// leaves. Limits are `RLIMIT_AS`, `RLIMIT_DATA`, and `memory.max` (version 1:
     /// `memory.limit_in_bytes`) of the process's control group and all above it; what is used is
     /// taken off first, and for `RLIMIT_AS` the stacks of the service's threads and 64 MiB for each
-    /// dispatcher, which the C library reserves (fewer with `MALLOC_ARENA_MAX` in the environment).
+    /// thread but one, which the C library reserves (fewer with `MALLOC_ARENA_MAX` in the
+    /// environment).
     /// The bound of the dispatch queue is lowered to a quarter of it. The start then logs one
     /// warning, and [`Snapshot::memory_budget`](crate::Snapshot::memory_budget) is what it is. It
     /// fails with [`StartError::Memory`](crate::StartError::Memory) if less than 16 MiB would

@@ -116,6 +116,15 @@ impl Budget {
         }
     }
 
+    /// What this shard would have of the budget if all had the same.
+    pub(crate) fn share(&self) -> usize {
+        let shards = self
+            .share
+            .as_ref()
+            .map_or(1, |share| share.pool.cells.len());
+        self.limit.load(Ordering::Relaxed) / shards
+    }
+
     /// The parts of so many shards.
     pub(crate) fn shares(limit: usize, shards: u8) -> Vec<Self> {
         if shards == 1 {

@@ -10,7 +10,7 @@
 
 mod cgroup;
 
-use std::{env, fmt, fs, path::PathBuf};
+use std::{env, fmt, fs, num::NonZero, path::PathBuf, thread};
 
 use rustix::process::{Resource, getrlimit};
 
@@ -65,7 +65,7 @@ impl Host {
             root: PathBuf::from("/"),
             address_space: getrlimit(Resource::As).current,
             data: getrlimit(Resource::Data).current,
-            arenas: arenas.unwrap_or(u64::MAX).max(1),
+            arenas: arenas.unwrap_or_else(arenas_by_default).max(1),
         }
     }
 
@@ -133,9 +133,11 @@ impl Host {
             Dispatch::Thread => loops,
             Dispatch::Inline => 0,
         };
-        let stacks = (loops + dispatchers) * STACK_BYTES;
-        // What a loop allocates is what the budget counts, so its reserve is used for that.
-        let reserves = dispatchers.min(self.arenas - 1) * ARENA_BYTES;
+        let threads = loops + dispatchers;
+        // What the loops allocate is what the budget counts, and any one of them may hold all of
+        // it: so one reserve is used for that, and the others are as good as lost.
+        let reserves = (threads - 1).min(self.arenas - 1) * ARENA_BYTES;
+        let stacks = threads * STACK_BYTES;
         let resources = [
             (
                 "RLIMIT_AS",
@@ -165,6 +167,12 @@ impl Host {
 /// The most that the dispatch queue may have of a budget that was lowered.
 pub(crate) fn dispatch_bytes_within(budget: usize) -> usize {
     (budget / 4).max(BLOCK_SIZE)
+}
+
+/// Arenas that the C library makes at most where it is not told otherwise (`mallopt(3)`).
+fn arenas_by_default() -> u64 {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    8 * cores as u64
 }
 
 fn is_within(ceilings: &[Ceiling], budget: u64) -> Result<(), MemoryError> {

@@ -114,6 +114,12 @@ fn the_budget_is_half_of_what_the_address_space_leaves() {
     folder.0.arenas = u64::MAX;
     let (config, _) = folder.fit(Config::default().dispatch(Dispatch::Inline));
     assert_eq!(config.memory_budget, (400 - 12) << 19);
+    // With several loops, all but one reserve are as good as lost.
+    folder.0.address_space = Some(800 * MIB);
+    let inline = Config::default().dispatch(Dispatch::Inline).shards(8);
+    let (config, _) = folder.fit(inline);
+    assert_eq!(config.memory_budget, (800 - 10 - 8 * 2 - 7 * 64) << 19);
+    folder.0.address_space = Some(400 * MIB);
     // Reserves are no data.
     folder.0.data = Some(300 * MIB);
     let (config, result) = folder.fit(Config::default());

@@ -251,6 +251,31 @@ fn no_peer_makes_a_service_exceed_its_address_space() {
     }
 }
 
+/// Many loops, each of which would keep storage of long frames beside the budget.
+#[test]
+fn many_loops_do_not_exceed_the_address_space() {
+    let listen = ["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"];
+    let more = ["--echo", "--outbox-bytes", "16M", "--shards", "16"];
+    let args = [&listen[..], &more, &["--drain", "0"]].concat();
+    let mut service = Service::start_of(nebnet_within(400), &args);
+    let metrics = service.announced("metrics on ");
+    let peers: Vec<_> = (0..60)
+        .map(|_| {
+            let mut peer = service.connect();
+            let bytes = frame(7, 0, &[0; 1_000_000]);
+            spawn(move || while peer.stream.write_all(&bytes).is_ok() {})
+        })
+        .collect();
+    wait_until("the budget to be short", || {
+        let page = get(metrics, "/metrics");
+        metric(&page, "nebnet_reads_paused_total{cause=\"budget\"}") > 0
+    });
+    service.stop();
+    for peer in peers {
+        peer.join().unwrap();
+    }
+}
+
 #[test]
 fn a_budget_that_the_host_does_not_allow_is_one_line() {
     let start = |mebibytes, args: &[&str]| {
