@@ -48,7 +48,6 @@ const LONG_FILES: &[(&str, usize)] = &[
     ("src/event_loop.rs", 1250),
     ("src/handle.rs", 1250),
     ("src/idle.rs", 600),
-    ("src/ledger.rs", 1700),
     ("src/outbox/mod.rs", 550),
     ("src/peer/fuzz.rs", 750),
     ("src/peer/mod.rs", 1350),
