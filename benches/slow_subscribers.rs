@@ -172,7 +172,7 @@ impl Bench {
         let panics = PANICS_PER_ROUND * ROUNDS as u16;
         for kind in (PANIC_TYPE..PANIC_TYPE + panics).filter(|_| handlers) {
             let options = HandlerOptions::new(MessageType(kind));
-            let panics = |_: nebnet::InlineMessage<'_>, _: &mut nebnet::Replier<'_>| {
+            let panics = |_: nebnet::MessageRef<'_>, _: &mut nebnet::Replier<'_>| {
                 resume_unwind(Box::new("on purpose"));
             };
             service.handle_inline(options, panics).unwrap();

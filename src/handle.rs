@@ -30,7 +30,6 @@ use crate::{
     error::{ConnectError, ListenError, SendError, SubscribeError, TimerError},
     frame::Frame,
     id::{LinkId, ListenerId, MessageType, PeerId},
-    inline::InlineMessage,
     ledger::{ClosedRow, DepartedRow, PeerRow, ServiceState, Snapshot, StateCell},
     limits::{
         CLOSED_ROWS_MAX, CUT_PAUSE_MAX_US, CUT_PAUSE_MIN_US, LINKS_MAX, PAYLOAD_COPIED_MAX,
@@ -1094,17 +1093,6 @@ impl From<&Message> for ReplyTo {
 
 impl From<MessageRef<'_>> for ReplyTo {
     fn from(message: MessageRef<'_>) -> Self {
-        Self {
-            peer: message.peer(),
-            message_type: message.message_type(),
-            correlation: message.correlation(),
-            checksum: message.checksum(),
-        }
-    }
-}
-
-impl From<InlineMessage<'_>> for ReplyTo {
-    fn from(message: InlineMessage<'_>) -> Self {
         Self {
             peer: message.peer(),
             message_type: message.message_type(),

@@ -4,10 +4,9 @@
 //! the read that brought it; an answer is encoded straight into the peer's outbox, and the loop
 //! writes it before it turns to the next peer.
 
-use std::{fmt, time::Instant};
+use std::fmt;
 
 use crate::{
-    block::Message,
     clock::Tick,
     error::SendError,
     frame::Frame,
@@ -16,79 +15,6 @@ use crate::{
     outbox::Outbox,
     slots::Slots,
 };
-
-/// A message, borrowed from the read that brought it; see
-/// [`NetService::handle_inline`](crate::NetService::handle_inline).
-///
-/// What is to outlive the call is copied ([`to_message`](Self::to_message)); who is to be answered
-/// later is kept as a [`ReplyTo`](crate::ReplyTo).
-#[derive(Clone, Copy)]
-pub struct InlineMessage<'a> {
-    peer: PeerId,
-    received: Instant,
-    frame: Frame<'a>,
-}
-
-impl<'a> InlineMessage<'a> {
-    pub(crate) fn new(peer: PeerId, received: Instant, frame: Frame<'a>) -> Self {
-        Self {
-            peer,
-            received,
-            frame,
-        }
-    }
-
-    /// Who sent it.
-    #[must_use]
-    pub fn peer(&self) -> PeerId {
-        self.peer
-    }
-
-    /// Its type.
-    #[must_use]
-    pub fn message_type(&self) -> MessageType {
-        self.frame.message_type
-    }
-
-    /// What the sender wrote into it.
-    #[must_use]
-    pub fn payload(&self) -> &'a [u8] {
-        self.frame.payload
-    }
-
-    /// The correlation number, if the sender gave one.
-    #[must_use]
-    pub fn correlation(&self) -> Option<u64> {
-        self.frame.correlation
-    }
-
-    /// Whether it came with a checksum, which was verified.
-    #[must_use]
-    pub fn checksum(&self) -> bool {
-        self.frame.checksum
-    }
-
-    /// When its last byte was read; the clock was looked at once for all of a turn.
-    #[must_use]
-    pub fn received(&self) -> Instant {
-        self.received
-    }
-
-    /// The message to keep, or to hand to another thread: a copy, whatever its size.
-    #[must_use]
-    pub fn to_message(&self) -> Message {
-        Message::copy_of(self.peer, &self.frame, self.received)
-    }
-}
-
-impl fmt::Debug for InlineMessage<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InlineMessage")
-            .field("peer", &self.peer)
-            .field("frame", &self.frame)
-            .finish_non_exhaustive()
-    }
-}
 
 /// The way back to the peer whose message is being handled.
 ///

@@ -231,7 +231,7 @@ pub use id::{
     LinkId, ListenerId, MessageType, NodeId, PeerId, PeerIdentity, RequestId, SubscriberId,
 };
 pub use idle::IdleStrategy;
-pub use inline::{InlineMessage, Replier};
+pub use inline::Replier;
 pub use ledger::{
     ClosedRow, DepartedRow, EventSubscriberRow, HandlerRow, PauseRow, PeerRow, QueueGauge,
     RequestRow, ServiceState, ShardRow, Snapshot, StopReport, StopRow, SubscriberRow, Traffic,

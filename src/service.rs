@@ -17,6 +17,7 @@ use std::{
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::{
+    block::MessageRef,
     budget::Budget,
     clock::{Clock, ticks_of_timeout},
     config::{Config, Dispatch},
@@ -26,7 +27,7 @@ use crate::{
     handle::{Command, FinalReport, Handle, Settings, Shard, Shared, is_of_a_service},
     host::{Host, Lowered},
     id::ListenerId,
-    inline::{InlineMessage, Replier},
+    inline::Replier,
     ledger::{Ledger, ServiceState, Snapshot, StateCell, StopReport, Traffic},
     limits::{
         COMMANDS_MAX, DESCRIPTORS_PER_SHARD, DESCRIPTORS_RESERVED, LINKS_MAX, REFUSED_PEERS_MAX,
@@ -236,7 +237,7 @@ impl NetService {
     pub fn handle_inline(
         &self,
         options: HandlerOptions,
-        handler: impl FnMut(InlineMessage<'_>, &mut Replier<'_>) + Send + 'static,
+        handler: impl FnMut(MessageRef<'_>, &mut Replier<'_>) + Send + 'static,
     ) -> Result<(), HandlerError> {
         if self.running.is_none() {
             return Err(HandlerError::AlreadyStarted);
@@ -284,7 +285,7 @@ impl NetService {
         mut make: impl FnMut(u8) -> H,
     ) -> Result<(), HandlerError>
     where
-        H: FnMut(InlineMessage<'_>, &mut Replier<'_>) + Send + 'static,
+        H: FnMut(MessageRef<'_>, &mut Replier<'_>) + Send + 'static,
     {
         if self.running.is_none() {
             return Err(HandlerError::AlreadyStarted);

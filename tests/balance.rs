@@ -122,7 +122,7 @@ fn storm_of_senders(go: &Receiver<()>, handle: &Handle, seed: u64) {
 fn storm(config: Config, cuts: usize) {
     let mut service = NetService::new(config).unwrap();
     let echo = HandlerOptions::new(MessageType(5)).name("echo");
-    let answer = |message: nebnet::InlineMessage<'_>, replier: &mut nebnet::Replier<'_>| {
+    let answer = |message: nebnet::MessageRef<'_>, replier: &mut nebnet::Replier<'_>| {
         let _ = replier.reply(message.payload());
     };
     service.handle_inline_each(echo, |_| answer).unwrap();
@@ -301,7 +301,7 @@ fn nobody_is_asked_on_the_loops_own_thread() {
     let mut service = NetService::new(config().shards(1)).unwrap();
     let handle = service.handle();
     let (sender, receiver) = std::sync::mpsc::channel();
-    let ask = move |_: nebnet::InlineMessage<'_>, _: &mut nebnet::Replier<'_>| {
+    let ask = move |_: nebnet::MessageRef<'_>, _: &mut nebnet::Replier<'_>| {
         let _ = sender.send(handle.balance());
     };
     let options = HandlerOptions::new(MessageType(7)).time_limit(Duration::ZERO);

@@ -14,7 +14,7 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use log::{LevelFilter, Log, Metadata, Record};
 use nebnet::{
-    CloseReason, Dispatch, HandlerOptions, InlineMessage, MessageType, NetService, Replier,
+    CloseReason, Dispatch, HandlerOptions, MessageRef, MessageType, NetService, Replier,
     ServiceState, StopReport, SubscribeOptions, TypeFilter, frame::Frame,
 };
 use util::{Client, PATIENCE, closed_for, config, wait_until};
@@ -198,7 +198,7 @@ fn a_service_that_fails_is_cut_when_its_threads_have_ended() {
         panic!("the callback's own fault");
     });
     let options = HandlerOptions::new(MessageType(7)).time_limit(Duration::ZERO);
-    let holds = move |_: InlineMessage<'_>, _: &mut Replier<'_>| {
+    let holds = move |_: MessageRef<'_>, _: &mut Replier<'_>| {
         let _ = (enter.send(()), gone.recv());
     };
     service.handle_inline(options, holds).unwrap();

@@ -44,7 +44,7 @@ fn modes() -> [Config; 2] {
 fn start_echo(config: Config) -> NetService {
     let mut service = NetService::new(config).unwrap();
     let options = HandlerOptions::new(TypeFilter::all()).name("echo");
-    let answer = |message: nebnet::InlineMessage<'_>, replier: &mut nebnet::Replier<'_>| {
+    let answer = |message: nebnet::MessageRef<'_>, replier: &mut nebnet::Replier<'_>| {
         replier.reply(message.payload()).unwrap();
     };
     service.handle_inline_each(options, |_| answer).unwrap();
@@ -159,7 +159,7 @@ fn after_a_panic_subscribers_get_the_messages() {
         let mut service = NetService::new(config).unwrap();
         let mut tap = service.handle().subscribe(TypeFilter::all()).unwrap();
         let options = HandlerOptions::new(MessageType(7)).name("fragile");
-        let fragile = |message: nebnet::InlineMessage<'_>, replier: &mut nebnet::Replier<'_>| {
+        let fragile = |message: nebnet::MessageRef<'_>, replier: &mut nebnet::Replier<'_>| {
             assert_ne!(message.payload(), b"bad", "a bad message");
             replier.reply(message.payload()).unwrap();
         };
@@ -238,7 +238,7 @@ fn a_handler_may_use_a_handle() {
     let seen = Arc::new(Mutex::new(Vec::<PeerId>::new()));
     let calls = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&calls);
-    let relay = move |message: nebnet::InlineMessage<'_>, _: &mut nebnet::Replier<'_>| {
+    let relay = move |message: nebnet::MessageRef<'_>, _: &mut nebnet::Replier<'_>| {
         counted.fetch_add(1, Ordering::Relaxed);
         let mut peers = seen.lock().unwrap();
         if !peers.contains(&message.peer()) {

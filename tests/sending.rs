@@ -11,7 +11,7 @@ mod util;
 use std::time::Duration;
 
 use nebnet::{
-    CloseReason, ConnectOptions, Dispatch, HandlerOptions, InlineMessage, MessageType, NetService,
+    CloseReason, ConnectOptions, Dispatch, HandlerOptions, MessageRef, MessageType, NetService,
     OutboxFull, Outgoing, OutgoingBatch, PeerId, Priority, Recipients, Replier, SendError,
     TypeFilter,
     frame::{Frame, Hello},
@@ -443,7 +443,7 @@ fn a_link_may_be_made_with_checksums() {
     let mut tap = strict.handle().subscribe(TypeFilter::all()).unwrap();
     strict.start().unwrap();
     let mut service = NetService::new(config()).unwrap();
-    let answer = |message: InlineMessage<'_>, replier: &mut Replier<'_>| {
+    let answer = |message: MessageRef<'_>, replier: &mut Replier<'_>| {
         replier.reply(message.payload()).unwrap();
         replier.send(MessageType(6), b"and more").unwrap();
     };
@@ -508,7 +508,7 @@ fn a_service_that_sends_checksums_sends_nothing_without() {
     let config = config().checksums(true).require_hello(true);
     let mut service = NetService::new(config).unwrap();
     let options = HandlerOptions::new(MessageType(5));
-    let answer = |message: InlineMessage<'_>, replier: &mut Replier<'_>| {
+    let answer = |message: MessageRef<'_>, replier: &mut Replier<'_>| {
         replier.reply(message.payload()).unwrap();
         replier.send(MessageType(6), b"and more").unwrap();
     };

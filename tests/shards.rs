@@ -294,7 +294,7 @@ fn every_loop_has_a_handler_of_its_own() {
     assert_eq!(one, Err(HandlerError::NeedsOneEach { shards: SHARDS }));
     let each = service.handle_inline_each(options(), |shard| {
         let mut count = 0;
-        move |message: nebnet::InlineMessage<'_>, replier: &mut nebnet::Replier<'_>| {
+        move |message: nebnet::MessageRef<'_>, replier: &mut nebnet::Replier<'_>| {
             assert_eq!(message.peer().shard(), shard);
             count += 1;
             replier.reply(format!("{shard} {count}")).unwrap();
@@ -302,7 +302,7 @@ fn every_loop_has_a_handler_of_its_own() {
     });
     each.unwrap();
     let again =
-        service.handle_inline_each(options(), |_| |_: nebnet::InlineMessage<'_>, _: &mut _| {});
+        service.handle_inline_each(options(), |_| |_: nebnet::MessageRef<'_>, _: &mut _| {});
     assert_eq!(again, Err(HandlerError::TypeTaken(T)));
     service.start().unwrap();
     let mut clients = one_each(&service);

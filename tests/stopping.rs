@@ -57,7 +57,7 @@ fn inside(config: Config, act: Act, by_handler: bool) -> (Place, Handle, Receive
     if by_handler {
         let make = |_| {
             let (own, sender) = (Arc::clone(&own), sender.clone());
-            move |_: nebnet::InlineMessage<'_>, _: &mut nebnet::Replier<'_>| act(&sender, &own)
+            move |_: nebnet::MessageRef<'_>, _: &mut nebnet::Replier<'_>| act(&sender, &own)
         };
         let options = HandlerOptions::new(T).time_limit(PATIENCE);
         service.handle_inline_each(options, make).unwrap();
@@ -196,7 +196,7 @@ fn services_may_stop_each_other() {
         let mut service = NetService::new(config()).unwrap();
         let make = |_| {
             let (other, sender) = (Arc::clone(&places[1 - own]), sender.clone());
-            move |_: nebnet::InlineMessage<'_>, _: &mut nebnet::Replier<'_>| {
+            move |_: nebnet::MessageRef<'_>, _: &mut nebnet::Replier<'_>| {
                 // Held by a thread of the other service that is in here, too, for a moment.
                 let report = act_stop(&other).expect("it is there");
                 sender.try_send(report).unwrap();

@@ -4,29 +4,50 @@ use std::{fmt, time::Instant};
 
 use bytes::Bytes;
 
-use super::BlockRef;
+use super::{BlockHead, BlockRef};
 use crate::{
     frame::Frame,
     id::{MessageType, PeerId},
     limits::MESSAGE_COPIED_MAX,
 };
 
-/// A message, borrowed from the batch it came in.
+/// A message, borrowed from the batch that it came in, or, in an inline handler, from the read that
+/// brought it.
+///
+/// What is to outlive the borrow is kept as a [`Message`] ([`to_message`](Self::to_message)); to
+/// answer later, a [`ReplyTo`](crate::ReplyTo) is enough.
 #[derive(Clone, Copy)]
 pub struct MessageRef<'a> {
-    block: &'a BlockRef,
+    head: &'a BlockHead,
+    /// `None` where the bytes are the loop's still.
+    block: Option<&'a BlockRef>,
     frame: Frame<'a>,
 }
 
 impl<'a> MessageRef<'a> {
+    #[inline]
     pub(crate) fn new(block: &'a BlockRef, frame: Frame<'a>) -> Self {
-        Self { block, frame }
+        Self {
+            head: block.head(),
+            block: Some(block),
+            frame,
+        }
+    }
+
+    /// A message whose bytes no block has yet.
+    #[inline]
+    pub(crate) fn of_read(head: &'a BlockHead, frame: Frame<'a>) -> Self {
+        Self {
+            head,
+            block: None,
+            frame,
+        }
     }
 
     /// Who sent it.
     #[must_use]
     pub fn peer(&self) -> PeerId {
-        self.block.head().peer
+        self.head.peer
     }
 
     /// Its type.
@@ -53,21 +74,22 @@ impl<'a> MessageRef<'a> {
         self.frame.checksum
     }
 
-    /// When its last byte was read.
+    /// When its last byte was read; the clock is looked at once for all reads of a turn.
     #[must_use]
     pub fn received(&self) -> Instant {
-        self.block.head().received
+        self.head.received
     }
 
     /// The message to keep: a copy up to 1 KiB of payload; a larger payload shares the storage of
     /// the read that it came in, up to 64 KiB or the frame's own size, and with it the peer's
-    /// credit.
+    /// credit. In an inline handler it is a copy, whatever its size.
     #[must_use]
     pub fn to_message(&self) -> Message {
-        if self.frame.payload.len() <= MESSAGE_COPIED_MAX {
+        let is_long = self.frame.payload.len() > MESSAGE_COPIED_MAX;
+        let Some(block) = self.block.filter(|_| is_long) else {
             return Message::copy_of(self.peer(), &self.frame, self.received());
-        }
-        let block = self.block.clone();
+        };
+        let block = block.clone();
         let start = self.frame.payload.as_ptr().addr() - block.bytes().as_ptr().addr();
         let payload = Stored::Shared {
             block,

@@ -64,6 +64,22 @@ pub(crate) struct BlockHead {
     pub(crate) credit: Traffic,
 }
 
+impl BlockHead {
+    /// What messages know of a read whose bytes are not in a block yet.
+    pub(crate) fn of_read(peer: PeerId, received: Instant) -> Self {
+        Self {
+            peer,
+            received,
+            frames: 0,
+            message_type: None,
+            has_protocol: false,
+            has_correlation: false,
+            frame_size: None,
+            credit: Traffic::default(),
+        }
+    }
+}
+
 /// One of the references that keep a block from being used again.
 pub(crate) struct BlockRef(Arc<Block>);
 

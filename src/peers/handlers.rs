@@ -18,12 +18,13 @@ use std::{
 
 use super::connection::Connection;
 use crate::{
+    block::{BlockHead, MessageRef},
     clock::{Clock, Now, Tick},
     dispatch::{Requests, TypeFilter, is_answer, panic_message},
     error::HandlerError,
     frame::{Frame, WholeFrames},
     id::{MessageType, PeerId},
-    inline::{InlineMessage, Replier},
+    inline::Replier,
     ledger::{HandlerAccount, HandlerRow, Ledger, Traffic, TypeMap},
     limits::{HANDLER_TIME_LIMIT_US, HANDLERS_MAX},
     log_limiter::{LogLimiter, Subject},
@@ -86,7 +87,7 @@ impl HandlerOptions {
 }
 
 /// The embedder's code.
-pub(super) type Call = Box<dyn FnMut(InlineMessage<'_>, &mut Replier<'_>) + Send>;
+pub(super) type Call = Box<dyn FnMut(MessageRef<'_>, &mut Replier<'_>) + Send>;
 
 /// All inline handlers of a loop.
 pub(crate) struct Handlers {
@@ -374,6 +375,7 @@ impl Walk {
         let mut since: Option<Instant> = None;
         // Answers to our own requests are no messages for a handler.
         let tag = handlers.requests.answer_tag();
+        let head = BlockHead::of_read(self.peer, self.now.instant);
         loop {
             let rest = bytes.get(self.at..).unwrap_or_default();
             let Some(frame) = WholeFrames::new(rest).next() else {
@@ -397,7 +399,7 @@ impl Walk {
             if is_measured && since.is_none() {
                 since = Some(Clock::instant());
             }
-            let message = InlineMessage::new(self.peer, self.now.instant, frame);
+            let message = MessageRef::of_read(&head, frame);
             replier.turn_to(&frame);
             if let Some(call) = &mut handler.call {
                 call(message, replier);

@@ -926,12 +926,13 @@ mod inline {
     use super::*;
     use crate::{
         block::BlockRef,
+        block::MessageRef,
         clock::Now,
         dispatch::Requests,
         error::{HandlerError, SendError},
         frame::{Frame, WholeFrames, encode_whole},
         id::MessageType,
-        inline::{InlineMessage, Replier},
+        inline::Replier,
         peers::handlers::Call,
         slots::OutFrame,
     };
@@ -1239,7 +1240,7 @@ mod inline {
         let mut handlers = Handlers::new(Arc::clone(&slots.ledger), Arc::new(Requests::new(1)));
         let budget = Duration::from_nanos(1);
         let options = HandlerOptions::new(SHORT).time_limit(budget).name("slow");
-        let call = move |_: InlineMessage<'_>, _: &mut Replier<'_>| {
+        let call = move |_: MessageRef<'_>, _: &mut Replier<'_>| {
             let start = clock.elapsed();
             while clock.elapsed() < start + 10 * budget {}
         };
@@ -1260,7 +1261,7 @@ mod inline {
         let (slots, mut peers, id) = one_peer_of(OutboxFull::Refuse, clock, 64 << 20, PAYLOAD_MAX);
         let mut handlers = Handlers::new(Arc::clone(&slots.ledger), Arc::new(Requests::new(1)));
         let inside = Arc::clone(&slots);
-        let call = move |message: InlineMessage<'_>, replier: &mut Replier<'_>| {
+        let call = move |message: MessageRef<'_>, replier: &mut Replier<'_>| {
             let long = vec![0; PAYLOAD_MAX as usize + 1];
             let limit = PAYLOAD_MAX as usize;
             let size = limit + 1;

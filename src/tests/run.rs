@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     balance::{Balance, Cut},
+    block::MessageRef,
     clock::{Clock, Now},
     dispatch::{DispatchQueue, FanOut, QueueBounds, Registry, Requests, Worker},
     error::{CloseReason, SendError},
@@ -31,7 +32,7 @@ use crate::{
     handle::{Command, Signals},
     id::{ListenerId, MessageType, PeerId},
     idle::IdleStrategy,
-    inline::{InlineMessage, Replier},
+    inline::Replier,
     ledger::{Counter, Ledger, Snapshot, StopRow, Traffic},
     limits::{BLOCK_SIZE, CHECKSUM_SIZE, CLOSED_ROWS_MAX, DRAIN_MS, REFUSED_PEERS_MAX},
     peer::Rules,
@@ -810,13 +811,11 @@ fn echo_handler(
 ) -> Handlers {
     let mut handlers = Handlers::new(Arc::clone(ledger), Arc::clone(requests));
     let refused = Arc::clone(refused);
-    let echo = Box::new(
-        move |message: InlineMessage<'_>, replier: &mut Replier<'_>| {
-            if let Err(error) = replier.reply(message.payload()) {
-                refused.lock().unwrap().push((message.peer(), error));
-            }
-        },
-    );
+    let echo = Box::new(move |message: MessageRef<'_>, replier: &mut Replier<'_>| {
+        if let Err(error) = replier.reply(message.payload()) {
+            refused.lock().unwrap().push((message.peer(), error));
+        }
+    });
     handlers
         .add(HandlerOptions::new(message_type), echo)
         .unwrap();

@@ -11,6 +11,7 @@ use super::{
     tape::{Tape, Wire},
 };
 use crate::{
+    block::MessageRef,
     clock::Now,
     dispatch::{FanOut, QueueBounds, Registry, Requests, SubscribeOptions, Subscription},
     event_loop::{EventLoop, Sink},
@@ -18,7 +19,7 @@ use crate::{
     handle::Command,
     id::ListenerId,
     idle::IdleStrategy,
-    inline::{InlineMessage, Replier},
+    inline::Replier,
     peer::Rules,
     peers::{HandlerOptions, Handlers, PeerLimits, Peers},
     policy::Priority,
@@ -181,7 +182,7 @@ impl fmt::Debug for Stage {
 
 fn echo(slots: &Slots) -> Handlers {
     let mut handlers = Handlers::new(Arc::clone(&slots.ledger), Arc::new(Requests::new(1)));
-    let echo = |message: InlineMessage<'_>, replier: &mut Replier<'_>| {
+    let echo = |message: MessageRef<'_>, replier: &mut Replier<'_>| {
         replier.reply(message.payload()).expect("there is room");
     };
     handlers
