@@ -15,7 +15,7 @@
 mod load;
 
 use load::{FEED_TYPE, Load, MESSAGE_TYPE, Mode, Report, Spec};
-use nebnet::{CloseReason, Config, Handle, MessageType, NetService, PeerId, SendError};
+use nebnet::{CloseReason, Config, Handle, MessageType, NetService, PeerId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -115,7 +115,7 @@ fn feed(feeder: &Feeder, handle: &Handle, fed: &mut Vec<PeerId>) {
         for _ in 0..messages.max(1) {
             match handle.send(*peer, MessageType(FEED_TYPE), &payload) {
                 Ok(()) => feeder.sent.fetch_add(1, Ordering::Relaxed),
-                Err(SendError::Full) => {
+                Err(error) if error.is_full() => {
                     feeder.full.fetch_add(1, Ordering::Relaxed);
                     return true;
                 }

@@ -765,12 +765,15 @@ impl Error for StartError {
 
 /// Why a message was not accepted for sending. Nothing of it was queued.
 ///
-/// The variants never overlap: only after [`Full`](Self::Full) can trying again help.
+/// The variants never overlap: only where [`is_full`](Self::is_full) can trying again help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SendError {
-    /// The outbox of the peer, or the service's byte budget, has no room for the message now.
+    /// The peer's outbox has no room for the message now, by its messages or its bytes.
     Full,
+    /// The service's byte budget ([`Config::memory_budget`](crate::Config::memory_budget)) has no
+    /// room for the message now.
+    OverBudget,
     /// The payload is longer than the peer may be sent.
     TooLarge {
         /// Bytes of the payload.
@@ -786,10 +789,19 @@ pub enum SendError {
     Closing,
 }
 
+impl SendError {
+    /// Whether there may be room later: [`Full`](Self::Full) or [`OverBudget`](Self::OverBudget).
+    #[must_use]
+    pub const fn is_full(self) -> bool {
+        matches!(self, Self::Full | Self::OverBudget)
+    }
+}
+
 impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Full => f.write_str("no room in the outbox of the peer"),
+            Self::OverBudget => f.write_str("no room in the memory budget of the service"),
             Self::TooLarge { size, limit } => {
                 write!(f, "payload of {size} bytes is above the limit of {limit}")
             }

@@ -335,8 +335,8 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`Rejected`] with [`SendError::Full`] if there was no room in time, or with another
-    /// [`SendError`] at once.
+    /// [`Rejected`] with [`SendError::Full`] or [`SendError::OverBudget`] if there was no room in
+    /// time, or with another [`SendError`] at once.
     pub fn send_timeout<'a>(
         &self,
         peer: PeerId,
@@ -346,15 +346,16 @@ impl Handle {
         let slots = self.shared.slots_of(peer);
         let started = self.shared.clock.elapsed();
         let mut waiting = false;
+        let mut full;
         let error = loop {
             match self.try_send(peer, &message) {
                 Ok(()) => break None,
-                Err(SendError::Full) => {}
+                Err(error) if error.is_full() => full = error,
                 Err(error) => break Some(error),
             }
             let waited = self.shared.clock.elapsed().saturating_sub(started);
             let Some(left) = timeout.checked_sub(waited).filter(|left| !left.is_zero()) else {
-                break Some(SendError::Full);
+                break Some(full);
             };
             if waiting {
                 // The budget may have room without a word from the peer's slot.
@@ -363,7 +364,7 @@ impl Handle {
             // First registered, then tried again, so that no notice is missed.
             waiting = slots.is_some_and(|slots| slots.wait_for_room(peer));
             if !waiting {
-                break Some(SendError::Full);
+                break Some(full);
             }
         };
         if let Some(slots) = slots.filter(|_| waiting) {

@@ -68,9 +68,9 @@ impl<'a> Replier<'a> {
     ///
     /// # Errors
     ///
-    /// - [`SendError::Full`]: no room in the outbox or in the budget, whatever the policy for a
-    ///   full outbox. An answer that is no longer than its question meets this only if others send
-    ///   to the peer too, or the budget is short.
+    /// - [`SendError::Full`], [`SendError::OverBudget`]: no room in the outbox or in the budget,
+    ///   whatever the policy for a full outbox. An answer that is no longer than its question meets
+    ///   this only if others send to the peer too, or the budget is short.
     /// - [`SendError::TooLarge`]: the payload is longer than the peer takes.
     /// - [`SendError::Closing`], [`SendError::NotConnected`]: our BYE is due, or the peer may not
     ///   be sent to yet.

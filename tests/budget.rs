@@ -303,7 +303,7 @@ fn a_mix_stays_within_the_budget() {
             let message = Outgoing::new(MessageType(9), &news[..[100, 5_000, 40_000][round % 3]]);
             let message = message.priority([Priority::High, Priority::Low][round % 2]);
             let report = handle.broadcast_message(&message, Recipients::All);
-            let full = report.skipped.iter().filter(|one| one.1 == SendError::Full);
+            let full = report.skipped.iter().filter(|one| one.1.is_full());
             refused += full.count();
             peak = peak.max(heap().saturating_sub(before));
             thread::yield_now();
@@ -325,7 +325,7 @@ fn a_mix_stays_within_the_budget() {
 fn fill(service: &NetService, peer: nebnet::PeerId) {
     let handle = service.handle();
     let send = |size| handle.send(peer, MessageType(9), vec![0; size]);
-    while send(0) != Err(SendError::Full) {
+    while !send(0).is_err_and(SendError::is_full) {
         for size in [60_000, 8_000, 100, 0] {
             while send(size).is_ok() {}
         }

@@ -86,7 +86,7 @@ fn feed_until_gone(handle: Handle, peers: Vec<PeerId>) -> JoinHandle<Vec<(PeerId
                 payload[..8].copy_from_slice(&accepted.to_be_bytes());
                 match handle.send(*peer, FEED, &payload) {
                     Ok(()) => *accepted += 1,
-                    Err(SendError::Full) => {}
+                    Err(error) if error.is_full() => {}
                     Err(SendError::Closing | SendError::NotConnected) => continue,
                     Err(error) => panic!("{peer}: {error}"),
                 }

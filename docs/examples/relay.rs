@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use nebnet::{
     Client, Config, Event, Handle, MessageType, NetService, Outgoing, OverflowPolicy, PeerId,
-    Received, Recipients, SendError, SubscribeOptions, Subscription, TypeFilter,
+    Received, Recipients, SubscribeOptions, Subscription, TypeFilter,
 };
 
 const CHAT: MessageType = MessageType(7);
@@ -71,10 +71,7 @@ fn relay(mut inbox: Subscription, handle: &Handle) -> usize {
     let mut tell = |from: PeerId, said: &Outgoing<'_>| {
         let report = handle.broadcast_message(said, Recipients::AllBut(from));
         // Others may be on their way out too.
-        let full = report
-            .skipped
-            .iter()
-            .filter(|(_, why)| *why == SendError::Full);
+        let full = report.skipped.iter().filter(|(_, why)| why.is_full());
         skipped += full.count();
     };
     while let Ok(received) = inbox.recv_any() {

@@ -112,10 +112,9 @@ pub struct Snapshot {
     pub reads_paused: u64,
     /// The same by cause.
     pub pauses: PauseRow,
-    /// Messages that were refused with [`SendError::Full`](crate::SendError::Full) because the byte
-    /// budget had no room for them, and not the outbox of their peer; all messages of a batch that
-    /// was refused, and one for each peer that a broadcast left out. Who tries again is counted
-    /// again.
+    /// Messages that were refused with [`SendError::OverBudget`](crate::SendError::OverBudget); all
+    /// messages of a batch that was refused, and one for each peer that a broadcast left out. A
+    /// second try counts again.
     pub refused_for_budget: u64,
     /// Times that all reading of a loop was paused because the dispatch queue was full, or had no
     /// place for an event.

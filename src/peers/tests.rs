@@ -1554,7 +1554,7 @@ mod output {
     fn who_was_refused_for_the_budget_is_told_when_it_has_room() {
         let (slots, mut peers, id) = listened(OutboxFull::Refuse, 100_000);
         slots.ledger.budget.charge(100_000);
-        assert_eq!(send(&slots, id, 1), Err(SendError::Full));
+        assert_eq!(send(&slots, id, 1), Err(SendError::OverBudget));
         turn(&mut peers, 1, id, 0);
         let fire = |peers: &mut Peers, now| {
             let mut allowance = TIMERS_PER_TURN;
@@ -1568,7 +1568,7 @@ mod output {
         assert_eq!(fire(&mut peers, 1 + 5 * BUDGET_CHECK_MS), []);
         // Another refusal is another story.
         slots.ledger.budget.charge(50_000);
-        assert_eq!(send(&slots, id, 1), Err(SendError::Full));
+        assert_eq!(send(&slots, id, 1), Err(SendError::OverBudget));
         turn(&mut peers, 600, id, 0);
         slots.ledger.budget.release(100_000);
         assert_eq!(fire(&mut peers, 600 + BUDGET_CHECK_MS), writable);

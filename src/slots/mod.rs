@@ -806,7 +806,10 @@ impl Slots {
             let before = Refusals(slot.refusals.fetch_or(why.0, Ordering::AcqRel));
             !before.has(why)
         };
-        let error = SendError::Full;
+        let error = match why {
+            Refusals::BUDGET => SendError::OverBudget,
+            _ => SendError::Full,
+        };
         Refused { error, tells_loop }
     }
 
@@ -1239,6 +1242,7 @@ impl Slots {
         if !(fits && self.lease(used, &used.leased_inline, queued.bytes)) {
             if fits {
                 self.count_refused_for_budget(traffic);
+                return Err(SendError::OverBudget);
             }
             return Err(SendError::Full);
         }

@@ -199,7 +199,7 @@ fn the_lease_covers_what_is_queued_and_comes_back() {
     let other = slots.open(1).unwrap();
     send(&slots, other, budget.limit() - used - 8).unwrap();
     let third = slots.open(2).unwrap();
-    assert_eq!(send(&slots, third, 0), Err(SendError::Full));
+    assert_eq!(send(&slots, third, 0), Err(SendError::OverBudget));
     assert_eq!(slots.queued(third), Traffic::default());
     slots.add_written(peer, slots.queued(peer));
     slots.trim_lease(peer);
@@ -226,12 +226,12 @@ fn what_is_refused_for_the_budget_is_counted_in_messages() {
         assert!(slots.accept_inline(other, small, 0).is_err());
     }
     assert_eq!(refused(), 0);
-    assert_eq!(send(&slots, peer, 0), Err(SendError::Full));
+    assert_eq!(send(&slots, peer, 0), Err(SendError::OverBudget));
     assert_eq!(refused(), 1);
     let sent = slots.send_batch(peer, Priority::Normal, &mut batch(3, 10));
-    assert_eq!((sent, refused()), (Err(SendError::Full), 4));
+    assert_eq!((sent, refused()), (Err(SendError::OverBudget), 4));
     let sent = slots.accept_inline(peer, small, 0);
-    assert_eq!((sent, refused()), (Err(SendError::Full), 5));
+    assert_eq!((sent, refused()), (Err(SendError::OverBudget), 5));
     let frame = SharedFrame::new(&Frame::new(MessageType(1), b""), Priority::Normal);
     let report = slots.broadcast(Ok(&frame), Recipients::All);
     assert_eq!((report.skipped.len(), refused()), (2, 6));
@@ -623,12 +623,13 @@ mod full {
         let slots = slots(BUDGET_LEASE_BYTES * 4);
         let peer = slots.open(0).unwrap();
         slots.ledger.budget.charge(BUDGET_LEASE_BYTES * 4);
+        let over_budget = || assert_eq!(send(&slots, peer, 1), Err(SendError::OverBudget));
         let refuse = |size| assert_eq!(send(&slots, peer, size), Err(SendError::Full));
-        refuse(1);
+        over_budget();
         assert!(!slots.has_dirty(), "nobody listens");
         slots.event_subscribers.store(1, Ordering::Relaxed);
-        refuse(1);
-        refuse(1);
+        over_budget();
+        over_budget();
         assert_eq!(slots.poll_dirty(), Some(0));
         assert_eq!(slots.poll_dirty(), None);
         assert_eq!(slots.fill(peer).1, Refusals::BUDGET);

@@ -340,7 +340,7 @@ fn send(world: &World, message: &MessageRef<'_>) -> Result<(), SendError> {
 pub(super) fn note_refused(world: &mut World, peer: PeerId, error: SendError) {
     let conn = world.conn_of(peer);
     match error {
-        SendError::Full => {
+        SendError::Full | SendError::OverBudget => {
             let budget = &world.slots.ledger.budget;
             let short = budget.used() * 4 >= budget.limit() * 2;
             // An echo may be longer than its question by a checksum.

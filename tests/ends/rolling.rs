@@ -161,7 +161,8 @@ fn send_on(handle: &Handle, events: &EventSubscription, rate: u32, over: &Atomic
                 batch.push(&message).unwrap();
             }
             match handle.send_batch(peer, &mut batch) {
-                Ok(()) | Err(SendError::Full) => {}
+                Ok(()) => {}
+                Err(error) if error.is_full() => {}
                 Err(SendError::Closing | SendError::NotConnected) => open = None,
                 Err(error) => panic!("{peer}: {error}"),
             }

@@ -139,7 +139,7 @@ fn ask(handle: &Handle, mut peers: Vec<PeerId>, pause: Duration) -> Asked {
                 .map_err(|one| one.error)
             {
                 Ok(()) => accepted += 1,
-                Err(SendError::Full) => {}
+                Err(error) if error.is_full() => {}
                 Err(SendError::Closing | SendError::NotConnected) => {
                     refused.push(*peer);
                     return false;

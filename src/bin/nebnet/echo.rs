@@ -35,7 +35,7 @@ pub(crate) fn run(mut messages: Subscription, handle: &Handle) -> Result<Summary
         let sent = pushed.and_then(|()| handle.send_batch(batch.peer(), &mut answers));
         match sent {
             Ok(()) => echo.echoed += batch.len() as u64,
-            Err(SendError::Full) => echo.send_singly(&batch, handle),
+            Err(error) if error.is_full() => echo.send_singly(&batch, handle),
             Err(error) => echo.lost(&batch, error),
         }
         answers.clear();
@@ -70,7 +70,7 @@ impl Echo {
                     let lost = batch.len() - index;
                     self.undeliverable += lost as u64;
                     let error = rejected.error;
-                    if error == SendError::Full && handle.close(peer) {
+                    if error.is_full() && handle.close(peer) {
                         log::warn!("peer {peer} is closed: no room for {lost} answers");
                     } else {
                         log::debug!("peer {peer}: {lost} answers undeliverable: {error}");
