@@ -53,7 +53,6 @@ const LONG_FILES: &[(&str, usize)] = &[
     ("src/peer/mod.rs", 1350),
     ("src/peers/table.rs", 600),
     ("src/service.rs", 1000),
-    ("src/slots/mod.rs", 1700),
     ("src/timers/mod.rs", 800),
     ("src/wheel/mod.rs", 600),
 ];

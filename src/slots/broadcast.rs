@@ -8,7 +8,12 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{CHECKSUMS, Inner, Item, Refused, Slot, SlotState, Slots, never_waits};
+use super::{
+    credit::never_waits,
+    item::{Item, Refused},
+    slot::{CHECKSUMS, Inner, Slot, SlotState},
+    table::Slots,
+};
 use crate::{
     doorbell::Doorbell,
     error::SendError,

@@ -1,4 +1,10 @@
-use std::{collections::BTreeMap, sync::Mutex, thread};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -8,9 +14,14 @@ use super::{
     *,
 };
 use crate::{
+    clock::Clock,
+    error::{CloseReason, SendError},
     frame::{Decoder, Frame},
-    id::{MessageType, NodeId},
-    limits::BLOCK_SIZE,
+    id::{MessageType, NodeId, PeerId, PeerIdentity},
+    ledger::{Ledger, Traffic},
+    limits::{BLOCK_SIZE, BUDGET_LEASE_BYTES},
+    policy::{OutboxFull, Priority},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 const MESSAGES: u64 = 10;
