@@ -50,7 +50,6 @@ const LONG_FILES: &[(&str, usize)] = &[
     ("src/idle.rs", 600),
     ("src/outbox/mod.rs", 550),
     ("src/peer/fuzz.rs", 750),
-    ("src/peer/mod.rs", 1350),
     ("src/peers/table.rs", 600),
     ("src/service.rs", 1000),
     ("src/timers/mod.rs", 800),

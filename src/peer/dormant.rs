@@ -8,10 +8,11 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use super::{
-    Peer, State,
     counts::Counts,
     greeting::{Greeting, HelloState},
     input_times::InputTimes,
+    machine::Peer,
+    state::State,
 };
 use crate::{
     clock::Tick,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Parsed;
+use super::parsed::Parsed;
 use crate::id::PeerIdentity;
 
 /// How far the greeting is.

@@ -49,3 +49,8 @@ impl InputTimes {
             .map(|(first, last)| (first + shift, last + shift));
     }
 }
+
+/// The first tick at which `limit` ticks have certainly passed: `since` was rounded down.
+pub(super) fn end_of(since: Tick, limit: u64) -> Tick {
+    since.saturating_add(limit).saturating_add(1)
+}

@@ -13,7 +13,7 @@
 //!
 //! Where nothing tells what was acknowledged, what our system takes has to do.
 
-use super::end_of;
+use super::input_times::end_of;
 use crate::{clock::Tick, limits::STALL_LOOKS};
 
 /// Since when something is due to a peer, and how far its system is. At first nothing is.

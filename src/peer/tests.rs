@@ -1,7 +1,14 @@
 //! The rules of the protocol, one by one, and the deadlines.
 
 use super::*;
-use crate::frame::{Bye as ByePayload, encode_whole};
+use crate::{
+    clock::Tick,
+    error::CloseReason,
+    frame::{Bye as ByePayload, Decoder, Frame, Hello, encode_whole},
+    id::{LinkId, MessageType, PeerId},
+    ledger::Traffic,
+    limits::HALF_CLOSE_GRACE_MS,
+};
 
 const ADDR: &str = "10.0.0.1:1";
 

@@ -25,13 +25,13 @@
 //! - the loop's own sends ([`accept_inline`](Slots::accept_inline)) take no lock: both of the above
 //!   may be passed by one send of another thread that is under way at the same moment
 //! - a slot index is in the dirty list at most once
-
 //!
 //! The files, each of which imports from earlier ones only: `addr`, `segment` and `tail`; `cells`,
 //! what is counted on one side and read on the other; `slot`, the state of one; `item`, what is to
 //! be accepted; `table`, all of them, and the dirty list; `leases` of the budget; `credit`; `room`,
 //! which senders wait for; `sending`; `taking`, the loop's side of the same; `lifecycle`;
 //! `broadcast`.
+
 mod addr;
 mod broadcast;
 mod cells;
