@@ -18,7 +18,7 @@ use std::{
 const FUNCTION_LINES_MAX: usize = 70;
 /// Functions that may be longer, as `file: name`, each with its reason.
 const LONG_FUNCTIONS: &[(&str, &str)] = &[(
-    "src/config.rs: problems",
+    "src/config/problems.rs: problems",
     "a table of ranges, one per setting, which reads better in one piece",
 )];
 const LINE_WIDTH_MAX: usize = 100;
@@ -39,7 +39,6 @@ const LONG_FILES: &[(&str, usize)] = &[
     ("src/balance.rs", 600),
     ("src/budget/mod.rs", 600),
     ("src/client/mod.rs", 750),
-    ("src/config.rs", 1000),
     ("src/dispatch/fan_out.rs", 850),
     ("src/dispatch/registry.rs", 800),
     ("src/dispatch/requests.rs", 550),
