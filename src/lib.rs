@@ -211,7 +211,7 @@ pub mod fuzz {
 
 pub use block::{Message, MessageRef};
 pub use client::{Client, ClientError, ClientMessage, ClientOptions};
-pub use config::{Config, Dispatch, Reconfigured};
+pub use config::{Config, Dispatch, Reconfigured, Setting, SettingValue};
 /// The version whose channels and `select!` this API works with.
 pub use crossbeam_channel;
 pub use dial::ConnectOptions;

@@ -1,9 +1,8 @@
 //! Which settings of a running service can change.
 //!
-//! Every setting is on one of two lists: what the service holds its peers to from now on, and what
-//! its sockets, threads and tables were made with.
+//! The table says of each whether it is live. Of the rest, a service keeps what it was made with.
 
-use super::Config;
+use super::{Config, Setting};
 
 /// What [`Handle::reconfigure`](crate::Handle::reconfigure) came to. Settings are named as those of
 /// [`Config`] and as keys of a configuration file; what is in neither list was the same before.
@@ -17,49 +16,27 @@ pub struct Reconfigured {
     pub kept: Vec<&'static str>,
 }
 
-macro_rules! settings {
-    (live: $($live:ident),*; fixed: $($fixed:ident),*) => {
-        impl Config {
-            /// These settings with what can change while a service runs taken from others. There
-            /// are places for so many peers.
-            pub(crate) fn changed_to(&self, new: &Self, places: usize) -> (Self, Reconfigured) {
-                // All of them, so that a new one has to be put on one of the lists.
-                let Self {
-                    $($live,)* $($fixed,)* max_peers, listen_is_default: _, memory_budget_is_set,
-                } = new;
-                let (mut next, mut told) = (self.clone(), Reconfigured::default());
-                $(if next.$live != *$live {
-                    next.$live = $live.clone();
-                    told.changed.push(stringify!($live));
-                })*
-                next.memory_budget_is_set = *memory_budget_is_set;
-                $(if next.$fixed != *$fixed {
-                    told.kept.push(stringify!($fixed));
-                })*
-                if next.max_peers != *max_peers {
-                    if *max_peers <= places {
-                        next.max_peers = *max_peers;
-                        told.changed.push("max_peers");
-                    } else {
-                        told.kept.push("max_peers");
-                    }
-                }
-                (next, told)
+impl Config {
+    /// These settings with what can change while a service runs taken from others. There are places
+    /// for so many peers.
+    pub(crate) fn changed_to(&self, new: &Self, places: usize) -> (Self, Reconfigured) {
+        // The table of peers was made with its places.
+        let fits = |setting: &Setting| setting.name() != "max_peers" || new.max_peers <= places;
+        let (mut next, mut told) = (self.clone(), Reconfigured::default());
+        for setting in Self::settings() {
+            if !setting.differs(self, new) {
+                continue;
+            }
+            if setting.is_live() && fits(setting) {
+                setting.take(&mut next, new);
+                told.changed.push(setting.name());
+            } else {
+                told.kept.push(setting.name());
             }
         }
-    };
-}
-
-settings! {
-    live:
-        max_peers_per_addr, max_pending, require_checksums, first_frame_timeout, frame_timeout,
-        idle_timeout, write_stall_timeout, connect_timeout, reconnect_min, reconnect_max,
-        heartbeat_interval, heartbeat_timeout, outbox_bytes, outbox_messages, memory_budget,
-        dispatch_bytes, require_hello, token, accept_tokens;
-    fixed:
-        listen, shards, max_payload, checksums, tcp_user_timeout, send_buffer, recv_buffer,
-        notsent_lowat, outbox_full, max_requests, network_id, node_id, agent, dispatch,
-        dispatch_messages, idle, thread_name, loop_cpus, dispatcher_cpus
+        next.memory_budget_is_set = new.memory_budget_is_set;
+        (next, told)
+    }
 }
 
 #[cfg(test)]
@@ -79,7 +56,7 @@ mod tests {
             .accept_tokens(["new"])
             .max_peers(50);
         let (next, told) = old.changed_to(&wanted, 100);
-        assert_eq!(told.changed, ["idle_timeout", "accept_tokens", "max_peers"]);
+        assert_eq!(told.changed, ["max_peers", "idle_timeout", "accept_tokens"]);
         assert_eq!(told.kept, ["listen", "shards"]);
         let expected = old
             .clone()

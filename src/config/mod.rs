@@ -7,6 +7,7 @@ mod builder;
 pub(crate) mod fuzz;
 mod live;
 mod problems;
+mod settings;
 
 use std::{
     fmt,
@@ -17,6 +18,7 @@ use std::{
 use crate::{id::NodeId, idle::IdleStrategy, limits, policy::OutboxFull};
 
 pub use live::Reconfigured;
+pub use settings::{Setting, SettingValue};
 
 /// Where the fan-out to subscribers runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,4 +1,5 @@
-//! Judges settings: each by itself, and those that bound each other.
+//! Judges settings: each by the range that the table has for it, and those that bound each other by
+//! rules.
 
 use super::Config;
 use crate::{clock::ticks_of_timeout, error::ConfigError, limits};
@@ -13,228 +14,87 @@ impl Config {
         self.problems().into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// Everything that is wrong with the settings.
+    /// Everything that is wrong with the settings: what is outside of its range
+    /// ([`settings`](Self::settings)), elements of lists that are, and settings that contradict
+    /// each other.
     #[must_use]
     pub fn problems(&self) -> Vec<ConfigError> {
         let mut problems = Vec::new();
-        let block = limits::BLOCK_SIZE as u64;
-        let budget = self.memory_budget as u64;
-        let queue = limits::QUEUE_MESSAGES_MAX_CEILING as u64;
-        let token_size = limits::TOKEN_SIZE_MAX as u64;
-        let tokens = self.accept_tokens.len() as u64;
-        let buffer = u64::from(i32::MAX.unsigned_abs()) / 2;
-        let ranges = [
-            (
-                "listen",
-                self.listen.len() as u64,
-                0,
-                limits::LISTENERS_MAX as u64,
-                "addresses",
-            ),
-            (
-                "shards",
-                self.shards as u64,
-                1,
-                limits::SHARDS_MAX as u64,
-                "",
-            ),
-            (
-                "max_payload",
-                u64::from(self.max_payload),
-                1,
-                u64::from(limits::PAYLOAD_SIZE_MAX_CEILING),
-                "bytes",
-            ),
-            (
-                "max_peers",
-                self.max_peers as u64,
-                1,
-                limits::PEERS_MAX_CEILING as u64,
-                "",
-            ),
-            (
-                "max_pending",
-                self.max_pending as u64,
-                0,
-                limits::PEERS_MAX_CEILING as u64,
-                "",
-            ),
-            (
-                "outbox_bytes",
-                self.outbox_bytes as u64,
-                block,
-                u64::MAX,
-                "bytes",
-            ),
-            ("outbox_messages", self.outbox_messages as u64, 1, queue, ""),
-            (
-                "memory_budget",
-                budget,
-                limits::MEMORY_BUDGET_MIN as u64,
-                u64::MAX / 4,
-                "bytes",
-            ),
-            (
-                "max_requests",
-                self.max_requests as u64,
-                1,
-                limits::REQUESTS_MAX_CEILING as u64,
-                "",
-            ),
-            (
-                "dispatch_messages",
-                self.dispatch_messages as u64,
-                1,
-                queue,
-                "",
-            ),
-            (
-                "dispatch_bytes",
-                self.dispatch_bytes as u64,
-                block,
-                u64::MAX,
-                "bytes",
-            ),
-            ("token", self.token.size(), 0, token_size, "bytes"),
-            (
-                "accept_tokens",
-                tokens,
-                0,
-                limits::TOKENS_MAX as u64,
-                "tokens",
-            ),
-            (
-                "thread_name",
-                self.thread_name.len() as u64,
-                1,
-                limits::THREAD_NAME_SIZE_MAX as u64,
-                "bytes",
-            ),
-            ("send_buffer", self.send_buffer as u64, 0, buffer, "bytes"),
-            ("recv_buffer", self.recv_buffer as u64, 0, buffer, "bytes"),
-            (
-                "notsent_lowat",
-                self.notsent_lowat as u64,
-                0,
-                buffer,
-                "bytes",
-            ),
-        ];
-        for (setting, value, min, max, unit) in ranges {
+        for setting in Self::settings() {
+            let (value, (min, max)) = (setting.value(self).amount(), setting.bounds());
             if !(min..=max).contains(&value) {
                 problems.push(ConfigError::OutOfRange {
-                    setting,
+                    setting: setting.name(),
                     value,
                     min,
                     max,
-                    unit,
+                    unit: setting.unit(),
                 });
             }
         }
-        self.note_cpus(&mut problems);
-        for token in &self.accept_tokens {
-            let (value, setting) = (token.size(), "accept_tokens");
-            if !(1..=token_size).contains(&value) {
-                problems.push(ConfigError::ElementOutOfRange {
-                    setting,
-                    value,
-                    min: 1,
-                    max: token_size,
-                    unit: "bytes",
-                });
-            }
-        }
-        let timeouts = [
-            ("first_frame_timeout", self.first_frame_timeout, 0),
-            ("frame_timeout", self.frame_timeout, 0),
-            ("idle_timeout", self.idle_timeout, 0),
-            ("write_stall_timeout", self.write_stall_timeout, 0),
-            ("tcp_user_timeout", self.tcp_user_timeout, 0),
-            ("connect_timeout", self.connect_timeout, 1),
-            ("reconnect_min", self.reconnect_min, 1),
-            ("reconnect_max", self.reconnect_max, 1),
-            ("heartbeat_interval", self.heartbeat_interval, 0),
-            ("heartbeat_timeout", self.heartbeat_timeout, 0),
-        ];
-        for (setting, timeout, min) in timeouts {
-            let (value, max) = (ticks_of_timeout(timeout), limits::TIMEOUT_MS_CEILING);
-            if !(min..=max).contains(&value) {
-                let unit = "ms";
-                problems.push(ConfigError::OutOfRange {
-                    setting,
-                    value,
-                    min,
-                    max,
-                    unit,
-                });
-            }
-        }
-        let ms = ticks_of_timeout;
-        let mut orders = vec![("reconnect_min", ms(self.reconnect_min), "reconnect_max")];
-        if !self.heartbeat_timeout.is_zero() {
-            let interval = ms(self.heartbeat_interval);
-            orders.push(("heartbeat_interval", interval, "heartbeat_timeout"));
-        }
-        for (setting, value, bound) in orders {
-            let limit = match bound {
-                "reconnect_max" => ms(self.reconnect_max),
-                _ => ms(self.heartbeat_timeout),
-            };
-            if value > limit {
-                let unit = "ms";
-                problems.push(ConfigError::Exceeds {
-                    setting,
-                    value,
-                    bound,
-                    limit,
-                    unit,
-                });
-            }
-        }
-        let bounds = [
-            ("max_payload", u64::from(self.max_payload)),
-            ("outbox_bytes", self.outbox_bytes as u64),
-            ("dispatch_bytes", self.dispatch_bytes as u64),
-        ];
-        for (setting, value) in bounds {
-            if value > budget {
-                let (bound, limit, unit) = ("memory_budget", budget, "bytes");
-                problems.push(ConfigError::Exceeds {
-                    setting,
-                    value,
-                    bound,
-                    limit,
-                    unit,
-                });
-            }
-        }
+        self.note_elements(&mut problems);
+        self.note_contradictions(&mut problems);
         problems
     }
 
-    fn note_cpus(&self, problems: &mut Vec<ConfigError>) {
+    /// The highest processor of a list, and tokens that are too long or empty.
+    fn note_elements(&self, problems: &mut Vec<ConfigError>) {
+        let token_size_max = limits::TOKEN_SIZE_MAX as u64;
+        let tokens = self.accept_tokens.iter();
+        let tokens = tokens.map(|one| ("accept_tokens", one.size(), 1, token_size_max, "bytes"));
         let lists = [
             ("loop_cpus", &self.loop_cpus),
             ("dispatcher_cpus", &self.dispatcher_cpus),
         ];
-        for (setting, cpus) in lists {
-            let (value, max) = (cpus.len() as u64, limits::CPUS_MAX as u64);
-            if value > max {
-                problems.push(ConfigError::OutOfRange {
-                    setting,
-                    value,
-                    min: 0,
-                    max,
-                    unit: "processors",
-                });
-            }
-            let highest = cpus.iter().max().copied().unwrap_or(0) as u64;
-            if highest > limits::CPU_MAX as u64 {
+        let cpus = lists.into_iter().filter_map(|(setting, cpus)| {
+            let highest = *cpus.iter().max()? as u64;
+            Some((setting, highest, 0, limits::CPU_MAX as u64, ""))
+        });
+        for (setting, value, min, max, unit) in cpus.chain(tokens) {
+            if !(min..=max).contains(&value) {
                 problems.push(ConfigError::ElementOutOfRange {
                     setting,
-                    value: highest,
-                    min: 0,
-                    max: limits::CPU_MAX as u64,
-                    unit: "",
+                    value,
+                    min,
+                    max,
+                    unit,
+                });
+            }
+        }
+    }
+
+    /// Settings that are above others which bound them.
+    fn note_contradictions(&self, problems: &mut Vec<ConfigError>) {
+        let ms = ticks_of_timeout;
+        let (interval, timeout) = (ms(self.heartbeat_interval), ms(self.heartbeat_timeout));
+        // Without a timeout any interval goes.
+        let timeout = if timeout == 0 { u64::MAX } else { timeout };
+        let (pause_min, pause_max) = (ms(self.reconnect_min), ms(self.reconnect_max));
+        let budget = ("memory_budget", self.memory_budget as u64, "bytes");
+        let payload = u64::from(self.max_payload);
+        let rules = [
+            (
+                "reconnect_min",
+                pause_min,
+                ("reconnect_max", pause_max, "ms"),
+            ),
+            (
+                "heartbeat_interval",
+                interval,
+                ("heartbeat_timeout", timeout, "ms"),
+            ),
+            ("max_payload", payload, budget),
+            ("outbox_bytes", self.outbox_bytes as u64, budget),
+            ("dispatch_bytes", self.dispatch_bytes as u64, budget),
+        ];
+        for (setting, value, (bound, limit, unit)) in rules {
+            if value > limit {
+                problems.push(ConfigError::Exceeds {
+                    setting,
+                    value,
+                    bound,
+                    limit,
+                    unit,
                 });
             }
         }
