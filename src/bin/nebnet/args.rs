@@ -43,14 +43,14 @@ pub(crate) struct ServeArgs {
     pub(crate) options: ServeOptions,
 }
 
-/// The settings of `serve`.
+/// The settings of `serve`. Of those that the library has, `--help` gets default and range from its
+/// table.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct ServeOptions {
     /// Address to listen on; may be given more than once; port 0 picks a free port
-    /// [default: 127.0.0.1:8680]
     #[arg(long, value_name = "ADDR", value_parser = units::address)]
     pub(crate) listen: Option<Vec<SocketAddr>>,
-    /// Loops that share the connections, each with two threads of its own [default: 1]
+    /// Loops that share the connections, each with two threads of its own
     #[arg(long, value_name = "N", value_parser = units::count)]
     pub(crate) shards: Option<usize>,
     /// Send every message back to its sender
@@ -75,43 +75,43 @@ pub(crate) struct ServeOptions {
     /// Serve metrics over HTTP on this address
     #[arg(long, value_name = "ADDR", value_parser = units::address)]
     pub(crate) metrics: Option<SocketAddr>,
-    /// Longest payload that is accepted [default: 1M]
+    /// Longest payload that is accepted
     #[arg(long, value_name = "SIZE", value_parser = units::size_u32)]
     pub(crate) max_payload: Option<u32>,
-    /// Most peers [default: 10000]
+    /// Most peers
     #[arg(long, value_name = "N", value_parser = units::count)]
     pub(crate) max_peers: Option<usize>,
-    /// Most peers of one address; 0 = off [default: 0]
+    /// Most peers of one address
     #[arg(long, value_name = "N", value_parser = units::count)]
     pub(crate) max_peers_per_addr: Option<usize>,
-    /// Most peers that have not sent a first whole message; 0 = off [default: 1024]
+    /// Most peers that have not sent a first whole message
     #[arg(long, value_name = "N", value_parser = units::count)]
     pub(crate) max_pending: Option<usize>,
-    /// Time in which a peer has to send its first message [default: 5s]
+    /// Time in which a peer has to send its first message
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     pub(crate) first_frame_timeout: Option<Duration>,
-    /// Time in which a message has to become whole [default: 10s]
+    /// Time in which a message has to become whole
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     pub(crate) frame_timeout: Option<Duration>,
-    /// Silence in both directions after which a peer is closed [default: 0]
+    /// Silence in both directions after which a peer is closed
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     pub(crate) idle_timeout: Option<Duration>,
-    /// Time in which a peer has to acknowledge some of what waits for it [default: 10s]
+    /// Time in which a peer has to acknowledge some of what waits for it
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     pub(crate) write_stall_timeout: Option<Duration>,
-    /// Bytes that the system takes for a peer before it sends them; 0 = no bound [default: 128K]
+    /// Bytes that the system takes for a peer before it sends them
     #[arg(long, value_name = "SIZE", value_parser = units::size_usize)]
     pub(crate) notsent_lowat: Option<usize>,
-    /// Most bytes that wait for one peer [default: 4M]
+    /// Most bytes that wait for one peer
     #[arg(long, value_name = "SIZE", value_parser = units::size_usize)]
     pub(crate) outbox_bytes: Option<usize>,
-    /// Most messages that wait for one peer [default: 65536]
+    /// Most messages that wait for one peer
     #[arg(long, value_name = "N", value_parser = units::count)]
     pub(crate) outbox_messages: Option<usize>,
-    /// What happens when neither takes a message more [default: refuse]
+    /// What happens when neither takes a message more
     #[arg(long, value_enum, value_name = "POLICY")]
     pub(crate) outbox_full: Option<WhenFull>,
-    /// Bytes that all queues together may hold [default: 256M]
+    /// Bytes that all queues together may hold
     #[arg(long, value_name = "SIZE", value_parser = units::size_usize)]
     pub(crate) memory_budget: Option<usize>,
     /// Send everything with a checksum
@@ -126,7 +126,7 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = units::boolean)]
     pub(crate) require_hello: Option<bool>,
-    /// Network that a HELLO has to name [default: 0]
+    /// Network that a HELLO has to name
     #[arg(long, value_name = "N", value_parser = units::id_u32)]
     pub(crate) network_id: Option<u32>,
     /// Who this service is: 32 hexadecimal digits; of several connections to one node one stays
@@ -139,25 +139,25 @@ pub(crate) struct ServeOptions {
     /// Token that a peer has to show; may be given more than once; implies --require-hello
     #[arg(long, value_name = "TOKEN", value_parser = Secret)]
     pub(crate) accept_token: Option<Vec<String>>,
-    /// Time in which a connection has to be made, and then answered [default: 5s]
+    /// Time in which a connection has to be made, and then answered
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     pub(crate) connect_timeout: Option<Duration>,
-    /// Silence after which a peer that said HELLO is asked for a sign of life [default: 15s]
+    /// Silence after which a peer that said HELLO is asked for a sign of life
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     pub(crate) heartbeat_interval: Option<Duration>,
-    /// Silence after which such a peer is taken for dead [default: 45s]
+    /// Silence after which such a peer is taken for dead
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     pub(crate) heartbeat_timeout: Option<Duration>,
-    /// Time to finish what is queued when the service stops [default: 5s]
+    /// Time to finish what is queued when the service stops
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     pub(crate) drain: Option<Duration>,
-    /// Where messages are handed to subscribers [default: thread]
+    /// Where messages are handed to subscribers
     #[arg(long, value_enum, value_name = "WHERE")]
     pub(crate) dispatch: Option<DispatchOn>,
-    /// What threads do while there is nothing to do [default: poll]
+    /// What threads do while there is nothing to do
     #[arg(long, value_enum, value_name = "HOW")]
     pub(crate) idle: Option<WhenIdle>,
-    /// What the names of the threads begin with; 1 to 10 bytes [default: nebnet]
+    /// What the names of the threads begin with
     #[arg(long, value_name = "PREFIX")]
     pub(crate) thread_name: Option<String>,
     /// Processors that the loops run on, with commas between them [default: the system decides]
@@ -166,7 +166,7 @@ pub(crate) struct ServeOptions {
     /// The same for the dispatchers
     #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = units::count)]
     pub(crate) dispatcher_cpus: Option<Vec<usize>>,
-    /// What is logged on standard error [default: info]
+    /// What is logged on standard error
     #[arg(long, value_enum, value_name = "LEVEL")]
     pub(crate) log_level: Option<LogLevel>,
 }

@@ -11,6 +11,7 @@ mod config_file;
 mod echo;
 mod exposition;
 mod failure;
+mod help;
 mod http;
 mod links;
 mod logger;
@@ -32,11 +33,9 @@ mod worker;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 fn main() -> ExitCode {
     // Prints help, version and usage errors itself, with exit code 0 or 2.
-    let args = args::Args::parse();
+    let args = help::parse();
     let result = match args.command {
         args::Command::Serve(serve) => {
             arenas::limit();

@@ -14,7 +14,10 @@ use std::{
 };
 
 use log::LevelFilter;
-use nebnet::{Config, ConfigError, Dispatch, IdleStrategy, NodeId, OutboxFull, Reconfigured};
+use nebnet::{
+    Config, ConfigError, Dispatch, IdleStrategy, NodeId, OutboxFull, Reconfigured, Setting,
+    SettingValue,
+};
 
 use crate::{
     args::{DispatchOn, LogLevel, ServeOptions, WhenFull, WhenIdle},
@@ -23,18 +26,11 @@ use crate::{
     relay,
 };
 
-const DRAIN_DEFAULT: Duration = Duration::from_secs(5);
-/// The library's defaults, for budgets that are smaller.
-const OUTBOX_BYTES_DEFAULT: usize = 4 << 20;
-/// The kernel gives a connection up after this time too, so it must not come before a longer write
-/// stall, or instead of none.
-const TCP_USER_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
-const DISPATCH_BYTES_DEFAULT: usize = 64 << 20;
-/// The library's defaults, for whoever gives one of the two.
-const HEARTBEAT_INTERVAL_DEFAULT: Duration = Duration::from_secs(15);
-const HEARTBEAT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(45);
-/// The least that a bound in bytes may be.
-const BLOCK_SIZE: usize = 64 << 10;
+/// What `serve` does at a stop, and logs, if nothing else is said.
+pub(crate) const DRAIN_DEFAULT: Duration = Duration::from_secs(5);
+pub(crate) const LOG_LEVEL_DEFAULT: LogLevel = LogLevel::Info;
+/// Options that are spelled otherwise than the library's setting: these are given once for each.
+const RENAMED: [(&str, &str); 1] = [("accept_token", "accept_tokens")];
 
 /// What `serve` runs with.
 #[derive(Clone, Debug)]
@@ -134,9 +130,8 @@ impl Settings {
         changes.changed.retain(|name| *name != "dispatch_bytes");
         for name in changes.changed.iter_mut().chain(&mut changes.kept) {
             *name = match *name {
-                "accept_tokens" => "accept_token",
                 "tcp_user_timeout" => "the TCP user timeout that goes with write_stall_timeout",
-                name => name,
+                name => option_of(name),
             };
         }
         let outbox_bytes = new.outbox_bytes.load(Ordering::Relaxed);
@@ -181,10 +176,8 @@ pub(crate) fn resolve(
         return Err(problems);
     }
     let outbox_bytes = options.outbox_bytes.unwrap_or_else(|| {
-        let quarter = options
-            .memory_budget
-            .map_or(usize::MAX, |budget| budget / 4);
-        OUTBOX_BYTES_DEFAULT.min(quarter.max(BLOCK_SIZE))
+        let budget = options.memory_budget.unwrap_or(usize::MAX);
+        size_of("outbox_bytes").min(quarter_of(budget))
     });
     Ok(Settings {
         config,
@@ -197,122 +190,112 @@ pub(crate) fn resolve(
         stats: options.stats,
         metrics: options.metrics,
         drain: options.drain.unwrap_or(DRAIN_DEFAULT),
-        log_level: options.log_level.unwrap_or(LogLevel::Info).filter(),
+        log_level: options.log_level.unwrap_or(LOG_LEVEL_DEFAULT).filter(),
     })
 }
 
-macro_rules! settings {
-    ($($field:ident),* $(,)?) => {
+macro_rules! options {
+    (plain: $($plain:ident),*; other: $($other:ident),*) => {
         /// The first that is given wins.
         fn overlay(flags: ServeOptions, file: ServeOptions) -> ServeOptions {
-            ServeOptions { $($field: flags.$field.or(file.$field),)* }
+            ServeOptions {
+                $($plain: flags.$plain.or(file.$plain),)*
+                $($other: flags.$other.or(file.$other),)*
+            }
         }
 
-        /// The settings that are given, as the configuration file spells them.
+        /// The options that are given, as the configuration file spells them.
         fn names_of(options: &ServeOptions) -> Vec<&'static str> {
-            let mut names = Vec::new();
-            $(if options.$field.is_some() {
-                names.push(stringify!($field));
+            let plain = [$((stringify!($plain), options.$plain.is_some())),*];
+            let other = [$((stringify!($other), options.$other.is_some())),*];
+            let given = plain.into_iter().chain(other).filter(|(_, is_given)| *is_given);
+            given.map(|(name, _)| name).collect()
+        }
+
+        /// The library's settings that are given. What is not stays at the library's default.
+        fn plain_of(options: &ServeOptions) -> Config {
+            let mut config = Config::default();
+            $(if let Some(value) = &options.$plain {
+                config = config.$plain(value.to_owned());
             })*
-            names
+            config
         }
     };
 }
 
-settings!(
-    listen,
-    shards,
-    echo,
-    connect,
-    relay,
-    print,
-    stats,
-    metrics,
-    max_payload,
-    max_peers,
-    max_peers_per_addr,
-    max_pending,
-    checksums,
-    require_checksums,
-    first_frame_timeout,
-    frame_timeout,
-    idle_timeout,
-    write_stall_timeout,
-    notsent_lowat,
-    outbox_bytes,
-    outbox_messages,
-    outbox_full,
-    memory_budget,
-    require_hello,
-    network_id,
-    node_id,
-    token,
-    accept_token,
-    connect_timeout,
-    heartbeat_interval,
-    heartbeat_timeout,
-    drain,
-    dispatch,
-    idle,
-    thread_name,
-    loop_cpus,
-    dispatcher_cpus,
-    log_level,
+// Every option: those that are a setting of the library as they are, and those that are more, or
+// none.
+options!(
+    plain: shards, max_payload, max_peers, max_peers_per_addr, max_pending, checksums,
+        require_checksums, first_frame_timeout, frame_timeout, idle_timeout, write_stall_timeout,
+        notsent_lowat, outbox_bytes, outbox_messages, memory_budget, require_hello, network_id,
+        node_id, token, connect_timeout, thread_name, loop_cpus, dispatcher_cpus;
+    other: listen, echo, connect, relay, print, stats, metrics, outbox_full, accept_token,
+        heartbeat_interval, heartbeat_timeout, drain, dispatch, idle, log_level
 );
 
-/// The library's settings. What is not given stays at the library's default.
+/// The library's setting that an option is about, if it is about one.
+pub(crate) fn setting_of(option: &str) -> Option<&'static Setting> {
+    let renamed = RENAMED.iter().find(|(from, _)| *from == option);
+    let name = renamed.map_or(option, |(_, to)| to);
+    Config::settings()
+        .iter()
+        .find(|setting| setting.name() == name)
+}
+
+/// The option that sets a setting of the library.
+fn option_of(setting: &'static str) -> &'static str {
+    let renamed = RENAMED.iter().find(|(_, to)| *to == setting);
+    renamed.map_or(setting, |(from, _)| from)
+}
+
+/// The default of a setting that is a number.
+fn default_of(setting: &str) -> u64 {
+    match setting_of(setting).map(Setting::default) {
+        Some(SettingValue::Number(number)) => number,
+        other => unreachable!("{setting} is no number: {other:?}"),
+    }
+}
+
+fn size_of(setting: &str) -> usize {
+    usize::try_from(default_of(setting)).unwrap_or(usize::MAX)
+}
+
+fn time_of(setting: &str) -> Duration {
+    Duration::from_millis(default_of(setting))
+}
+
+/// The library's settings.
 fn config_of(options: &ServeOptions, drawn: NodeId) -> Config {
-    let mut config = Config::default();
+    let mut config = plain_of(options);
     for addr in options.listen.iter().flatten() {
         config = config.listen(*addr);
     }
-    macro_rules! set {
-        ($($field:ident),*) => {
-            $(if let Some(value) = options.$field {
-                config = config.$field(value);
-            })*
-        };
-    }
-    set!(
-        shards,
-        max_payload,
-        max_peers,
-        max_peers_per_addr,
-        max_pending,
-        notsent_lowat,
-        outbox_bytes,
-        outbox_messages
-    );
-    set!(
-        first_frame_timeout,
-        frame_timeout,
-        idle_timeout,
-        write_stall_timeout
-    );
-    set!(require_hello, network_id, connect_timeout);
-    set!(checksums, require_checksums);
     config = identity_of(config, options, drawn);
-    if options.heartbeat_interval.is_some() || options.heartbeat_timeout.is_some() {
+    let (interval, timeout) = (options.heartbeat_interval, options.heartbeat_timeout);
+    if interval.is_some() || timeout.is_some() {
         config = config.heartbeat(
-            options
-                .heartbeat_interval
-                .unwrap_or(HEARTBEAT_INTERVAL_DEFAULT),
-            options
-                .heartbeat_timeout
-                .unwrap_or(HEARTBEAT_TIMEOUT_DEFAULT),
+            interval.unwrap_or_else(|| time_of("heartbeat_interval")),
+            timeout.unwrap_or_else(|| time_of("heartbeat_timeout")),
         );
     }
     if let Some(timeout) = options.write_stall_timeout {
+        // The kernel gives a connection up after this time too, so it must not come before a longer
+        // write stall, or instead of none.
         config = config.tcp_user_timeout(if timeout.is_zero() {
             timeout
         } else {
-            timeout.max(TCP_USER_TIMEOUT_DEFAULT)
+            timeout.max(time_of("tcp_user_timeout"))
         });
     }
     if let Some(budget) = options.memory_budget {
         config = within_budget(config, budget, options);
     }
-    config = threads_of(config, options);
+    config = match options.idle {
+        Some(WhenIdle::Block) => config.idle(IdleStrategy::Block),
+        Some(WhenIdle::Spin) => config.idle(IdleStrategy::Spin),
+        Some(WhenIdle::Poll) | None => config,
+    };
     if let Some(policy) = options.outbox_full {
         config = config.outbox_full(match policy {
             WhenFull::Refuse => OutboxFull::Refuse,
@@ -327,41 +310,17 @@ fn config_of(options: &ServeOptions, drawn: NodeId) -> Config {
     }
 }
 
-/// What threads are called, where they run, and what they do while there is nothing to do.
-fn threads_of(mut config: Config, options: &ServeOptions) -> Config {
-    config = match options.idle {
-        Some(WhenIdle::Block) => config.idle(IdleStrategy::Block),
-        Some(WhenIdle::Spin) => config.idle(IdleStrategy::Spin),
-        Some(WhenIdle::Poll) | None => config,
-    };
-    if let Some(prefix) = &options.thread_name {
-        config = config.thread_name(prefix);
-    }
-    if let Some(cpus) = &options.loop_cpus {
-        config = config.loop_cpus(cpus.iter().copied());
-    }
-    match &options.dispatcher_cpus {
-        Some(cpus) => config.dispatcher_cpus(cpus.iter().copied()),
-        None => config,
-    }
-}
-
 /// Who the service is, and what it shows and asks for.
 ///
 /// A service that connects to others gets an id if it has none, so that two that connect to each
 /// other notice, and a relay can tell services from their clients.
 fn identity_of(mut config: Config, options: &ServeOptions, drawn: NodeId) -> Config {
     let needs_id = options.connect.is_some() || options.relay == Some(true);
-    if let Some(id) = options.node_id {
-        config = config.node_id(id);
-    } else if needs_id {
+    if options.node_id.is_none() && needs_id {
         config = config.node_id(drawn);
     }
     if options.relay == Some(true) {
         config = config.agent(relay::AGENT);
-    }
-    if let Some(token) = &options.token {
-        config = config.token(token.as_bytes());
     }
     match &options.accept_token {
         Some(tokens) => config.accept_tokens(tokens.iter().map(String::as_bytes)),
@@ -378,36 +337,31 @@ pub(crate) fn random_node_id() -> NodeId {
     NodeId(bytes)
 }
 
-/// Sets the budget. What was not given and has to lie within it is lowered with it: a budget below
-/// these defaults is no contradiction, since nobody asked for them.
+/// Lowers with the budget what was not given and has to lie within it: a budget below these
+/// defaults is no contradiction, since nothing asked for them.
 ///
 /// Both get at most a quarter, the share that the dispatch queue has by default, so that neither
 /// one peer nor the queue can use a small budget up alone.
 fn within_budget(config: Config, budget: usize, options: &ServeOptions) -> Config {
-    let quarter = (budget / 4).max(BLOCK_SIZE);
-    let config = config
-        .memory_budget(budget)
-        .dispatch_bytes(DISPATCH_BYTES_DEFAULT.min(quarter));
+    let quarter = quarter_of(budget);
+    let config = config.dispatch_bytes(size_of("dispatch_bytes").min(quarter));
     if options.outbox_bytes.is_some() {
         return config;
     }
-    config.outbox_bytes(OUTBOX_BYTES_DEFAULT.min(quarter))
+    config.outbox_bytes(size_of("outbox_bytes").min(quarter))
+}
+
+/// A quarter of the budget, or the least that a bound in bytes may be.
+fn quarter_of(budget: usize) -> usize {
+    let min = setting_of("outbox_bytes").map_or(0, Setting::min);
+    (budget / 4).max(usize::try_from(min).unwrap_or(usize::MAX))
 }
 
 /// The settings that an error is about, the one to change first.
 fn settings_of(error: &ConfigError) -> Vec<&'static str> {
     match error {
-        // The option is given once for each of them.
-        ConfigError::OutOfRange {
-            setting: "accept_tokens",
-            ..
-        }
-        | ConfigError::ElementOutOfRange {
-            setting: "accept_tokens",
-            ..
-        } => vec!["accept_token"],
         ConfigError::OutOfRange { setting, .. }
-        | ConfigError::ElementOutOfRange { setting, .. } => vec![setting],
+        | ConfigError::ElementOutOfRange { setting, .. } => vec![option_of(setting)],
         ConfigError::Exceeds { setting, bound, .. } => vec![setting, bound],
         // A later version of the library may judge more.
         _ => Vec::new(),

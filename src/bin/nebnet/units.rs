@@ -162,6 +162,31 @@ pub(crate) fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
+/// Milliseconds as a duration is spelled.
+pub(crate) fn duration_text(ms: u64) -> String {
+    let units = [("h", 3_600_000), ("m", 60_000), ("s", 1000)];
+    let unit = units
+        .into_iter()
+        .find(|(_, unit_ms)| ms != 0 && ms % unit_ms == 0);
+    match unit {
+        Some((unit, unit_ms)) => format!("{}{unit}", ms / unit_ms),
+        None if ms == 0 => "0".to_owned(),
+        None => format!("{ms}ms"),
+    }
+}
+
+/// Bytes as a size is spelled.
+pub(crate) fn size_text(bytes: u64) -> String {
+    let units = [("G", 30), ("M", 20), ("K", 10)];
+    let unit = units
+        .into_iter()
+        .find(|(_, bits)| bytes != 0 && bytes.trailing_zeros() >= *bits);
+    match unit {
+        Some((unit, bits)) => format!("{}{unit}", bytes >> bits),
+        None => bytes.to_string(),
+    }
+}
+
 fn id(text: &str, max: u64) -> Result<u64, String> {
     let number = match text.strip_prefix("0x") {
         Some(hex) if hex.bytes().all(|byte| byte.is_ascii_hexdigit()) && !hex.is_empty() => {
@@ -234,6 +259,32 @@ mod tests {
         assert!(size_u32("4G").unwrap_err().contains("4294967295"));
         assert_eq!(payload_size("256M"), Ok(256 << 20));
         assert!(payload_size("257M").unwrap_err().contains("268435456"));
+    }
+
+    #[test]
+    fn what_is_spelled_is_read_as_the_same() {
+        for (ms, text) in [
+            (0, "0"),
+            (1, "1ms"),
+            (1500, "1500ms"),
+            (45_000, "45s"),
+            (120_000, "2m"),
+            (365 * 24 * 3_600_000, "8760h"),
+        ] {
+            assert_eq!(duration_text(ms), text);
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)));
+        }
+        for (bytes, text) in [
+            (0, "0"),
+            (1, "1"),
+            (1025, "1025"),
+            (64 << 10, "64K"),
+            (256 << 20, "256M"),
+            (3 << 30, "3G"),
+        ] {
+            assert_eq!(size_text(bytes), text);
+            assert_eq!(size(text), Ok(bytes));
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use clap::Arg;
+
 use super::*;
 
 fn problems(text: &str) -> Vec<String> {
@@ -57,59 +59,65 @@ fn every_setting_can_be_given() {
     assert_eq!(file.lines["listen"], 2);
 }
 
-/// What flags take, by flag, and what they refuse.
-const SAMPLES: &[(&str, &[&str], &[&str])] = &[
-    ("listen", &["127.0.0.1:1", "[::1]:0"], &["localhost:1", ""]),
-    ("shards", &["4"], &["-1", "four"]),
-    ("echo", &["true", "false"], &["yes", "1"]),
-    ("connect", &["localhost:1", "[::1]:2"], &["localhost"]),
-    ("relay", &["true", "false"], &["yes"]),
-    ("print", &["true", "false"], &["yes"]),
-    ("stats", &["true", "false"], &["yes"]),
-    ("metrics", &["127.0.0.1:0"], &["9680"]),
-    ("max-payload", &["4096", "2M"], &["4G", "2X", "1.5"]),
-    ("max-peers", &["1000"], &["1K"]),
-    ("max-peers-per-addr", &["0"], &["-1"]),
-    ("max-pending", &["9"], &["none"]),
-    ("first-frame-timeout", &["0", "3s"], &["5"]),
-    ("frame-timeout", &["500ms"], &["5d"]),
-    ("idle-timeout", &["2m"], &["-1s"]),
-    ("write-stall-timeout", &["1h"], &["9000h"]),
-    ("notsent-lowat", &["0", "64K"], &["K"]),
-    ("outbox-bytes", &["64K"], &["K"]),
-    ("outbox-messages", &["10"], &["10K"]),
+/// What an option takes, and what it refuses.
+type Sample = (
+    &'static str,
+    &'static [&'static str],
+    &'static [&'static str],
+);
+
+/// What options take, by the name of what they take.
+const SAMPLES: &[Sample] = &[
+    ("BOOL", &["true", "false"], &["yes", "1", "on"]),
+    ("N", &["0", "7", "1000"], &["-1", "four", "1K"]),
     (
-        "outbox-full",
-        &["refuse", "close", "drop-oldest"],
-        &["Close", "wait"],
+        "SIZE",
+        &["4096", "64K", "2M"],
+        &["K", "2X", "1.5", "99999999999G"],
     ),
-    ("memory-budget", &["1G"], &["99999999999G"]),
-    ("checksums", &["true"], &["on"]),
-    ("require-checksums", &["true"], &["on"]),
-    ("require-hello", &["false"], &["0"]),
+    (
+        "DURATION",
+        &["0", "500ms", "3s", "2m", "1h"],
+        &["5", "5d", "-1s", "9000h"],
+    ),
+    ("TOKEN", &["t", "a,b", "-x", "0"], &[""]),
+    (
+        "N,...",
+        &["0", "0,1", "3,2,1"],
+        &["0,one", "0-1", "0,", "-1"],
+    ),
+];
+
+/// And those of which no other is like it, by flag.
+const SAMPLES_BY_FLAG: &[Sample] = &[
+    ("listen", &["127.0.0.1:1", "[::1]:0"], &["localhost:1", ""]),
+    ("connect", &["localhost:1", "[::1]:2"], &["localhost"]),
+    ("metrics", &["127.0.0.1:0"], &["9680"]),
+    ("max-payload", &["4096", "2M"], &["4G"]),
     ("network-id", &["7", "0xff"], &["4294967296"]),
     (
         "node-id",
         &["000000000000000000000000000000ab"],
         &["0", "ab"],
     ),
-    ("token", &["t", "a,b", "-x", "0"], &[""]),
-    ("accept-token", &["t", "a,b", "-x"], &[""]),
-    ("connect-timeout", &["1s"], &["soon"]),
-    ("heartbeat-interval", &["1s"], &["1"]),
-    ("heartbeat-timeout", &["1s"], &["1"]),
-    ("drain", &["0"], &["1"]),
-    ("dispatch", &["thread", "inline"], &["elsewhere"]),
-    ("idle", &["block", "poll", "spin"], &["sometimes"]),
     ("thread-name", &["core", "7", ""], &[]),
-    ("loop-cpus", &["0", "0,1", "3,2,1"], &["0,one", "0-1", "0,"]),
-    ("dispatcher-cpus", &["0", "0,1"], &["-1"]),
-    (
-        "log-level",
-        &["off", "error", "warn", "info", "debug", "trace"],
-        &["loud"],
-    ),
 ];
+
+/// The samples of an option; of one that takes words, the words.
+fn sample_of(arg: &Arg) -> (Vec<String>, Vec<String>) {
+    let words = arg.get_possible_values();
+    if !words.is_empty() {
+        let words = words.iter().map(|word| word.get_name().to_owned());
+        return (words.collect(), vec!["Loud".to_owned()]);
+    }
+    let flag = arg.get_long().unwrap();
+    let kind = arg.get_value_names().unwrap()[0].as_str();
+    let named = |name, samples: &[Sample]| samples.iter().copied().find(|one| one.0 == name);
+    let sample = named(flag, SAMPLES_BY_FLAG).or_else(|| named(kind, SAMPLES));
+    let (_, good, bad) = sample.unwrap_or_else(|| panic!("no samples of {kind} for --{flag}"));
+    let owned = |texts: &[&str]| texts.iter().copied().map(str::to_owned).collect();
+    (owned(good), owned(bad))
+}
 
 /// What the flags make of themselves.
 fn options_of_flags(flags: &[String]) -> Result<String, ()> {
@@ -130,10 +138,9 @@ fn every_key_takes_what_its_flag_takes() {
     let command = ServeOptions::augment_args(Command::new("serve"));
     for arg in command.get_arguments() {
         let flag = arg.get_long().unwrap();
-        let sample = SAMPLES.iter().find(|(name, ..)| *name == flag);
-        let (_, good, bad) = sample.unwrap_or_else(|| panic!("no samples of --{flag}"));
+        let (good, bad) = sample_of(arg);
         let key = flag.replace('-', "_");
-        for text in *good {
+        for text in &good {
             let expected = options_of_flags(&[format!("--{flag}={text}")]);
             assert!(expected.is_ok(), "--{flag}={text}");
             let quoted = options_of_file(&format!("{key} = {text:?}"));
@@ -144,7 +151,7 @@ fn every_key_takes_what_its_flag_takes() {
                 assert_eq!(plain, expected, "{key} = {text}");
             }
         }
-        for text in *bad {
+        for text in &bad {
             let flag = options_of_flags(&[format!("--{flag}={text}")]);
             assert_eq!(flag, Err(()), "--{key}={text}");
             let quoted = options_of_file(&format!("{key} = {text:?}"));
