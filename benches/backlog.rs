@@ -127,7 +127,7 @@ fn send_all(handle: &Handle, peers: &[PeerId], payload: usize, stop: &AtomicBool
         for peer in peers {
             let mut batch = OutgoingBatch::new();
             for _ in 0..(32 << 10) / (payload.len() + HEADER_SIZE) {
-                batch.push(&Outgoing::new(ASKED, &*payload)).unwrap();
+                batch.push(Outgoing::new(ASKED, &*payload)).unwrap();
             }
             full += usize::from(handle.send_batch(*peer, &mut batch).is_err());
         }
@@ -250,7 +250,7 @@ fn high_past_full(lowat: usize) -> f64 {
                 let bytes = sent.to_be_bytes();
                 let message = Outgoing::new(TOLD, &bytes[..]).priority(Priority::High);
                 // One that finds no room is not timed.
-                drop(handle.send_message(peer, message));
+                drop(handle.send(peer, message));
             }
         }
     });
@@ -311,7 +311,7 @@ fn backlog_seen(lowat: usize) -> f64 {
             break;
         }
         while sent < begun.elapsed().as_secs_f64() * 480e3 {
-            handle.send(peer, ASKED, &*payload).unwrap();
+            handle.send(peer, (ASKED, &*payload)).unwrap();
             sent += 480.0;
         }
         let taken = unless_blocked(stream.peek(&mut buffer)).unwrap_or(0);

@@ -134,13 +134,13 @@ fn measure(connections: usize, rounds: usize, json: &mut String) {
 }
 
 fn broadcast(handle: &Handle, payload: &[u8], connections: usize) {
-    let report = handle.broadcast(MESSAGE_TYPE, payload, Recipients::All);
+    let report = handle.broadcast((MESSAGE_TYPE, payload), Recipients::All);
     assert_eq!(report.sent.len(), connections);
 }
 
 fn one_by_one(handle: &Handle, payload: &[u8], peers: &[PeerId]) {
     for peer in peers {
-        handle.send(*peer, MESSAGE_TYPE, payload).unwrap();
+        handle.send(*peer, (MESSAGE_TYPE, payload)).unwrap();
     }
 }
 

@@ -113,9 +113,9 @@ fn feed(feeder: &Feeder, handle: &Handle, fed: &mut Vec<PeerId>) {
     let messages = per_period / FED_PAYLOAD / fed.len().max(1);
     fed.retain(|peer| {
         for _ in 0..messages.max(1) {
-            match handle.send(*peer, MessageType(FEED_TYPE), &payload) {
+            match handle.send(*peer, (MessageType(FEED_TYPE), &payload)) {
                 Ok(()) => feeder.sent.fetch_add(1, Ordering::Relaxed),
-                Err(error) if error.is_full() => {
+                Err(rejected) if rejected.error.is_full() => {
                     feeder.full.fetch_add(1, Ordering::Relaxed);
                     return true;
                 }

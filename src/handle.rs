@@ -1,5 +1,6 @@
 //! What threads other than the loop hold: sends, closes, subscribes, asks.
 
+mod batch;
 mod reconfigure;
 mod requests;
 mod stopped;
@@ -19,7 +20,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::{
     balance::{Balance, Cut, CutAnswer},
-    block::{Message, MessageRef},
+    block::Message,
     clock::Clock,
     config::Config,
     dial::{ConnectOptions, NewLink},
@@ -29,22 +30,18 @@ use crate::{
     },
     error::{ConnectError, ListenError, SendError, SubscribeError, TimerError},
     frame::Frame,
-    id::{LinkId, ListenerId, MessageType, PeerId},
+    id::{LinkId, ListenerId, PeerId},
     ledger::{ClosedRow, DepartedRow, PeerRow, ServiceState, Snapshot, StateCell},
-    limits::{
-        CLOSED_ROWS_MAX, CUT_PAUSE_MAX_US, CUT_PAUSE_MIN_US, LINKS_MAX, PAYLOAD_COPIED_MAX,
-        PAYLOAD_SIZE_MAX_CEILING,
-    },
-    policy::Priority,
+    limits::{CLOSED_ROWS_MAX, CUT_PAUSE_MAX_US, CUT_PAUSE_MIN_US, LINKS_MAX, PAYLOAD_COPIED_MAX},
+    outgoing::{Outgoing, Payload, Rejected},
     resolve::{Resolved, Resolver},
-    slots::{
-        BroadcastReport, OutFrame, OutFrames, PeerInfo, Recipients, SharedFrame, Slots, never_waits,
-    },
+    slots::{BroadcastReport, OutFrame, PeerInfo, Recipients, SharedFrame, Slots, never_waits},
     socket::{Listener, SocketOptions},
     threads::is_dispatcher,
     timers::{TimerHub, Timers},
 };
 
+pub use batch::{OutgoingBatch, ReplyTo};
 pub(crate) use reconfigure::Settings;
 pub(crate) use stopped::{FinalReport, Signals, is_of_a_service};
 
@@ -306,26 +303,27 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// See [`SendError`].
+    /// [`Rejected`] gives the message back, with the [`SendError`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use nebnet::{MessageType, Outgoing, Priority};
+    ///
+    /// # use nebnet::{Handle, PeerId, SendError};
+    /// # fn example(handle: Handle, peer: PeerId) -> Result<(), SendError> {
+    /// handle.send(peer, (MessageType(7), "101.5"))?;
+    /// let urgent = Outgoing::new(MessageType(8), "cancel").priority(Priority::High);
+    /// handle.send(peer, urgent)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn send<'a>(
         &self,
         peer: PeerId,
-        message_type: MessageType,
-        payload: impl Into<Payload<'a>>,
-    ) -> Result<(), SendError> {
-        self.try_send(peer, &Outgoing::new(message_type, payload))
-    }
-
-    /// Sends a message with options. Never waits for the peer.
-    ///
-    /// # Errors
-    ///
-    /// [`Rejected`] hands the message back, with the [`SendError`].
-    pub fn send_message<'a>(
-        &self,
-        peer: PeerId,
-        message: Outgoing<'a>,
+        message: impl Into<Outgoing<'a>>,
     ) -> Result<(), Rejected<'a>> {
+        let message = message.into();
         self.try_send(peer, &message)
             .map_err(|error| Rejected { error, message })
     }
@@ -340,9 +338,10 @@ impl Handle {
     pub fn send_timeout<'a>(
         &self,
         peer: PeerId,
-        message: Outgoing<'a>,
+        message: impl Into<Outgoing<'a>>,
         timeout: Duration,
     ) -> Result<(), Rejected<'a>> {
+        let message = message.into();
         let slots = self.shared.slots_of(peer);
         let started = self.shared.clock.elapsed();
         let mut waiting = false;
@@ -382,7 +381,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// See [`SendError`].
+    /// [`Rejected`] gives the answer back as a message, with the [`SendError`].
     ///
     /// # Examples
     ///
@@ -399,20 +398,11 @@ impl Handle {
         &self,
         to: impl Into<ReplyTo>,
         payload: impl Into<Payload<'a>>,
-    ) -> Result<(), SendError> {
+    ) -> Result<(), Rejected<'a>> {
         let to = to.into();
-        let message = Outgoing {
-            message_type: to.message_type,
-            payload: payload.into(),
-            correlation: to.correlation,
-            checksum: to.checksum,
-            priority: Priority::Normal,
-        };
-        let owned = self.payload_of(&message)?;
-        let frame = self.frame_of(&message);
-        let slots = self.shared.slots_of(to.peer);
-        let slots = slots.ok_or(SendError::NotConnected)?;
-        slots.send_reply(to.peer, OutFrame { frame, owned })
+        let message = to.answer(payload);
+        self.try_reply(to.peer(), &message)
+            .map_err(|error| Rejected { error, message })
     }
 
     /// Sends a message to many peers. Never waits for any of them.
@@ -435,25 +425,13 @@ impl Handle {
     /// # fn example(mut messages: nebnet::Subscription, handle: nebnet::Handle) {
     /// for message in &mut messages {
     ///     let others = Recipients::AllBut(message.peer());
-    ///     let report = handle.broadcast(message.message_type(), message.payload(), others);
+    ///     let report = handle.broadcast((message.message_type(), message.payload()), others);
     ///     for (peer, error) in report.skipped {
     ///         eprintln!("{peer} is left out: {error}");
     ///     }
     /// }
     /// # }
     /// ```
-    pub fn broadcast<'a, 'b>(
-        &self,
-        message_type: MessageType,
-        payload: impl Into<Payload<'a>>,
-        to: impl Into<Recipients<'b>>,
-    ) -> BroadcastReport {
-        self.broadcast_message(&Outgoing::new(message_type, payload), to)
-    }
-
-    /// Sends a message with options to many peers, as [`broadcast`](Self::broadcast) does.
-    ///
-    /// # Examples
     ///
     /// To those who have little to read yet:
     ///
@@ -463,15 +441,16 @@ impl Handle {
     /// # fn example(handle: nebnet::Handle) {
     /// let quote = Outgoing::new(MessageType(7), b"101.5").priority(Priority::Low);
     /// let idle = Recipients::Matching(&|peer| peer.queued.messages < 10);
-    /// let report = handle.broadcast_message(&quote, idle);
+    /// let report = handle.broadcast(quote, idle);
     /// println!("{} peers got it", report.sent.len());
     /// # }
     /// ```
-    pub fn broadcast_message<'b>(
+    pub fn broadcast<'a, 'b>(
         &self,
-        message: &Outgoing<'_>,
+        message: impl Into<Outgoing<'a>>,
         to: impl Into<Recipients<'b>>,
     ) -> BroadcastReport {
+        let message = &message.into();
         let frame = self
             .check(message)
             .map(|()| SharedFrame::new(&self.frame_of(message), message.priority));
@@ -787,6 +766,14 @@ impl Handle {
         self.shared.snapshot()
     }
 
+    fn try_reply(&self, peer: PeerId, message: &Outgoing<'_>) -> Result<(), SendError> {
+        let owned = self.payload_of(message)?;
+        let frame = self.frame_of(message);
+        let slots = self.shared.slots_of(peer);
+        let slots = slots.ok_or(SendError::NotConnected)?;
+        slots.send_reply(peer, OutFrame { frame, owned })
+    }
+
     fn try_send(&self, peer: PeerId, message: &Outgoing<'_>) -> Result<(), SendError> {
         let owned = self.payload_of(message)?;
         let frame = self.frame_of(message);
@@ -917,293 +904,6 @@ pub struct ListenerInfo {
     pub id: ListenerId,
     /// The address, with the port that was picked.
     pub addr: SocketAddr,
-}
-
-/// Bytes to send.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Payload<'a> {
-    /// To be copied.
-    Borrowed(&'a [u8]),
-    /// To be queued as they are, if they are more than 4 KiB.
-    Owned(Bytes),
-}
-
-impl Payload<'_> {
-    /// The bytes.
-    #[must_use]
-    pub fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::Borrowed(bytes) => bytes,
-            Self::Owned(bytes) => bytes,
-        }
-    }
-}
-
-impl<'a> From<&'a [u8]> for Payload<'a> {
-    fn from(bytes: &'a [u8]) -> Self {
-        Self::Borrowed(bytes)
-    }
-}
-
-impl<'a, const N: usize> From<&'a [u8; N]> for Payload<'a> {
-    fn from(bytes: &'a [u8; N]) -> Self {
-        Self::Borrowed(bytes)
-    }
-}
-
-impl<'a> From<&'a Vec<u8>> for Payload<'a> {
-    fn from(bytes: &'a Vec<u8>) -> Self {
-        Self::Borrowed(bytes)
-    }
-}
-
-impl<'a> From<&'a str> for Payload<'a> {
-    fn from(text: &'a str) -> Self {
-        Self::Borrowed(text.as_bytes())
-    }
-}
-
-impl<'a> From<&'a String> for Payload<'a> {
-    fn from(text: &'a String) -> Self {
-        Self::Borrowed(text.as_bytes())
-    }
-}
-
-impl From<Vec<u8>> for Payload<'_> {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self::Owned(bytes.into())
-    }
-}
-
-impl From<String> for Payload<'_> {
-    fn from(text: String) -> Self {
-        Self::Owned(text.into())
-    }
-}
-
-impl From<Bytes> for Payload<'_> {
-    fn from(bytes: Bytes) -> Self {
-        Self::Owned(bytes)
-    }
-}
-
-/// A message to send.
-#[derive(Clone, Debug)]
-pub struct Outgoing<'a> {
-    message_type: MessageType,
-    payload: Payload<'a>,
-    correlation: Option<u64>,
-    checksum: bool,
-    priority: Priority,
-}
-
-impl<'a> Outgoing<'a> {
-    /// A message of normal priority, without correlation and checksum.
-    #[must_use]
-    pub fn new(message_type: MessageType, payload: impl Into<Payload<'a>>) -> Self {
-        Self {
-            message_type,
-            payload: payload.into(),
-            correlation: None,
-            checksum: false,
-            priority: Priority::Normal,
-        }
-    }
-
-    /// Adds a correlation number.
-    #[must_use]
-    pub fn correlation(self, correlation: u64) -> Self {
-        Self {
-            correlation: Some(correlation),
-            ..self
-        }
-    }
-
-    /// Adds a CRC-32C, or not; [`Config::checksums`](crate::Config::checksums) adds one in any
-    /// case.
-    #[must_use]
-    pub fn checksum(self, checksum: bool) -> Self {
-        Self { checksum, ..self }
-    }
-
-    /// Says how urgent it is; only among messages of one priority is order kept.
-    #[must_use]
-    pub fn priority(self, priority: Priority) -> Self {
-        Self { priority, ..self }
-    }
-
-    fn frame(&self) -> Frame<'_> {
-        Frame {
-            message_type: self.message_type,
-            correlation: self.correlation,
-            checksum: self.checksum,
-            payload: self.payload.as_slice(),
-        }
-    }
-}
-
-/// A message that was not accepted, and why.
-#[derive(Clone, Debug)]
-pub struct Rejected<'a> {
-    /// Why.
-    pub error: SendError,
-    /// The message, as it was given.
-    pub message: Outgoing<'a>,
-}
-
-impl fmt::Display for Rejected<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)
-    }
-}
-
-impl std::error::Error for Rejected<'_> {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.error)
-    }
-}
-
-/// Where an answer goes, and what it repeats of the question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReplyTo {
-    peer: PeerId,
-    message_type: MessageType,
-    correlation: Option<u64>,
-    checksum: bool,
-}
-
-impl ReplyTo {
-    /// The peer that asked.
-    #[must_use]
-    pub const fn peer(&self) -> PeerId {
-        self.peer
-    }
-}
-
-impl From<&Message> for ReplyTo {
-    fn from(message: &Message) -> Self {
-        Self {
-            peer: message.peer(),
-            message_type: message.message_type(),
-            correlation: message.correlation(),
-            checksum: message.checksum(),
-        }
-    }
-}
-
-impl From<MessageRef<'_>> for ReplyTo {
-    fn from(message: MessageRef<'_>) -> Self {
-        Self {
-            peer: message.peer(),
-            message_type: message.message_type(),
-            correlation: message.correlation(),
-            checksum: message.checksum(),
-        }
-    }
-}
-
-impl From<&MessageRef<'_>> for ReplyTo {
-    fn from(message: &MessageRef<'_>) -> Self {
-        (*message).into()
-    }
-}
-
-/// Messages for one peer, encoded one behind the other, to be sent at once.
-///
-/// # Examples
-///
-/// ```no_run
-/// use nebnet::OutgoingBatch;
-///
-/// # fn example(mut questions: nebnet::Subscription, handle: nebnet::Handle)
-/// # -> Result<(), Box<dyn std::error::Error>> {
-/// let mut answers = OutgoingBatch::new();
-/// while let Ok(batch) = questions.recv_batch() {
-///     for question in &batch {
-///         answers.push_reply(question, question.payload())?;
-///     }
-///     handle.send_batch(batch.peer(), &mut answers)?;
-/// }
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug, Default)]
-pub struct OutgoingBatch {
-    frames: OutFrames,
-    priority: Priority,
-}
-
-impl OutgoingBatch {
-    /// An empty batch of normal priority.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Says how urgent all of its messages are, those to come included. What each of them was
-    /// given when it was made does not count.
-    #[must_use]
-    pub fn priority(self, priority: Priority) -> Self {
-        Self { priority, ..self }
-    }
-
-    /// Appends a message.
-    ///
-    /// # Errors
-    ///
-    /// [`SendError::ReservedType`], or [`SendError::TooLarge`] above 256 MiB; a smaller limit of
-    /// the peer is looked at when the batch is sent.
-    pub fn push(&mut self, message: &Outgoing<'_>) -> Result<(), SendError> {
-        self.push_frame(&message.frame())
-    }
-
-    /// Appends the answer to a message: the same type and correlation, and a checksum if it had
-    /// one.
-    ///
-    /// # Errors
-    ///
-    /// As [`push`](Self::push).
-    #[inline]
-    pub fn push_reply(&mut self, to: MessageRef<'_>, payload: &[u8]) -> Result<(), SendError> {
-        self.push_frame(&Frame {
-            message_type: to.message_type(),
-            correlation: to.correlation(),
-            checksum: to.checksum(),
-            payload,
-        })?;
-        self.frames.replies += 1;
-        Ok(())
-    }
-
-    /// Number of messages.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.frames.messages as usize
-    }
-
-    /// Whether there is no message.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.frames.messages == 0
-    }
-
-    /// Removes all messages and keeps the memory.
-    pub fn clear(&mut self) {
-        self.frames.clear();
-    }
-
-    fn push_frame(&mut self, frame: &Frame<'_>) -> Result<(), SendError> {
-        if frame.message_type.is_protocol() {
-            return Err(SendError::ReservedType(frame.message_type));
-        }
-        let (size, limit) = (frame.payload.len(), PAYLOAD_SIZE_MAX_CEILING as usize);
-        if size > limit {
-            return Err(SendError::TooLarge { size, limit });
-        }
-        self.frames.push(frame);
-        Ok(())
-    }
 }
 
 /// Handles go to any thread.

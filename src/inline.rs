@@ -13,6 +13,8 @@ use crate::{
     id::{MessageType, PeerId},
     ledger::Traffic,
     outbox::Outbox,
+    outgoing::{Outgoing, Payload, Rejected},
+    policy::Priority,
     slots::Slots,
 };
 
@@ -68,40 +70,44 @@ impl<'a> Replier<'a> {
     ///
     /// # Errors
     ///
+    /// [`Rejected`] gives the answer back as a message, with one of these:
+    ///
     /// - [`SendError::Full`], [`SendError::OverBudget`]: no room in the outbox or in the budget,
     ///   whatever the policy for a full outbox. An answer that is no longer than its question meets
     ///   this only if others send to the peer too, or the budget is short.
     /// - [`SendError::TooLarge`]: the payload is longer than the peer takes.
     /// - [`SendError::Closing`], [`SendError::NotConnected`]: our BYE is due, or the peer may not
     ///   be sent to yet.
-    pub fn reply(&mut self, payload: impl AsRef<[u8]>) -> Result<(), SendError> {
-        self.push(&Frame {
+    pub fn reply<'m>(&mut self, payload: impl Into<Payload<'m>>) -> Result<(), Rejected<'m>> {
+        let message = Outgoing {
             message_type: self.message_type,
+            payload: payload.into(),
             correlation: self.correlation,
             checksum: self.checksum,
-            payload: payload.as_ref(),
-        })
+            priority: Priority::Normal,
+        };
+        self.push(&message)
+            .map_err(|error| Rejected { error, message })
     }
 
-    /// Sends the same peer a message of another type, without correlation and checksum.
+    /// Sends the same peer another message.
     ///
     /// # Errors
     ///
     /// As for [`reply`](Self::reply), and [`SendError::ReservedType`].
-    pub fn send(
-        &mut self,
-        message_type: MessageType,
-        payload: impl AsRef<[u8]>,
-    ) -> Result<(), SendError> {
-        if message_type.is_protocol() {
+    pub fn send<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> Result<(), Rejected<'m>> {
+        let message = message.into();
+        let pushed = if message.message_type.is_protocol() {
             self.refused += 1;
-            return Err(SendError::ReservedType(message_type));
-        }
-        self.push(&Frame::new(message_type, payload.as_ref()))
+            Err(SendError::ReservedType(message.message_type))
+        } else {
+            self.push(&message)
+        };
+        pushed.map_err(|error| Rejected { error, message })
     }
 
-    fn push(&mut self, frame: &Frame<'_>) -> Result<(), SendError> {
-        let frame = &self.slots.dress_for(self.peer, *frame);
+    fn push(&mut self, message: &Outgoing<'_>) -> Result<(), SendError> {
+        let frame = &self.slots.dress_for(self.peer, message.frame());
         let traffic = Traffic::new(1, frame.encoded_size() as u64);
         let size = frame.payload.len();
         if self.is_closing {
@@ -113,7 +119,7 @@ impl<'a> Replier<'a> {
             self.refused += 1;
             return Err(error);
         }
-        self.outbox.push_inline(self.now, frame);
+        self.outbox.push_inline(self.now, message.priority, frame);
         self.accepted.add(traffic);
         Ok(())
     }

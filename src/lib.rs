@@ -56,7 +56,7 @@
 //! service.start()?;
 //!
 //! let mut client = Client::connect(service.local_addrs()[0])?;
-//! client.send(MessageType(7), "hi")?;
+//! client.send((MessageType(7), "hi"))?;
 //!
 //! let batch = greetings.recv_batch()?;
 //! for greeting in &batch {
@@ -105,12 +105,12 @@
 //! // Stays connected: back-off with full jitter, HELLO, heartbeats; one connection for each node.
 //! let link = handle.connect(ConnectOptions::from("gateway:8680").keep_connected(true))?;
 //! // Encoded once for everybody; whoever is full is left out and named.
-//! let report = handle.broadcast(MessageType(7), "101.5", Recipients::AllBut(sender));
+//! let report = handle.broadcast((MessageType(7), "101.5"), Recipients::AllBut(sender));
 //! // High goes first, low never starves.
 //! let urgent = Outgoing::new(MessageType(8), "cancel").priority(Priority::High);
-//! let sent = handle.send_message(peer, urgent);
+//! let sent = handle.send(peer, urgent);
 //! // One result for each request: an answer, a timeout, or the reason of the connection's end.
-//! let answer = handle.request(peer, MessageType(9), "?", Duration::from_secs(1))?.recv()?;
+//! let answer = handle.request(peer, (MessageType(9), "?"), Duration::from_secs(1))?.recv()?;
 //! // On the loop itself, one hand-off less; to be set before the start.
 //! service.handle_inline(HandlerOptions::new(MessageType(10)), |message, replier| {
 //!     let _ = replier.reply(message.payload());
@@ -152,16 +152,17 @@ mod resolve;
 pub mod wheel;
 // 3
 mod balance;
-mod client;
 mod config;
 mod dial;
 mod event;
+mod outgoing;
 mod read_ahead;
 mod slots;
 mod socket;
 mod threads;
 // 4
 mod block;
+mod client;
 mod host;
 mod outbox;
 mod timers;
@@ -226,7 +227,7 @@ pub use error::{
     ServiceFailure, StartError, SubscribeError, TimerError, TryRecvError,
 };
 pub use event::{Event, PauseCause};
-pub use handle::{Handle, ListenerInfo, Outgoing, OutgoingBatch, Payload, Rejected, ReplyTo};
+pub use handle::{Handle, ListenerInfo, OutgoingBatch, ReplyTo};
 pub use id::{
     LinkId, ListenerId, MessageType, NodeId, PeerId, PeerIdentity, RequestId, SubscriberId,
 };
@@ -237,6 +238,7 @@ pub use ledger::{
     RequestRow, ServiceState, ShardRow, Snapshot, StopReport, StopRow, SubscriberRow, Traffic,
     TypeTraffic,
 };
+pub use outgoing::{Outgoing, Payload, Rejected};
 pub use peers::HandlerOptions;
 pub use policy::{OutboxFull, Priority};
 pub use service::{NetService, Never};

@@ -40,7 +40,7 @@ fn feed_one_that_never_reads(config: Config) -> (u64, u64) {
     let mut sent = 0;
     while row().queued.bytes < 128 << 10 && sent < ENOUGH {
         for _ in 0..64 {
-            handle.send(peer, FEED, &PAYLOAD).unwrap();
+            handle.send(peer, (FEED, &PAYLOAD)).unwrap();
             sent += PAYLOAD.len() as u64 + 8;
         }
         // What the system takes it takes soon; what it does not take stays.

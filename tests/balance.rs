@@ -88,18 +88,18 @@ fn storm_of_senders(go: &Receiver<()>, handle: &Handle, seed: u64) {
     let payload = vec![9; 9_000];
     while go.recv().is_ok() {
         let everybody = Recipients::Matching(&|info| {
-            let _ = handle.send(info.peer, MessageType(0x77), b"you");
+            let _ = handle.send(info.peer, (MessageType(0x77), b"you"));
             true
         });
         let message = Outgoing::new(MessageType(0x70), &payload[..random.below(9_000)]);
         let priority = [Priority::High, Priority::Normal, Priority::Low][random.below(3)];
-        let report = handle.broadcast_message(&message.priority(priority), everybody);
+        let report = handle.broadcast(message.priority(priority), everybody);
         for peer in report.sent {
             match random.below(40) {
                 0 => drop(handle.close(peer)),
                 1..=5 => {
                     let (kind, timeout) = (MessageType(0x71), Duration::from_millis(20));
-                    let asked = handle.request(peer, kind, b"?", timeout);
+                    let asked = handle.request(peer, (kind, b"?"), timeout);
                     if random.below(2) == 0 {
                         drop(asked.map(|pending| pending.recv_timeout(Duration::from_millis(1))));
                     }
@@ -112,7 +112,7 @@ fn storm_of_senders(go: &Receiver<()>, handle: &Handle, seed: u64) {
                     }
                     let _ = handle.send_batch(peer, &mut batch);
                 }
-                10..=15 => drop(handle.send(peer, MessageType(0x73), payload.clone())),
+                10..=15 => drop(handle.send(peer, (MessageType(0x73), payload.clone()))),
                 _ => {}
             }
         }
@@ -246,7 +246,7 @@ fn each_type_has_its_own_sum() {
         let long = Duration::from_secs(3600);
         let asked = service
             .handle()
-            .request(peer, MessageType(1), b"?", long)
+            .request(peer, (MessageType(1), b"?"), long)
             .unwrap();
         let question = client.receive().unwrap();
         let mut parts = Vec::new();

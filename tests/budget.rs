@@ -21,7 +21,7 @@ use std::{
 
 use nebnet::{
     CloseReason, Config, MessageType, NetService, Outgoing, OutgoingBatch, OverflowPolicy,
-    Priority, Recipients, SendError, SubscribeOptions, TypeFilter,
+    Priority, Recipients, SubscribeOptions, TypeFilter,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use util::{Client, PATIENCE, config, only_peer, wait_for_closed, wait_until};
@@ -117,7 +117,9 @@ fn many_small_messages_stay_within_the_budget() {
             for (number, peer) in peers.iter().enumerate() {
                 for count in [1, 2, 30] {
                     let result = if count < 30 || number % 2 == 0 {
-                        (0..count).try_for_each(|_| handle.send(*peer, MessageType(9), &payload))
+                        (0..count)
+                            .try_for_each(|_| handle.send(*peer, (MessageType(9), &payload)))
+                            .map_err(nebnet::Rejected::into_error)
                     } else {
                         for _ in 0..count {
                             let message = Outgoing::new(MessageType(9), &payload);
@@ -176,7 +178,7 @@ fn little_for_each_of_many_is_little() {
         if idle.is_empty() {
             break;
         }
-        handle.broadcast(MessageType(9), &[0; 1_400], &idle);
+        handle.broadcast((MessageType(9), &[0; 1_400]), &idle);
     }
     let mut reader = Client::connect(addr);
     reader.send_message(7, b"room?");
@@ -209,12 +211,19 @@ fn one_of_several_is_closed_where_one_suffices() {
         usize::try_from(row.queued.bytes).unwrap()
     };
     for (peer, size) in peers.iter().zip([1_260_000, 1_260_000, 1_510_000, 8 << 20]) {
-        while queued(*peer) < size && handle.send(*peer, MessageType(9), vec![0; 10_000]).is_ok() {}
+        while queued(*peer) < size
+            && handle
+                .send(*peer, (MessageType(9), vec![0; 10_000]))
+                .is_ok()
+        {}
     }
     // Until nothing fits any more, whatever the loop gives back; the reader is not read then.
     wait_until("somebody is closed", || {
         for size in [1_000, 100, 0] {
-            while handle.send(peers[3], MessageType(9), vec![0; size]).is_ok() {}
+            while handle
+                .send(peers[3], (MessageType(9), vec![0; size]))
+                .is_ok()
+            {}
         }
         reader.send_message(7, b"room?");
         util::closed_for(&service.handle().snapshot(), CloseReason::Budget) > 0
@@ -262,7 +271,7 @@ fn a_mix_stays_within_the_budget() {
     first.send_message(1, b"");
     wait_until("the first", || service.handle().snapshot().dispatched == 1);
     let id = only_peer(&service);
-    handle.send(id, MessageType(9), b"").unwrap();
+    handle.send(id, (MessageType(9), b"")).unwrap();
     first.expect(9, b"");
     drop(first);
     let (done, before) = (AtomicBool::new(false), heap());
@@ -302,7 +311,7 @@ fn a_mix_stays_within_the_budget() {
         for round in 0..2_000 {
             let message = Outgoing::new(MessageType(9), &news[..[100, 5_000, 40_000][round % 3]]);
             let message = message.priority([Priority::High, Priority::Low][round % 2]);
-            let report = handle.broadcast_message(&message, Recipients::All);
+            let report = handle.broadcast(&message, Recipients::All);
             let full = report.skipped.iter().filter(|one| one.1.is_full());
             refused += full.count();
             peak = peak.max(heap().saturating_sub(before));
@@ -324,8 +333,8 @@ fn a_mix_stays_within_the_budget() {
 /// takes nothing more.
 fn fill(service: &NetService, peer: nebnet::PeerId) {
     let handle = service.handle();
-    let send = |size| handle.send(peer, MessageType(9), vec![0; size]);
-    while !send(0).is_err_and(SendError::is_full) {
+    let send = |size| handle.send(peer, (MessageType(9), vec![0; size]));
+    while !send(0).is_err_and(|rejected| rejected.error.is_full()) {
         for size in [60_000, 8_000, 100, 0] {
             while send(size).is_ok() {}
         }

@@ -47,7 +47,7 @@ fn start_news(config: Config) -> (NetService, JoinHandle<()>) {
     let thread = thread::Builder::new().spawn(move || {
         while let Ok(question) = questions.recv() {
             // The peer may have left.
-            let _ = handle.send(question.peer(), NEWS, question.payload());
+            let _ = handle.send(question.peer(), (NEWS, question.payload()));
             let _ = handle.reply(&question, question.payload());
         }
     });
@@ -110,12 +110,12 @@ fn hello_is_answered_with_who_the_service_is() {
     assert_eq!(row.addr, client.local_addr().unwrap());
     // What the service does not accept is not sent.
     let (size, limit) = (2049, 2048);
-    let refused = client.send(ASK, vec![0; size]);
+    let refused = client.send((ASK, vec![0; size]));
     assert_eq!(refused, Err(ClientError::TooLarge { size, limit }));
-    client.send(ASK, vec![0; 2048]).unwrap();
+    client.send((ASK, vec![0; 2048])).unwrap();
     assert_eq!(tap.recv().unwrap().payload().len(), 2048);
     let message_type = HELLO;
-    let refused = client.push(HELLO, "");
+    let refused = client.push((HELLO, ""));
     assert_eq!(refused, Err(ClientError::ReservedType { message_type }));
     assert_eq!(client.close(), Ok(0));
     wait_for_closed(&service, CloseReason::PeerBye, 1);
@@ -165,7 +165,7 @@ fn without_hello_a_service_that_requires_it_says_bye() {
     let (service, tap) = start_tap(config().require_hello(true));
     let mut client = Client::connect_with(addr_of(&service), without_hello()).unwrap();
     assert_eq!(client.service(), None);
-    client.send(ASK, "?").unwrap();
+    client.send((ASK, "?")).unwrap();
     expect_closed(client.recv(), CloseReason::HelloRequired);
     stop_tap(service, tap);
 }
@@ -242,7 +242,9 @@ fn requests_are_answered_and_what_comes_before_waits_in_order() {
     let (mut service, news) = start_news(config());
     let mut client = Client::connect(addr_of(&service)).unwrap();
     for number in 0..10_u32 {
-        let answer = client.request(ASK, number.to_be_bytes(), PATIENCE).unwrap();
+        let answer = client
+            .request((ASK, &number.to_be_bytes()), PATIENCE)
+            .unwrap();
         assert_eq!(answer.payload(), number.to_be_bytes());
         assert_eq!(answer.message_type(), ASK);
     }
@@ -273,7 +275,7 @@ fn questions_are_asked_ahead_and_their_answers_taken_in_any_order() {
     let options = ClientOptions::new().checksums(true);
     let mut client = Client::connect_with(addr_of(&service), options).unwrap();
     let ids: Vec<_> = (0..QUESTIONS)
-        .map(|number| client.push_request(ASK, number.to_be_bytes()).unwrap())
+        .map(|number| client.push_request((ASK, &number.to_be_bytes())).unwrap())
         .collect();
     assert!(client.unwritten() > 0, "they are written together");
     for (number, id) in (0..QUESTIONS).zip(&ids).rev() {
@@ -287,7 +289,7 @@ fn questions_are_asked_ahead_and_their_answers_taken_in_any_order() {
     let again = client.recv_reply(ids[0], SHORT);
     assert_eq!(again, Err(ClientError::UnknownRequest));
     // Or as messages that come.
-    let id = client.push_request(ASK, "any").unwrap();
+    let id = client.push_request((ASK, "any")).unwrap();
     assert_eq!(client.recv().unwrap().correlation(), Some(id.correlation()));
     drop(client);
     stop_echo(service, echo);
@@ -296,7 +298,7 @@ fn questions_are_asked_ahead_and_their_answers_taken_in_any_order() {
 #[test]
 fn a_late_answer_is_counted_and_no_message() {
     let (mut stream, mut client) = raw(ClientOptions::new());
-    let late = client.request(ASK, "slow?", SHORT);
+    let late = client.request((ASK, "slow?"), SHORT);
     assert_eq!(late, Err(ClientError::Timeout));
     let mut question = [0; 21];
     stream.read_exact(&mut question).unwrap();
@@ -306,7 +308,7 @@ fn a_late_answer_is_counted_and_no_message() {
     assert_eq!(client.late_replies(), 1);
 
     // One that is waited for again is not late.
-    let id = client.push_request(ASK, "slow?").unwrap();
+    let id = client.push_request((ASK, "slow?")).unwrap();
     assert_eq!(client.recv_reply(id, SHORT), Err(ClientError::Timeout));
     stream.read_exact(&mut question).unwrap();
     stream.write_all(&question).unwrap();
@@ -322,7 +324,7 @@ fn questions_of_the_service_are_answered() {
     let peer = only_peer(&service);
     let pending = service
         .handle()
-        .request(peer, ASK, "2+2", PATIENCE)
+        .request(peer, (ASK, "2+2"), PATIENCE)
         .unwrap();
     let question = client.recv().unwrap();
     assert_eq!(question.payload(), b"2+2");
@@ -339,7 +341,7 @@ fn an_answer_behind_more_than_may_wait_is_not_reached() {
     let news = |number: u32| encoded(&Frame::new(NEWS, &number.to_be_bytes()));
     let bytes: Vec<u8> = (0..1000).flat_map(news).collect();
     stream.write_all(&bytes).unwrap();
-    let id = client.push_request(ASK, "?").unwrap();
+    let id = client.push_request((ASK, "?")).unwrap();
     let error = client.recv_reply(id, PATIENCE).unwrap_err();
     let ClientError::InboxFull { size, limit: 4096 } = error else {
         panic!("{error}");
@@ -366,7 +368,7 @@ fn pings_are_answered_while_a_message_is_waited_for() {
     let mut client = Client::connect(addr_of(&service)).unwrap();
     let nothing = client.recv_timeout(3 * heartbeat.1);
     assert_eq!(nothing, Err(ClientError::Timeout));
-    let answer = client.request(ASK, "still there", PATIENCE).unwrap();
+    let answer = client.request((ASK, "still there"), PATIENCE).unwrap();
     assert_eq!(answer.payload(), b"still there");
     drop(client);
     stop_echo(service, echo);
@@ -416,10 +418,10 @@ fn a_write_that_takes_too_long_is_gone_on_with() {
     let options = ClientOptions::new().write_timeout(Some(SHORT));
     let (mut stream, mut client) = raw(options);
     let payload = vec![b'x'; 16 << 20];
-    let error = client.send(ASK, &payload).unwrap_err();
+    let error = client.send((ASK, &payload)).unwrap_err();
     assert!(error.is_timeout() && client.unwritten() > 0);
     // No more is taken, and what was taken is still there.
-    let error = client.push(ASK, "more").unwrap_err();
+    let error = client.push((ASK, "more")).unwrap_err();
     assert!(matches!(error, ClientError::OutputFull { .. }), "{error}");
 
     let size = 8 + payload.len() + 12;
@@ -431,7 +433,7 @@ fn a_write_that_takes_too_long_is_gone_on_with() {
     while let Err(error) = client.flush() {
         assert_eq!(error, ClientError::Timeout);
     }
-    client.send(ASK, "more").unwrap();
+    client.send((ASK, "more")).unwrap();
     let (_stream, bytes) = reader.unwrap().join().unwrap();
     let frames: Vec<_> = Decoder::new(u32::MAX)
         .frames(&bytes)
@@ -454,10 +456,10 @@ fn a_client_that_sends_more_than_fits_reads_meanwhile() {
     for number in 0..MESSAGES {
         let mut payload = [0; 1000];
         payload[..8].copy_from_slice(&number.to_be_bytes());
-        client.push(ASK, payload).unwrap();
+        client.push((ASK, &payload)).unwrap();
     }
     client.finish().unwrap();
-    assert_eq!(client.send(ASK, ""), Err(ClientError::Finished));
+    assert_eq!(client.send((ASK, "")), Err(ClientError::Finished));
     for number in 0..MESSAGES {
         let message = client.recv().unwrap();
         assert_eq!(message.payload()[..8], number.to_be_bytes());
@@ -473,12 +475,12 @@ fn a_client_that_sends_more_than_fits_reads_meanwhile() {
 fn a_stop_is_told_after_what_came_before() {
     let (mut service, tap) = start_tap(config());
     let mut client = Client::connect(addr_of(&service)).unwrap();
-    client.send(ASK, "?").unwrap();
+    client.send((ASK, "?")).unwrap();
     let peer = only_peer(&service);
     for number in 0..100_u32 {
         service
             .handle()
-            .send(peer, NEWS, &number.to_be_bytes())
+            .send(peer, (NEWS, &number.to_be_bytes()))
             .unwrap();
     }
     let reader = thread::Builder::new().spawn(move || {
@@ -487,7 +489,7 @@ fn a_stop_is_told_after_what_came_before() {
         }
         expect_closed(client.recv(), CloseReason::Shutdown);
         expect_closed(client.recv(), CloseReason::Shutdown);
-        let error = client.send(ASK, "?").unwrap_err();
+        let error = client.send((ASK, "?")).unwrap_err();
         assert_eq!(error.reason(), Some(CloseReason::Shutdown), "{error}");
         client.close()
     });
@@ -512,11 +514,11 @@ fn a_write_that_fails_says_what_the_service_said() {
     let bye = encoded(&Frame::new(BYE, &bye.to_payload()));
     stream.write_all(&bye).unwrap();
     // Unread bytes make a RST of it.
-    client.send(ASK, "unread").unwrap();
+    client.send((ASK, "unread")).unwrap();
     stream.peek(&mut [0]).unwrap();
     drop(stream);
     let error = loop {
-        if let Err(error) = client.send(ASK, "?") {
+        if let Err(error) = client.send((ASK, "?")) {
             break error;
         }
     };
@@ -531,7 +533,7 @@ fn a_close_counts_what_was_not_received() {
     let (service, echo) = start_echo(config());
     let mut client = Client::connect(addr_of(&service)).unwrap();
     for _ in 0..20 {
-        client.push(ASK, "echo").unwrap();
+        client.push((ASK, "echo")).unwrap();
     }
     for _ in 0..5 {
         client.recv().unwrap();
@@ -546,7 +548,7 @@ fn a_close_counts_what_was_not_received() {
 fn a_close_does_not_wait_for_ever() {
     let options = ClientOptions::new().close_timeout(Some(SHORT));
     let (mut stream, mut client) = raw(options);
-    client.push(ASK, "before").unwrap();
+    client.push((ASK, "before")).unwrap();
     assert_eq!(client.close(), Err(ClientError::Timeout));
     assert_eq!(read_frame(&mut stream), (ASK, b"before".to_vec()));
     expect_bye(&mut stream, CloseReason::AppClosed);
@@ -607,7 +609,7 @@ fn a_service_that_breaks_the_protocol_is_told_so() {
         };
         assert_eq!(place, good.len() as u64);
         assert_eq!(client.recv(), Err(error.clone()));
-        assert_eq!(client.send(ASK, ""), Err(error));
+        assert_eq!(client.send((ASK, "")), Err(error));
         expect_bye(&mut stream, reason);
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     }
@@ -635,7 +637,7 @@ fn batches_go_out_in_few_writes() {
     service.start().unwrap();
     let mut client = Client::connect(addr_of(&service)).unwrap();
     for number in 0..50_000_u32 {
-        client.push(ASK, number.to_be_bytes()).unwrap();
+        client.push((ASK, &number.to_be_bytes())).unwrap();
         assert!(client.unwritten() < (64 << 10) + 12);
     }
     client.flush().unwrap();

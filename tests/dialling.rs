@@ -155,19 +155,22 @@ fn two_services_form_a_link_and_talk_both_ways() {
     client
         .service
         .handle()
-        .send(to_server, A, b"there")
+        .send(to_server, (A, b"there"))
         .unwrap();
     server.expect_message(to_client, b"there");
     server
         .service
         .handle()
-        .send(to_client, A, b"and back")
+        .send(to_client, (A, b"and back"))
         .unwrap();
     client.expect_message(to_server, b"and back");
     // Never more than the other side said that it takes.
     let size = 1001;
-    let refused = client.service.handle().send(to_server, A, vec![0; size]);
-    assert_eq!(refused, Err(SendError::TooLarge { size, limit: 1000 }));
+    let refused = client.service.handle().send(to_server, (A, vec![0; size]));
+    assert_eq!(
+        refused.map_err(nebnet::Rejected::into_error),
+        Err(SendError::TooLarge { size, limit: 1000 })
+    );
     let row = client.service.handle().peers().remove(0);
     assert_eq!((row.link, row.identity), (Some(link), Some(identity)));
     client.service.handle().disconnect(link).unwrap();
@@ -236,7 +239,7 @@ fn a_kept_link_comes_back() {
         client
             .service
             .handle()
-            .send(peer, A, b"hello again")
+            .send(peer, (A, b"hello again"))
             .unwrap();
         let (there, _) = server.connected();
         server.expect_message(there, b"hello again");
@@ -289,10 +292,13 @@ fn nothing_but_hello_goes_out_before_the_ok() {
     node.expect_message(peer, b"late");
     let too_large = SendError::TooLarge { size: 6, limit: 5 };
     assert_eq!(
-        node.service.handle().send(peer, A, b"123456"),
+        node.service
+            .handle()
+            .send(peer, (A, b"123456"))
+            .map_err(nebnet::Rejected::into_error),
         Err(too_large)
     );
-    node.service.handle().send(peer, A, b"12345").unwrap();
+    node.service.handle().send(peer, (A, b"12345")).unwrap();
     server.expect(7, b"12345");
     drop(server);
     assert_eq!(node.closed(), (peer, CloseReason::PeerClosed));
@@ -306,7 +312,7 @@ fn a_peer_without_hello_is_reached_without() {
     node.service.handle().connect(plain).unwrap();
     let mut server = accept(&listener);
     let (peer, _) = node.connected();
-    node.service.handle().send(peer, A, b"first").unwrap();
+    node.service.handle().send(peer, (A, b"first")).unwrap();
     server.expect(7, b"first");
     server.send_message(7, b"second");
     node.expect_message(peer, b"second");
@@ -437,9 +443,9 @@ fn crosswise_links_become_one() {
             here.link.is_some() == (first == 1) && there.link.is_some() == (second == 1)
         });
         let (to_other, to_one) = found.unwrap();
-        one.service.handle().send(to_other, A, b"ping").unwrap();
+        one.service.handle().send(to_other, (A, b"ping")).unwrap();
         other.expect_message(to_one, b"ping");
-        other.service.handle().send(to_one, A, b"pong").unwrap();
+        other.service.handle().send(to_one, (A, b"pong")).unwrap();
         one.expect_message(to_other, b"pong");
     }
 }
@@ -619,6 +625,9 @@ fn a_silent_peer_that_said_hello_is_asked_and_then_given_up() {
     plain.send_message(7, b"no hello");
     let there = node.connected().0;
     assert!(node.events.recv_timeout(timeout * 2).is_err());
-    node.service.handle().send(there, A, b"still here").unwrap();
+    node.service
+        .handle()
+        .send(there, (A, b"still here"))
+        .unwrap();
     plain.expect(7, b"still here");
 }

@@ -259,7 +259,7 @@ impl Linked {
             }
             let payload = payload(stream, *number);
             let message = Outgoing::new(T, &payload).checksum(true);
-            match self.service.handle().send_message(peer, message) {
+            match self.service.handle().send(peer, message) {
                 Ok(()) => *number += 1,
                 Err(rejected) => {
                     let has_ended = [SendError::NotConnected, SendError::Closing];

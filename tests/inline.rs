@@ -312,8 +312,11 @@ fn a_handler_closes_and_is_told_so() {
     let handler = service.handle_inline(options, move |message, replier| {
         replier.reply("last words").unwrap();
         assert!(handle.close(message.peer()));
-        let sent = handle.send(message.peer(), MessageType(8), b"late");
-        assert_eq!(sent, Err(SendError::Closing));
+        let sent = handle.send(message.peer(), (MessageType(8), b"late"));
+        assert_eq!(
+            sent.map_err(nebnet::Rejected::into_error),
+            Err(SendError::Closing)
+        );
         // What was read before the close may be answered until the BYE is due.
         replier.reply("and these").unwrap();
     });

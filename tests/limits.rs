@@ -545,11 +545,12 @@ fn a_hello_bounds_what_its_sender_is_sent() {
         limit: 10,
     });
     wait_until("the limit holds", || {
-        service.handle().send(peer, MessageType(1), &[0; 11]) == too_large
+        let sent = service.handle().send(peer, (MessageType(1), &[0; 11]));
+        sent.map_err(nebnet::Rejected::into_error) == too_large
     });
     service
         .handle()
-        .send(peer, MessageType(2), b"0123456789")
+        .send(peer, (MessageType(2), b"0123456789"))
         .unwrap();
     // What was sent before the limit was known may have come.
     let mut answer = client.receive().unwrap();
@@ -777,7 +778,7 @@ fn bytes_that_we_send_keep_a_peer_from_being_idle() {
     while started.elapsed() < idle * 2 {
         service
             .handle()
-            .send(peer, MessageType(1), b"tick")
+            .send(peer, (MessageType(1), b"tick"))
             .unwrap();
         client.expect(1, b"tick");
     }
@@ -937,7 +938,7 @@ fn where_nothing_is_due_nobody_is_pending() {
     wait_until("all are there", || service.handle().snapshot().peers == 10);
     service
         .handle()
-        .broadcast(MessageType(7), b"news", Recipients::All);
+        .broadcast((MessageType(7), b"news"), Recipients::All);
     for client in &mut listeners {
         client.expect(7, b"news");
     }

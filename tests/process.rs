@@ -82,7 +82,7 @@ fn a_client_that_stands_still_is_cut_off_and_delays_nobody() {
         // More than what it sent itself, of which the kernel may have taken every answer.
         let _ = service
             .handle()
-            .send(peer, MessageType(7), vec![0; 10 << 10]);
+            .send(peer, (MessageType(7), vec![0; 10 << 10]));
         other.send_message(1, b"not stopped");
         other.expect(1, b"not stopped");
         closed_for(&service.handle().snapshot(), CloseReason::SlowPeer) == 1

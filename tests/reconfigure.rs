@@ -232,7 +232,7 @@ fn an_outbox_and_the_budget_can_grow_and_shrink() {
     client.ping(b"here");
     let peer = only_peer(&service);
     let payload = vec![0; 60_000];
-    let send = || service.handle().send(peer, MessageType(7), &payload[..]);
+    let send = || service.handle().send(peer, (MessageType(7), &payload[..]));
     let mut sent = 0;
     while send().is_ok() {
         sent += 1;
@@ -246,7 +246,10 @@ fn an_outbox_and_the_budget_can_grow_and_shrink() {
     }
     changed(&service, &start, &["outbox_bytes", "memory_budget"]);
     assert_eq!(service.handle().snapshot().memory_budget, 64 << 20);
-    assert_eq!(send(), Err(SendError::Full));
+    assert_eq!(
+        send().map_err(nebnet::Rejected::into_error),
+        Err(SendError::Full)
+    );
     // What waits beyond the bound is not lost.
     for _ in 0..sent {
         client.expect(7, &payload);

@@ -46,7 +46,10 @@ fn connect(service: &NetService) -> (Client, PeerId) {
 }
 
 fn ask(service: &NetService, peer: PeerId, payload: &[u8]) -> PendingReply {
-    service.handle().request(peer, ASK, payload, LONG).unwrap()
+    service
+        .handle()
+        .request(peer, (ASK, payload), LONG)
+        .unwrap()
 }
 
 /// The frame that answers a question.
@@ -120,7 +123,7 @@ fn an_answer_may_be_long_and_have_a_checksum() {
         .checksum(true)
         .correlation(5);
     let handle = service.handle();
-    let pending = handle.request_message(peer, &message, LONG).unwrap();
+    let pending = handle.request(peer, &message, LONG).unwrap();
     let question = client.receive().unwrap();
     assert_eq!(question.correlation, Some(pending.id().correlation()));
     assert!(question.checksum && question.payload == [1; 100_000]);
@@ -139,7 +142,10 @@ fn without_an_answer_time_is_over_and_a_late_one_is_counted() {
         let (mut client, peer) = connect(&service);
         let timeout = Duration::from_millis(20);
         let started = Instant::now();
-        let pending = service.handle().request(peer, ASK, b"?", timeout).unwrap();
+        let pending = service
+            .handle()
+            .request(peer, (ASK, b"?"), timeout)
+            .unwrap();
         let other = ask(&service, peer, b"??");
         assert_eq!(pending.recv().unwrap_err(), RequestError::Timeout);
         assert!(started.elapsed() >= timeout, "never early");
@@ -169,7 +175,10 @@ fn time_is_over_while_the_peer_is_not_read() {
     }
     wait_until("a pause", || full.row().parked > 0);
     let timeout = Duration::from_millis(20);
-    let pending = service.handle().request(peer, ASK, b"?", timeout).unwrap();
+    let pending = service
+        .handle()
+        .request(peer, (ASK, b"?"), timeout)
+        .unwrap();
     assert_eq!(pending.recv().unwrap_err(), RequestError::Timeout);
     drop((full, client));
     stop(&mut service);
@@ -193,8 +202,14 @@ fn an_answer_that_was_read_in_time_wins_over_its_deadline() {
     wait_for_entry.recv_timeout(PATIENCE).unwrap();
     let timeout = Duration::from_millis(500);
     let started = Instant::now();
-    let answered = service.handle().request(peer, ASK, b"1", timeout).unwrap();
-    let ignored = service.handle().request(peer, ASK, b"2", timeout).unwrap();
+    let answered = service
+        .handle()
+        .request(peer, (ASK, b"1"), timeout)
+        .unwrap();
+    let ignored = service
+        .handle()
+        .request(peer, (ASK, b"2"), timeout)
+        .unwrap();
     let question = &questions(&mut client, 2)[0];
     client.stream.write_all(&reply_to(question, b"!")).unwrap();
     wait_until("the answer", || {
@@ -238,7 +253,11 @@ fn the_end_of_a_connection_is_told_with_its_reason() {
         assert!(service.handle().close(peer));
         let closed = RequestError::Closed(CloseReason::AppClosed);
         assert_eq!(pending.recv().unwrap_err(), closed);
-        let error = service.handle().request(peer, ASK, b"?", LONG).unwrap_err();
+        let error = service
+            .handle()
+            .request(peer, (ASK, b"?"), LONG)
+            .unwrap_err()
+            .error;
         let gone = [SendError::NotConnected, SendError::Closing].map(RequestError::Send);
         assert!(gone.contains(&error), "{error}");
         drop(client);
@@ -287,7 +306,10 @@ fn the_end_waits_for_what_was_read_and_time_does_not() {
         let (mut client, peer) = connect(&service);
         let [answered, ended] = [b"1", b"2"].map(|payload| ask(&service, peer, payload));
         let timeout = Duration::from_millis(1_500);
-        let timed = service.handle().request(peer, ASK, b"3", timeout).unwrap();
+        let timed = service
+            .handle()
+            .request(peer, (ASK, b"3"), timeout)
+            .unwrap();
         let question = questions(&mut client, 3).remove(0);
         let mut others = Vec::new();
         for count in 1..=3 {
@@ -378,30 +400,60 @@ fn only_the_one_who_was_asked_can_answer_and_only_in_kind() {
 fn what_cannot_be_asked_is_refused() {
     let (mut service, _tap) = start_tap(config().max_requests(2));
     let (client, peer) = connect(&service);
-    let ask = |timeout| service.handle().request(peer, ASK, b"?", timeout).map(drop);
+    let ask = |timeout| {
+        service
+            .handle()
+            .request(peer, (ASK, b"?"), timeout)
+            .map(drop)
+    };
     let timeout = Duration::ZERO;
-    assert_eq!(ask(timeout), Err(RequestError::BadTimeout { timeout }));
+    assert_eq!(
+        ask(timeout).map_err(nebnet::Rejected::into_error),
+        Err(RequestError::BadTimeout { timeout })
+    );
     let timeout = Duration::from_secs(366 * 24 * 3600);
-    assert_eq!(ask(timeout), Err(RequestError::BadTimeout { timeout }));
+    assert_eq!(
+        ask(timeout).map_err(nebnet::Rejected::into_error),
+        Err(RequestError::BadTimeout { timeout })
+    );
     let reserved = MessageType(0xFF00);
     let refused = service
         .handle()
-        .request(peer, reserved, b"", LONG)
+        .request(peer, (reserved, b""), LONG)
         .map(drop);
-    assert_eq!(refused, Err(SendError::ReservedType(reserved).into()));
-    let pending =
-        [LONG, LONG].map(|timeout| service.handle().request(peer, ASK, b"?", timeout).unwrap());
-    assert_eq!(ask(LONG), Err(RequestError::TooMany { limit: 2 }));
+    assert_eq!(
+        refused.map_err(nebnet::Rejected::into_error),
+        Err(SendError::ReservedType(reserved).into())
+    );
+    let pending = [LONG, LONG].map(|timeout| {
+        service
+            .handle()
+            .request(peer, (ASK, b"?"), timeout)
+            .unwrap()
+    });
+    assert_eq!(
+        ask(LONG).map_err(nebnet::Rejected::into_error),
+        Err(RequestError::TooMany { limit: 2 })
+    );
     drop(pending);
     let nobody = PeerId::from_bits(77 << 32 | 1);
-    let refused = service.handle().request(nobody, ASK, b"?", LONG).map(drop);
-    assert_eq!(refused, Err(SendError::NotConnected.into()));
-    assert_eq!(ask(LONG), Ok(()));
+    let refused = service
+        .handle()
+        .request(nobody, (ASK, b"?"), LONG)
+        .map(drop);
+    assert_eq!(
+        refused.map_err(nebnet::Rejected::into_error),
+        Err(SendError::NotConnected.into())
+    );
+    assert_eq!(ask(LONG).map_err(nebnet::Rejected::into_error), Ok(()));
     drop(client);
     let row = stop(&mut service).snapshot.requests;
     assert_eq!((row.sent, row.cancelled), (3, 3));
-    let stopped = service.handle().request(peer, ASK, b"?", LONG).map(drop);
-    assert_eq!(stopped, Err(RequestError::Stopped));
+    let stopped = service.handle().request(peer, (ASK, b"?"), LONG).map(drop);
+    assert_eq!(
+        stopped.map_err(nebnet::Rejected::into_error),
+        Err(RequestError::Stopped)
+    );
 }
 
 #[test]
@@ -456,7 +508,10 @@ fn one_queue_takes_the_answers_of_many_peers() {
         let message = Outgoing::new(ASK, b"?");
         let first = handle.peers()[0].peer;
         let refused = handle.request_to(&replies, first, &message, LONG);
-        assert_eq!(refused, Err(RequestError::TooMany { limit: PEERS }));
+        assert_eq!(
+            refused.map_err(nebnet::Rejected::into_error),
+            Err(RequestError::TooMany { limit: PEERS })
+        );
         for client in &mut clients {
             let question = questions(client, 1).remove(0);
             let answer = reply_to(&question, &question.payload);
@@ -521,8 +576,10 @@ fn two_services_ask_each_other() {
                 while got < COUNT {
                     let payload = sent.to_be_bytes();
                     let message = Outgoing::new(ASK, &payload);
-                    match (sent < COUNT).then(|| handle.request_to(&replies, peer, &message, LONG))
-                    {
+                    match (sent < COUNT).then(|| {
+                        let asked = handle.request_to(&replies, peer, &message, LONG);
+                        asked.map_err(nebnet::Rejected::into_error)
+                    }) {
                         Some(Ok(_)) => sent += 1,
                         None | Some(Err(RequestError::TooMany { .. })) => {
                             replies.recv_timeout(PATIENCE).unwrap().result.unwrap();
@@ -584,7 +641,7 @@ fn requests_race_with_closes() {
                         for _ in 0..50 {
                             for row in &peers {
                                 let timeout = Duration::from_millis(50);
-                                pending.extend(handle.request(row.peer, ASK, b"?", timeout));
+                                pending.extend(handle.request(row.peer, (ASK, b"?"), timeout));
                             }
                         }
                         for one in pending {

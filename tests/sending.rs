@@ -104,19 +104,15 @@ fn the_urgent_comes_before_what_waits_for_a_slow_reader() {
             for _ in 0..100 {
                 for message_type in [LOW, NORMAL] {
                     let message = numbered(message_type, count, 1_000);
-                    handle.send_message(peer, message).unwrap();
+                    handle.send(peer, message).unwrap();
                 }
                 count += 1;
             }
         }
         for number in 0..10 {
-            handle
-                .send_message(peer, numbered(HIGH, number, 10))
-                .unwrap();
+            handle.send(peer, numbered(HIGH, number, 10)).unwrap();
         }
-        handle
-            .send_message(peer, numbered(LOW, u32::MAX, 10))
-            .unwrap();
+        handle.send(peer, numbered(LOW, u32::MAX, 10)).unwrap();
         let got = receive_until(&mut client, Some(u32::MAX));
         assert_eq!(rising(&got, LOW), count as usize + 1);
         assert_eq!(rising(&got, NORMAL), count as usize);
@@ -139,8 +135,8 @@ fn a_batch_has_one_priority() {
     let mut client = Client::connect(service.local_addrs()[0]);
     let peer = only_peer(&service);
     let mut batch = OutgoingBatch::new().priority(Priority::High);
-    batch.push(&numbered(HIGH, 0, 4)).unwrap();
-    batch.push(&numbered(LOW, 1, 4)).unwrap();
+    batch.push(numbered(HIGH, 0, 4)).unwrap();
+    batch.push(numbered(LOW, 1, 4)).unwrap();
     service.handle().send_batch(peer, &mut batch).unwrap();
     let got = receive_until(&mut client, Some(1));
     assert_eq!(got, [(HIGH, 0), (LOW, 1)]);
@@ -158,7 +154,7 @@ fn a_full_outbox_costs_the_peer_its_connection_by_policy() {
     let (handle, peer) = (service.handle(), only_peer(&service));
     let mut accepted = 0;
     let error = loop {
-        match handle.send_message(peer, numbered(NORMAL, accepted, 10_000)) {
+        match handle.send(peer, numbered(NORMAL, accepted, 10_000)) {
             Ok(()) => accepted += 1,
             Err(rejected) => break rejected.error,
         }
@@ -167,9 +163,9 @@ fn a_full_outbox_costs_the_peer_its_connection_by_policy() {
         assert!(accepted < 1_000_000, "somebody takes it all");
     };
     assert_eq!(error, SendError::Full);
-    let after = handle.send(peer, NORMAL, b"after");
+    let after = handle.send(peer, (NORMAL, b"after"));
     assert!(matches!(
-        after,
+        after.map_err(nebnet::Rejected::into_error),
         Err(SendError::Closing | SendError::NotConnected)
     ));
     let row = wait_for_row(&service, peer);
@@ -199,7 +195,7 @@ fn what_is_oldest_is_dropped_by_policy_and_counted() {
         let message_type = [LOW, NORMAL, HIGH][number as usize % 3];
         // Never full for the highest: there is always something older that may go.
         let size = if message_type == HIGH { 10 } else { 2_000 };
-        let sent = handle.send_message(peer, numbered(message_type, number, size));
+        let sent = handle.send(peer, numbered(message_type, number, size));
         if let Err(rejected) = sent {
             // But nothing goes for what is below it.
             assert_eq!(rejected.error, SendError::Full);
@@ -209,7 +205,7 @@ fn what_is_oldest_is_dropped_by_policy_and_counted() {
     let row = handle.peers().remove(0);
     assert!(row.overflowed.messages > 1_000, "{row:?}");
     assert!(row.queued.bytes <= 64 << 10, "{row:?}");
-    handle.send_message(peer, numbered(HIGH, count, 4)).unwrap();
+    handle.send(peer, numbered(HIGH, count, 4)).unwrap();
     assert!(handle.close(peer));
     let got = receive_until(&mut client, None);
     for message_type in [LOW, NORMAL, HIGH] {
@@ -253,14 +249,14 @@ fn a_broadcast_reaches_those_it_is_for() {
     };
     let all = service
         .handle()
-        .broadcast(MessageType(10), &payload, Recipients::All);
+        .broadcast((MessageType(10), &payload), Recipients::All);
     assert_eq!(sorted(all.sent), sorted(peers.clone()));
     let but = Recipients::AllBut(peers[0]);
-    let but = service.handle().broadcast(MessageType(11), &payload, but);
+    let but = service.handle().broadcast((MessageType(11), &payload), but);
     assert_eq!(sorted(but.sent), sorted(peers[1..].to_vec()));
     let list = service
         .handle()
-        .broadcast(MessageType(12), vec![7; 100_000], &[peers[3], peers[1]]);
+        .broadcast((MessageType(12), vec![7; 100_000]), &[peers[3], peers[1]]);
     assert_eq!(list.sent, [peers[3], peers[1]]);
     let ports: Vec<u16> = crowd[..2]
         .iter()
@@ -272,7 +268,7 @@ fn a_broadcast_reaches_those_it_is_for() {
         .checksum(true);
     let matching = service
         .handle()
-        .broadcast_message(&last, Recipients::Matching(&matches));
+        .broadcast(&last, Recipients::Matching(&matches));
     assert_eq!(sorted(matching.sent), sorted(peers[..2].to_vec()));
     for report in [all.skipped, but.skipped, list.skipped, matching.skipped] {
         assert_eq!(report, []);
@@ -292,7 +288,7 @@ fn a_broadcast_reaches_those_it_is_for() {
     }
     let reserved = service
         .handle()
-        .broadcast(MessageType(0xFF00), b"", Recipients::All);
+        .broadcast((MessageType(0xFF00), b""), Recipients::All);
     assert_eq!((reserved.sent.len(), reserved.skipped.len()), (0, 5));
     drop(crowd);
     let report = stop_tap(service, tap);
@@ -324,7 +320,7 @@ fn who_is_full_or_takes_less_is_left_out_of_a_broadcast_and_named() {
     let payload = [b'b'; 60_000];
     let report = service
         .handle()
-        .broadcast(NORMAL, &payload, Recipients::All);
+        .broadcast((NORMAL, &payload), Recipients::All);
     assert_eq!(report.sent.len(), 3);
     assert_eq!(report.skipped.len(), 2);
     for (peer, error) in report.skipped {
@@ -339,8 +335,7 @@ fn who_is_full_or_takes_less_is_left_out_of_a_broadcast_and_named() {
         client.expect(NORMAL.0, &payload);
     }
     let report = service.handle().broadcast(
-        NORMAL,
-        b"short",
+        (NORMAL, b"short"),
         Recipients::Matching(&|peer| peer.identity.is_some() && peer.link.is_none()),
     );
     assert_eq!(report.sent.len(), 1);
@@ -364,7 +359,7 @@ fn broadcasts_at_once_keep_every_stream_whole() {
             scope.spawn(move || {
                 for number in 0..rounds {
                     let message = numbered(message_type, number, size);
-                    let report = handle.broadcast_message(&message, Recipients::All);
+                    let report = handle.broadcast(&message, Recipients::All);
                     // One that goes may have gone since it was looked for.
                     for (peer, error) in report.skipped {
                         let ends = [SendError::NotConnected, SendError::Closing];
@@ -413,7 +408,7 @@ fn a_service_may_require_checksums_of_whoever_speaks_to_it() {
     other.handle().connect(addr).unwrap();
     let peer = only_peer(&other);
     wait_until("it may be sent to", || {
-        other.handle().send(peer, MessageType(7), "x").is_ok()
+        other.handle().send(peer, (MessageType(7), "x")).is_ok()
     });
     assert_eq!(tap.recv_timeout(PATIENCE).unwrap().payload(), b"x");
     for plain in [
@@ -445,7 +440,7 @@ fn a_link_may_be_made_with_checksums() {
     let mut service = NetService::new(config()).unwrap();
     let answer = |message: MessageRef<'_>, replier: &mut Replier<'_>| {
         replier.reply(message.payload()).unwrap();
-        replier.send(MessageType(6), b"and more").unwrap();
+        replier.send((MessageType(6), b"and more")).unwrap();
     };
     let options = HandlerOptions::new(MessageType(5));
     service.handle_inline_each(options, |_| answer).unwrap();
@@ -458,7 +453,7 @@ fn a_link_may_be_made_with_checksums() {
     let find = || handle.peers().into_iter().find(|row| row.link.is_some());
     wait_until("it connects", || find().is_some());
     let peer = find().unwrap().peer;
-    let first = || handle.send(peer, MessageType(7), "first").is_ok();
+    let first = || handle.send(peer, (MessageType(7), "first")).is_ok();
     wait_until("it may be sent to", first);
     let mut expect = |message_type| {
         let message = tap.recv_timeout(PATIENCE).unwrap();
@@ -469,15 +464,15 @@ fn a_link_may_be_made_with_checksums() {
     let back = expect(7).peer();
     strict
         .handle()
-        .send(back, MessageType(5), "inline")
+        .send(back, (MessageType(5), "inline"))
         .unwrap();
     expect(5);
     expect(6);
     for size in [0, 10, 5_000, 100_000] {
-        handle.send(peer, MessageType(8), vec![1; size]).unwrap();
+        handle.send(peer, (MessageType(8), vec![1; size])).unwrap();
         assert_eq!(expect(8).payload().len(), size);
         let payload = &vec![2; size];
-        let report = handle.broadcast(MessageType(9), payload, Recipients::All);
+        let report = handle.broadcast((MessageType(9), payload), Recipients::All);
         assert_eq!((report.sent.len(), report.skipped.len()), (2, 0));
         assert_eq!(expect(9).payload(), *payload);
         let frame = client.receive().unwrap();
@@ -485,14 +480,14 @@ fn a_link_may_be_made_with_checksums() {
     }
     for peer in [peer, plain] {
         let mut batch = OutgoingBatch::new();
-        batch.push(&Outgoing::new(MessageType(10), b"1")).unwrap();
-        batch.push(&Outgoing::new(MessageType(10), b"2")).unwrap();
+        batch.push(Outgoing::new(MessageType(10), b"1")).unwrap();
+        batch.push(Outgoing::new(MessageType(10), b"2")).unwrap();
         handle.send_batch(peer, &mut batch).unwrap();
     }
     assert_eq!([expect(10).payload(), expect(10).payload()], [b"1", b"2"]);
     assert!(!client.receive().unwrap().checksum && !client.receive().unwrap().checksum);
     let pending = handle
-        .request(peer, MessageType(11), b"?", PATIENCE)
+        .request(peer, (MessageType(11), b"?"), PATIENCE)
         .unwrap();
     strict.handle().reply(&expect(11), "!").unwrap();
     assert_eq!(pending.recv().unwrap().payload(), b"!");
@@ -510,7 +505,7 @@ fn a_service_that_sends_checksums_sends_nothing_without() {
     let options = HandlerOptions::new(MessageType(5));
     let answer = |message: MessageRef<'_>, replier: &mut Replier<'_>| {
         replier.reply(message.payload()).unwrap();
-        replier.send(MessageType(6), b"and more").unwrap();
+        replier.send((MessageType(6), b"and more")).unwrap();
     };
     service.handle_inline_each(options, |_| answer).unwrap();
     let mut tap = service.handle().subscribe(TypeFilter::all()).unwrap();
@@ -535,11 +530,11 @@ fn a_service_that_sends_checksums_sends_nothing_without() {
     service.handle().reply(&question, "answer").unwrap();
     expect(&mut client, MessageType(7));
     for size in [0, 10, 5_000, 100_000] {
-        handle.send(peer, MessageType(8), vec![1; size]).unwrap();
+        handle.send(peer, (MessageType(8), vec![1; size])).unwrap();
         let sent = expect(&mut client, MessageType(8));
         assert_eq!(sent.payload, vec![1; size]);
         let payload = &vec![2; size];
-        let report = handle.broadcast(MessageType(9), payload, Recipients::All);
+        let report = handle.broadcast((MessageType(9), payload), Recipients::All);
         assert_eq!(report.sent, [peer]);
         assert_eq!(expect(&mut client, MessageType(9)).payload, *payload);
     }
@@ -547,7 +542,7 @@ fn a_service_that_sends_checksums_sends_nothing_without() {
     for number in 0..10 {
         let payload = [number; 3];
         let message = Outgoing::new(MessageType(10), &payload);
-        batch.push(&message.checksum(number % 2 == 0)).unwrap();
+        batch.push(message.checksum(number % 2 == 0)).unwrap();
     }
     handle.send_batch(peer, &mut batch).unwrap();
     assert!(batch.is_empty());
@@ -555,7 +550,7 @@ fn a_service_that_sends_checksums_sends_nothing_without() {
         assert_eq!(expect(&mut client, MessageType(10)).payload, [number; 3]);
     }
     let pending = handle
-        .request(peer, MessageType(11), b"?", PATIENCE)
+        .request(peer, (MessageType(11), b"?"), PATIENCE)
         .unwrap();
     let asked = expect(&mut client, MessageType(11));
     client.send(&Frame {

@@ -222,7 +222,7 @@ fn what_is_sent_finds_its_peer() {
         let mut clients = one_each(&service);
         let ids: Vec<PeerId> = clients.iter().map(|(_, peer)| *peer).collect();
         for (client, peer) in &mut clients {
-            service.handle().send(*peer, T, b"one").unwrap();
+            service.handle().send(*peer, (T, b"one")).unwrap();
             client.expect(7, b"one");
             client.send_message(7, b"question");
             let question = questions.recv_timeout(PATIENCE).unwrap();
@@ -231,22 +231,22 @@ fn what_is_sent_finds_its_peer() {
             client.expect(7, b"answer");
             assert_eq!(service.handle().peer(*peer).unwrap().peer, *peer);
         }
-        let all = service.handle().broadcast(T, b"all", Recipients::All);
+        let all = service.handle().broadcast((T, b"all"), Recipients::All);
         assert_eq!((all.sent.len(), all.skipped.len()), (SHARDS, 0));
         let others = service
             .handle()
-            .broadcast(T, b"others", Recipients::AllBut(ids[1]));
+            .broadcast((T, b"others"), Recipients::AllBut(ids[1]));
         assert_eq!(others.sent, [ids[0], ids[2]]);
         let nowhere = PeerId::from_bits(63 << 56 | 1);
         let some = service
             .handle()
-            .broadcast(T, b"some", &[ids[2], nowhere, ids[0]]);
+            .broadcast((T, b"some"), &[ids[2], nowhere, ids[0]]);
         assert_eq!(some.sent, [ids[2], ids[0]], "in the order of the list");
         assert_eq!(some.skipped, [(nowhere, SendError::NotConnected)]);
         let last = |info: &nebnet::PeerInfo| info.peer.shard() == 2;
         let one = service
             .handle()
-            .broadcast(T, b"last", Recipients::Matching(&last));
+            .broadcast((T, b"last"), Recipients::Matching(&last));
         assert_eq!(one.sent, [ids[2]]);
         for (number, (client, _)) in clients.iter_mut().enumerate() {
             client.expect(7, b"all");
@@ -258,12 +258,18 @@ fn what_is_sent_finds_its_peer() {
                 client.expect(7, b"last");
             }
         }
-        let sent = service.handle().send(nowhere, T, b"");
-        assert_eq!(sent, Err(SendError::NotConnected));
+        let sent = service.handle().send(nowhere, (T, b""));
+        assert_eq!(
+            sent.map_err(nebnet::Rejected::into_error),
+            Err(SendError::NotConnected)
+        );
         assert!(!service.handle().close(nowhere) && service.handle().peer(nowhere).is_none());
         let patience = Duration::from_secs(60);
         for (client, peer) in &mut clients {
-            let pending = service.handle().request(*peer, T, b"?", patience).unwrap();
+            let pending = service
+                .handle()
+                .request(*peer, (T, b"?"), patience)
+                .unwrap();
             let question = client.receive().unwrap();
             let frame = Frame {
                 correlation: question.correlation,
@@ -777,7 +783,11 @@ fn a_loop_that_has_ended_keeps_nobody_waiting() {
     let mut service = start(config());
     let mut clients = one_each(&service);
     let (deaf, peer) = clients.pop().unwrap();
-    while service.handle().send(peer, T, vec![b'd'; 100_000]).is_ok() {}
+    while service
+        .handle()
+        .send(peer, (T, vec![b'd'; 100_000]))
+        .is_ok()
+    {}
     drop(clients);
     let handle = service.handle();
     thread::scope(|scope| {

@@ -155,12 +155,12 @@ fn a_stop_says_of_each_peer_what_became_of_its_messages() {
             panic!("{peers:?}");
         };
         let [mut asker, mut keeper, _deaf, mut idler] = clients;
-        handle.send(asking, T, b"before").unwrap();
+        handle.send(asking, (T, b"before")).unwrap();
         asker.expect(7, b"before");
         keeper.send(&Frame::new(MessageType(8), b"one"));
         keeper.send(&Frame::new(MessageType(8), b"two"));
         wait_until("two wait", || never.row().queued == 2);
-        while handle.send(deaf, T, vec![b'd'; 100_000]).is_ok() {}
+        while handle.send(deaf, (T, vec![b'd'; 100_000])).is_ok() {}
         asker.send_message(7, b"question");
         let question = tap.recv_batch().unwrap();
         let stopping = thread::spawn(move || {
@@ -172,7 +172,7 @@ fn a_stop_says_of_each_peer_what_became_of_its_messages() {
         });
         // The loop itself has begun to stop once it says so to whom it owes nothing.
         idler.receive().expect("a BYE");
-        handle.send(asking, T, b"answer").unwrap();
+        handle.send(asking, (T, b"answer")).unwrap();
         drop(question);
         asker.expect(7, b"answer");
         let (service, report) = stopping.join().unwrap();
@@ -207,7 +207,7 @@ fn a_peer_that_never_reads_is_cut_off_at_the_deadline_and_named() {
         good.ping(b"");
         let payload = vec![b'd'; 100_000];
         let mut accepted = 0;
-        while service.handle().send(peer, T, &payload).is_ok() {
+        while service.handle().send(peer, (T, &payload)).is_ok() {
             accepted += 1;
         }
         // Its answers are out at once, and it closes when it has read its BYE.
@@ -265,7 +265,12 @@ fn a_second_stop_returns_the_same_report() {
         service.handle().subscribe(T).unwrap_err(),
         SubscribeError::Stopped
     );
-    assert_eq!(handle.send(peer, T, b"x"), Err(SendError::NotConnected));
+    assert_eq!(
+        handle
+            .send(peer, (T, b"x"))
+            .map_err(nebnet::Rejected::into_error),
+        Err(SendError::NotConnected)
+    );
     assert!(handle.peers().is_empty() && handle.recently_closed().is_empty());
     assert!(service.ended().recv().is_err());
     // Each of the two that ask a loop would wait 5 s for it.
@@ -343,7 +348,7 @@ fn what_peers_that_left_have_sent_is_waited_for() {
         client.reset();
         // It is not read, so a write has to find out.
         wait_until("it is gone", || {
-            handle.send(peer, T, b"are you there").is_err() && handle.snapshot().peers == 0
+            handle.send(peer, (T, b"are you there")).is_err() && handle.snapshot().peers == 0
         });
         let stopping = thread::spawn(move || (stop(&mut service), service));
         wait_until("it stops", || {
@@ -397,7 +402,7 @@ fn answers_given_during_the_stop_go_out() {
             wait_until("the stop has begun", || {
                 handle.snapshot().state == ServiceState::Stopping
             });
-            handle.send(peer, T, b"answer").unwrap();
+            handle.send(peer, (T, b"answer")).unwrap();
             drop(batch);
         });
         let report = stop(&mut service);
@@ -436,7 +441,11 @@ fn a_dropped_service_ends_in_bounded_time() {
     let (service, tap) = start_tap(config());
     let deaf = Client::connect_small(service.local_addrs()[0]);
     let peer = only_peer(&service);
-    while service.handle().send(peer, T, vec![b'd'; 100_000]).is_ok() {}
+    while service
+        .handle()
+        .send(peer, (T, vec![b'd'; 100_000]))
+        .is_ok()
+    {}
     let handle = service.handle();
     let started = Instant::now();
     drop(service);

@@ -133,7 +133,7 @@ fn a_slow_reader_makes_progress_that_the_system_does_not_tell_of() {
     let started = Instant::now();
     let mut buffer = vec![0; SIZE];
     while started.elapsed() < 5 * stall {
-        while service.handle().send(peer, T, vec![b'x'; SIZE]).is_ok() {
+        while service.handle().send(peer, (T, vec![b'x'; SIZE])).is_ok() {
             sent += 1;
         }
         read += client.stream.read(&mut buffer).unwrap();
@@ -232,7 +232,7 @@ fn who_takes_nothing_until_the_system_gives_up_is_stale() {
     let handle = service.handle();
     let client = Client::connect_small(service.local_addrs()[0]);
     let peer = only_peer(&service);
-    while handle.send(peer, T, vec![0; 100_000]).is_ok() {}
+    while handle.send(peer, (T, vec![0; 100_000])).is_ok() {}
     let row = wait_for_row(&service, peer);
     assert_eq!(row.reason, CloseReason::Stale);
     assert!(row.lost.messages > 0, "{row:?}");
@@ -283,7 +283,7 @@ fn a_frame_cut_off_by_a_fin_is_not_delivered() {
     }
     for (client, batch) in &mut clients {
         // Answers to what was whole still go out.
-        service.handle().send(batch.peer(), T, b"answer").unwrap();
+        service.handle().send(batch.peer(), (T, b"answer")).unwrap();
         client.expect(7, b"answer");
     }
     let count = clients.len() as u64;
@@ -335,9 +335,9 @@ fn after_its_fin_a_peer_gets_answers_until_its_messages_are_released() {
     let mut other = Client::connect(service.local_addrs()[0]);
     other.stream.shutdown(Shutdown::Write).unwrap();
     other.expect_end(End::Fin);
-    service.handle().send(batch.peer(), T, b"first").unwrap();
+    service.handle().send(batch.peer(), (T, b"first")).unwrap();
     client.expect(7, b"first");
-    service.handle().send(batch.peer(), T, b"second").unwrap();
+    service.handle().send(batch.peer(), (T, b"second")).unwrap();
     let released = Instant::now();
     drop(batch);
     client.expect(7, b"second");
@@ -416,36 +416,52 @@ fn each_result_of_a_send_means_one_thing() {
         limit: size - 1,
     };
     assert_eq!(
-        service.handle().send(peer, T, vec![0; size]),
+        service
+            .handle()
+            .send(peer, (T, vec![0; size]))
+            .map_err(nebnet::Rejected::into_error),
         Err(too_large)
     );
     for reserved in [0xFF00, 0xFF03, 0xFFFF] {
         let reserved = MessageType(reserved);
         let error = SendError::ReservedType(reserved);
-        assert_eq!(service.handle().send(peer, reserved, b"x"), Err(error));
+        assert_eq!(
+            service
+                .handle()
+                .send(peer, (reserved, b"x"))
+                .map_err(nebnet::Rejected::into_error),
+            Err(error)
+        );
     }
     let nobody = PeerId::from_bits(peer.to_bits() + 1);
     assert_eq!(
-        service.handle().send(nobody, T, b"x"),
+        service
+            .handle()
+            .send(nobody, (T, b"x"))
+            .map_err(nebnet::Rejected::into_error),
         Err(SendError::NotConnected)
     );
     let nobody = PeerId::from_bits(u64::MAX);
     assert_eq!(
-        service.handle().send(nobody, T, b"x"),
+        service
+            .handle()
+            .send(nobody, (T, b"x"))
+            .map_err(nebnet::Rejected::into_error),
         Err(SendError::NotConnected)
     );
     // An empty outbox takes one message of any legal size, and then it is full.
     let largest = vec![b'l'; size - 1];
     let accepted = fill(&service, peer, &largest);
     assert!(accepted > 0);
-    let rejected = service
-        .handle()
-        .send_message(peer, Outgoing::new(T, &largest));
+    let rejected = service.handle().send(peer, Outgoing::new(T, &largest));
     assert_eq!(rejected.unwrap_err().error, SendError::Full);
     // A close lets what was accepted go out, and takes nothing more.
     assert!(service.handle().close(peer));
     assert_eq!(
-        service.handle().send(peer, T, b"late"),
+        service
+            .handle()
+            .send(peer, (T, b"late"))
+            .map_err(nebnet::Rejected::into_error),
         Err(SendError::Closing)
     );
     for _ in 0..accepted {
@@ -454,14 +470,20 @@ fn each_result_of_a_send_means_one_thing() {
     client.expect_bye(2);
     wait_until("it is gone", || service.handle().snapshot().peers == 0);
     assert_eq!(
-        service.handle().send(peer, T, b"late"),
+        service
+            .handle()
+            .send(peer, (T, b"late"))
+            .map_err(nebnet::Rejected::into_error),
         Err(SendError::NotConnected)
     );
     assert!(!service.handle().close(peer));
     let report = util::stop(&mut service);
     assert_eq!(report.snapshot.outbound_written.messages, accepted);
     assert_eq!(
-        service.handle().send(peer, T, b"late"),
+        service
+            .handle()
+            .send(peer, (T, b"late"))
+            .map_err(nebnet::Rejected::into_error),
         Err(SendError::NotConnected)
     );
     stop_tap(service, tap);
@@ -477,7 +499,7 @@ fn a_send_that_waits_goes_on_when_the_peer_reads() {
     let handle = service.handle();
     // The message comes back as it was given, and can be sent again.
     let message = Outgoing::new(T, payload.clone()).correlation(5);
-    let rejected = handle.send_message(peer, message).unwrap_err();
+    let rejected = handle.send(peer, message).unwrap_err();
     assert_eq!(rejected.error, SendError::Full);
     let message = rejected.message;
     let sender = thread::spawn(move || handle.send_timeout(peer, message, PATIENCE).is_ok());
@@ -526,12 +548,15 @@ fn an_id_is_never_valid_again() {
         assert!(!old.contains(&peer));
         for old in &old {
             assert_eq!(
-                service.handle().send(*old, T, b"lost"),
+                service
+                    .handle()
+                    .send(*old, (T, b"lost"))
+                    .map_err(nebnet::Rejected::into_error),
                 Err(SendError::NotConnected)
             );
             assert!(!service.handle().close(*old));
         }
-        service.handle().send(peer, T, b"mine").unwrap();
+        service.handle().send(peer, (T, b"mine")).unwrap();
         client.expect(7, b"mine");
         match round % 6 {
             0 => drop(client),

@@ -84,7 +84,10 @@ fn feed_until_gone(handle: Handle, peers: Vec<PeerId>) -> JoinHandle<Vec<(PeerId
             for (peer, accepted) in &mut fed {
                 let mut payload = [7; 256];
                 payload[..8].copy_from_slice(&accepted.to_be_bytes());
-                match handle.send(*peer, FEED, &payload) {
+                match handle
+                    .send(*peer, (FEED, &payload))
+                    .map_err(nebnet::Rejected::into_error)
+                {
                     Ok(()) => *accepted += 1,
                     Err(error) if error.is_full() => {}
                     Err(SendError::Closing | SendError::NotConnected) => continue,

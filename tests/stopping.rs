@@ -238,7 +238,7 @@ fn a_callback_does_not_wait_for_its_own_thread() {
     let (sender, results) = bounded(1);
     service.on_metrics(move |_| {
         if let Ok((handle, peer)) = given.try_recv() {
-            let question = handle.request(peer, T, b"?", 100 * PATIENCE).unwrap();
+            let question = handle.request(peer, (T, b"?"), 100 * PATIENCE).unwrap();
             assert!(question.recv_timeout(100 * PATIENCE).is_none());
             sender.send(question.recv()).unwrap();
         }
@@ -251,7 +251,7 @@ fn a_callback_does_not_wait_for_its_own_thread() {
     let result = results.recv_timeout(PATIENCE).unwrap();
     assert!(matches!(result, Err(RequestError::Timeout)), "{result:?}");
     let handle = service.handle();
-    handle.send_message(peer, Outgoing::new(T, b"on")).unwrap();
+    handle.send(peer, Outgoing::new(T, b"on")).unwrap();
     client.expect(7, b"?");
     client.expect(7, b"on");
     drop(client);

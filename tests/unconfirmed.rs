@@ -104,7 +104,7 @@ fn an_end_in_order_leaves_nothing_unconfirmed() {
     drop(tap.recv().unwrap());
     let handle = service.handle();
     for _ in 0..100 {
-        handle.send(peer, FEED, &[7; 1000]).unwrap();
+        handle.send(peer, (FEED, &[7; 1000])).unwrap();
     }
     wait_until("the messages are written", || {
         handle.peers()[0].queued.messages == 0

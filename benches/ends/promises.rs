@@ -170,14 +170,14 @@ fn unread(client: &Client) -> u64 {
 fn stall(runs: usize) -> Vec<f64> {
     let payload = vec![0; 100_000];
     stall_of(runs, Client::connect, |handle, peer| {
-        while handle.send(peer, T, &payload).is_ok() {}
+        while handle.send(peer, (T, &payload)).is_ok() {}
     })
 }
 
 fn stall_slowly(runs: usize) -> Vec<f64> {
     let payload = vec![0; 100];
     stall_of(runs, Client::connect_small, |handle, peer| {
-        let _ = handle.send(peer, T, &payload);
+        let _ = handle.send(peer, (T, &payload));
     })
 }
 
@@ -233,7 +233,7 @@ fn backlog(_: usize) -> Vec<f64> {
     let mut buffer = vec![0; 1 << 20];
     let reading = Instant::now();
     while reading.elapsed() < Duration::from_millis(50) {
-        let _ = handle.send(peer, T, &payload);
+        let _ = handle.send(peer, (T, &payload));
         if unread(&client) > 0 {
             let _ = client.stream.read(&mut buffer).unwrap();
         }
@@ -245,7 +245,7 @@ fn backlog(_: usize) -> Vec<f64> {
     while queued.is_none() || last.elapsed() < Duration::from_millis(200) {
         assert!(started.elapsed() < PATIENCE, "nothing is queued");
         if Instant::now() >= next {
-            let _ = handle.send(peer, T, &payload);
+            let _ = handle.send(peer, (T, &payload));
             next += Duration::from_micros(100);
         }
         let now = unread(&client);
@@ -270,7 +270,7 @@ fn stop_deadline(_: usize) -> Vec<f64> {
     let handle = service.handle();
     let client = Client::connect_small(service.local_addrs()[0]);
     let peer = peer_of(&handle, &client);
-    while handle.send(peer, T, vec![0; 100_000]).is_ok() {}
+    while handle.send(peer, (T, vec![0; 100_000])).is_ok() {}
     let started = Instant::now();
     util::stop_within(&mut service, DEADLINE);
     vec![started.elapsed().as_secs_f64() / DEADLINE.as_secs_f64()]

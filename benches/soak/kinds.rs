@@ -385,7 +385,7 @@ fn bad_network(mut task: Task) {
         if let Some(peer) = current {
             let payload = sent.to_be_bytes();
             let message = Outgoing::new(MessageType(4), &payload).checksum(true);
-            sent += u64::from(service.handle().send_message(peer, message).is_ok());
+            sent += u64::from(service.handle().send(peer, message).is_ok());
         }
         pause(2);
     }

@@ -210,7 +210,7 @@ fn start_linked(service: &NetService, linked: Arc<AtomicU64>) -> JoinHandle<()> 
             for number in 0..1000_u32 {
                 let payload = number.to_be_bytes();
                 if handle
-                    .send(peer, MessageType(LINKED), &payload[..])
+                    .send(peer, (MessageType(LINKED), &payload[..]))
                     .is_err()
                 {
                     break;

@@ -38,13 +38,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let handle = service.handle();
 
     // To everybody.
-    let report = handle.broadcast(QUOTE, b"101.5", Recipients::All);
+    let report = handle.broadcast((QUOTE, b"101.5"), Recipients::All);
     println!("all: {} sent", report.sent.len());
     assert_eq!((report.sent.len(), report.skipped.len()), (PEERS, 0));
 
     // To a list. A peer that is not there is skipped, with the reason.
     let gone = PeerId::from_bits(u64::MAX);
-    let report = handle.broadcast(QUOTE, b"101.6", &[peers[0], gone]);
+    let report = handle.broadcast((QUOTE, b"101.6"), &[peers[0], gone]);
     println!(
         "list: {} sent, {:?} skipped",
         report.sent.len(),
@@ -55,17 +55,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     // To those that a function chooses by what is known of them; it runs on this thread.
     let quote = Outgoing::new(QUOTE, b"101.7").priority(Priority::High);
     let chosen = |peer: &PeerInfo| peer.queued.messages < 10 && peer.peer != peers[0];
-    let report = handle.broadcast_message(&quote, Recipients::Matching(&chosen));
+    let report = handle.broadcast(&quote, Recipients::Matching(&chosen));
     println!("chosen: {} sent", report.sent.len());
     assert_eq!(report.sent.len(), PEERS - 1);
 
     // One that never reads is left out as soon as its outbox is full. The others are not.
     let mut deaf = Client::connect(addr)?;
-    deaf.send(JOIN, "")?;
+    deaf.send((JOIN, ""))?;
     let deaf_peer = joins.recv()?.peer();
     let large = vec![b'x'; 16 << 10];
     let skipped = loop {
-        let report = handle.broadcast(QUOTE, &large, Recipients::All);
+        let report = handle.broadcast((QUOTE, &large), Recipients::All);
         if let Some(skipped) = report.skipped.first() {
             break *skipped;
         }
@@ -96,7 +96,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// A peer on a thread of its own: says that it is there, and counts what comes until the BYE.
 fn spawn_reader(addr: SocketAddr) -> Result<JoinHandle<Result<u64, ClientError>>, Box<dyn Error>> {
     let mut client = Client::connect(addr)?;
-    client.send(JOIN, "")?;
+    client.send((JOIN, ""))?;
     let thread = thread::Builder::new().name("reader".to_owned());
     let reading = thread.spawn(move || {
         let mut quotes = 0;

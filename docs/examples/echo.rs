@@ -66,7 +66,7 @@ fn run_echo(mut requests: Subscription, handle: &nebnet::Handle) -> Subscription
 fn ask(addr: SocketAddr) -> Result<u32, Box<dyn Error>> {
     let mut client = Client::connect(addr)?;
     for number in 0..MESSAGES {
-        client.push(MessageType(7), number.to_be_bytes())?;
+        client.push((MessageType(7), &number.to_be_bytes()))?;
     }
     client.finish()?;
 

@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut client = Client::connect(service.local_addrs()[0])?;
     for number in 0..MESSAGES {
         for message_type in [QUOTE, ORDER] {
-            client.push(message_type, number.to_be_bytes())?;
+            client.push((message_type, &number.to_be_bytes()))?;
         }
     }
     client.flush()?;

@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     service.start()?;
 
     let mut client = Client::connect(service.local_addrs()[0])?;
-    client.send(GREETING, "hi")?;
+    client.send((GREETING, "hi"))?;
 
     let greeting = greetings.recv()?;
     let text = String::from_utf8_lossy(greeting.payload());

@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         requests += 1;
         let price = 100 + requests % 7;
         // Refused answers are counted in the handler's row.
-        let _ = replier.reply(price.to_be_bytes());
+        let _ = replier.reply(&price.to_be_bytes());
     })?;
     let options = SubscribeOptions::new(NOTE)
         .name("notes")
@@ -61,8 +61,8 @@ fn ask(addr: SocketAddr) -> Result<u64, Box<dyn Error>> {
     let mut last = 0;
     for _ in 0..ROUND_TRIPS {
         // Goes out together with the question.
-        client.push(NOTE, "asked")?;
-        let price = client.request(PRICE, "ACME", Duration::from_secs(5))?;
+        client.push((NOTE, "asked"))?;
+        let price = client.request((PRICE, "ACME"), Duration::from_secs(5))?;
         last = u64::from_be_bytes(price.payload().try_into()?);
     }
     client.close()?;

@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for round in ["first", "second"] {
         let (mut server, mut news) = start_server(addr)?;
         let peer = connected(&events)?;
-        client.handle().send(peer, NEWS, round)?;
+        client.handle().send(peer, (NEWS, round))?;
         let message = news.recv_timeout(PATIENCE)?;
         println!(
             "the server got {:?}",

@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut client = Client::connect(service.local_addrs()[0])?;
     for message_type in [JOB, JOB, CANCEL] {
-        client.push(message_type, "42")?;
+        client.push((message_type, "42"))?;
     }
     client.flush()?;
 

@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let peers = (0..PEERS).map(|_| Client::connect(addr));
     let mut peers = peers.collect::<Result<Vec<_>, _>>()?;
     for (index, peer) in peers.iter_mut().enumerate() {
-        peer.send(CHAT, format!("this is peer {index}"))?;
+        peer.send((CHAT, format!("this is peer {index}")))?;
     }
     for (index, peer) in peers.iter_mut().enumerate() {
         let mut heard = hear(peer, PEERS - 1)?;
@@ -69,7 +69,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn relay(mut inbox: Subscription, handle: &Handle) -> usize {
     let mut skipped = 0;
     let mut tell = |from: PeerId, said: &Outgoing<'_>| {
-        let report = handle.broadcast_message(said, Recipients::AllBut(from));
+        let report = handle.broadcast(said, Recipients::AllBut(from));
         // Others may be on their way out too.
         let full = report.skipped.iter().filter(|(_, why)| why.is_full());
         skipped += full.count();

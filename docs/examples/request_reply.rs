@@ -28,9 +28,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // One question. The thread may do something else before it looks for the answer.
     let first = connected[0].peer;
-    let pending = service
-        .handle()
-        .request(first, SQUARE, &12_u64.to_be_bytes(), TIMEOUT)?;
+    let pending =
+        service
+            .handle()
+            .request(first, (SQUARE, 12_u64.to_be_bytes().to_vec()), TIMEOUT)?;
     let answer = number(pending.recv()?.payload())?;
     println!("{first} says that 12 squared is {answer}");
     assert_eq!(answer, 144);
@@ -38,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // The peers keep quiet about nothing, so time is over.
     let pending = service
         .handle()
-        .request(first, SQUARE, b"", Duration::from_millis(50))?;
+        .request(first, (SQUARE, b""), Duration::from_millis(50))?;
     match pending.recv() {
         Err(RequestError::Timeout) => println!("{first} has no answer to nothing"),
         other => return Err(format!("expected a timeout, not {other:?}").into()),
@@ -47,9 +48,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     // A question for each, and all answers in one queue, which also says who did not answer.
     let replies = service.handle().replies(PEERS);
     for (row, value) in connected.iter().zip(1_u64..) {
-        let payload = value.to_be_bytes();
-        let question = Outgoing::new(SQUARE, &payload).checksum(true);
-        handle.request_to(&replies, row.peer, &question, TIMEOUT)?;
+        let payload = value.to_be_bytes().to_vec();
+        let question = Outgoing::new(SQUARE, payload).checksum(true);
+        handle.request_to(&replies, row.peer, question, TIMEOUT)?;
     }
     let mut sum = 0;
     for _ in 0..PEERS {
@@ -83,7 +84,7 @@ fn spawn_peer(addr: SocketAddr) -> Result<JoinHandle<Result<(), ClientError>>, B
             };
             if let Ok(value) = number(question.payload()) {
                 // The answer has the type and the correlation number of the question.
-                client.reply(&question, (value * value).to_be_bytes())?;
+                client.reply(&question, &(value * value).to_be_bytes())?;
             }
         }
     })?;

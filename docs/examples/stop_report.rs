@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use nebnet::{
-    Client, ClientError, CloseReason, Config, MessageType, NetService, Outgoing, PeerId,
+    Client, ClientError, CloseReason, Config, MessageType, NetService, Outgoing, PeerId, Rejected,
     Subscription,
 };
 
@@ -36,7 +36,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     };
     println!("{sent} pages accepted for the peer that does not read, then: {refused}");
-    service.handle().send(reading, PAGE, &page)?;
+    // The error would give the page back, which does not outlive this function.
+    let sent = service.handle().send(reading, (PAGE, &page));
+    sent.map_err(Rejected::into_error)?;
 
     let report = service.stop(Duration::from_millis(500));
     println!("{report}");
@@ -69,7 +71,7 @@ fn connect(
     greetings: &mut Subscription,
 ) -> Result<(Client, PeerId), Box<dyn Error>> {
     let mut client = Client::connect(addr)?;
-    client.send(GREETING, "hi")?;
+    client.send((GREETING, "hi"))?;
     let peer = greetings.recv()?.peer();
     Ok((client, peer))
 }

@@ -44,6 +44,7 @@ use crate::{
         ADDRESSES_PER_NAME_MAX, BEFORE_OK_BYTES_MAX, CLIENT_OUTPUT_BYTES_MAX,
         PAYLOAD_SIZE_MAX_CEILING,
     },
+    outgoing::{Outgoing, Payload},
 };
 use inbox::Inbox;
 use input::{Incoming, Input};
@@ -106,7 +107,7 @@ use socket::{Deadline, wait};
 /// })?;
 ///
 /// let mut client = Client::connect(addr)?;
-/// let answer = client.request(MessageType(7), "hi", Duration::from_secs(5))?;
+/// let answer = client.request((MessageType(7), "hi"), Duration::from_secs(5))?;
 /// assert_eq!(answer.payload(), b"hello");
 /// // Nothing came that was not received.
 /// assert_eq!(client.close()?, 0);
@@ -204,7 +205,8 @@ impl Client {
 
     // ----- sending -------------------------------------------------------------------------------
 
-    /// Sends a message: returns when the system has taken all of it.
+    /// Sends a message: returns when the system has taken all of it. A
+    /// [`Priority`](crate::Priority) has no effect: what a client sends goes out as it comes.
     ///
     /// Waits while the service takes nothing, for the write timeout at most, and reads ahead
     /// meanwhile, so that two sides which both write do not wait for each other.
@@ -221,12 +223,8 @@ impl Client {
     ///
     /// An error that [is the end](ClientError::is_end): how much of it went out is not known. If
     /// the service said BYE, the error is that, [`Closed`](ClientError::Closed).
-    pub fn send(
-        &mut self,
-        message_type: MessageType,
-        payload: impl AsRef<[u8]>,
-    ) -> Result<(), ClientError> {
-        self.push(message_type, payload)?;
+    pub fn send<'a>(&mut self, message: impl Into<Outgoing<'a>>) -> Result<(), ClientError> {
+        self.push(message)?;
         self.flush()
     }
 
@@ -236,12 +234,8 @@ impl Client {
     /// # Errors
     ///
     /// As [`send`](Self::send), but [`Timeout`](ClientError::Timeout); the message was not taken.
-    pub fn push(
-        &mut self,
-        message_type: MessageType,
-        payload: impl AsRef<[u8]>,
-    ) -> Result<(), ClientError> {
-        self.push_frame(&Frame::new(message_type, payload.as_ref()))
+    pub fn push<'a>(&mut self, message: impl Into<Outgoing<'a>>) -> Result<(), ClientError> {
+        self.push_frame(&message.into().frame())
     }
 
     /// Answers a message: with its type, its correlation number, and a checksum if it had one.
@@ -249,10 +243,10 @@ impl Client {
     /// # Errors
     ///
     /// As [`send`](Self::send).
-    pub fn reply(
+    pub fn reply<'a>(
         &mut self,
         question: &ClientMessage,
-        payload: impl AsRef<[u8]>,
+        payload: impl Into<Payload<'a>>,
     ) -> Result<(), ClientError> {
         self.push_reply(question, payload)?;
         self.flush()
@@ -263,16 +257,17 @@ impl Client {
     /// # Errors
     ///
     /// As [`push`](Self::push).
-    pub fn push_reply(
+    pub fn push_reply<'a>(
         &mut self,
         question: &ClientMessage,
-        payload: impl AsRef<[u8]>,
+        payload: impl Into<Payload<'a>>,
     ) -> Result<(), ClientError> {
+        let payload = payload.into();
         let frame = Frame {
             message_type: question.message_type(),
             correlation: question.correlation(),
             checksum: question.checksum(),
-            payload: payload.as_ref(),
+            payload: payload.as_slice(),
         };
         self.push_frame(&frame)
     }
@@ -329,13 +324,12 @@ impl Client {
     /// [`Timeout`](ClientError::Timeout): no answer in this time, that of writing included.
     /// [`InboxFull`](ClientError::InboxFull): so much else came that the answer was not reached.
     /// Otherwise as [`push_request`](Self::push_request) and [`recv_reply`](Self::recv_reply).
-    pub fn request(
+    pub fn request<'a>(
         &mut self,
-        message_type: MessageType,
-        payload: impl AsRef<[u8]>,
+        message: impl Into<Outgoing<'a>>,
         timeout: Duration,
     ) -> Result<ClientMessage, ClientError> {
-        let id = self.push_request(message_type, payload)?;
+        let id = self.push_request(message)?;
         let answer = self.recv_reply(id, timeout);
         if answer.is_err() {
             self.inbox.give_up(id);
@@ -351,13 +345,13 @@ impl Client {
     ///
     /// As [`push`](Self::push); [`TooManyRequests`](ClientError::TooManyRequests), if 65,536 are
     /// open.
-    pub fn push_request(
+    pub fn push_request<'a>(
         &mut self,
-        message_type: MessageType,
-        payload: impl AsRef<[u8]>,
+        message: impl Into<Outgoing<'a>>,
     ) -> Result<RequestId, ClientError> {
         let id = self.inbox.ask()?;
-        let question = Frame::new(message_type, payload.as_ref()).with_correlation(id.0);
+        let message = message.into();
+        let question = message.frame().with_correlation(id.0);
         let pushed = self.push_frame(&question);
         if pushed.is_err() {
             self.inbox.give_up(id);

@@ -72,7 +72,7 @@ impl Waiter {
 /// use nebnet::MessageType;
 /// use std::time::Duration;
 ///
-/// let pending = handle.request(peer, MessageType(7), b"what?", Duration::from_secs(1))?;
+/// let pending = handle.request(peer, (MessageType(7), b"what?"), Duration::from_secs(1))?;
 /// // Do something else meanwhile.
 /// let answer = pending.recv()?;
 /// println!("{:?}", answer.payload());
@@ -207,13 +207,13 @@ pub struct Reply {
 /// ```no_run
 /// # fn example(handle: nebnet::Handle, peers: &[nebnet::PeerId])
 /// # -> Result<(), Box<dyn std::error::Error>> {
-/// use nebnet::{MessageType, Outgoing};
+/// use nebnet::MessageType;
 /// use std::time::Duration;
 ///
 /// let replies = handle.replies(1_000);
 /// for peer in peers {
-///     let question = Outgoing::new(MessageType(7), b"what?");
-///     handle.request_to(&replies, *peer, &question, Duration::from_secs(1))?;
+///     let question = (MessageType(7), "what?");
+///     handle.request_to(&replies, *peer, question, Duration::from_secs(1))?;
 /// }
 /// for _ in peers {
 ///     let reply = replies.recv()?;

@@ -401,7 +401,7 @@ impl ExactSizeIterator for Messages<'_> {}
 /// service.start()?;
 ///
 /// let mut client = Client::connect(service.local_addrs()[0])?;
-/// client.send(MessageType(7), "hi")?;
+/// client.send((MessageType(7), "hi"))?;
 ///
 /// let batch = greetings.recv_batch()?;
 /// for message in &batch {
@@ -609,7 +609,7 @@ impl Subscription {
     /// # let greetings = service.handle().subscribe(MessageType(7))?;
     /// # service.start()?;
     /// # let mut client = nebnet::Client::connect(service.local_addrs()[0])?;
-    /// # client.send(MessageType(7), "hi")?;
+    /// # client.send((MessageType(7), "hi"))?;
     /// select! {
     ///     recv(greetings.receiver()) -> delivery => {
     ///         let batch = greetings.take(delivery?);

@@ -5,13 +5,14 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Handle, Outgoing, Payload};
+use super::Handle;
 use crate::{
     clock::{Tick, ticks_of_timeout},
     dispatch::{PendingReply, Replies, Waiter},
     error::{RequestError, SendError},
-    id::{MessageType, PeerId, RequestId},
+    id::{PeerId, RequestId},
     limits::TIMEOUT_MS_CEILING,
+    outgoing::{Outgoing, Rejected},
     slots::{OutFrame, never_waits},
 };
 
@@ -27,10 +28,13 @@ impl Handle {
     /// A peer that half-closes, or is being closed, may be asked until its connection ends; its
     /// answers count as long as they are read.
     ///
+    /// A correlation number of the message's own gives way to the request's.
+    ///
     /// # Errors
     ///
-    /// [`RequestError::Send`], [`RequestError::TooMany`], [`RequestError::BadTimeout`] if `timeout`
-    /// is zero or above 365 days, [`RequestError::Stopped`]. Nothing was sent.
+    /// [`Rejected`] gives the message back, with [`RequestError::Send`], [`RequestError::TooMany`],
+    /// [`RequestError::BadTimeout`] if `timeout` is zero or above 365 days, or
+    /// [`RequestError::Stopped`]. Nothing was sent.
     ///
     /// # Examples
     ///
@@ -44,7 +48,7 @@ impl Handle {
     /// let peer = service.handle().peers()[0].peer;
     ///
     /// let handle = service.handle();
-    /// let pending = handle.request(peer, MessageType(7), "2 + 2", Duration::from_secs(5))?;
+    /// let pending = handle.request(peer, (MessageType(7), "2 + 2"), Duration::from_secs(5))?;
     /// // The answer has the question's correlation number.
     /// let question = client.recv()?;
     /// client.reply(&question, "4")?;
@@ -54,30 +58,18 @@ impl Handle {
     pub fn request<'a>(
         &self,
         peer: PeerId,
-        message_type: MessageType,
-        payload: impl Into<Payload<'a>>,
+        message: impl Into<Outgoing<'a>>,
         timeout: Duration,
-    ) -> Result<PendingReply, RequestError> {
-        self.request_message(peer, &Outgoing::new(message_type, payload), timeout)
-    }
-
-    /// As [`request`](Self::request), with the options of a message. A correlation number of its
-    /// own gives way to the request's.
-    ///
-    /// # Errors
-    ///
-    /// As [`request`](Self::request).
-    pub fn request_message(
-        &self,
-        peer: PeerId,
-        message: &Outgoing<'_>,
-        timeout: Duration,
-    ) -> Result<PendingReply, RequestError> {
-        let deadline = self.deadline(timeout)?;
+    ) -> Result<PendingReply, Rejected<'a, RequestError>> {
+        let message = message.into();
         let (waiter, receiver) = PendingReply::channel();
-        let id = self.ask_peer(peer, message, deadline, waiter)?;
-        let requests = Arc::clone(&self.shared.registry.requests);
-        Ok(PendingReply::new(peer, id, receiver, requests))
+        match self.ask_peer(peer, &message, timeout, || Ok(waiter)) {
+            Ok(id) => {
+                let requests = Arc::clone(&self.shared.registry.requests);
+                Ok(PendingReply::new(peer, id, receiver, requests))
+            }
+            Err(error) => Err(Rejected { error, message }),
+        }
     }
 
     /// A queue that takes the answers to at most `capacity` requests at a time: 1 to 2^22, another
@@ -87,22 +79,23 @@ impl Handle {
         Replies::new(capacity, Arc::clone(&self.shared.registry.requests))
     }
 
-    /// As [`request_message`](Self::request_message), but the answer goes to a queue, with the id
+    /// As [`request`](Self::request), but the answer goes to a queue, with the id
     /// that is returned.
     ///
     /// # Errors
     ///
     /// As [`request`](Self::request); [`RequestError::TooMany`] also when the queue has no free
     /// place.
-    pub fn request_to(
+    pub fn request_to<'a>(
         &self,
         replies: &Replies,
         peer: PeerId,
-        message: &Outgoing<'_>,
+        message: impl Into<Outgoing<'a>>,
         timeout: Duration,
-    ) -> Result<RequestId, RequestError> {
-        let deadline = self.deadline(timeout)?;
-        self.ask_peer(peer, message, deadline, replies.reserve()?)
+    ) -> Result<RequestId, Rejected<'a, RequestError>> {
+        let message = message.into();
+        self.ask_peer(peer, &message, timeout, || replies.reserve())
+            .map_err(|error| Rejected { error, message })
     }
 
     /// Gives up a request that [`request_to`](Self::request_to) made: its queue will hear nothing
@@ -117,9 +110,11 @@ impl Handle {
         &self,
         peer: PeerId,
         message: &Outgoing<'_>,
-        deadline: Tick,
-        waiter: Waiter,
+        timeout: Duration,
+        waiter: impl FnOnce() -> Result<Waiter, RequestError>,
     ) -> Result<RequestId, RequestError> {
+        let deadline = self.deadline(timeout)?;
+        let waiter = waiter()?;
         let requests = &self.shared.registry.requests;
         let (owned, priority) = (self.payload_of(message)?, message.priority);
         // First added, then sent: the answer may be here before the send returns.

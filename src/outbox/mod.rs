@@ -84,20 +84,19 @@ impl Outbox {
         }
     }
 
-    /// Queues a frame of the loop's own, of normal priority. Frames that come one after the other
+    /// Queues a frame of the loop's own. Frames that come one after the other
     /// share a segment, so that they are one slice to write.
-    pub(crate) fn push_inline(&mut self, now: Tick, frame: &Frame<'_>) {
-        let normal = Priority::Normal;
+    pub(crate) fn push_inline(&mut self, now: Tick, priority: Priority, frame: &Frame<'_>) {
         let last = match &mut self.behind {
             Some(behind) => match &mut behind.lanes {
-                Some(lanes) => lanes.lanes[normal.ordinal()].run.back_mut(),
-                None if self.priority == Some(normal) => {
+                Some(lanes) => lanes.lanes[priority.ordinal()].run.back_mut(),
+                None if self.priority == Some(priority) => {
                     let front = (!self.front.is_empty()).then_some(&mut self.front);
                     behind.segments.back_mut().or(front)
                 }
                 None => None,
             },
-            None if self.priority == Some(normal) => {
+            None if self.priority == Some(priority) => {
                 (!self.front.is_empty()).then_some(&mut self.front)
             }
             None => None,
@@ -105,7 +104,7 @@ impl Outbox {
         if !last.is_some_and(|last| last.try_append(frame)) {
             let mut segment = Segment::default();
             segment.try_append(frame);
-            self.push(now, normal, segment);
+            self.push(now, priority, segment);
         }
     }
 

@@ -124,7 +124,7 @@ impl Pipe {
                 let size = frame.payload.len();
                 let accepted = self.slots.accept_inline(self.id, traffic, size).is_ok();
                 if accepted {
-                    self.outbox.push_inline(1, frame);
+                    self.outbox.push_inline(1, Priority::Normal, frame);
                     self.answered.add(traffic);
                 }
                 accepted

@@ -359,7 +359,9 @@ impl Machine {
         let payload = vec![script.byte(); size];
         let frame = Frame::new(MessageType(number), &payload).with_checksum(script.flag());
         if inline {
-            self.peer.outbox.push_inline(self.now, &frame);
+            self.peer
+                .outbox
+                .push_inline(self.now, Priority::Normal, &frame);
         } else {
             let mut segment = Segment::default();
             assert!(segment.try_append(&frame));

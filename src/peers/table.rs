@@ -517,7 +517,10 @@ mod tests {
             |connection| connection.peer.set_reading(3, false),
             |connection| {
                 let frame = Frame::new(MessageType(1), b"x");
-                connection.peer.outbox.push_inline(1, &frame);
+                connection
+                    .peer
+                    .outbox
+                    .push_inline(1, crate::policy::Priority::Normal, &frame);
             },
         ];
         let mut table = Table::new(slots());

@@ -543,7 +543,7 @@ fn what_waits_behind_a_write_that_failed_is_leased() {
     let connection = peers.connections.get_mut(0).unwrap();
     let mut replier = Replier::new(&slots, &mut connection.peer.outbox, now, id);
     for size in [70_000, 9_000, 3_000] {
-        replier.send(MessageType(1), vec![0; size]).unwrap();
+        replier.send((MessageType(1), vec![0; size])).unwrap();
     }
     let answered = replier.accepted();
     connection.peer.counts.answered.add(answered);
@@ -1266,24 +1266,41 @@ mod inline {
             let limit = PAYLOAD_MAX as usize;
             let size = limit + 1;
             assert_eq!(
-                replier.reply(&long),
+                replier
+                    .reply(&long)
+                    .map_err(crate::outgoing::Rejected::into_error),
                 Err(SendError::TooLarge { size, limit })
             );
             let reserved = MessageType(0xFF00);
             let refused = Err(SendError::ReservedType(reserved));
-            assert_eq!(replier.send(reserved, ""), refused);
+            assert_eq!(
+                replier
+                    .send((reserved, ""))
+                    .map_err(crate::outgoing::Rejected::into_error),
+                refused
+            );
             // The bound is 100 messages, whoever they come from.
             let frame = Frame::new(SHORT, message.payload());
             for _ in 0..50 {
-                replier.send(SHORT, "answer").unwrap();
+                replier.send((SHORT, "answer")).unwrap();
                 inside.send(id, OutFrame { frame, owned: None }).unwrap();
             }
-            assert_eq!(replier.reply("one more"), Err(SendError::Full));
+            assert_eq!(
+                replier
+                    .reply("one more")
+                    .map_err(crate::outgoing::Rejected::into_error),
+                Err(SendError::Full)
+            );
             let sent = inside.send(id, OutFrame { frame, owned: None });
             assert_eq!(sent, Err(SendError::Full));
             assert!(inside.ask_close(id));
             // What was read before may be answered, if there is room.
-            assert_eq!(replier.reply("late"), Err(SendError::Full));
+            assert_eq!(
+                replier
+                    .reply("late")
+                    .map_err(crate::outgoing::Rejected::into_error),
+                Err(SendError::Full)
+            );
             let sent = inside.send(id, OutFrame { frame, owned: None });
             assert_eq!(sent, Err(SendError::Closing));
         };

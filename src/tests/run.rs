@@ -812,8 +812,9 @@ fn echo_handler(
     let mut handlers = Handlers::new(Arc::clone(ledger), Arc::clone(requests));
     let refused = Arc::clone(refused);
     let echo = Box::new(move |message: MessageRef<'_>, replier: &mut Replier<'_>| {
-        if let Err(error) = replier.reply(message.payload()) {
-            refused.lock().unwrap().push((message.peer(), error));
+        if let Err(rejected) = replier.reply(message.payload()) {
+            let refusal = (message.peer(), rejected.error);
+            refused.lock().unwrap().push(refusal);
         }
     });
     handlers

@@ -110,13 +110,13 @@ fn a_bye_that_names_a_fault_ends_the_sending() {
     let (peer, handle) = (only_peer(&service), service.handle());
     let mut accepted = 0;
     while handle.peers()[0].queued.bytes < 4 << 20 {
-        handle.send(peer, T, vec![0; 100_000]).unwrap();
+        handle.send(peer, (T, vec![0; 100_000])).unwrap();
         accepted += 1;
     }
     client.stream.write_all(&bye(7)).unwrap();
     wait_until("sends are refused", || {
         handle
-            .send(peer, T, b"late")
+            .send(peer, (T, b"late"))
             .inspect(|()| accepted += 1)
             .is_err()
     });
@@ -287,7 +287,7 @@ fn a_frame_that_is_written_by_half_is_finished() {
         let mut count = 0;
         // Until the kernel has taken a part of one only.
         while handle.peers()[0].queued.messages == 0 {
-            handle.send(peer, T, &large).unwrap();
+            handle.send(peer, (T, &large)).unwrap();
             count += 1;
         }
         let code = if by == By::Stop { 1 } else { 2 };
@@ -301,7 +301,12 @@ fn a_frame_that_is_written_by_half_is_finished() {
             util::stop_within(&mut service, DRAIN);
         } else {
             assert!(handle.close(peer));
-            assert_eq!(handle.send(peer, T, b"late"), Err(SendError::Closing));
+            assert_eq!(
+                handle
+                    .send(peer, (T, b"late"))
+                    .map_err(nebnet::Rejected::into_error),
+                Err(SendError::Closing)
+            );
         }
         reader.join().unwrap();
         let report = stop_tap(service, tap);
@@ -320,13 +325,13 @@ fn the_urgent_behind_a_full_outbox_is_written_with_all_of_it() {
         let payload = [b'n'; 10_000];
         // The kernel takes no more.
         while handle.peers()[0].queued.bytes < 100 << 10 {
-            handle.send(peer, T, &payload).unwrap();
+            handle.send(peer, (T, &payload)).unwrap();
         }
         for _ in 0..10 {
             let message = Outgoing::new(MessageType(9), b"now").priority(Priority::High);
-            handle.send_message(peer, message).unwrap();
+            handle.send(peer, message).unwrap();
         }
-        while handle.send(peer, T, &payload).is_ok() {}
+        while handle.send(peer, (T, &payload)).is_ok() {}
         let reader = thread::spawn(move || {
             let (mut normal, mut high) = (0_u64, 0_u64);
             loop {

@@ -31,7 +31,9 @@ fn start() -> (NetService, Subscription, NetService) {
     let handle = client.handle();
     let peer = connected(&handle, 1)[0];
     for number in 0..COUNT {
-        handle.send(peer, T, number.to_be_bytes().to_vec()).unwrap();
+        handle
+            .send(peer, (T, number.to_be_bytes().to_vec()))
+            .unwrap();
     }
     wait_until("messages are parked", || full.row().parked > 0);
     (server, full, client)
@@ -115,7 +117,7 @@ fn what_is_taken_late_but_in_time_is_not_unconfirmed() {
     let handle = client.handle();
     let peer = connected(&handle, 1)[0];
     for _ in 0..40 {
-        handle.send(peer, T, vec![7; 32 << 10]).unwrap();
+        handle.send(peer, (T, vec![7; 32 << 10])).unwrap();
     }
     wait_until("everything is written", || {
         handle.snapshot().outbound_written.messages == 40

@@ -134,10 +134,7 @@ fn ask(handle: &Handle, mut peers: Vec<PeerId>, pause: Duration) -> Asked {
     while !peers.is_empty() {
         peers.retain(|peer| {
             let question = Outgoing::new(T, accepted.to_be_bytes().to_vec());
-            match handle
-                .send_message(*peer, question)
-                .map_err(|one| one.error)
-            {
+            match handle.send(*peer, question).map_err(|one| one.error) {
                 Ok(()) => accepted += 1,
                 Err(error) if error.is_full() => {}
                 Err(SendError::Closing | SendError::NotConnected) => {
@@ -150,7 +147,7 @@ fn ask(handle: &Handle, mut peers: Vec<PeerId>, pause: Duration) -> Asked {
         });
         for peer in &refused {
             assert!(
-                handle.send(*peer, T, b"late").is_err(),
+                handle.send(*peer, (T, b"late")).is_err(),
                 "{peer} is open again"
             );
         }

@@ -93,7 +93,7 @@ fn run(mut service: NetService, tallies: Vec<Arc<Tally>>) -> Server {
     let handle = service.handle();
     let connections = move || service.handle().snapshot().peers;
     let server = Server::new(addr, &Accepted::default(), tallies).with_broadcast(move |payload| {
-        handle.broadcast(MessageType(MESSAGE_TYPE), payload, Recipients::All);
+        handle.broadcast((MessageType(MESSAGE_TYPE), payload), Recipients::All);
     });
     Server {
         connections: Box::new(connections),

@@ -204,7 +204,7 @@ impl Relay<'_> {
         };
         let report = self
             .handle
-            .broadcast_message(&outgoing, Recipients::Matching(&chosen));
+            .broadcast(&outgoing, Recipients::Matching(&chosen));
         self.skipped += full.get() + report.skipped.len() as u64;
     }
 }

@@ -36,7 +36,7 @@ impl Subscription {
     /// let options = SubscribeOptions::new(MessageType(7)).with_events();
     /// let mut inbox = service.handle().subscribe_with(options)?;
     /// # service.start()?;
-    /// # nebnet::Client::connect(service.local_addrs()[0])?.send(MessageType(7), "hi")?;
+    /// # nebnet::Client::connect(service.local_addrs()[0])?.send((MessageType(7), "hi"))?;
     /// loop {
     ///     match inbox.recv_any()? {
     ///         Received::Event(Event::Connected { peer, .. }) => println!("{peer} is here"),

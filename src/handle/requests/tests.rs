@@ -17,6 +17,7 @@ use crate::{
     dispatch::{FanOut, Notice, QueueBounds, Registry},
     error::CloseReason,
     handle::{Settings, Shard, Shared},
+    id::MessageType,
     ledger::{Ledger, Traffic},
     slots::{OutboxLimits, Slots, Sums},
     socket::SocketOptions,
@@ -49,6 +50,9 @@ fn shared() -> Arc<Shared> {
     })
 }
 
+const ASKED: MessageType = MessageType(7);
+const LONG: Duration = Duration::from_secs(3600);
+
 /// A request is refused, or resolved by the end of its connection: none is left behind, and none
 /// of a connection that has ended, however its end falls between the steps of a request.
 #[test]
@@ -74,7 +78,8 @@ fn no_request_slips_past_the_end_of_its_connection() {
         };
         while !over.load(Ordering::Relaxed) {
             let peer = PeerId::from_bits(current.load(Ordering::Relaxed));
-            match handle.request(peer, MessageType(7), b"?", Duration::from_secs(3600)) {
+            let asked = handle.request(peer, (ASKED, b"?"), LONG);
+            match asked.map_err(Rejected::into_error) {
                 Ok(pending) if all.len() < 200 => all.push(pending),
                 Ok(pending) => {
                     all.push(pending);
