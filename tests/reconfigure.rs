@@ -90,9 +90,7 @@ fn a_shorter_deadline_holds_for_peers_that_are_connected() {
 /// A deadline that was off begins to count, and one that is put off is not held against a peer.
 #[test]
 fn a_deadline_can_be_put_on_and_off() {
-    let off = config()
-        .first_frame_timeout(Duration::ZERO)
-        .frame_timeout(Duration::ZERO);
+    let off = config().first_frame_timeout(None).frame_timeout(None);
     let (service, tap) = start_tap(off.clone());
     let mut silent = Client::connect(service.local_addrs()[0]);
     wait_until("it is here", || service.handle().snapshot().peers == 1);

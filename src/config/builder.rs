@@ -91,8 +91,8 @@ impl Config {
     /// required, their HELLO: default 1,024, 0 is no limit. One beyond is told `TooManyPeers` and
     /// closed, so that a crowd that says nothing leaves room for those that do.
     ///
-    /// Where nothing is due, because [`first_frame_timeout`](Self::first_frame_timeout) is zero and
-    /// no HELLO is required, nobody is pending.
+    /// Where nothing is due, because [`first_frame_timeout`](Self::first_frame_timeout) is off and
+    /// no HELLO is required, nothing is pending.
     #[must_use]
     pub fn max_pending(self, count: usize) -> Self {
         Self {
@@ -127,51 +127,53 @@ impl Config {
         }
     }
 
-    /// How long a peer may take for its first whole frame; default 5 s, zero is off.
+    /// How long a peer may take for its first whole frame; default 5 s, `None` is off.
     #[must_use]
-    pub fn first_frame_timeout(self, timeout: Duration) -> Self {
+    pub fn first_frame_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
         Self {
-            first_frame_timeout: timeout,
+            first_frame_timeout: or_off(timeout),
             ..self
         }
     }
 
-    /// How long any frame may take from its first byte; default 10 s, zero is off.
+    /// How long any frame may take from its first byte; default 10 s, `None` is off.
     #[must_use]
-    pub fn frame_timeout(self, timeout: Duration) -> Self {
+    pub fn frame_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
         Self {
-            frame_timeout: timeout,
+            frame_timeout: or_off(timeout),
             ..self
         }
     }
 
-    /// Closes a peer after this time without a byte in either direction; off by default.
+    /// Closes a peer after this time without a byte in either direction; `None`, the default,
+    /// is off.
     #[must_use]
-    pub fn idle_timeout(self, timeout: Duration) -> Self {
+    pub fn idle_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
         Self {
-            idle_timeout: timeout,
+            idle_timeout: or_off(timeout),
             ..self
         }
     }
 
-    /// Cuts off a peer for which bytes wait and whose system acknowledges none; default 10 s, zero
-    /// is off. The end is between 1.0 and 1.2 of this time after the last byte acknowledged. A peer
-    /// that reads less than a step of its window within it (a segment: 64 KiB on loopback, 1.4 KiB
-    /// on Ethernet; more where its receive buffer has grown) counts as one that takes nothing.
+    /// Cuts off a peer for which bytes wait and whose system acknowledges none; default 10 s,
+    /// `None` is off. The end is between 1.0 and 1.2 of this time after the last byte acknowledged.
+    /// A peer that reads less than a step of its window within it (a segment: 64 KiB on loopback,
+    /// 1.4 KiB on Ethernet; more where its receive buffer has grown) counts as one that takes
+    /// nothing.
     #[must_use]
-    pub fn write_stall_timeout(self, timeout: Duration) -> Self {
+    pub fn write_stall_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
         Self {
-            write_stall_timeout: timeout,
+            write_stall_timeout: or_off(timeout),
             ..self
         }
     }
 
-    /// `TCP_USER_TIMEOUT`: how long sent bytes may stay unacknowledged; default 30 s, zero leaves
-    /// the system's default.
+    /// `TCP_USER_TIMEOUT`: how long sent bytes may stay unacknowledged; default 30 s, `None`
+    /// leaves the system's default.
     #[must_use]
-    pub fn tcp_user_timeout(self, timeout: Duration) -> Self {
+    pub fn tcp_user_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
         Self {
-            tcp_user_timeout: timeout,
+            tcp_user_timeout: or_off(timeout),
             ..self
         }
     }
@@ -199,13 +201,17 @@ impl Config {
     }
 
     /// Sends a PING to a peer that said HELLO or OK and then nothing for `interval`, and takes it
-    /// for dead after `timeout` of silence. Any byte is a sign of life. Default 15 s and 45 s; an
-    /// interval of zero is off, a timeout of zero asks and never judges.
+    /// for dead after `timeout` of silence. Any byte is a sign of life. Default 15 s and 45 s; no
+    /// interval is off, no timeout asks and never judges.
     #[must_use]
-    pub fn heartbeat(self, interval: Duration, timeout: Duration) -> Self {
+    pub fn heartbeat(
+        self,
+        interval: impl Into<Option<Duration>>,
+        timeout: impl Into<Option<Duration>>,
+    ) -> Self {
         Self {
-            heartbeat_interval: interval,
-            heartbeat_timeout: timeout,
+            heartbeat_interval: or_off(interval),
+            heartbeat_timeout: or_off(timeout),
             ..self
         }
     }
@@ -439,6 +445,11 @@ impl Config {
     }
 }
 
+/// Zero is what the rest of the crate knows for off.
+fn or_off(timeout: impl Into<Option<Duration>>) -> Duration {
+    timeout.into().unwrap_or(Duration::ZERO)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -447,5 +458,17 @@ mod tests {
     fn the_first_listen_replaces_the_default() {
         let (a, b) = ("127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap());
         assert_eq!(Config::default().listen(a).listen(b).listen, [a, b]);
+    }
+    #[test]
+    fn no_timeout_is_off_and_so_is_zero() {
+        let off = Config::default().idle_timeout(None).heartbeat(None, None);
+        let zero = Duration::ZERO;
+        assert_eq!(off, off.clone().idle_timeout(zero).heartbeat(zero, zero));
+        assert_eq!(off.problems(), []);
+        let second = Duration::from_secs(1);
+        assert_eq!(
+            off.clone().frame_timeout(second),
+            off.frame_timeout(Some(second))
+        );
     }
 }

@@ -56,8 +56,10 @@ impl fmt::Debug for Token {
 
 /// The settings of a service.
 ///
-/// Every setter replaces its value and leaves the others. Timeouts of zero are off; they are
-/// rounded up to milliseconds.
+/// Every setter replaces its value and leaves the others. A timeout that may be off takes a
+/// `Duration`, or `None` for off; zero is off, too. Timeouts are rounded up to milliseconds.
+///
+/// [`Config::settings`] tells names, ranges and defaults to a program.
 ///
 /// # Examples
 ///

@@ -83,7 +83,7 @@ impl Setting {
     }
 
     /// Whether zero is no value like others: it switches off what the setting is about, or leaves
-    /// it to the system.
+    /// it to the system. Methods that take a duration take `None` for it, too.
     #[must_use]
     pub fn zero_is_off(&self) -> bool {
         self.range.zero_is_off
