@@ -71,6 +71,41 @@ fn options_and_settings_are_the_same_ones() {
     assert_eq!(without, expected);
 }
 
+/// What SIGHUP changes is what the library can change, and what the command line does itself.
+#[test]
+fn the_document_names_what_can_change_while_running() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(DOCUMENT);
+    let text = fs::read_to_string(path).unwrap();
+    let list = text.split_once("From then on these hold").unwrap().1;
+    let (list, _) = list.split_once("A bound that is lower").unwrap();
+    assert!(list.contains("every timeout"), "{list}");
+    let mut named: Vec<_> = list.split('`').skip(1).step_by(2).collect();
+    named.sort_unstable();
+    let serve = serve();
+    let options = serve.get_arguments().map(|arg| arg.get_id().as_str());
+    let mut expected: Vec<_> = options
+        .filter(|option| match setting_of(option) {
+            Some(setting) => setting.is_live() && setting.unit() != "ms",
+            None => ["drain", "log_level"].contains(option),
+        })
+        .collect();
+    expected.sort_unstable();
+    assert_eq!(named, expected, "in {DOCUMENT}");
+}
+
+/// What values may be, whatever they are for, is what the library allows.
+#[test]
+fn the_longest_values_are_those_of_the_library() {
+    let max = |option| setting_of(option).and_then(Setting::max);
+    assert_eq!(max("max_payload"), Some(units::PAYLOAD_SIZE_MAX.into()));
+    let longest = max("connect_timeout").unwrap();
+    assert!(units::duration(&format!("{longest}ms")).is_ok());
+    assert!(units::duration(&format!("{}ms", longest + 1)).is_err());
+    let longest = usize::try_from(max("token").unwrap()).unwrap();
+    assert!(units::token(&"t".repeat(longest)).is_ok());
+    assert!(units::token(&"t".repeat(longest + 1)).is_err());
+}
+
 /// A default of the table is something that the option takes.
 #[test]
 fn a_default_can_be_given() {
