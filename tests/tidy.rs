@@ -41,7 +41,6 @@ const LONG_FILES: &[(&str, usize)] = &[
     ("src/dispatch/requests.rs", 550),
     ("src/dispatch/subscription.rs", 950),
     ("src/error.rs", 1150),
-    ("src/event_loop.rs", 1250),
     ("src/handle.rs", 1250),
     ("src/idle.rs", 600),
     ("src/outbox/mod.rs", 550),
