@@ -36,8 +36,6 @@ const LONG_FILES: &[(&str, usize)] = &[
     ("src/balance.rs", 600),
     ("src/budget/mod.rs", 600),
     ("src/client/mod.rs", 750),
-    ("src/dispatch/fan_out.rs", 850),
-    ("src/dispatch/registry.rs", 800),
     ("src/dispatch/requests.rs", 550),
     ("src/dispatch/subscription.rs", 950),
     ("src/error.rs", 1150),

@@ -7,8 +7,8 @@ use crossbeam_channel::TrySendError;
 use super::{
     Delivery, EventDelivery,
     mixed::{Content, Extra, What},
+    outlet::{Outlet, Subscriber},
     queue::QueueBounds,
-    registry::{Outlet, Subscriber},
     subscription::BatchDelivery,
 };
 use crate::{event::Event, id::PeerId, ledger::Traffic, slots::Slots, timers::TimerDelivery};

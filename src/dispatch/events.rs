@@ -15,7 +15,11 @@ use std::{
 
 use crossbeam_channel::Receiver;
 
-use super::registry::{Account, Outlet, Registry, Subscriber};
+use super::{
+    account::Account,
+    outlet::{Outlet, Subscriber},
+    registry::Registry,
+};
 use crate::{
     error::{RecvError, RecvTimeoutError, SubscribeError, TryRecvError},
     event::Event,

@@ -5,43 +5,44 @@
 //! all of one type, which the parser knows, costs one look; the messages of a mixed one are counted
 //! per list in one walk over their headers, and listed in an [`index`](super::index).
 
+//!
+//! This file takes a block to the lists of its types. `fan_out/routes.rs` makes these lists,
+//! `fan_out/offering.rs` offers a subscriber its part and does what its policy says when there is
+//! no room, `fan_out/parking.rs` keeps what waits for room, `fan_out/extras.rs` has the events and
+//! timers. None of the four imports from another.
+
+mod extras;
+mod offering;
+mod parking;
+mod routes;
+
 use std::{
-    collections::{BTreeMap, HashMap},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
 };
 
-use crossbeam_channel::TrySendError;
-
 use super::{
-    EndReason, Notice, OverflowPolicy, Registry,
+    Notice, Registry,
     answers::Answers,
-    entry::{Entry, Oldest, Parked, Standing, discard_parked},
-    events,
+    entry::{Entry, discard_parked},
     index::{Share, Sorter},
+    outlet::{Outlet, Subscriber},
     queue::{Item, QueueBounds, queue_charge},
-    registry::{Outlet, Subscriber},
-    subscription::{BatchDelivery, Place},
+    subscription::BatchDelivery,
     tally::Tally,
 };
 use crate::{
     balance::{CutMarker, DispatchCut},
     block::BlockRef,
-    error::CloseReason,
-    id::{MessageType, PeerId},
+    id::MessageType,
     ledger::{Traffic, TypeMap},
     limits::{DIRECT_BLOCK_BYTES_MAX, DIRECT_SUBSCRIBERS_MAX},
-    log_limiter::{LogLimiter, Subject},
+    log_limiter::LogLimiter,
     slots::{Slots, never_waits},
 };
 
-mod extras;
-
 /// The list of types that nobody subscribes to.
 const NOBODY: u16 = 0;
-
-/// How often a queue that others fill too is looked at for something to drop.
-const REPLACE_LOOKS_MAX: usize = 100;
 
 /// Delivers blocks to subscribers; owned by whichever thread does the dispatching.
 #[derive(Debug)]
@@ -388,333 +389,6 @@ impl FanOut {
         self.sorter.finish();
     }
 
-    /// Offers a subscriber its share of a block.
-    fn offer(&mut self, position: usize, block: &BlockRef, share: &Share) {
-        let entry = &mut self.entries[position];
-        let account = &entry.subscriber.account;
-        let count = share.count;
-        let counters = account.counters(self.shard);
-        counters.matched.add(u64::from(count));
-        match entry.standing {
-            Standing::Open => {}
-            Standing::Hides if !entry.hidden.contains(&block.head().peer) => {}
-            Standing::Gone => {
-                counters.discard(u64::from(count));
-                return;
-            }
-            Standing::Hides | Standing::Overflow => {
-                // What is not told as missing now is with the next batch.
-                entry.number += u64::from(count);
-                counters.dropped.add(u64::from(count));
-                return;
-            }
-        }
-        if let Outlet::Messages(_) = entry.subscriber.outlet {
-            self.offer_messages(position, block, share);
-            return;
-        }
-        let number = entry.number;
-        entry.number += u64::from(count);
-        let mut delivery = BatchDelivery::new(block.clone(), share, number, Arc::clone(account));
-        let room = if entry.parked.is_empty() {
-            entry.reserve(self.shard, &delivery, 1)
-        } else {
-            0
-        };
-        if room >= u64::from(count) {
-            let was_dropping = entry.dropping;
-            self.deliver(position, delivery);
-            if was_dropping {
-                self.end_of_dropping(position);
-            }
-            return;
-        }
-        // Nobody is full, and misses what follows, for want of being told.
-        entry.wake();
-        if entry.subscriber.account.overflow == OverflowPolicy::DropOldest {
-            entry.give_back(self.shard, room, &delivery);
-            self.replace_oldest(position, delivery);
-            return;
-        }
-        let for_bytes = room == 0 && entry.lacks_bytes(&delivery);
-        let rest = if room == 0 {
-            delivery
-        } else {
-            let rest = delivery.split_off(u32::try_from(room).unwrap_or(u32::MAX));
-            self.deliver(position, delivery);
-            rest
-        };
-        let overflow = self.entries[position].subscriber.account.overflow;
-        if overflow == OverflowPolicy::Pause {
-            self.park(position, rest);
-            return;
-        }
-        let (peer, count) = (rest.block().head().peer, rest.count());
-        self.note_dropped(position, count, 0, if for_bytes { count } else { 0 });
-        self.follow_up(position, overflow, peer);
-    }
-
-    /// Does what a subscriber asked for besides the drop.
-    fn follow_up(&mut self, position: usize, overflow: OverflowPolicy, peer: PeerId) {
-        match overflow {
-            OverflowPolicy::DropNewest | OverflowPolicy::DropOldest | OverflowPolicy::Pause => {}
-            OverflowPolicy::Close => self.slots.close_for(peer, CloseReason::Flood),
-            OverflowPolicy::Unsubscribe => self.end(position, Standing::Overflow),
-        }
-    }
-
-    /// Puts a delivery into a queue that has no room for it, in place of the oldest there.
-    fn replace_oldest(&mut self, position: usize, mut delivery: BatchDelivery) {
-        let entry = &mut self.entries[position];
-        let capacity = entry.subscriber.account.capacity.messages;
-        let capacity = u32::try_from(capacity).unwrap_or(u32::MAX);
-        let (mut dropped, mut displaced, mut for_bytes) = (0, 0, 0);
-        if delivery.count() > capacity {
-            dropped = delivery.count() - capacity;
-            delivery = delivery.split_off(dropped);
-        }
-        let mut looks_left = REPLACE_LOOKS_MAX;
-        let mut moved = false;
-        while entry.reserve(self.shard, &delivery, u64::from(delivery.count())) == 0 {
-            let lacks_bytes = entry.lacks_bytes(&delivery);
-            let oldest = entry.drop_oldest(&mut moved);
-            if let Oldest::Dropped(count) = oldest {
-                displaced += count;
-                for_bytes += if lacks_bytes { count } else { 0 };
-                continue;
-            }
-            // Without one, all that the queue counts is being taken at this moment. Or another
-            // shard is about to put into it what is no older than this.
-            looks_left -= 1;
-            let is_alone = !entry.subscriber.account.has_several_shards();
-            if (is_alone && oldest == Oldest::None) || (moved && looks_left == 0) {
-                entry.reserve_anyway(self.shard, &delivery);
-                break;
-            }
-            if looks_left == 0 {
-                dropped += delivery.count();
-                self.note_dropped(position, dropped, displaced, for_bytes);
-                return;
-            }
-            std::hint::spin_loop();
-        }
-        self.deliver(position, delivery);
-        if dropped + displaced > 0 {
-            self.note_dropped(position, dropped, displaced, for_bytes);
-        }
-    }
-
-    /// Offers messages one by one to a channel of the embedder.
-    fn offer_messages(&mut self, position: usize, block: &BlockRef, share: &Share) {
-        let entry = &mut self.entries[position];
-        let Outlet::Messages(sender) = &entry.subscriber.outlet else {
-            return;
-        };
-        let account = &entry.subscriber.account;
-        let counters = account.counters(self.shard);
-        // Whoever cannot live with a gap gets nothing behind it in this block, as of a block in a
-        // queue of our own. What was read of a peer before its close comes all the same.
-        let stops = matches!(
-            account.overflow,
-            OverflowPolicy::Close | OverflowPolicy::Unsubscribe
-        );
-        let mut dropped = 0;
-        let mut gone = false;
-        let delivery = BatchDelivery::new(block.clone(), share, 0, Arc::clone(account));
-        for message in delivery.messages() {
-            if stops && dropped > 0 {
-                dropped += 1;
-                continue;
-            }
-            match sender.try_send(message.to_message()) {
-                Ok(()) => {
-                    counters.begin_move(1);
-                    counters.end_taken(1);
-                }
-                Err(TrySendError::Full(_)) => dropped += 1,
-                Err(TrySendError::Disconnected(_)) => {
-                    counters.discard(1);
-                    gone = true;
-                }
-            }
-        }
-        let overflow = account.overflow;
-        if gone {
-            counters.dropped.add(u64::from(dropped));
-            log::debug!("subscriber {:?} is gone", account.name);
-            self.end(position, Standing::Gone);
-        } else if dropped > 0 {
-            self.note_dropped(position, dropped, 0, 0);
-            self.follow_up(position, overflow, block.head().peer);
-        } else {
-            self.end_of_dropping(position);
-        }
-    }
-
-    /// Counts messages that were dropped for want of room, and says so once in a while; `for_bytes`
-    /// of them, or of those displaced in the queue, fell to the bound in bytes.
-    fn note_dropped(&mut self, position: usize, count: u32, displaced: u32, for_bytes: u32) {
-        debug_assert!(for_bytes <= count + displaced);
-        let entry = &mut self.entries[position];
-        let account = &entry.subscriber.account;
-        let counters = account.counters(self.shard);
-        counters.dropped.add(u64::from(count));
-        counters.dropped_for_bytes.add(u64::from(for_bytes));
-        entry.dropping = true;
-        let now = self.slots.clock.now().tick;
-        let subject = Subject::Subscriber(account.id.0);
-        if let Some(suppressed) = self.log_limiter.allow(now, "subscriber full", subject) {
-            let (name, dropped) = (&account.name, account.dropped());
-            log::warn!(
-                "subscriber {name:?} is full: {dropped} messages dropped so far{suppressed}"
-            );
-        }
-    }
-
-    #[inline]
-    fn end_of_dropping(&mut self, position: usize) {
-        if std::mem::take(&mut self.entries[position].dropping) {
-            self.tell_recovered(position);
-        }
-    }
-
-    #[cold]
-    fn tell_recovered(&mut self, position: usize) {
-        let entry = &mut self.entries[position];
-        let account = &entry.subscriber.account;
-        let now = self.slots.clock.now().tick;
-        let subject = Subject::Subscriber(account.id.0);
-        if let Some(suppressed) = self.log_limiter.allow(now, "subscriber recovered", subject) {
-            let (name, dropped) = (&account.name, account.dropped());
-            log::info!(
-                "subscriber {name:?} takes again: {dropped} messages dropped so far{suppressed}"
-            );
-        }
-    }
-
-    /// Lets a delivery wait for room, and holds back the peer that it came from.
-    fn park(&mut self, position: usize, mut delivery: BatchDelivery) {
-        let messages = queue_charge(delivery.block()).messages;
-        let charge = Traffic::new(messages, delivery.charge().bytes);
-        self.slots.ledger.dispatch_queue.raise(charge);
-        self.slots.ledger.dispatch_parked.raise(charge);
-        self.slots.hold(delivery.block().head().peer);
-        delivery.set_place(Place::Parked);
-        let entry = &mut self.entries[position];
-        let account = &entry.subscriber.account;
-        if entry.parked.is_empty() {
-            account.counters(self.shard).pauses.add(1);
-        }
-        entry.parked.push_back(Parked::Batch { delivery, charge });
-        account.begin_wait(self.shard);
-        let ledger = &self.slots.ledger;
-        let (parked, capacity) = (ledger.dispatch_parked.get(), ledger.dispatch_capacity());
-        // With no room for another block like this one, it is sure that nobody is read. A longer
-        // one may be held up before; see `unpark`.
-        if parked.bytes + charge.bytes > capacity.bytes
-            || parked.messages + charge.messages > capacity.messages
-        {
-            self.note_stall(position);
-        }
-        // Room that was made before we said that we wait: no ring will tell of it.
-        self.unpark(position);
-    }
-
-    /// Counts that what waits for a subscriber stops all reading, and says so once in a while.
-    fn note_stall(&mut self, position: usize) {
-        let entry = &mut self.entries[position];
-        let account = &entry.subscriber.account;
-        if !std::mem::replace(&mut entry.stalling, true) {
-            account.counters(self.shard).stalls.add(1);
-        }
-        let now = self.slots.clock.now().tick;
-        let subject = Subject::Subscriber(account.id.0);
-        if let Some(suppressed) = self.log_limiter.allow(now, "subscriber holds all", subject) {
-            log::warn!(
-                "subscriber {:?} holds back all reading: what waits for it fills the dispatch \
-                 queue{suppressed}",
-                account.name
-            );
-        }
-    }
-
-    /// Looks whether a subscriber has let go of so much that reading goes on.
-    fn note_unparked(&mut self, position: usize) {
-        let entry = &mut self.entries[position];
-        let ledger = &self.slots.ledger;
-        let (parked, capacity) = (ledger.dispatch_parked.get(), ledger.dispatch_capacity());
-        let is_half =
-            parked.bytes <= capacity.bytes / 2 && parked.messages <= capacity.messages / 2;
-        if (is_half && !self.bounds.is_waited_for()) || entry.parked.is_empty() {
-            entry.stalling = false;
-        }
-    }
-
-    /// Delivers what waits for a subscriber, as far as there is room and it is our turn.
-    fn unpark(&mut self, position: usize) {
-        let entry = &self.entries[position];
-        if entry.parked.is_empty() {
-            entry.subscriber.account.end_wait(self.shard);
-        } else if entry.subscriber.account.may_unpark(self.shard) {
-            if self.bounds.is_waited_for_parked() {
-                self.note_stall(position);
-            }
-            self.deliver_parked(position);
-            self.note_unparked(position);
-            let entry = &self.entries[position];
-            if entry.parked.is_empty() {
-                entry.subscriber.account.end_wait(self.shard);
-            }
-            entry.subscriber.account.end_turn(self.shard);
-        }
-    }
-
-    fn deliver_parked(&mut self, position: usize) {
-        while let Some(first) = self.entries[position].parked.pop_front() {
-            let back = match first {
-                Parked::Batch { delivery, charge } => {
-                    self.deliver_parked_batch(position, delivery, charge)
-                }
-                extra @ (Parked::Event { .. } | Parked::Timer { .. }) => {
-                    self.deliver_parked_extra(position, extra)
-                }
-            };
-            if let Some(back) = back {
-                self.entries[position].parked.push_front(back);
-                return;
-            }
-        }
-    }
-
-    /// What is left of it comes back.
-    fn deliver_parked_batch(
-        &mut self,
-        position: usize,
-        mut delivery: BatchDelivery,
-        charge: Traffic,
-    ) -> Option<Parked> {
-        let account = &self.entries[position].subscriber.account;
-        let room = account.reserve_in_turn(self.shard, delivery.charge());
-        let room = u32::try_from(room).unwrap_or(u32::MAX);
-        if room == 0 {
-            return Some(Parked::Batch { delivery, charge });
-        }
-        if room < delivery.count() {
-            let rest = delivery.split_off(room);
-            self.deliver(position, delivery);
-            return Some(Parked::Batch {
-                delivery: rest,
-                charge,
-            });
-        }
-        let peer = delivery.block().head().peer;
-        self.deliver(position, delivery);
-        self.slots.unhold(peer);
-        self.slots.ledger.dispatch_parked.lower(charge);
-        self.bounds.lower(charge, &self.slots.doorbell);
-        None
-    }
-
     /// Puts a delivery into the queue of an entry, where its room was reserved, and wakes the
     /// receiver, or lists it as one to wake.
     #[inline]
@@ -727,107 +401,5 @@ impl FanOut {
             self.pending_wakes
                 .push(u16::try_from(position).unwrap_or(u16::MAX));
         }
-    }
-
-    /// Gives a subscriber nothing more. It leaves the list behind this block or event.
-    fn end(&mut self, position: usize, standing: Standing) {
-        self.entries[position].standing = standing;
-        self.any_ended = true;
-    }
-
-    #[cold]
-    fn remove_ended(&mut self) {
-        self.any_ended = false;
-        for entry in &self.entries {
-            let why = match entry.standing {
-                Standing::Open | Standing::Hides => continue,
-                Standing::Overflow => Some(EndReason::Overflow),
-                Standing::Gone => None,
-            };
-            let id = entry.subscriber.account.id;
-            if !self.registry.try_remove(id, why) {
-                self.any_ended = true;
-                // Nobody else would say that it is to be tried again.
-                self.registry.poke(self.shard).poke();
-            }
-        }
-    }
-
-    /// Makes the table anew if the list of subscribers has changed. False on a thread that would
-    /// have to wait for the list; what is dispatched then misses whoever has come since.
-    #[inline]
-    pub(crate) fn refresh(&mut self) -> bool {
-        self.version == Some(self.registry.version()) || self.rebuild()
-    }
-
-    #[cold]
-    fn rebuild(&mut self) -> bool {
-        let Some((version, subscribers)) = self.registry.subscribers() else {
-            return false;
-        };
-        // While the positions are those of the list.
-        self.wake_receivers();
-        self.version = Some(version);
-        let (event_subscribers, subscribers): (Vec<_>, Vec<_>) = subscribers
-            .into_iter()
-            .partition(|one| one.account.is_events);
-        self.event_subscribers = event_subscribers;
-        let mut old = std::mem::take(&mut self.entries);
-        for subscriber in subscribers {
-            let id = subscriber.account.id;
-            let kept = old
-                .iter()
-                .position(|entry| entry.subscriber.account.id == id);
-            self.entries.push(kept.map_or_else(
-                || Entry::new(subscriber),
-                |position| old.swap_remove(position),
-            ));
-        }
-        for mut left in old {
-            discard_parked(&mut left, &self.slots, &self.bounds);
-        }
-        let positions = self.entries.iter().zip(0_u16..);
-        let positions = positions.filter(|(entry, _)| entry.subscriber.is_mixed());
-        self.mixed = positions.map(|(_, position)| position).collect();
-        self.rebuild_routes();
-        true
-    }
-
-    /// Costs a step per type and subscriber that names it; taps cost nothing per type.
-    fn rebuild_routes(&mut self) {
-        let (mut taps, mut named) = (Vec::new(), BTreeMap::<u16, Vec<u16>>::new());
-        for (entry, position) in self.entries.iter().zip(0_u16..) {
-            match entry.subscriber.account.types.each() {
-                None => taps.push(position),
-                Some(types) => {
-                    for message_type in types {
-                        named.entry(message_type.0).or_default().push(position);
-                    }
-                }
-            }
-        }
-        self.lists.truncate(1);
-        self.routes.fill(NOBODY);
-        let mut known: HashMap<Vec<u16>, u16> = HashMap::from([(Vec::new(), NOBODY)]);
-        let tap_list = self.list_of(&mut known, taps.clone());
-        self.routes[..=usize::from(MessageType::APPLICATION_MAX.0)].fill(tap_list);
-        for (message_type, mut list) in named {
-            list.extend_from_slice(&taps);
-            list.sort_unstable();
-            self.routes[usize::from(message_type)] = self.list_of(&mut known, list);
-        }
-        self.sorter.set_lists(&self.lists, self.entries.len());
-    }
-
-    /// The position of a list, which is added if it is new. There are at most as many lists as
-    /// types of the application, so the position fits.
-    fn list_of(&mut self, known: &mut HashMap<Vec<u16>, u16>, list: Vec<u16>) -> u16 {
-        if let Some(position) = known.get(&list) {
-            return *position;
-        }
-        let position = u16::try_from(self.lists.len()).unwrap_or(NOBODY);
-        self.lists.push(list.clone());
-        known.insert(list, position);
-        position
     }
 }

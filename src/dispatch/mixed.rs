@@ -24,7 +24,8 @@ use std::{
 
 use super::{
     EventDelivery, SubscribeOptions,
-    registry::{Account, Outlet},
+    account::Account,
+    outlet::Outlet,
     subscription::{Batch, BatchDelivery, Subscription},
 };
 use crate::{

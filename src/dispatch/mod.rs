@@ -7,6 +7,7 @@
 //!
 //! The same code runs on a thread of its own ([`worker`]) or on the loop.
 
+mod account;
 mod answers;
 pub(crate) mod channel;
 mod direct;
@@ -17,6 +18,7 @@ mod fill;
 mod index;
 mod mixed;
 mod options;
+mod outlet;
 mod queue;
 mod registry;
 mod replies;
@@ -36,8 +38,9 @@ pub use subscription::{Batch, ChannelSubscription, Iter, Messages, Subscription,
 
 pub(crate) use direct::{DirectDispatch, PendingWakes};
 pub(crate) use fan_out::FanOut;
+pub(crate) use outlet::Outlet;
 pub(crate) use queue::{DispatchQueue, Item, Poke, PushError, QueueBounds};
-pub(crate) use registry::{Outlet, Registry};
+pub(crate) use registry::Registry;
 pub(crate) use replies::Waiter;
 pub(crate) use requests::{Notice, Requests, is_answer};
 pub(crate) use worker::{OnTick, Worker, panic_message};

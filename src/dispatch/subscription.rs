@@ -10,10 +10,12 @@ use std::{
 
 use super::{
     Delivery, EndReason, OverflowPolicy, SubscribeOptions,
+    account::Account,
     channel::Receiver,
     index::{Index, Share},
     mixed::{Content, MixedEnd},
-    registry::{Account, Outlet, Registry},
+    outlet::Outlet,
+    registry::Registry,
     requests::is_answer,
 };
 use crate::{

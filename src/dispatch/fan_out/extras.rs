@@ -1,13 +1,20 @@
 //! Events and timers on their way to subscribers: to those of events alone, and into the queues
 //! that hold them beside messages.
 
-use super::{Entry, FanOut, Parked, Standing, Subject, events};
+use super::FanOut;
 use crate::{
-    dispatch::{OverflowPolicy, events::ONE, mixed::What, registry::Account},
+    dispatch::{
+        OverflowPolicy,
+        account::Account,
+        entry::{Entry, Parked, Standing},
+        events::{self, ONE},
+        mixed::What,
+    },
     error::CloseReason,
     event::Event,
     id::PeerId,
     limits::EVENTS_MIXED_MAX,
+    log_limiter::Subject,
     timers::TimerDelivery,
 };
 

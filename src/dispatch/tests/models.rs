@@ -7,9 +7,9 @@ use loom::{
 
 use super::{
     super::{
+        account::Account,
         mixed::Content,
         queue::{DispatchQueue, Item},
-        registry::Account,
         requests::Answer,
         subscription::{BatchDelivery, Place},
         *,

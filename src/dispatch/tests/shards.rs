@@ -4,7 +4,7 @@ use std::thread;
 
 use super::*;
 use crate::{
-    dispatch::{registry::Account, shard_counters::ShardCounters},
+    dispatch::{account::Account, shard_counters::ShardCounters},
     ledger::SubscriberRow,
 };
 
