@@ -45,7 +45,6 @@ const LONG_FILES: &[(&str, usize)] = &[
     ("src/peer/fuzz.rs", 750),
     ("src/peers/table.rs", 600),
     ("src/service.rs", 1000),
-    ("src/timers/mod.rs", 800),
     ("src/wheel/mod.rs", 600),
 ];
 

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use super::{NANOS_PER_TICK, Plan, TimerDelivery, TimerHub, TimerQueue, Way, note, tick_of};
+use super::queue::{NANOS_PER_TICK, Plan, TimerDelivery, TimerHub, TimerQueue, Way, note, tick_of};
 use crate::{
     clock::Tick,
     limits::COMMANDS_PER_TURN,

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::*;
+use super::{queue::NANOS_PER_TICK, *};
 use crate::{
-    clock::Clock,
+    clock::{Clock, Tick},
     ledger::{Ledger, Traffic},
+    limits::{TIMER_QUEUES_MAX, USER_TIMERS_MAX_CEILING},
     slots::OutboxLimits,
     wheel::Wheel,
 };
