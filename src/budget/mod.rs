@@ -16,6 +16,7 @@
 //! - [`Budget::try_charge`] never makes the pool be taken beyond its limit, nor uses what was
 //!   taken beyond it, but for what comes back in the moment before it is given back
 
+mod pool;
 #[cfg(test)]
 mod tests;
 
@@ -23,11 +24,10 @@ use std::sync::{Arc, OnceLock};
 
 use crate::{
     limits::{BUDGET_LEASE_BYTES, BUDGET_STEPS_PER_SHARD},
-    sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering, fence},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
-/// Wakes a shard.
-type Bell = Box<dyn Fn() + Send + Sync>;
+use pool::{Bell, Cell, Pool};
 
 /// A shard's part of the budget.
 #[derive(Debug)]
@@ -70,34 +70,8 @@ pub(crate) enum Request {
     Evict,
 }
 
-/// What a shard told last, and what it is asked for.
-#[derive(Debug, Default)]
-struct Cell {
-    all: AtomicUsize,
-    largest: AtomicUsize,
-    coming: AtomicUsize,
-    /// The millisecond after which it was told; zero is never.
-    told_at: AtomicU64,
-    /// A [`Request`] plus one.
-    asked: AtomicU8,
-}
-
 /// How old may be what a shard told, in milliseconds.
 const TOLD_FOR_MS: u64 = 250;
-
-/// What the shards of a service lease from.
-struct Pool {
-    taken: AtomicUsize,
-    limit: AtomicUsize,
-    step: usize,
-    /// A bit for each shard that does not read because the budget is short.
-    waiting: AtomicU64,
-    /// The millisecond after which a peer was last to make room; zero is never.
-    evicted_at: AtomicU64,
-    /// By shard.
-    bells: OnceLock<Vec<Bell>>,
-    cells: Vec<Cell>,
-}
 
 /// Whether a number of free bytes has wrapped.
 fn is_negative(free: usize) -> bool {
@@ -474,84 +448,5 @@ impl Budget {
         self.free
             .compare_exchange(old, new, Ordering::Release, Ordering::Relaxed)
             .is_ok()
-    }
-}
-
-impl Pool {
-    fn limit(&self) -> usize {
-        self.limit.load(Ordering::Relaxed)
-    }
-
-    fn in_steps(&self, bytes: usize) -> usize {
-        bytes.div_ceil(self.step).saturating_mul(self.step)
-    }
-
-    /// Takes at least `bytes`, in whole steps if they are there.
-    fn take(&self, bytes: usize) -> Option<usize> {
-        let mut grant = 0;
-        let taken = self
-            .taken
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
-                let room = self.limit().saturating_sub(taken);
-                grant = self.in_steps(bytes).min(room);
-                (room >= bytes).then_some(taken + grant)
-            });
-        taken.is_ok().then_some(grant)
-    }
-
-    /// Takes `bytes` even beyond the limit, in whole steps only as far as those are within it.
-    /// Returns how many it took, and whether that is beyond.
-    fn take_anyway(&self, bytes: usize) -> (usize, bool) {
-        let mut grant = (0, false);
-        // Never refused.
-        let _ = self
-            .taken
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
-                let room = self.limit().saturating_sub(taken);
-                grant = (self.in_steps(bytes).min(room).max(bytes), bytes > room);
-                Some(taken + grant.0)
-            });
-        grant
-    }
-
-    /// Bytes taken beyond the limit.
-    fn excess(&self) -> usize {
-        self.taken
-            .load(Ordering::Relaxed)
-            .saturating_sub(self.limit())
-    }
-
-    /// Wakes the shards that wait, if they need not any more.
-    fn ring_waiting(&self) {
-        // Pairs with the fence of the thread that declares that it waits: either it sees the step,
-        // or we see that it waits.
-        fence(Ordering::SeqCst);
-        let tight = self.taken.load(Ordering::Relaxed) > self.limit() / 4 * 3;
-        if tight || self.waiting.load(Ordering::Relaxed) == 0 {
-            return;
-        }
-        let waiting = self.waiting.swap(0, Ordering::Relaxed);
-        for (shard, _) in (0..).zip(&self.cells) {
-            if waiting >> shard & 1 != 0 {
-                self.ring(shard);
-            }
-        }
-    }
-
-    fn ring(&self, shard: u8) {
-        let bells = self.bells.get();
-        if let Some(bell) = bells.and_then(|bells| bells.get(usize::from(shard))) {
-            bell();
-        }
-    }
-}
-
-impl std::fmt::Debug for Pool {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pool")
-            .field("taken", &self.taken)
-            .field("limit", &self.limit)
-            .field("step", &self.step)
-            .finish_non_exhaustive()
     }
 }

@@ -3,7 +3,10 @@
 use loom::thread;
 
 use super::*;
-use crate::sync::model::{Bell as Sleep, explore};
+use crate::sync::{
+    atomic::fence,
+    model::{Bell as Sleep, explore},
+};
 
 /// Of 128 steps.
 const LIMIT: usize = 12_800;
