@@ -38,10 +38,8 @@ const LONG_FILES: &[(&str, usize)] = &[
     ("src/dispatch/subscription.rs", 950),
     ("src/error.rs", 1150),
     ("src/handle.rs", 1250),
-    ("src/idle.rs", 600),
     ("src/outbox/mod.rs", 550),
     ("src/peer/fuzz.rs", 750),
-    ("src/peers/table.rs", 600),
     ("src/service.rs", 1000),
     ("src/wheel/mod.rs", 600),
 ];
