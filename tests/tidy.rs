@@ -41,7 +41,6 @@ const LONG_FILES: &[(&str, usize)] = &[
     ("src/outbox/mod.rs", 550),
     ("src/peer/fuzz.rs", 750),
     ("src/service.rs", 1000),
-    ("src/wheel/mod.rs", 600),
 ];
 
 struct Source {

@@ -85,79 +85,25 @@
 //! Efficient Implementation of a Timer Facility", SOSP 1987, scheme 7. The choice of the level by
 //! the highest differing digit keeps a slot from being used for two turns at once.
 
+// In rising order: `key` and `list`, `level`, the wheel, `placing`, `model`.
+mod key;
 mod level;
 mod list;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod model;
+mod placing;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::NonZeroU64;
 
 use slab::Slab;
 
-use level::{Levels, Occupied, Place};
+pub(crate) use key::TimerPlace;
+pub use key::{Expired, TimerKey};
+use level::Levels;
 use list::{List, TIMERS_MAX, Timer};
-
-/// Names a timer of the [`Wheel`] that returned it.
-///
-/// A key is never reused: once its timer fired or was cancelled, it names nothing, whatever is
-/// inserted later. A key given to another wheel than its own may name any timer there.
-///
-/// # Examples
-///
-/// ```
-/// use nebnet::wheel::Wheel;
-///
-/// let mut wheel = Wheel::new(0);
-/// let old = wheel.insert(10, 'a');
-/// wheel.cancel(old);
-/// let new = wheel.insert(10, 'b'); // takes the storage of the first
-/// assert_ne!(old, new);
-/// assert_eq!(wheel.cancel(old), None);
-/// assert_eq!(wheel.cancel(new), Some('b'));
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct TimerKey {
-    index: u32,
-    generation: NonZeroU64,
-}
-
-/// Where a timer is stored: names it for as long as it has neither fired nor been cancelled, in a
-/// quarter of the space of its key. Whoever keeps one has to forget it then.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TimerPlace(NonZeroU32);
-
-impl TimerKey {
-    pub(crate) fn place(self) -> TimerPlace {
-        // No index is that large: it is the one that stands for no timer.
-        TimerPlace(NonZeroU32::MIN.saturating_add(self.index))
-    }
-}
-
-/// A timer that fired. Its key names nothing any more.
-///
-/// # Examples
-///
-/// ```
-/// use nebnet::wheel::Wheel;
-///
-/// let mut wheel = Wheel::new(0);
-/// let key = wheel.insert(10, 'a');
-/// let expired = wheel.poll(25).unwrap();
-/// assert_eq!((expired.key, expired.deadline, expired.value), (key, 10, 'a'));
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Expired<T> {
-    /// The key under which the timer was known.
-    pub key: TimerKey,
-    /// The deadline as it was asked for, in ticks; how late the timer is, the caller can tell.
-    pub deadline: u64,
-    /// What was inserted.
-    pub value: T,
-}
 
 /// Timers in the order of their deadlines; see the [module](self) for invariants and cost.
 ///
@@ -496,69 +442,6 @@ impl<T> Wheel<T> {
     /// ```
     pub fn now(&self) -> u64 {
         self.now
-    }
-
-    /// Puts a timer that is in no list where its deadline belongs, behind all others there.
-    fn link(&mut self, index: u32, deadline: u64) {
-        match Place::of(self.position, deadline) {
-            Place::Due => self.due.push_back(&mut self.timers, index),
-            Place::Slot { level, slot } => {
-                self.levels
-                    .push_back(&mut self.timers, (level, slot), index);
-            }
-            Place::Far => {
-                self.far.push_back(&mut self.timers, index);
-                self.far_epoch = self.far_epoch.min(level::epoch(deadline));
-            }
-        }
-    }
-
-    /// Takes a timer out of the list in which its deadline put it.
-    fn unlink(&mut self, index: u32, deadline: u64) {
-        match Place::of(self.position, deadline) {
-            Place::Due => self.due.unlink(&mut self.timers, index),
-            Place::Slot { level, slot } => {
-                self.levels.unlink(&mut self.timers, (level, slot), index);
-            }
-            Place::Far => {
-                self.far.unlink(&mut self.timers, index);
-                if self.far.is_empty() {
-                    self.far_epoch = u64::MAX;
-                }
-            }
-        }
-    }
-
-    /// Moves the position to the start of a slot and the slot's timers to where they belong then.
-    fn enter_slot(&mut self, Occupied { level, slot, start }: Occupied) {
-        debug_assert!(self.due.is_empty() && self.position < start && start <= self.now);
-        let list = self.levels.take(level, slot);
-        self.position = start;
-        if level == 0 {
-            // The slot is one tick wide, so all of it is due, in the right order already.
-            self.due = list;
-        } else {
-            self.relink(list);
-        }
-    }
-
-    /// Moves the position to the start of an epoch, and the timers of that epoch out of `far`.
-    fn enter_epoch(&mut self, epoch: u64) {
-        debug_assert!(self.due.is_empty() && level::epoch(self.position) < epoch);
-        let list = std::mem::replace(&mut self.far, List::EMPTY);
-        self.position = level::epoch_start(epoch);
-        self.far_epoch = u64::MAX;
-        self.relink(list);
-    }
-
-    /// Links the timers of a list that was taken from its place, from first to last, so that those
-    /// of one deadline keep their order.
-    fn relink(&mut self, list: List) {
-        let mut rest = list.head();
-        while let Some(index) = rest {
-            rest = List::after(&self.timers, index);
-            self.link(index, self.timers[index as usize].deadline);
-        }
     }
 }
 
