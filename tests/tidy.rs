@@ -34,7 +34,6 @@ const WHO_WORDS_MAX: usize = 304;
 const FILE_LINES_MAX: usize = 500;
 const LONG_FILES: &[(&str, usize)] = &[
     ("src/client/mod.rs", 750),
-    ("src/dispatch/requests.rs", 550),
     ("src/dispatch/subscription.rs", 950),
     ("src/error.rs", 1150),
     ("src/handle.rs", 1250),

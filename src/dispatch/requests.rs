@@ -17,14 +17,16 @@
 //! - per peer, `deadlines <= 2 * requests + HEAP_SLACK`
 //! - after the end nothing is added
 
+mod table;
+
 use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::HashMap,
     hash::{BuildHasher, Hasher, RandomState},
     sync::{Arc, PoisonError, TryLockError, Weak},
 };
 
 use super::replies::{ReplyQueue, Waiter};
+
 use crate::{
     block::Message,
     clock::Tick,
@@ -39,10 +41,10 @@ use crate::{
     },
 };
 
-/// Stale deadlines that are kept before it pays to throw them away.
-const HEAP_SLACK: usize = 64;
-/// An empty table of a peer gives memory for more requests than this back.
-const TABLE_KEPT: usize = 1024;
+#[cfg(test)]
+use table::HEAP_SLACK;
+pub(crate) use table::Request;
+use table::Table;
 
 /// What the loop tells the dispatcher about requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,14 +87,6 @@ struct Shard {
 struct Queues {
     list: Vec<Weak<ReplyQueue>>,
     ended: bool,
-}
-
-/// A request that waits.
-#[derive(Debug)]
-pub(crate) struct Request {
-    message_type: MessageType,
-    deadline: Tick,
-    waiter: Waiter,
 }
 
 /// A message that carries our tag, and the request that it answers, if there is one.
@@ -421,70 +415,6 @@ impl Requests {
 #[inline]
 pub(crate) fn is_answer(correlation: Option<u64>, tag: u32) -> bool {
     correlation.is_some_and(|number| number >> 32 == u64::from(tag))
-}
-
-/// The requests of one peer, by id and by deadline. A deadline stays behind when its request is
-/// taken out; while most are such, they are thrown away.
-#[derive(Debug, Default)]
-struct Table {
-    requests: HashMap<RequestId, Request>,
-    deadlines: BinaryHeap<Reverse<(Tick, RequestId)>>,
-}
-
-impl Table {
-    fn insert(&mut self, id: RequestId, request: Request) {
-        self.deadlines.push(Reverse((request.deadline, id)));
-        self.requests.insert(id, request);
-    }
-
-    /// The request that a message answers: it has to be of the same type.
-    fn answer(&mut self, id: RequestId, message_type: MessageType) -> Option<Request> {
-        let waits = self.requests.get(&id)?.message_type == message_type;
-        waits.then(|| self.take(id)).flatten()
-    }
-
-    fn take(&mut self, id: RequestId) -> Option<Request> {
-        let request = self.requests.remove(&id)?;
-        self.compact();
-        Some(request)
-    }
-
-    /// A request whose deadline is not after `tick`.
-    fn pop_expired(&mut self, tick: Tick) -> Option<(RequestId, Request)> {
-        let deadline = self.next_deadline()?;
-        if deadline > tick {
-            return None;
-        }
-        let Reverse((_, id)) = self.deadlines.pop()?;
-        let request = self.requests.remove(&id)?;
-        Some((id, request))
-    }
-
-    fn next_deadline(&mut self) -> Option<Tick> {
-        loop {
-            let Reverse((deadline, id)) = *self.deadlines.peek()?;
-            if self.is_current(deadline, id) {
-                return Some(deadline);
-            }
-            self.deadlines.pop();
-        }
-    }
-
-    fn is_current(&self, deadline: Tick, id: RequestId) -> bool {
-        let request = self.requests.get(&id);
-        request.is_some_and(|request| request.deadline == deadline)
-    }
-
-    fn compact(&mut self) {
-        if self.deadlines.len() > 2 * self.requests.len() + HEAP_SLACK {
-            let mut deadlines = std::mem::take(&mut self.deadlines).into_vec();
-            deadlines.retain(|Reverse((deadline, id))| self.is_current(*deadline, *id));
-            self.deadlines = deadlines.into();
-        }
-        if self.requests.is_empty() && self.requests.capacity() > TABLE_KEPT {
-            *self = Self::default();
-        }
-    }
 }
 
 /// The one change under the lock that can fail in between is an allocation, which aborts.
