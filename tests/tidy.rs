@@ -37,7 +37,6 @@ const LONG_FILES: &[(&str, usize)] = &[
     ("src/dispatch/subscription.rs", 950),
     ("src/error.rs", 1150),
     ("src/handle.rs", 1250),
-    ("src/peer/fuzz.rs", 750),
     ("src/service.rs", 1000),
 ];
 

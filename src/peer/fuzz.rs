@@ -3,27 +3,32 @@
 //! The machine is driven as `peers` drives it. Besides what each step asserts, bytes are judged
 //! once more in one piece, what was written is decoded again, and in the end a close ends.
 
+mod checks;
+mod closing;
+mod draws;
+
 use std::io::IoSlice;
 
 use super::{Dial, Fault, Parsed, Peer, Rules, State, Told, Verdict};
 use crate::{
     clock::Tick,
     error::CloseReason,
-    frame::{self, Decoder, Frame, Hello, encode_whole},
+    frame::Frame,
     id::{LinkId, MessageType, PeerId},
     ledger::Traffic,
-    limits::{BEFORE_OK_BYTES_MAX, LINGER_MS, PING_SIZE_MAX},
+    limits::LINGER_MS,
     policy::Priority,
     script::Script,
     slots::Segment,
 };
 
+use draws::{encoded, introduction, message, protocol_message, rules};
+
 /// Operations of one life, whatever the script says.
 const OPS_MAX: usize = 1000;
+
 /// Types of application messages that we send, for each priority.
 const TYPES: u16 = 4;
-const NETWORK: u32 = 7;
-const TOKEN: &[u8] = b"token";
 
 /// One life of a connection.
 pub(crate) fn peer(data: &[u8]) {
@@ -155,8 +160,6 @@ impl Machine {
         }
     }
 
-    // ----- the other side --------------------------------------------------------------------
-
     /// Bytes come, unless the FIN came before.
     fn arrive(&mut self, bytes: &[u8]) {
         if !self.fin {
@@ -173,8 +176,6 @@ impl Machine {
             self.peer
                 .handle_connected(self.now, self.now - self.lag, &self.rules, timeout_ms);
     }
-
-    // ----- reading ---------------------------------------------------------------------------
 
     fn read(&mut self, size: usize) {
         let reads = self.peer.takes_messages() && !self.paused;
@@ -294,8 +295,6 @@ impl Machine {
         }
     }
 
-    // ----- writing ---------------------------------------------------------------------------
-
     fn write(&mut self, size: usize) {
         if matches!(self.peer.state(), State::Connecting { .. }) {
             return;
@@ -378,8 +377,6 @@ impl Machine {
         self.check_drained();
     }
 
-    // ----- time and ends ---------------------------------------------------------------------
-
     fn pass(&mut self, ms: Tick) {
         self.now += ms;
         self.judge();
@@ -449,266 +446,5 @@ impl Machine {
             let drain_ms = self.rules.drain_ms;
             self.begin_close(reason, drain_ms);
         }
-    }
-
-    fn ask_close(&mut self, reason: CloseReason) {
-        if matches!(self.peer.state(), State::Connecting { .. }) {
-            self.gone = true;
-        } else {
-            self.begin_close(reason, 300);
-        }
-    }
-
-    fn begin_close(&mut self, reason: CloseReason, drain_ms: u64) {
-        if self.peer.is_closing() {
-            return;
-        }
-        self.bye_was_first |= self.peer.ending.bye_received.is_some();
-        self.peer
-            .begin_drain(self.now, &self.rules, reason, drain_ms);
-        self.after_output();
-    }
-
-    fn stop(&mut self, ms: Tick) {
-        self.rules.drain_ms = ms;
-        match self.peer.state() {
-            State::Open | State::HalfClosed { .. } => {
-                let reason = CloseReason::Shutdown;
-                self.peer
-                    .begin_stop(self.now, &self.rules, reason, ms, true);
-                self.check_drained();
-            }
-            State::Refused { reason, .. } => self.begin_close(reason, LINGER_MS),
-            State::Connecting { .. }
-            | State::Greeting { .. }
-            | State::Stopping { .. }
-            | State::Draining { .. }
-            | State::Lingering { .. } => {}
-        }
-    }
-
-    /// Whatever happened, a close ends once everything is taken or time is over.
-    fn close_and_end(&mut self) {
-        if !self.gone {
-            self.ask_close(CloseReason::AppClosed);
-        }
-        for _ in 0..10 {
-            while !self.gone && self.peer.has_output() {
-                self.write(usize::MAX);
-            }
-            if self.gone {
-                return;
-            }
-            assert!(self.fin_sent, "what is written is followed by a FIN");
-            let deadline = self.peer.next_deadline(&self.rules, self.lag);
-            let deadline = deadline.expect("a closing connection has a deadline");
-            self.now = self.now.max(deadline);
-            self.judge();
-        }
-        panic!("{:?} does not end", self.peer.state());
-    }
-}
-
-// ----- what is asserted ----------------------------------------------------------------------
-
-impl Machine {
-    fn check(&self) {
-        let peer = &self.peer;
-        assert!(peer.carry.is_empty() || peer.takes_messages());
-        assert_eq!(peer.counts.inbound, self.parsed);
-        assert!(self.released.bytes <= peer.counts.read.bytes);
-        assert!(peer.counts.read.messages == self.parsed.messages);
-        if self.fin_sent {
-            assert!(matches!(peer.state(), State::Lingering { .. }) && !peer.has_output());
-        }
-        assert!(self.admitted || self.sent.iter().all(Vec::is_empty));
-        let _ = peer.next_deadline(&self.rules, self.lag);
-    }
-
-    /// What was parsed is whole frames, counted once, up to the first that is wrong.
-    fn check_parsed(&self, bytes: &[u8], parsed: &Parsed) {
-        let consumed = &bytes[..parsed.consumed];
-        let decoder = self.rules.decoder;
-        let mut frames = decoder.frames(consumed);
-        let all: Vec<Frame<'_>> = frames.by_ref().map_while(Result::ok).collect();
-        assert_eq!(frames.consumed(), consumed.len());
-        let (control, messages): (Vec<&Frame<'_>>, Vec<&Frame<'_>>) = all
-            .iter()
-            .partition(|frame| frame.message_type.is_protocol());
-        let sizes = messages.iter().map(|frame| frame.encoded_size() as u64);
-        let traffic = Traffic::new(messages.len() as u64, sizes.sum());
-        assert_eq!(parsed.traffic(), traffic);
-        assert_eq!(!control.is_empty(), parsed.has_protocol);
-        let correlated = messages.iter().any(|frame| frame.correlation.is_some());
-        assert_eq!(correlated, parsed.has_correlation);
-        let first = messages.first().map(|frame| frame.message_type);
-        let same = messages
-            .iter()
-            .all(|frame| Some(frame.message_type) == first);
-        assert_eq!(parsed.message_type, first.filter(|_| same));
-        if self.peer.state().takes_input() && parsed.fault.is_none() {
-            let unfinished = parsed.consumed < bytes.len();
-            assert_eq!(self.peer.times.frame_since.is_some(), unfinished);
-        }
-    }
-
-    /// The same bytes in one piece, to another peer, come to the same.
-    fn check_in_one_piece(&self) {
-        let greets = self.dial.is_some_and(|dial| dial.hello);
-        let limited = greets && self.received.len() > BEFORE_OK_BYTES_MAX;
-        if self.was_duplicate || limited || self.received.is_empty() {
-            return;
-        }
-        let (id, addr) = (self.peer.id, self.peer.addr);
-        let mut other = match self.dial {
-            Some(dial) => {
-                let mut other = Peer::dialling(id, addr, dial, 0);
-                other.handle_connected(0, 0, &self.rules, dial.timeout_ms);
-                other
-            }
-            None => Peer::new(id, addr, 0, &self.rules),
-        };
-        let mut parsed = Parsed::default();
-        loop {
-            other.handle_bytes(0, 0, &self.rules, &self.received, &mut parsed);
-            if !std::mem::take(&mut parsed.introduced) {
-                break;
-            }
-            other.accept_introduction(0, &self.rules);
-        }
-        let traffic = parsed.traffic();
-        assert_eq!((traffic, parsed.fault), (self.parsed, self.fault));
-        assert_eq!(other.ending.bye_received, self.peer.ending.bye_received);
-        assert_eq!(other.greeting.identity, self.peer.greeting.identity);
-        assert_eq!(other.greeting.hello, self.peer.greeting.hello);
-    }
-
-    /// What the other side got: whole frames in the order of sending, each kind where it may be.
-    fn check_wire(&self) {
-        let mut frames = Decoder::new(1 << 20).frames(&self.wire);
-        let all: Vec<Frame<'_>> = frames
-            .by_ref()
-            .map(|frame| frame.expect("we send frames"))
-            .collect();
-        let of = |message_type| {
-            let same = move |frame: &&Frame<'_>| frame.message_type == message_type;
-            all.iter().filter(same).collect::<Vec<_>>()
-        };
-        assert!(of(MessageType::HELLO).len() <= usize::from(self.dial.is_some()));
-        assert!(of(MessageType::OK).len() <= usize::from(self.dial.is_none()));
-        let pongs = of(MessageType::PONG);
-        let pings = self
-            .rules
-            .decoder
-            .frames(&self.received)
-            .map_while(Result::ok);
-        let pings = pings.filter(|frame| frame.message_type == MessageType::PING);
-        assert!(pongs.len() <= pings.count());
-        assert!(pongs.iter().all(|pong| pong.payload.len() <= PING_SIZE_MAX));
-        let byes = of(MessageType::BYE);
-        assert!(byes.len() <= usize::from(!self.bye_was_first));
-        if !byes.is_empty() {
-            assert_eq!(
-                all.last().map(|last| last.message_type),
-                Some(MessageType::BYE)
-            );
-            assert!(frame::Bye::parse(byes[0].payload).is_ok());
-        }
-        if self.fin_sent {
-            assert_eq!(frames.consumed(), self.wire.len(), "a FIN inside a frame");
-        }
-        for (ordinal, sent) in self.sent.iter().enumerate() {
-            let got = all.iter().filter(|frame| {
-                let number = frame.message_type.0;
-                usize::from(number / TYPES) == ordinal && !frame.message_type.is_protocol()
-            });
-            let got: Vec<Vec<u8>> = got.map(encoded).collect();
-            assert!(sent.starts_with(&got), "out of order");
-            assert!(
-                !self.fin_sent || self.peer.ending.abandoned || sent.len() == got.len(),
-                "lost before a FIN"
-            );
-        }
-        let whole = all.iter().filter(|frame| !frame.message_type.is_protocol());
-        assert_eq!(self.written.messages, whole.count() as u64);
-        let mut sum = self.peer.outbox.count_unwritten();
-        sum.add(self.written);
-        let sent = self.sent.iter().flatten();
-        let expected = sent.fold(Traffic::default(), |mut sum, frame| {
-            sum.add(Traffic::new(1, frame.len() as u64));
-            sum
-        });
-        assert_eq!(sum, expected);
-    }
-}
-
-// ----- what the script draws -----------------------------------------------------------------
-
-fn rules(script: &mut Script<'_>) -> Rules {
-    let (heartbeat_ms, heartbeat_timeout_ms) = script.pick(&[(0, 0), (30, 0), (30, 90)]);
-    let tokens = if script.below(4) == 0 {
-        vec![b"other".to_vec(), TOKEN.to_vec()]
-    } else {
-        Vec::new()
-    };
-    Rules {
-        first_frame_ms: script.pick(&[0, 100]),
-        frame_ms: script.pick(&[0, 50]),
-        idle_ms: script.pick(&[0, 80]),
-        write_stall_ms: script.pick(&[0, 200]),
-        heartbeat_ms,
-        heartbeat_timeout_ms,
-        hello_required: script.flag() || !tokens.is_empty(),
-        network_id: NETWORK,
-        tokens,
-        ..Rules::lenient(Decoder::new(script.pick(&[40, 5_000])))
-    }
-}
-
-fn encoded(frame: &Frame<'_>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    encode_whole(frame, &mut bytes);
-    bytes
-}
-
-fn message(script: &mut Script<'_>) -> Vec<u8> {
-    let payload = vec![script.byte(); script.below(60)];
-    let frame = Frame::new(MessageType(script.pick(&[1, 1, 2])), &payload);
-    let frame = frame.with_checksum(script.flag());
-    if script.flag() {
-        encoded(&frame.with_correlation(script.number()))
-    } else {
-        encoded(&frame)
-    }
-}
-
-fn introduction(script: &mut Script<'_>) -> Vec<u8> {
-    let hello = Hello {
-        protocol_version: script.pick(&[1, 1, 1, 2]),
-        network_id: script.pick(&[NETWORK, NETWORK, NETWORK, 8]),
-        node_id: [script.byte(); 16],
-        agent: script.pick(&["", "fuzz/1"]),
-        token: script.pick(&[TOKEN, TOKEN, b"wrong"]),
-        ..Hello::default()
-    };
-    let message_type = script.pick(&[MessageType::HELLO, MessageType::OK]);
-    encoded(&Frame::new(message_type, &hello.to_payload()))
-}
-
-fn protocol_message(script: &mut Script<'_>) -> Vec<u8> {
-    let size = script.below(70);
-    let payload = script.take(size);
-    match script.below(5) {
-        0 | 1 => encoded(&Frame::new(MessageType::PING, payload)),
-        2 => encoded(&Frame::new(MessageType::PONG, payload)),
-        3 => {
-            let (code, text) = (u16::from(script.byte()), "");
-            let payload = frame::Bye { code, text }.to_payload();
-            encoded(&Frame::new(MessageType::BYE, &payload))
-        }
-        _ => encoded(&Frame::new(
-            MessageType(0xFF00 | u16::from(script.byte())),
-            payload,
-        )),
     }
 }
