@@ -1,8 +1,9 @@
 //! The account of a subscriber: its bounds, what each shard has counted for it, and which shards
 //! wait for room in its queue.
 //!
-//! Several shards reserve room in one sum; those that wait for it take turns. Nobody waits who is
-//! not poked: by the receiver that made room, or by its own look after it had said that it waits.
+//! Several shards reserve room in one sum; those that wait for it take turns. A shard that waits is
+//! poked by the receiver that makes room, and looks once more itself after it has said that it
+//! waits.
 
 use std::sync::Arc;
 

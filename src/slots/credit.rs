@@ -1,7 +1,8 @@
 //! What was read from a peer and given back, and what else keeps the loop from reading it.
 //!
 //! Any thread gives credit back, and holds a peer and lets go of it again. Each change takes the
-//! lock of the slot; a loop's thread, which must not wait, leaves it to the loop's next turn.
+//! lock of the slot; a loop's thread, which must not wait, leaves a change to the loop's next turn
+//! where it finds the lock taken.
 
 use std::cell::Cell;
 
