@@ -1,7 +1,7 @@
 //! The peer: its parts, how it begins, and its state.
 //!
-//! The state is written by `set_state` alone, but for the deadline of a greeting, which moves by the
-//! time in which the peer is not read.
+//! The state is written by `set_state` alone, but for the deadline of a greeting, which moves by
+//! the time in which the peer is not read.
 
 use std::net::SocketAddr;
 
