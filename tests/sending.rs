@@ -184,9 +184,11 @@ fn a_full_outbox_costs_the_peer_its_connection_by_policy() {
 
 #[test]
 fn what_is_oldest_is_dropped_by_policy_and_counted() {
+    // It reads nothing while the messages are sent, however long that takes.
     let config = config()
         .outbox_bytes(64 << 10)
-        .outbox_full(OutboxFull::DropOldest);
+        .outbox_full(OutboxFull::DropOldest)
+        .write_stall_timeout(Duration::ZERO);
     let (service, tap) = start_tap(config);
     let mut client = Client::connect_small(service.local_addrs()[0]);
     let (handle, peer) = (service.handle(), only_peer(&service));

@@ -35,12 +35,14 @@ use wire::{Listens, Wire};
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A configuration on a free port.
+/// A configuration on a free port, with a deadline of the first frame that no test reaches: a
+/// client that has nothing to say would meet the default on a busy machine.
 ///
 /// `NEBNET_SHARDS` in the environment makes it one of several loops, so that what holds for one is
 /// seen to hold for them.
 pub fn config() -> Config {
     Config::default()
+        .first_frame_timeout(4 * PATIENCE)
         .listen("127.0.0.1:0".parse().unwrap())
         .shards(shards())
 }
