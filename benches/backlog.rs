@@ -318,7 +318,7 @@ fn backlog_seen(lowat: usize) -> f64 {
         if taken != unread {
             (unread, closed) = (taken, Instant::now());
         }
-        let rows = handle.peers();
+        let rows = handle.peers().unwrap();
         let queued = rows.iter().find(|row| row.peer == peer).unwrap().queued;
         // A message that is on its way to the loop is no backlog.
         let waits = queued.messages > 1;

@@ -107,7 +107,7 @@ fn measure(connections: usize, rounds: usize, json: &mut String) {
     while service.handle().snapshot().peers < connections as u64 {
         thread::sleep(PAUSE);
     }
-    let peers: Vec<PeerId> = handle.peers().iter().map(|row| row.peer).collect();
+    let peers: Vec<PeerId> = handle.peers().unwrap().iter().map(|row| row.peer).collect();
     assert_eq!(peers.len(), connections);
     let (mut broadcasts, mut loops) = (Vec::new(), Vec::new());
     for round in 0..WARM_UP_ROUNDS + rounds {

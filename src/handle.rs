@@ -28,7 +28,7 @@ use crate::{
         ChannelSubscription, EventOptions, EventSubscription, Outlet, Registry, SubscribeOptions,
         Subscription, TypeFilter,
     },
-    error::{ConnectError, ListenError, SendError, SubscribeError, TimerError},
+    error::{ConnectError, ListenError, QueryError, SendError, SubscribeError, TimerError},
     frame::Frame,
     id::{LinkId, ListenerId, PeerId},
     ledger::{ClosedRow, DepartedRow, PeerRow, ServiceState, Snapshot, StateCell},
@@ -298,8 +298,8 @@ impl Handle {
     ///
     /// `Ok` means that it will be written, or counted as lost: with the reason of the close, or as
     /// dropped for a later message ([`OutboxFull::DropOldest`](crate::OutboxFull::DropOldest)).
-    /// What is sent to a peer by one thread with one [`Priority`] is written in that order. A
-    /// borrowed payload is copied; an owned one above 4 KiB is not.
+    /// What is sent to a peer by one thread with one [`Priority`](crate::Priority) is written in
+    /// that order. A borrowed payload is copied; an owned one above 4 KiB is not.
     ///
     /// # Errors
     ///
@@ -597,12 +597,16 @@ impl Handle {
         self.add_listeners(listeners?)
     }
 
-    /// Closes a listener; connections that it has accepted stay. False if there is no such
-    /// listener, or nobody to ask.
-    #[must_use = "false says that nothing was closed"]
-    pub fn unlisten(&self, listener: ListenerId) -> bool {
-        let closed = self.ask_all(|answer| Command::Unlisten(listener, answer));
-        closed.into_iter().flatten().any(|closed| closed)
+    /// Closes a listener; connections that it has accepted stay. `Ok(false)` if there is none of
+    /// this id.
+    ///
+    /// # Errors
+    ///
+    /// See [`QueryError`]. After [`QueryError::Timeout`] it is closed as soon as the loop comes to
+    /// it.
+    pub fn unlisten(&self, listener: ListenerId) -> Result<bool, QueryError> {
+        let closed = self.ask_all(|answer| Command::Unlisten(listener, answer))?;
+        Ok(closed.into_iter().any(|closed| closed))
     }
 
     /// Gives each loop its listener; there is one for each.
@@ -679,30 +683,43 @@ impl Handle {
         self.shared.slots_of(peer)?.info(peer)
     }
 
-    /// The connections now. Asks the loop, and waits up to 5 s for its answer; empty if it does not
-    /// run, and on the loop's own thread (an inline handler, or a metrics callback with
-    /// [`Dispatch::Inline`](crate::Dispatch::Inline)), where it could not be answered, and while 64
-    /// other calls wait. The loop makes 512 rows in a turn, so the rows of more connections are not
-    /// of one moment.
-    #[must_use]
-    pub fn peers(&self) -> Vec<PeerRow> {
-        let rows = self.ask_all(Command::Peers);
-        rows.into_iter().flatten().flatten().collect()
+    /// The connections now; none before the start and after the stop. Asks the loops, and waits up
+    /// to 5 s for their answers. A loop makes 512 rows in a turn, so the rows of more connections
+    /// are not of one moment.
+    ///
+    /// # Errors
+    ///
+    /// [`QueryError::Timeout`]; [`QueryError::OwnThread`] in an inline handler and in a metrics
+    /// callback with [`Dispatch::Inline`](crate::Dispatch::Inline).
+    pub fn peers(&self) -> Result<Vec<PeerRow>, QueryError> {
+        self.rows(Command::Peers)
     }
 
     /// The last 1,024 connections that ended, the latest last; those that different loops ended in
-    /// the same millisecond are in no order. Connections that were turned away without a place (64
-    /// beyond the limit of peers have one, to be told why) are counted and have no row. Asks the
-    /// loop, as [`peers`](Self::peers) does.
-    #[must_use]
-    pub fn recently_closed(&self) -> Vec<ClosedRow> {
-        let rows = self.ask_all(Command::Closed);
-        let mut rows: Vec<ClosedRow> = rows.into_iter().flatten().flatten().collect();
+    /// the same millisecond are in no order. None before the start and after the stop: a
+    /// [`StopReport`](crate::StopReport) has what the stop ended. Connections that were turned away
+    /// without a place (64 beyond the limit of peers have one, to be told why) are counted and have
+    /// no row.
+    ///
+    /// # Errors
+    ///
+    /// As [`peers`](Self::peers).
+    pub fn recently_closed(&self) -> Result<Vec<ClosedRow>, QueryError> {
+        let mut rows = self.rows(Command::Closed)?;
         if self.shared.shards.len() > 1 {
-            rows.sort_by_key(|row| row.closed_at);
+            rows.sort_by_key(|row: &ClosedRow| row.closed_at);
             rows.drain(..rows.len().saturating_sub(CLOSED_ROWS_MAX));
         }
-        rows
+        Ok(rows)
+    }
+
+    /// What all loops list; nothing, if they do not run.
+    fn rows<T>(&self, question: impl Fn(Sender<Vec<T>>) -> Command) -> Result<Vec<T>, QueryError> {
+        match self.ask_all(question) {
+            Ok(rows) => Ok(rows.into_iter().flatten().collect()),
+            Err(QueryError::NotRunning) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Holds the sums of the ledger against each other, also while the service runs: the terms are
@@ -737,9 +754,10 @@ impl Handle {
         let started = self.shared.clock.elapsed();
         let mut pause = Duration::from_micros(CUT_PAUSE_MIN_US);
         while !is_dispatcher() {
-            let cuts: Option<Vec<Option<Cut>>> = self.ask_all(Command::Cut).into_iter().collect();
-            let Some(cuts) = cuts else { break };
-            if let Some(cuts) = cuts.into_iter().collect() {
+            let Ok(cuts) = self.ask_all(Command::Cut) else {
+                break;
+            };
+            if let Some(cuts) = cuts.into_iter().collect::<Option<Vec<Cut>>>() {
                 return Balance::of(cuts);
             }
             if self.shared.clock.elapsed().saturating_sub(started) > ANSWER_TIMEOUT {
@@ -815,20 +833,17 @@ impl Handle {
         })
     }
 
-    /// Each loop's answer to a question, if it runs and answers in time. There are none if no loop
-    /// runs, or this is one's own thread.
-    fn ask_all<T>(&self, question: impl Fn(Sender<T>) -> Command) -> Vec<Option<T>> {
+    /// The answers of all loops to a question.
+    fn ask_all<T>(&self, question: impl Fn(Sender<T>) -> Command) -> Result<Vec<T>, QueryError> {
         let shared = &self.shared;
         match shared.state.get() {
             ServiceState::Running | ServiceState::Stopping => {}
-            // There would be no answer.
             ServiceState::New | ServiceState::Stopped | ServiceState::Failed => {
-                return shared.shards.iter().map(|_| None).collect();
+                return Err(QueryError::NotRunning);
             }
         }
-        // The loop cannot answer while it waits for its own answer.
         if never_waits() {
-            return shared.shards.iter().map(|_| None).collect();
+            return Err(QueryError::OwnThread);
         }
         let deadline = shared.clock.elapsed() + ANSWER_TIMEOUT;
         let ask = |shard: &'_ Shard| {
@@ -843,9 +858,15 @@ impl Handle {
         };
         let asked: Vec<Option<Receiver<T>>> = shared.shards.iter().map(ask).collect();
         let answers = shared.shards.iter().zip(asked);
-        answers
-            .map(|(shard, asked)| shard.answer(&asked?, shared.clock, deadline))
-            .collect()
+        let answers = answers.map(|(shard, asked)| {
+            let (slots, asked) = (&shard.slots, asked.ok_or(QueryError::Timeout)?);
+            let answer = shard.answer(&asked, shared.clock, deadline);
+            answer.ok_or_else(|| match slots.has_ended() {
+                true => QueryError::NotRunning,
+                false => QueryError::Timeout,
+            })
+        });
+        answers.collect()
     }
 }
 

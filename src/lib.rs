@@ -223,8 +223,8 @@ pub use dispatch::{
 };
 pub use error::{
     AddressError, CloseReason, ConfigError, ConnectError, DialError, FrameError, HandlerError,
-    ListenError, ReconfigureError, RecvError, RecvTimeoutError, RequestError, SendError,
-    ServiceFailure, StartError, SubscribeError, TimerError, TryRecvError,
+    ListenError, MemoryError, QueryError, ReconfigureError, RecvError, RecvTimeoutError,
+    RequestError, SendError, ServiceFailure, StartError, SubscribeError, TimerError, TryRecvError,
 };
 pub use event::{Event, PauseCause};
 pub use handle::{Handle, ListenerInfo, OutgoingBatch, ReplyTo};

@@ -36,7 +36,7 @@ fn feed_one_that_never_reads(config: Config) -> (u64, u64) {
         .subscribe_events(EventOptions::default())
         .unwrap();
     let (peer, handle) = (only_peer(&service), service.handle());
-    let row = || -> PeerRow { handle.peers().into_iter().next().unwrap() };
+    let row = || -> PeerRow { handle.peers().unwrap().into_iter().next().unwrap() };
     let mut sent = 0;
     while row().queued.bytes < 128 << 10 && sent < ENOUGH {
         for _ in 0..64 {

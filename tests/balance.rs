@@ -409,7 +409,10 @@ fn bytes_received_are_the_applications_alone() {
         });
         let snapshot = service.handle().snapshot();
         assert_eq!(snapshot.inbound.bytes, 60);
-        assert_eq!(service.handle().peers()[0].inbound, snapshot.inbound);
+        assert_eq!(
+            service.handle().peers().unwrap()[0].inbound,
+            snapshot.inbound
+        );
         for balance in [snapshot.balance(), service.handle().balance()] {
             assert!(balance.is_exact(), "{balance}");
             let mut found = balance.equations.iter();

@@ -109,7 +109,7 @@ fn many_small_messages_stay_within_the_budget() {
         let (addr, handle) = (service.local_addrs()[0], service.handle());
         let silent: Vec<_> = (0..6).map(|_| Client::connect_small(addr)).collect();
         wait_until("all are there", || service.handle().snapshot().peers == 6);
-        let peers: Vec<_> = handle.peers().iter().map(|row| row.peer).collect();
+        let peers: Vec<_> = handle.peers().unwrap().iter().map(|row| row.peer).collect();
         let payload = vec![7; size];
         let (before, mut peak) = (heap(), 0);
         let mut batch = OutgoingBatch::new();
@@ -138,7 +138,7 @@ fn many_small_messages_stay_within_the_budget() {
             peak = peak.max(heap().saturating_sub(before));
         }
         // What the loop has not seen yet is soon seen.
-        let shot = || (handle.peers(), service.handle().snapshot()).1;
+        let shot = || (handle.peers().unwrap(), service.handle().snapshot()).1;
         let (held, shot) = (heap().saturating_sub(before), shot());
         peak = peak.max(held);
         let used = usize::try_from(shot.memory_used).unwrap();
@@ -172,7 +172,7 @@ fn little_for_each_of_many_is_little() {
     wait_until("all are there", || service.handle().snapshot().peers == 200);
     // Until the kernel takes nothing more for anybody.
     loop {
-        let rows = handle.peers();
+        let rows = handle.peers().unwrap();
         let idle = rows.iter().filter(|row| row.queued.messages == 0);
         let idle: Vec<_> = idle.map(|row| row.peer).collect();
         if idle.is_empty() {
@@ -201,12 +201,12 @@ fn one_of_several_is_closed_where_one_suffices() {
     let mut reader = Client::connect(addr);
     reader.ping(b"");
     wait_until("all are there", || service.handle().snapshot().peers == 5);
-    let rows = handle.peers();
+    let rows = handle.peers().unwrap();
     let taken = reader.stream.local_addr().unwrap();
     let peers = rows.iter().filter(|row| row.addr != taken);
     let peers: Vec<_> = peers.map(|row| row.peer).collect();
     let queued = |peer| {
-        let rows = handle.peers();
+        let rows = handle.peers().unwrap();
         let row = rows.iter().find(|row| row.peer == peer).unwrap();
         usize::try_from(row.queued.bytes).unwrap()
     };
@@ -232,7 +232,7 @@ fn one_of_several_is_closed_where_one_suffices() {
     // By now the others would have been looked at as well.
     let shot = service.handle().snapshot();
     assert_eq!(util::closed_for(&shot, CloseReason::Budget), 1, "{shot:?}");
-    let rows = handle.peers();
+    let rows = handle.peers().unwrap();
     assert!(
         rows.len() == 4 && rows.iter().all(|row| !row.closing),
         "{rows:?}"
@@ -339,7 +339,7 @@ fn fill(service: &NetService, peer: nebnet::PeerId) {
             while send(size).is_ok() {}
         }
         // The loop has had its turn when it answers.
-        assert_eq!(handle.peers().len(), 2);
+        assert_eq!(handle.peers().unwrap().len(), 2);
     }
 }
 

@@ -144,7 +144,7 @@ fn an_end_in_the_middle_of_a_read_loses_nothing_that_was_counted() {
             snapshot.dispatch_full > 0
         });
         if closes {
-            let peer = service.handle().peers().remove(0).peer;
+            let peer = service.handle().peers().unwrap().remove(0).peer;
             assert!(service.handle().close(peer));
         }
         let report = stop_within(&mut service, Duration::from_millis(200));

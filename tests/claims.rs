@@ -130,7 +130,7 @@ fn lengths_that_many_announce_are_not_allocated() {
     });
     // Whatever they sent was read when the loop has answered behind it.
     let held = || {
-        let rows = service.handle().peers();
+        let rows = service.handle().peers().unwrap();
         rows.iter().filter(|row| row.in_flight_bytes >= 4).count()
     };
     wait_until("all was read", || held() == MANY);

@@ -106,7 +106,7 @@ fn hello_is_answered_with_who_the_service_is() {
         ("news/3", 2048)
     );
     assert_eq!(client.peer_addr().unwrap(), addr_of(&service));
-    let row = &service.handle().peers()[0];
+    let row = &service.handle().peers().unwrap()[0];
     assert_eq!(row.addr, client.local_addr().unwrap());
     // What the service does not accept is not sent.
     let (size, limit) = (2049, 2048);

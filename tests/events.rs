@@ -90,7 +90,7 @@ fn messages_come_between_connected_and_closed() {
         let (mut counts, mut ended) = (HashMap::<PeerId, usize>::new(), 0);
         while ended < PEERS {
             select! {
-                recv(events.receiver()) -> delivery => match events.take(delivery.unwrap()) {
+                recv(events.receiver()) -> delivery => match delivery.unwrap().into_event() {
                     Event::Connected { peer, .. } => assert_eq!(counts.insert(peer, 0), None),
                     Event::Closed(row) => {
                         while let Ok(batch) = messages.try_recv_batch() {
@@ -103,7 +103,7 @@ fn messages_come_between_connected_and_closed() {
                     other => panic!("{other:?}"),
                 },
                 recv(messages.receiver()) -> delivery => {
-                    let batch = messages.take(delivery.unwrap());
+                    let batch = delivery.unwrap().into_batch();
                     // The event is in its queue already, and is taken first.
                     while let Some(peer) = early(&events, &counts, batch.peer()) {
                         counts.insert(peer, 0);
@@ -365,7 +365,7 @@ fn send_until_paused(client: &mut Client, events: &EventSubscription, peer: Peer
 fn take_all(slow: &Subscription) {
     while slow.row().queued + slow.row().parked > 0 {
         if let Ok(delivery) = slow.receiver().try_recv() {
-            drop(slow.take(delivery));
+            drop(delivery.into_batch());
         }
     }
 }

@@ -244,7 +244,8 @@ fn a_handler_may_use_a_handle() {
         if !peers.contains(&message.peer()) {
             peers.push(message.peer());
         }
-        assert!(handle.peers().is_empty() && handle.recently_closed().is_empty());
+        assert_eq!(handle.peers(), Err(nebnet::QueryError::OwnThread));
+        assert_eq!(handle.recently_closed(), Err(nebnet::QueryError::OwnThread));
         assert_eq!(handle.snapshot().peers, 2);
         for peer in peers.iter().filter(|peer| **peer != message.peer()) {
             let outgoing = Outgoing::new(message.message_type(), message.payload());

@@ -1032,7 +1032,7 @@ fn the_list_of_closed_connections_keeps_the_latest() {
         });
     }
     let latest = &expected[expected.len() - LISTED_MAX..];
-    let rows = handle.recently_closed();
+    let rows = handle.recently_closed().unwrap();
     let listed: Vec<_> = rows.iter().map(|row| (row.addr, row.reason)).collect();
     assert_eq!(listed, latest);
     assert!(rows.is_sorted_by_key(|row| row.closed_at));

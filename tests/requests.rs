@@ -327,7 +327,7 @@ fn the_end_waits_for_what_was_read_and_time_does_not() {
         assert!(service.handle().close(peer));
         wait_until("the end", || service.handle().snapshot().peers == 3);
         assert_eq!(timed.recv().unwrap_err(), RequestError::Timeout);
-        assert!(answered.try_recv().is_none() && ended.try_recv().is_none());
+        assert!(answered.try_recv().unwrap().is_none() && ended.try_recv().unwrap().is_none());
         for _ in 0..4 {
             full.recv().unwrap();
         }
@@ -388,7 +388,7 @@ fn only_the_one_who_was_asked_can_answer_and_only_in_kind() {
         wait_until("the wrong type", || {
             service.handle().snapshot().requests.late == 2
         });
-        assert!(pending.try_recv().is_none());
+        assert!(pending.try_recv().unwrap().is_none());
         client.stream.write_all(&reply_to(&question, b"!")).unwrap();
         assert_eq!(pending.recv().unwrap().payload(), b"!");
         drop((client, stranger));
@@ -499,14 +499,14 @@ fn one_queue_takes_the_answers_of_many_peers() {
         });
         let (handle, replies) = (service.handle(), service.handle().replies(PEERS));
         let mut asked = HashMap::new();
-        for row in handle.peers() {
+        for row in handle.peers().unwrap() {
             let payload = row.peer.to_string();
             let message = Outgoing::new(ASK, &*payload);
             let id = handle.request_to(&replies, row.peer, &message, LONG);
             asked.insert(id.unwrap(), row.peer);
         }
         let message = Outgoing::new(ASK, b"?");
-        let first = handle.peers()[0].peer;
+        let first = handle.peers().unwrap()[0].peer;
         let refused = handle.request_to(&replies, first, &message, LONG);
         assert_eq!(
             refused.map_err(nebnet::Rejected::into_error),
@@ -636,7 +636,7 @@ fn requests_race_with_closes() {
                     let handle = service.handle();
                     let mut results = HashMap::new();
                     while racing.load(Ordering::Relaxed) > 0 {
-                        let peers = handle.peers();
+                        let peers = handle.peers().unwrap();
                         let mut pending = Vec::new();
                         for _ in 0..50 {
                             for row in &peers {

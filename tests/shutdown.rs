@@ -271,7 +271,7 @@ fn a_second_stop_returns_the_same_report() {
             .map_err(nebnet::Rejected::into_error),
         Err(SendError::NotConnected)
     );
-    assert!(handle.peers().is_empty() && handle.recently_closed().is_empty());
+    assert!(handle.peers().unwrap().is_empty() && handle.recently_closed().unwrap().is_empty());
     assert!(service.ended().recv().is_err());
     // Each of the two that ask a loop would wait 5 s for it.
     assert!(

@@ -47,7 +47,7 @@ fn connect(service: &NetService, count: usize) -> Vec<(Client, PeerId)> {
         let mut client = Client::connect_small(addr);
         client.ping(b"here");
         let local = client.stream.local_addr().unwrap();
-        let rows = service.handle().peers();
+        let rows = service.handle().peers().unwrap();
         let row = rows.iter().find(|row| row.addr == local).unwrap();
         (client, row.peer)
     });

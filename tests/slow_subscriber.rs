@@ -237,7 +237,7 @@ fn pause_holds_back_only_the_peers_that_sent_to_the_full_subscriber() {
         wait_until("messages are parked", || full.row().parked > 0);
         let handle = service.handle();
         wait_until("its reading has stopped", || {
-            handle.peers().iter().any(|row| !row.reading)
+            handle.peers().unwrap().iter().any(|row| !row.reading)
         });
         wait_until("it is counted", || {
             service.handle().snapshot().pauses.subscriber > 0
@@ -595,13 +595,13 @@ fn subscriptions_are_selected_from() {
     while counts != [100, 100] {
         select! {
             recv(first.receiver()) -> delivery => {
-                for message in &first.take(delivery.unwrap()) {
+                for message in &delivery.unwrap().into_batch() {
                     assert_eq!((message.message_type(), number(message.payload())), (A, counts[0]));
                     counts[0] += 1;
                 }
             }
             recv(second.receiver()) -> delivery => {
-                for message in &second.take(delivery.unwrap()) {
+                for message in &delivery.unwrap().into_batch() {
                     assert_eq!((message.message_type(), number(message.payload())), (B, counts[1]));
                     counts[1] += 1;
                 }

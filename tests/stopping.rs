@@ -239,7 +239,7 @@ fn a_callback_does_not_wait_for_its_own_thread() {
     service.on_metrics(move |_| {
         if let Ok((handle, peer)) = given.try_recv() {
             let question = handle.request(peer, (T, b"?"), 100 * PATIENCE).unwrap();
-            assert!(question.recv_timeout(100 * PATIENCE).is_none());
+            assert!(question.recv_timeout(100 * PATIENCE).unwrap().is_none());
             sender.send(question.recv()).unwrap();
         }
     });

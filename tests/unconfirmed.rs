@@ -107,7 +107,7 @@ fn an_end_in_order_leaves_nothing_unconfirmed() {
         handle.send(peer, (FEED, &[7; 1000])).unwrap();
     }
     wait_until("the messages are written", || {
-        handle.peers()[0].queued.messages == 0
+        handle.peers().unwrap()[0].queued.messages == 0
     });
     client.stream.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_to_the_end(&client.stream), 100);

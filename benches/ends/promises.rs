@@ -144,7 +144,7 @@ fn peer_of(handle: &Handle, client: &Client) -> PeerId {
     let addr = client.stream.local_addr().unwrap();
     let mut found = None;
     util::wait_until("it is there", || {
-        let rows = handle.peers();
+        let rows = handle.peers().unwrap();
         found = rows.iter().find(|row| row.addr == addr).map(|row| row.peer);
         found.is_some()
     });

@@ -71,7 +71,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         // Those who read are given time to: 64 KiB are little for messages of 16 KiB.
         while handle
-            .peers()
+            .peers()?
             .iter()
             .any(|row| row.peer != deaf_peer && row.queued.messages > 0)
         {

@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let peers = (0..PEERS).map(|_| spawn_peer(addr));
     let peers = peers.collect::<Result<Vec<_>, _>>()?;
     let handle = service.handle();
-    let connected = handle.peers();
+    let connected = handle.peers()?;
 
     // One question. The thread may do something else before it looks for the answer.
     let first = connected[0].peer;

@@ -44,6 +44,8 @@ pub(crate) struct Account {
     /// Why nothing more will come: set before the queue is disconnected.
     pub(super) stopped: AtomicBool,
     pub(super) overflowed: AtomicBool,
+    /// Of an account of events: how many are missing before the one that was taken last.
+    pub(super) missed_events: AtomicU64,
     pub(super) pokes: Arc<[Arc<Poke>]>,
     /// Of an account of events in a queue with messages: that of the messages, for which the
     /// dispatchers wait.
@@ -51,6 +53,14 @@ pub(crate) struct Account {
 }
 
 impl Account {
+    pub(super) fn note_missed_events(&self, missed: u64) {
+        self.missed_events.store(missed, Ordering::Relaxed);
+    }
+
+    pub(super) fn missed_events(&self) -> u64 {
+        self.missed_events.load(Ordering::Relaxed)
+    }
+
     /// An account of events, without a name.
     pub(super) fn empty(id: SubscriberId, capacity: Traffic, pokes: &Arc<[Arc<Poke>]>) -> Self {
         Self {
@@ -71,6 +81,7 @@ impl Account {
             turn: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
             overflowed: AtomicBool::new(false),
+            missed_events: AtomicU64::new(0),
             pokes: Arc::clone(pokes),
             messages: None,
         }

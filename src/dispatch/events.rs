@@ -6,10 +6,7 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -98,8 +95,8 @@ impl Default for EventOptions {
 
 /// An event on its way to one subscriber.
 ///
-/// It comes out of [`EventSubscription::receiver`], for use in `select!`;
-/// [`EventSubscription::take`] opens it. Dropped before that, it counts as discarded.
+/// It comes out of [`EventSubscription::receiver`], for use in `select!`. Dropped before it is
+/// [taken](Self::into_event), it counts as discarded.
 pub struct EventDelivery {
     /// `None` once it was taken or dropped, and counted as such.
     event: Option<Box<Event>>,
@@ -123,8 +120,14 @@ impl EventDelivery {
         self.number.to_be_bytes()[0]
     }
 
-    /// Takes the event, and says how many are missing before it.
-    pub(super) fn open(mut self) -> (Event, u64) {
+    /// The event, taken. How many are missing before it is then told by
+    /// [`EventSubscription::missed`].
+    #[must_use = "an event that is dropped has been taken"]
+    #[expect(
+        clippy::missing_panics_doc,
+        reason = "the event is there until this call, which uses the delivery up"
+    )]
+    pub fn into_event(mut self) -> Event {
         let event = self.event.take().expect("a delivery is opened once");
         let shard = self.shard();
         let counters = self.account.counters(shard);
@@ -133,8 +136,10 @@ impl EventDelivery {
         counters.end_taken(1);
         let number = self.number & (u64::MAX >> 8);
         let expected = counters.expected.swap(number + 1, Ordering::Relaxed);
+        let missed = number.saturating_sub(expected);
+        self.account.note_missed_events(missed);
         self.account.note_event_room();
-        (*event, number.saturating_sub(expected))
+        *event
     }
 }
 
@@ -226,8 +231,6 @@ pub struct EventSubscription {
     account: Arc<Account>,
     registry: Arc<Registry>,
     slots: Arc<Slots>,
-    /// Events that are missing before the one that was taken last.
-    missed: AtomicU64,
 }
 
 impl EventSubscription {
@@ -246,7 +249,6 @@ impl EventSubscription {
                 account,
                 registry,
                 slots,
-                missed: AtomicU64::new(0),
             }),
             Err(error) => {
                 slots.event_subscribers.fetch_sub(1, Ordering::SeqCst);
@@ -262,7 +264,7 @@ impl EventSubscription {
     /// [`RecvError`] once the service has stopped and everything was taken.
     pub fn recv(&self) -> Result<Event, RecvError> {
         let delivery = self.receiver.recv().map_err(|_| RecvError)?;
-        Ok(self.take(delivery))
+        Ok(delivery.into_event())
     }
 
     /// The next event, if there is one.
@@ -273,7 +275,7 @@ impl EventSubscription {
     /// [`recv`](Self::recv).
     pub fn try_recv(&self) -> Result<Event, TryRecvError> {
         match self.receiver.try_recv() {
-            Ok(delivery) => Ok(self.take(delivery)),
+            Ok(delivery) => Ok(delivery.into_event()),
             Err(crossbeam_channel::TryRecvError::Empty) => Err(TryRecvError::Empty),
             Err(crossbeam_channel::TryRecvError::Disconnected) => Err(TryRecvError::Disconnected),
         }
@@ -287,7 +289,7 @@ impl EventSubscription {
     /// [`recv`](Self::recv).
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Event, RecvTimeoutError> {
         match self.receiver.recv_timeout(timeout) {
-            Ok(delivery) => Ok(self.take(delivery)),
+            Ok(delivery) => Ok(delivery.into_event()),
             Err(crossbeam_channel::RecvTimeoutError::Timeout) => Err(RecvTimeoutError::Timeout),
             Err(crossbeam_channel::RecvTimeoutError::Disconnected) => {
                 Err(RecvTimeoutError::Disconnected)
@@ -307,32 +309,14 @@ impl EventSubscription {
     /// events of one loop.
     #[must_use]
     pub fn missed(&self) -> u64 {
-        self.missed.load(Ordering::Relaxed)
+        self.account.missed_events()
     }
 
-    /// The channel behind the subscription, for crossbeam's `select!`. What comes out of it is to
-    /// be given to [`take`](Self::take).
+    /// The channel behind the subscription, for crossbeam's `select!`. What comes out of it becomes
+    /// an event by [`EventDelivery::into_event`].
     #[must_use]
     pub fn receiver(&self) -> &Receiver<EventDelivery> {
         &self.receiver
-    }
-
-    /// Opens a delivery that came out of [`receiver`](Self::receiver).
-    ///
-    /// # Panics
-    ///
-    /// If the delivery is another subscription's.
-    pub fn take(&self, delivery: EventDelivery) -> Event {
-        let account = &self.account;
-        assert!(
-            Arc::ptr_eq(account, &delivery.account),
-            "the delivery is of subscriber {}, not of {}",
-            delivery.account.id,
-            account.id
-        );
-        let (event, missed) = delivery.open();
-        self.missed.store(missed, Ordering::Relaxed);
-        event
     }
 
     /// The subscriber's id.

@@ -16,17 +16,14 @@
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{
-        Arc, PoisonError, TryLockError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, PoisonError, TryLockError, atomic::Ordering},
 };
 
 use super::{
     EventDelivery, SubscribeOptions,
     account::Account,
     outlet::Outlet,
-    subscription::{Batch, BatchDelivery, Subscription},
+    subscription::{Batch, BatchDelivery},
 };
 use crate::{
     error::SubscribeError,
@@ -37,6 +34,8 @@ use crate::{
 };
 
 /// What a subscriber's queue holds; see [`Subscription::recv_any`].
+///
+/// [`Subscription::recv_any`]: crate::Subscription::recv_any
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Received {
@@ -51,9 +50,13 @@ pub enum Received {
 /// Something on its way to one subscriber: messages, which are a part of a block, or an event or an
 /// expired timer, if it asked for them.
 ///
-/// It comes out of [`Subscription::receiver`], for use in `select!`; [`Subscription::take`] makes a
-/// [`Batch`] of it, and [`Subscription::open`] whatever it is. Dropped before that, messages and
+/// It comes out of [`Subscription::receiver`], for use in `select!`;
+/// [`into_batch`](Self::into_batch) makes a [`Batch`] of it, and [`Subscription::open`] whatever it
+/// is. Dropped before that, messages and
 /// events count as discarded.
+///
+/// [`Subscription::receiver`]: crate::Subscription::receiver
+/// [`Subscription::open`]: crate::Subscription::open
 pub struct Delivery(pub(super) Content);
 
 #[derive(Debug)]
@@ -79,6 +82,33 @@ pub(super) enum What {
 }
 
 impl Delivery {
+    /// The messages, taken.
+    ///
+    /// # Panics
+    ///
+    /// If it is an event or a timer: what comes out of a queue that has those is to be given to
+    /// [`Subscription::open`](crate::Subscription::open).
+    #[inline]
+    #[must_use = "a batch that is dropped has been taken"]
+    pub fn into_batch(self) -> Batch {
+        match self.0 {
+            Content::Batch(batch) => batch.into_batch(),
+            Content::Extra(_) => panic!("an event or a timer is no batch: Subscription::open"),
+        }
+    }
+
+    /// Whatever it is, taken; `None` for a timer that was cancelled meanwhile.
+    #[inline]
+    pub(super) fn open(self) -> Option<Received> {
+        match self.0 {
+            Content::Batch(batch) => Some(Received::Batch(batch.into_batch())),
+            Content::Extra(extra) => match extra.what {
+                What::Event(event) => Some(Received::Event(event.into_event())),
+                What::Timer(timer) => timer.into_expired().map(Received::Timer),
+            },
+        }
+    }
+
     /// Bytes of messages.
     pub(super) fn size(&self) -> usize {
         match &self.0 {
@@ -197,8 +227,6 @@ pub(super) struct MixedEnd {
     /// Where it is counted as one that gets events.
     _watched: Option<Watched>,
     ahead: Option<Arc<Ahead>>,
-    /// Events that are missing before the one that was taken last.
-    missed: AtomicU64,
 }
 
 impl MixedEnd {
@@ -217,7 +245,6 @@ impl MixedEnd {
             timers: timers.map_err(SubscribeError::Timers)?,
             _watched: options.events.then(|| Watched::new(slots)),
             ahead: outlet.ahead(),
-            missed: AtomicU64::new(0),
         })
     }
 
@@ -231,7 +258,9 @@ impl MixedEnd {
     }
 
     pub(super) fn missed(&self) -> u64 {
-        self.missed.load(Ordering::Relaxed)
+        self.events
+            .as_ref()
+            .map_or(0, |events| events.missed_events())
     }
 
     /// What is ahead of the queue.
@@ -244,21 +273,6 @@ impl MixedEnd {
         match &self.ahead {
             Some(ahead) => ahead.sort_in(delivery),
             None => delivery,
-        }
-    }
-
-    /// Opens an event or a timer. `None` for a timer that was cancelled meanwhile.
-    fn open(&self, extra: Extra) -> Option<Received> {
-        match extra.what {
-            What::Event(delivery) => {
-                let (event, missed) = delivery.open();
-                self.missed.store(missed, Ordering::Relaxed);
-                Some(Received::Event(event))
-            }
-            What::Timer(delivery) => {
-                let fired = self.timers.as_ref()?.take(delivery)?;
-                Some(Received::Timer(fired))
-            }
         }
     }
 
@@ -295,51 +309,35 @@ impl fmt::Debug for MixedEnd {
 
 /// What a delivery is, and what came before it; see [`Subscription::open`]. What is not taken out
 /// of it counts as discarded.
+///
+/// [`Subscription::open`]: crate::Subscription::open
 #[derive(Debug)]
-pub struct Opened<'a> {
-    subscription: &'a Subscription,
+pub struct Opened {
     before: VecDeque<Delivery>,
     delivery: Option<Delivery>,
 }
 
-impl<'a> Opened<'a> {
-    pub(super) fn new(
-        subscription: &'a Subscription,
-        mixed: Option<&MixedEnd>,
-        delivery: Delivery,
-    ) -> Self {
+impl Opened {
+    pub(super) fn new(mixed: Option<&MixedEnd>, delivery: Delivery) -> Self {
         let ahead = mixed.and_then(|mixed| mixed.ahead.as_ref());
         let before = ahead.map(|ahead| ahead.take_before(&delivery));
         Self {
-            subscription,
             before: before.unwrap_or_default(),
             delivery: Some(delivery),
         }
     }
 }
 
-impl Iterator for Opened<'_> {
+impl Iterator for Opened {
     type Item = Received;
 
     fn next(&mut self) -> Option<Received> {
         loop {
             let next = self.before.pop_front().or_else(|| self.delivery.take())?;
-            if let Some(received) = self.subscription.open_one(next) {
+            if let Some(received) = next.open() {
                 return Some(received);
             }
         }
-    }
-}
-
-/// Opens whatever it is; `None` for a timer that was cancelled meanwhile.
-pub(super) fn open_one(
-    subscription: &Subscription,
-    mixed: Option<&MixedEnd>,
-    delivery: Delivery,
-) -> Option<Received> {
-    match delivery.0 {
-        Content::Batch(batch) => Some(Received::Batch(subscription.take_batch(batch))),
-        Content::Extra(extra) => mixed?.open(extra),
     }
 }
 

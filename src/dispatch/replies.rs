@@ -123,26 +123,41 @@ impl PendingReply {
     /// request was given up with [`Handle::cancel`](crate::Handle::cancel).
     pub fn recv(mut self) -> Result<Message, RequestError> {
         if never_waits() || is_dispatcher() {
-            return self.try_recv().unwrap_or(Err(RequestError::Timeout));
+            return self.try_recv()?.ok_or(RequestError::Timeout);
         }
         let result = self.receiver.recv();
         self.resolved = true;
         result.unwrap_or(Err(RequestError::Taken))
     }
 
-    /// The result, if the request is resolved. `None` while it is not, and after the result was
-    /// taken.
-    pub fn try_recv(&self) -> Option<Result<Message, RequestError>> {
-        self.receiver.try_recv().ok()
+    /// The answer, if the request is resolved; `Ok(None)` while it is not.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv`](Self::recv), once the request is resolved.
+    pub fn try_recv(&self) -> Result<Option<Message>, RequestError> {
+        match self.receiver.try_recv() {
+            Ok(result) => result.map(Some),
+            Err(crossbeam_channel::TryRecvError::Empty) => Ok(None),
+            Err(crossbeam_channel::TryRecvError::Disconnected) => Err(RequestError::Taken),
+        }
     }
 
-    /// The result; waits for it no longer than `timeout`, and not at all on a thread of a service.
-    /// `None` if the request is not resolved by then, and after the result was taken.
-    pub fn recv_timeout(&self, timeout: Duration) -> Option<Result<Message, RequestError>> {
+    /// The answer; waits for it no longer than `timeout`, and not at all on a thread of a service.
+    /// `Ok(None)` if the request is not resolved by then.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv`](Self::recv), once the request is resolved.
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<Option<Message>, RequestError> {
         if never_waits() || is_dispatcher() {
             return self.try_recv();
         }
-        self.receiver.recv_timeout(timeout).ok()
+        match self.receiver.recv_timeout(timeout) {
+            Ok(result) => result.map(Some),
+            Err(crossbeam_channel::RecvTimeoutError::Timeout) => Ok(None),
+            Err(crossbeam_channel::RecvTimeoutError::Disconnected) => Err(RequestError::Taken),
+        }
     }
 
     /// The channel behind it, for crossbeam's `select!`: yields the result once, and is then

@@ -13,7 +13,7 @@ use super::{
     account::Account,
     channel::Receiver,
     index::{Index, Share},
-    mixed::{Content, MixedEnd},
+    mixed::MixedEnd,
     outlet::Outlet,
     registry::Registry,
     requests::is_answer,
@@ -194,6 +194,20 @@ impl BatchDelivery {
             Place::Taken => counters.end_taken(count),
         }
         self.place = place;
+    }
+
+    /// Gives it to the subscriber.
+    #[inline]
+    pub(super) fn into_batch(mut self) -> Batch {
+        self.set_place(Place::Taken);
+        let next = self.number + u64::from(self.count);
+        let expected = &self.account.counters(self.shard()).expected;
+        let expected = expected.swap(next, Ordering::Relaxed);
+        self.account.note_room();
+        Batch {
+            missed: self.number.saturating_sub(expected),
+            delivery: self,
+        }
     }
 
     /// Drops the delivery out of the queue, for others that come later.
@@ -593,9 +607,9 @@ impl Subscription {
         }
     }
 
-    /// The channel behind the subscription, for crossbeam's `select!`. What comes out of it is to
-    /// be given to [`take`](Self::take), or to [`open`](Self::open) if the queue has events or
-    /// timers.
+    /// The channel behind the subscription, for crossbeam's `select!`. What comes out of it becomes
+    /// a batch by [`Delivery::into_batch`]; if the queue has events or timers, it is to be given to
+    /// [`open`](Self::open).
     /// It has no capacity of its own: the bounds of the subscriber are held before anything is put
     /// into it, and what has come out of it counts against them until it is taken or dropped.
     ///
@@ -614,7 +628,7 @@ impl Subscription {
     /// # client.send((MessageType(7), "hi"))?;
     /// select! {
     ///     recv(greetings.receiver()) -> delivery => {
-    ///         let batch = greetings.take(delivery?);
+    ///         let batch = delivery?.into_batch();
     ///         assert_eq!(batch.iter().next().unwrap().payload(), b"hi");
     ///     }
     ///     recv(after(Duration::from_secs(10))) -> _ => panic!("nothing came"),
@@ -628,36 +642,6 @@ impl Subscription {
     )]
     pub fn receiver(&self) -> &channel::Receiver<Delivery> {
         self.receiver.items()
-    }
-
-    /// Opens a delivery that came out of [`receiver`](Self::receiver).
-    ///
-    /// # Panics
-    ///
-    /// If the delivery is another subscription's, or the queue has events or timers.
-    pub fn take(&self, delivery: Delivery) -> Batch {
-        self.expect_messages_alone();
-        self.take_alone(delivery)
-    }
-
-    #[inline]
-    pub(super) fn take_batch(&self, mut delivery: BatchDelivery) -> Batch {
-        let account = &self.account;
-        assert!(
-            Arc::ptr_eq(account, &delivery.account),
-            "the delivery is of subscriber {}, not of {}",
-            delivery.account.id,
-            account.id
-        );
-        delivery.set_place(Place::Taken);
-        let next = delivery.number + u64::from(delivery.count);
-        let expected = &account.counters(delivery.shard()).expected;
-        let expected = expected.swap(next, Ordering::Relaxed);
-        account.note_room();
-        Batch {
-            missed: delivery.number.saturating_sub(expected),
-            delivery,
-        }
     }
 
     /// For those who take messages one by one: how many were dropped between the message that
@@ -740,7 +724,7 @@ impl Subscription {
     fn next_batch(&mut self) -> Result<Batch, RecvError> {
         self.expect_messages_alone();
         let delivery = self.next_delivery()?;
-        Ok(self.take_alone(delivery))
+        Ok(delivery.into_batch())
     }
 
     /// A call of its own: how the messages are walked depends on what is around it.
@@ -750,7 +734,7 @@ impl Subscription {
         match self.receiver.try_recv() {
             Ok(delivery) => {
                 self.idle.note_work(self.clock, delivery.size());
-                Ok(self.take_alone(delivery))
+                Ok(delivery.into_batch())
             }
             Err(crossbeam_channel::TryRecvError::Empty) => Err(TryRecvError::Empty),
             Err(crossbeam_channel::TryRecvError::Disconnected) => Err(TryRecvError::Disconnected),
@@ -760,16 +744,7 @@ impl Subscription {
     fn next_batch_timeout(&mut self, timeout: Duration) -> Result<Batch, RecvTimeoutError> {
         self.expect_messages_alone();
         let delivery = self.next_delivery_timeout(timeout)?;
-        Ok(self.take_alone(delivery))
-    }
-
-    /// Takes a delivery of a queue of messages alone.
-    #[inline]
-    fn take_alone(&self, delivery: Delivery) -> Batch {
-        match delivery.0 {
-            Content::Batch(batch) => self.take_batch(batch),
-            Content::Extra(_) => unreachable!("a queue of messages alone has nothing else"),
-        }
+        Ok(delivery.into_batch())
     }
 
     fn next_delivery(&mut self) -> Result<Delivery, RecvError> {

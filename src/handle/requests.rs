@@ -45,7 +45,7 @@ impl Handle {
     /// let mut service = NetService::new(Config::default().listen("127.0.0.1:0".parse()?))?;
     /// service.start()?;
     /// let mut client = Client::connect(service.local_addrs()[0])?;
-    /// let peer = service.handle().peers()[0].peer;
+    /// let peer = service.handle().peers()?[0].peer;
     ///
     /// let handle = service.handle();
     /// let pending = handle.request(peer, (MessageType(7), "2 + 2"), Duration::from_secs(5))?;

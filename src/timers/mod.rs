@@ -144,7 +144,7 @@ impl Timers {
     pub fn recv(&self) -> Result<TimerExpired, RecvError> {
         loop {
             let delivery = self.receiver.recv().map_err(|_| RecvError)?;
-            if let Some(fired) = self.take(delivery) {
+            if let Some(fired) = delivery.into_expired() {
                 return Ok(fired);
             }
         }
@@ -162,7 +162,7 @@ impl Timers {
                 crossbeam_channel::TryRecvError::Empty => TryRecvError::Empty,
                 crossbeam_channel::TryRecvError::Disconnected => TryRecvError::Disconnected,
             })?;
-            if let Some(fired) = self.take(delivery) {
+            if let Some(fired) = delivery.into_expired() {
                 return Ok(fired);
             }
         }
@@ -189,14 +189,14 @@ impl Timers {
                         RecvTimeoutError::Disconnected
                     }
                 })?;
-            if let Some(fired) = self.take(delivery) {
+            if let Some(fired) = delivery.into_expired() {
                 return Ok(fired);
             }
         }
     }
 
-    /// The channel behind the queue, for crossbeam's `select!`. What comes out of it is to be given
-    /// to [`take`](Self::take).
+    /// The channel behind the queue, for crossbeam's `select!`. What comes out of it is taken by
+    /// [`TimerDelivery::into_expired`].
     ///
     /// # Examples
     ///
@@ -212,9 +212,9 @@ impl Timers {
     /// let timers = service.handle().timers(1)?;
     /// timers.after(Duration::from_millis(10))?;
     /// select! {
-    ///     recv(messages.receiver()) -> delivery => drop(messages.take(delivery?)),
+    ///     recv(messages.receiver()) -> delivery => drop(delivery?.into_batch()),
     ///     recv(timers.receiver()) -> delivery => {
-    ///         let fired = timers.take(delivery?);
+    ///         let fired = delivery?.into_expired();
     ///         assert_eq!(fired.map(|fired| fired.count), Some(1));
     ///     }
     /// }
@@ -223,16 +223,6 @@ impl Timers {
     #[must_use]
     pub fn receiver(&self) -> &Receiver<TimerDelivery> {
         &self.receiver
-    }
-
-    /// Opens a delivery that came out of [`receiver`](Self::receiver). `None` if the timer was
-    /// cancelled meanwhile.
-    ///
-    /// # Panics
-    ///
-    /// If the delivery is of other timers.
-    pub fn take(&self, delivery: TimerDelivery) -> Option<TimerExpired> {
-        self.set.take(delivery)
     }
 }
 

@@ -62,9 +62,8 @@ pub struct TimerExpired {
 
 /// An expired timer on its way.
 ///
-/// It comes out of [`Timers::receiver`](super::Timers::receiver), for use in `select!`;
-/// [`Timers::take`](super::Timers::take) opens it. Dropped before that, its expiries are thrown
-/// away, as if they had been taken.
+/// It comes out of [`Timers::receiver`](super::Timers::receiver), for use in `select!`.
+/// Dropped before it is [taken](Self::into_expired), its expiries are thrown away.
 pub struct TimerDelivery {
     pub(super) queue: Arc<TimerQueue>,
     pub(super) index: u32,
@@ -72,6 +71,13 @@ pub struct TimerDelivery {
 }
 
 impl TimerDelivery {
+    /// The timer, taken. `None` if it was cancelled meanwhile.
+    #[must_use = "what expired is thrown away"]
+    pub fn into_expired(mut self) -> Option<TimerExpired> {
+        self.opened = true;
+        self.queue.take(self.index)
+    }
+
     /// The set that the timer belongs to.
     pub(crate) fn set_id(&self) -> u32 {
         self.queue.id

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::queue::{TimerDelivery, TimerExpired, TimerHub, TimerId, TimerQueue, Way, nanos};
+use super::queue::{TimerHub, TimerId, TimerQueue, Way, nanos};
 use crate::{
     error::TimerError,
     limits::{TIMEOUT_MS_CEILING, USER_TIMERS_MAX_CEILING},
@@ -72,22 +72,6 @@ impl TimerSet {
     pub(super) fn len(&self) -> usize {
         let inner = self.queue.lock();
         inner.plans.iter().filter(|plan| plan.is_set).count()
-    }
-
-    /// Opens a delivery; `None` if the timer was cancelled meanwhile.
-    ///
-    /// # Panics
-    ///
-    /// If the delivery is of other timers.
-    pub(crate) fn take(&self, mut delivery: TimerDelivery) -> Option<TimerExpired> {
-        assert!(
-            Arc::ptr_eq(&self.queue, &delivery.queue),
-            "the delivery is of queue {}, not of {}",
-            delivery.queue.id,
-            self.queue.id
-        );
-        delivery.opened = true;
-        self.queue.take(delivery.index)
     }
 
     fn set(&self, delay: Duration, period: Duration) -> Result<TimerId, TimerError> {

@@ -135,7 +135,7 @@ fn cancelled_timers_come_out_no_more() {
     bench.turn(9);
     let delivery = bench.timers.receiver.try_recv().unwrap();
     assert!(bench.timers.cancel(timer));
-    assert_eq!(bench.timers.take(delivery), None);
+    assert_eq!(delivery.into_expired(), None);
 }
 
 /// What comes out of the channel and is not opened frees its place as if it had been taken.

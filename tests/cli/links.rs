@@ -145,7 +145,7 @@ fn an_address_may_name_its_interface() {
     }
     let output = run(&["serve", "--connect", "[fe80::1%none]:1"], b"");
     let text = String::from_utf8(output.stderr).unwrap();
-    let wanted = "`[fe80::1%none]:1`: interface `none`: No such device";
+    let wanted = "`[fe80::1%none]:1`: interface `none` cannot be used: No such device";
     assert!(text.contains(wanted), "{text}");
     let file = TempFile::new("connect = [\"[fe80::1%none]:1\"]\n");
     let output = run(&["check", file.name()], b"");
@@ -154,7 +154,10 @@ fn an_address_may_name_its_interface() {
     assert!(text.contains(wanted), "{text}");
     let output = run(&["send", "[fe80::1%none]:1", "--type", "7"], b"");
     let text = String::from_utf8(output.stderr).unwrap();
-    assert!(text.contains("interface `none`: No such device"), "{text}");
+    assert!(
+        text.contains("interface `none` cannot be used: No such device"),
+        "{text}"
+    );
 }
 
 /// The id that all services here have.

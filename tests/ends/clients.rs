@@ -109,7 +109,7 @@ fn a_bye_that_names_a_fault_ends_the_sending() {
     let mut client = Client::connect_small(service.local_addrs()[0]);
     let (peer, handle) = (only_peer(&service), service.handle());
     let mut accepted = 0;
-    while handle.peers()[0].queued.bytes < 4 << 20 {
+    while handle.peers().unwrap()[0].queued.bytes < 4 << 20 {
         handle.send(peer, (T, vec![0; 100_000])).unwrap();
         accepted += 1;
     }
@@ -286,7 +286,7 @@ fn a_frame_that_is_written_by_half_is_finished() {
         let large = vec![b'l'; 1 << 20];
         let mut count = 0;
         // Until the kernel has taken a part of one only.
-        while handle.peers()[0].queued.messages == 0 {
+        while handle.peers().unwrap()[0].queued.messages == 0 {
             handle.send(peer, (T, &large)).unwrap();
             count += 1;
         }
@@ -324,7 +324,7 @@ fn the_urgent_behind_a_full_outbox_is_written_with_all_of_it() {
         let (peer, handle) = (only_peer(&service), service.handle());
         let payload = [b'n'; 10_000];
         // The kernel takes no more.
-        while handle.peers()[0].queued.bytes < 100 << 10 {
+        while handle.peers().unwrap()[0].queued.bytes < 100 << 10 {
             handle.send(peer, (T, &payload)).unwrap();
         }
         for _ in 0..10 {

@@ -181,7 +181,7 @@ struct Servers {
 
 impl Servers {
     fn end(&mut self, server: &mut NetService) {
-        let mut rows: Vec<ClosedRow> = server.handle().recently_closed();
+        let mut rows: Vec<ClosedRow> = server.handle().recently_closed().unwrap();
         let report = util::stop_within(server, PATIENCE);
         rows.extend(report.peers.iter().map(|row| row.closed.clone()));
         for row in rows {

@@ -52,7 +52,7 @@ fn a_client_that_stops_loses_nothing() {
 fn a_server_that_closes_every_connection_loses_nothing() {
     let end = |world: World| {
         let handle = world.server.handle();
-        for row in handle.peers() {
+        for row in handle.peers().unwrap() {
             assert!(handle.close(row.peer));
         }
         world.wait_closed();
@@ -103,7 +103,7 @@ fn what_is_sent_after_a_bye_is_refused() {
     });
     util::stop_within(&mut world.server, DRAIN);
     wait_until("its end is known", || handle.snapshot().peers == 0);
-    let row = handle.recently_closed().remove(0);
+    let row = handle.recently_closed().unwrap().remove(0);
     assert_eq!(
         (row.reason, row.bye_received),
         (CloseReason::PeerBye, Some(1))

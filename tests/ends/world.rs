@@ -62,7 +62,7 @@ pub(crate) fn lossless(service: &NetService) -> Subscription {
 pub(crate) fn connected(handle: &Handle, count: usize) -> Vec<PeerId> {
     let mut peers = Vec::new();
     wait_until("every connection is open", || {
-        let rows = handle.peers();
+        let rows = handle.peers().unwrap();
         peers = rows.iter().map(|row| row.peer).collect();
         peers.len() == count && peers.iter().all(|peer| handle.peer(*peer).is_some())
     });

@@ -335,6 +335,7 @@ pub fn wait_for_row(service: &NetService, peer: PeerId) -> ClosedRow {
     wait_until("the row of a closed connection", || {
         found = handle
             .recently_closed()
+            .unwrap()
             .into_iter()
             .find(|row| row.peer == peer);
         found.is_some()
@@ -347,7 +348,7 @@ pub fn wait_for_row(service: &NetService, peer: PeerId) -> ClosedRow {
 pub fn only_peer(service: &NetService) -> PeerId {
     let handle = service.handle();
     wait_until("one peer", || service.handle().snapshot().peers == 1);
-    handle.peers()[0].peer
+    handle.peers().unwrap()[0].peer
 }
 
 /// Stops, however that may end, and holds the sums against each other. Tests stop services by this,
@@ -357,7 +358,7 @@ pub fn stop_within(service: &mut NetService, deadline: Duration) -> StopReport {
     let handle = service.handle();
     // First the clock, so that this is not later than it was.
     let made = Instant::now().checked_sub(handle.snapshot().uptime);
-    let before = handle.recently_closed();
+    let before = handle.recently_closed().unwrap();
     let report = service.stop(deadline);
     let listens = Listens {
         addrs: service.local_addrs(),

@@ -1,6 +1,8 @@
 //! What `serve --metrics` shows: the numbers of the service as pages, without knowing HTTP.
 
-use nebnet::{ClosedRow, Handle, NodeId, PeerRow, ServiceState, Snapshot, SubscriberRow, Traffic};
+use nebnet::{
+    ClosedRow, Handle, NodeId, PeerRow, QueryError, ServiceState, Snapshot, SubscriberRow, Traffic,
+};
 use serde::Serialize;
 
 use crate::prometheus;
@@ -33,6 +35,14 @@ impl Page {
         }
     }
 
+    /// What the loops list, or that they did not answer.
+    fn rows<T, R: Serialize>(rows: Result<Vec<T>, QueryError>, shown: impl Fn(&T) -> R) -> Self {
+        match rows {
+            Ok(rows) => Self::json(200, &rows.iter().map(shown).collect::<Vec<_>>()),
+            Err(error) => Self::text(503, &error.to_string()),
+        }
+    }
+
     /// The status with its words.
     pub(crate) const fn status_line(&self) -> &'static str {
         match self.status {
@@ -57,18 +67,8 @@ pub(crate) fn page(path: &str, handle: &Handle) -> Page {
             body: prometheus::render(&handle.snapshot()),
         },
         "/health" => health(&handle.snapshot()),
-        "/peers" => Page::json(
-            200,
-            &handle.peers().iter().map(peer_row).collect::<Vec<_>>(),
-        ),
-        "/closed" => Page::json(
-            200,
-            &handle
-                .recently_closed()
-                .iter()
-                .map(closed_row)
-                .collect::<Vec<_>>(),
-        ),
+        "/peers" => Page::rows(handle.peers(), peer_row),
+        "/closed" => Page::rows(handle.recently_closed(), closed_row),
         "/subscribers" => {
             let snapshot = handle.snapshot();
             let rows: Vec<_> = snapshot.subscribers.iter().map(subscriber_row).collect();

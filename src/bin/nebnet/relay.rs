@@ -142,7 +142,7 @@ impl Relay<'_> {
     /// What the loop knows: whom we connected to has answered our HELLO, but that may be noted down
     /// for other threads a moment later.
     fn identity_of(&self, peer: PeerId) -> Option<Arc<PeerIdentity>> {
-        let rows = self.handle.peers();
+        let rows = self.handle.peers().ok()?;
         rows.into_iter().find(|row| row.peer == peer)?.identity
     }
 

@@ -11,6 +11,7 @@ use crate::{
     failure::Failure,
     logger,
     settings::{Settings, random_node_id},
+    text,
 };
 
 /// What `serve` was started with and runs with.
@@ -71,7 +72,7 @@ impl Running {
         // changes something, and the last that can fail.
         let mut changes = handle
             .reconfigure(&new.config)
-            .map_err(|error| Failure::new(error.to_string()))?;
+            .map_err(|error| Failure::new(text::chain(&error)))?;
         let level = self.settings.log_level;
         self.settings.take_live(new, &mut changes);
         Ok((changes, level))

@@ -24,7 +24,7 @@ use crate::{
     settings::Settings,
     signals::{self, Asked},
     stats::Stats,
-    tap, time,
+    tap, text, time,
     worker::{self, Ending, WorkerError},
 };
 
@@ -53,7 +53,7 @@ pub(crate) fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     let settings = running.settings.clone();
     // Before any thread, whose stack and reserves would count as in use where memory is limited.
     let mut service = NetService::new(settings.config.clone())
-        .map_err(|error| Failure::new(error.to_string()))?;
+        .map_err(|error| Failure::new(text::chain(&error)))?;
     logger::start(settings.log_level)?;
     let asked = signals.watch()?;
     let output_closed = if settings.print {
@@ -77,10 +77,12 @@ pub(crate) fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     let mut targets = HashMap::new();
     for target in &settings.connect {
         let options = ConnectOptions::from(target.as_str()).keep_connected(true);
-        let link = service
-            .handle()
-            .connect(options)
-            .map_err(|error| Failure::new(format!("cannot connect to {target}: {error}")))?;
+        let link = service.handle().connect(options).map_err(|error| {
+            Failure::new(format!(
+                "cannot connect to {target}: {}",
+                text::chain(&error)
+            ))
+        })?;
         targets.insert(link, target.clone());
     }
     if let Some(endpoint) = endpoint {
@@ -110,7 +112,7 @@ pub(crate) fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
 
 /// Names the metrics port where it may be what is in the way.
 fn start_failure(error: &StartError, metrics: Option<SocketAddr>) -> Failure {
-    let mut message = error.to_string();
+    let mut message = text::chain(error);
     if let (StartError::Listen { addr, source }, Some(metrics)) = (error, metrics) {
         let is_taken = source.kind() == ErrorKind::AddrInUse;
         if is_taken && addr.port() == metrics.port() && source.raw_os_error().is_some() {
@@ -191,7 +193,7 @@ fn subscribe(service: &NetService, name: &str) -> Result<Subscription, Failure> 
     service
         .handle()
         .subscribe_with(options)
-        .map_err(|error| Failure::new(format!("cannot subscribe {name}: {error}")))
+        .map_err(|error| Failure::new(format!("cannot subscribe {name}: {}", text::chain(&error))))
 }
 
 fn watch_links(
@@ -206,7 +208,7 @@ fn watch_links(
         .subscribe_events(EventOptions::new().name("links"));
     events
         .map(Some)
-        .map_err(|error| Failure::new(format!("cannot subscribe links: {error}")))
+        .map_err(|error| Failure::new(format!("cannot subscribe links: {}", text::chain(&error))))
 }
 
 /// Says where the service can be reached; scripts wait for these lines.

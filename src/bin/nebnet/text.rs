@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    error::Error,
     fmt::Display,
     io::{self, Write},
 };
@@ -22,6 +23,18 @@ pub(crate) fn escape(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(out)
+}
+
+/// What an error says, and behind it what caused it, as far as that is known.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 /// Writes the line that `serve --print` and `send --replies` show for a message: sender, type,

@@ -113,7 +113,7 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
         if matches!(error, AddressError::Malformed) {
             format!("`{text}` is no address: IP:PORT, such as 127.0.0.1:8680 or [::1]:8680")
         } else {
-            format!("`{text}`: {error}")
+            format!("`{text}`: {}", crate::text::chain(&error))
         }
     })
 }
@@ -125,7 +125,7 @@ pub(crate) fn target(text: &str) -> Result<String, String> {
         if matches!(error, ConnectError::BadTarget) {
             format!("`{text}` is no target: HOST:PORT, such as localhost:8680 or 127.0.0.1:8680")
         } else {
-            format!("`{text}`: {error}")
+            format!("`{text}`: {}", crate::text::chain(&error))
         }
     })
 }
@@ -335,7 +335,7 @@ mod tests {
             assert_eq!(judge("[fe80::1%lo]:1"), Ok(()));
             let error = judge("[fe80::1%none]:1").unwrap_err();
             assert!(
-                error.starts_with("`[fe80::1%none]:1`: interface `none`: "),
+                error.starts_with("`[fe80::1%none]:1`: interface `none` cannot be used: "),
                 "{error}"
             );
         }

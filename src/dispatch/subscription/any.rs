@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use super::Subscription;
 use crate::{
-    dispatch::{
-        Delivery, Received,
-        mixed::{self, Opened},
-    },
+    dispatch::{Delivery, Received, mixed::Opened},
     error::{RecvError, RecvTimeoutError, TimerError, TryRecvError},
     ledger::EventSubscriberRow,
     timers::TimerId,
@@ -59,7 +56,7 @@ impl Subscription {
                     Err(end) => self.pop_ahead().ok_or(end)?,
                 },
             };
-            if let Some(received) = self.open_one(next) {
+            if let Some(received) = next.open() {
                 return Ok(received);
             }
         }
@@ -79,7 +76,7 @@ impl Subscription {
                     Err(none) => self.pop_ahead().ok_or(none)?,
                 },
             };
-            if let Some(received) = self.open_one(next) {
+            if let Some(received) = next.open() {
                 return Ok(received);
             }
         }
@@ -103,7 +100,7 @@ impl Subscription {
                     }
                 }
             };
-            if let Some(received) = self.open_one(next) {
+            if let Some(received) = next.open() {
                 return Ok(received);
             }
         }
@@ -113,10 +110,6 @@ impl Subscription {
     /// timers. This is usually one item; none, if it is a timer that was cancelled meanwhile; more,
     /// with [`OverflowPolicy::DropOldest`](crate::OverflowPolicy::DropOldest), if events stood
     /// before batches that were dropped.
-    ///
-    /// # Panics
-    ///
-    /// If the delivery is another subscription's; not before it is taken out of the iterator.
     ///
     /// # Examples
     ///
@@ -141,8 +134,8 @@ impl Subscription {
     /// }
     /// # }
     /// ```
-    pub fn open(&self, delivery: Delivery) -> Opened<'_> {
-        Opened::new(self, self.mixed.as_deref(), delivery)
+    pub fn open(&self, delivery: Delivery) -> Opened {
+        Opened::new(self.mixed.as_deref(), delivery)
     }
 
     /// How many events were dropped between the one that was taken last and the one before it,
@@ -194,10 +187,6 @@ impl Subscription {
     pub fn cancel(&self, timer: TimerId) -> bool {
         let timers = self.mixed.as_ref().and_then(|mixed| mixed.timers.as_ref());
         timers.is_some_and(|timers| timers.cancel(timer))
-    }
-
-    pub(in crate::dispatch) fn open_one(&self, delivery: Delivery) -> Option<Received> {
-        mixed::open_one(self, self.mixed.as_deref(), delivery)
     }
 
     /// What stands ahead of the queue.

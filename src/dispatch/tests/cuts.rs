@@ -33,7 +33,7 @@ fn a_row_is_read_while_nobody_is_in_between() {
                     if number % 3 == 0 {
                         drop(delivery);
                     } else {
-                        drop(busy.take(delivery));
+                        drop(delivery.into_batch());
                     }
                 }
                 done.store(true, Ordering::Release);

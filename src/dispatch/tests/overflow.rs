@@ -77,8 +77,8 @@ fn a_delivery_that_is_being_taken_is_not_waited_for() {
     bench.dispatch(&[1]);
     let second = latest.receiver().try_recv().unwrap();
     assert_eq!(latest.row().dropped, 0);
-    assert_eq!(latest.take(first).missed(), 0);
-    assert_eq!(latest.take(second).missed(), 0);
+    assert_eq!(first.into_batch().missed(), 0);
+    assert_eq!(second.into_batch().missed(), 0);
     balanced(&latest);
 }
 

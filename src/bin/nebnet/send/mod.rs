@@ -26,7 +26,7 @@ use nebnet::{
     frame::{Frame, Hello},
 };
 
-use crate::{args::SendArgs, failure::Failure, print, time, units::PAYLOAD_SIZE_MAX};
+use crate::{args::SendArgs, failure::Failure, print, text, time, units::PAYLOAD_SIZE_MAX};
 use reader::{End, How};
 
 /// Protocol messages; docs/wire.md lists them.
@@ -153,7 +153,10 @@ fn connect(addr: &str, timeout: Duration) -> Result<TcpStream, Failure> {
     let candidates = match nebnet::parse_address(addr) {
         Ok(addr) => vec![addr],
         Err(AddressError::Malformed) => look_up(addr, timeout)?,
-        Err(error) => return Err(Failure::new(format!("cannot connect to {addr}: {error}"))),
+        Err(error) => {
+            let reason = text::chain(&error);
+            return Err(Failure::new(format!("cannot connect to {addr}: {reason}")));
+        }
     };
     for candidate in candidates {
         let connected = if timeout.is_zero() {
