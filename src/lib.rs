@@ -120,13 +120,26 @@
 //! # }
 //! ```
 //!
+//! # Layers
+//!
+//! - **A first program**: [`Config`], [`NetService`], [`Handle`], [`MessageType`],
+//!   [`Subscription`], [`Batch`], [`MessageRef`], [`PeerId`], [`StopReport`], [`Client`].
+//! - **A server that receives**: [`SubscribeOptions`], [`OverflowPolicy`], [`TypeFilter`],
+//!   [`Received`], [`Message`], [`Delivery`], [`HandlerOptions`], [`Replier`], [`Timers`].
+//! - **A server that sends**: [`Outgoing`], [`Priority`], [`Rejected`], [`SendError`],
+//!   [`OutgoingBatch`], [`Recipients`], [`PendingReply`], [`Replies`], [`OutboxFull`].
+//! - **Its peers**: [`Event`], [`CloseReason`], [`ConnectOptions`], [`PeerInfo`], [`ReplyTo`],
+//!   [`NodeId`], [`LinkId`], [`ListenerInfo`].
+//! - **Its operator**: [`Snapshot`], [`Balance`], [`PeerRow`], [`ClosedRow`], [`SubscriberRow`],
+//!   [`QueueGauge`], [`Setting`], [`Reconfigured`], [`ServiceFailure`].
+//! - **Used alone**: [`frame`] and [`wheel`], the parser and the timer wheel.
+//!
 //! # Where to read on
 //!
 //! [`NetService`] begins and ends everything, [`Config`] has the bounds, [`SubscribeOptions`]
 //! those of a subscriber, [`CloseReason`] the ways in which a connection ends. [`Client`] is a peer
-//! without a service of its own. [`frame`] and [`wheel`], the parser and the timer wheel, can be
-//! used alone. The repository's `docs` folder has the architecture, every byte of the wire format,
-//! and the reasons for both; `docs/examples` has programs.
+//! without a service of its own. The repository's `docs` folder has the architecture, every byte of
+//! the wire format, and the reasons for both; `docs/examples` has programs.
 
 // Ranks: a module imports only from lower ranks. `tests/tidy.rs` reads them here.
 

@@ -21,6 +21,18 @@ use crate::error::CloseReason;
 /// unclaimed`, each subscriber's row, and `outbound_accepted` with the sum of `outbound_written`,
 /// `outbound_dropped`, `outbound_overflowed` and `outbound_queued`. [`balance`](Self::balance) says
 /// so; [`Handle::balance`](crate::Handle::balance) does while the service runs.
+///
+/// # Examples
+///
+/// ```
+/// # use nebnet::{Config, NetService};
+/// let service = NetService::new(Config::default())?;
+/// let text = service.handle().snapshot().to_string();
+/// assert!(text.starts_with("New after "), "{text}");
+/// assert!(text.contains("received: 0 messages, 0 dispatched, 0 unclaimed"));
+/// assert!(text.contains("sent: 0 messages accepted, 0 written, 0 lost"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {

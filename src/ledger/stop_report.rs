@@ -167,8 +167,34 @@ impl std::fmt::Display for StopReport {
             "  peers: {} closed in order, {} cut off",
             self.closed_orderly, self.closed_abortive
         )?;
-        snapshot.write_received(f)?;
-        for row in &snapshot.subscribers {
+        snapshot.write_sums(f)?;
+        self.write_peers(f)
+    }
+}
+
+/// What a person at a terminal wants to see first, over several lines; the fields have more.
+impl std::fmt::Display for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let queue = &self.dispatch_queue;
+        writeln!(
+            f,
+            "{:?} after {:?}: {} peers, {} of {} bytes of memory, {} messages wait for dispatch",
+            self.state,
+            self.uptime,
+            self.peers,
+            self.memory_used,
+            self.memory_budget,
+            queue.messages
+        )?;
+        self.write_sums(f)
+    }
+}
+
+impl Snapshot {
+    /// What was received, what became of it at each subscriber, and what was sent.
+    fn write_sums(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.write_received(f)?;
+        for row in &self.subscribers {
             writeln!(
                 f,
                 "  subscriber {}: {} matched, {} taken, {} dropped, {} discarded, {} queued",
@@ -180,14 +206,14 @@ impl std::fmt::Display for StopReport {
                 row.queued + row.parked
             )?;
         }
-        for row in &snapshot.event_subscribers {
+        for row in &self.event_subscribers {
             writeln!(
                 f,
                 "  event subscriber {}: {} events, {} taken, {} dropped, {} discarded, {} queued",
                 row.name, row.matched, row.taken, row.dropped, row.discarded, row.queued
             )?;
         }
-        let departed = &snapshot.departed;
+        let departed = &self.departed;
         if departed.subscribers > 0 {
             writeln!(
                 f,
@@ -202,15 +228,14 @@ impl std::fmt::Display for StopReport {
         write!(
             f,
             "  sent: {} messages accepted, {} written, {} lost",
-            snapshot.outbound_accepted.messages,
-            snapshot.outbound_written.messages,
-            snapshot.outbound_dropped.messages
+            self.outbound_accepted.messages,
+            self.outbound_written.messages,
+            self.outbound_dropped.messages
         )?;
-        if snapshot.outbound_overflowed.messages > 0 {
-            let overflowed = snapshot.outbound_overflowed.messages;
+        if self.outbound_overflowed.messages > 0 {
+            let overflowed = self.outbound_overflowed.messages;
             write!(f, ", {overflowed} dropped for later ones")?;
         }
-        snapshot.write_ends(f)?;
-        self.write_peers(f)
+        self.write_ends(f)
     }
 }
