@@ -176,13 +176,19 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Connects and waits until the service has noticed.
+    /// Connects and waits until the service has noticed. Messages may come before it says so.
     #[track_caller]
     pub(crate) fn connect(addr: SocketAddr) -> Self {
         let mut peer = Peer::connect(addr);
         peer.send(0xFF03, b"");
-        assert_eq!(peer.recv(), Some((0xFF04, 0, Vec::new())));
-        let heard = Arc::<Mutex<Vec<Raw>>>::default();
+        let mut early = Vec::new();
+        loop {
+            match peer.recv().expect("a PONG") {
+                (0xFF04, flags, body) => break assert_eq!((flags, body), (0, Vec::new())),
+                raw => early.push(raw),
+            }
+        }
+        let heard = Arc::new(Mutex::new(early));
         let stream = peer.stream.try_clone().expect("sockets can be cloned");
         let list = Arc::clone(&heard);
         let listener = spawn(move || {
@@ -224,6 +230,14 @@ impl Client {
         wait_until(&format!("{count} messages"), || {
             heard = self.count();
             heard >= count
+        });
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_for_payload(&self, payload: &[u8]) {
+        wait_until("a payload", || {
+            let heard = self.heard.lock().expect("no panic");
+            heard.iter().any(|raw| raw.2 == payload)
         });
     }
 

@@ -141,8 +141,7 @@ fn what_a_relay_sent_before_it_knew_us_is_not_passed_on() {
         // The link may be there before the client is; then it is told again.
         let mut other = other.join().unwrap();
         other.stream_frame(7, 2, &numbered((0x6E62 << 48) | 1, b"last"));
-        let heard_last = |client: &Client| client.wait_for(1);
-        heard_last(&client);
+        client.wait_for_payload(b"last");
         mesh::stop(vec![relay]);
         let heard = client.heard();
         assert_eq!(heard.last(), Some(&(7, 0, b"last".to_vec())));
