@@ -9,9 +9,9 @@
 //! 2. it sends a marker behind all blocks that it has handed over; the dispatcher reads its own
 //!    counters when it comes to the marker, so it has dispatched just what the loop had received;
 //! 3. subscribers go on meanwhile. Each says when it begins to take or to discard and when it has
-//!    done so, so that the dispatcher can tell that it read a row while nobody was in between.
+//!    done so, so that the dispatcher can tell that it read a row while no thread was in between.
 //!
-//! If somebody was, or held a lock, the cut is given up and taken anew: nobody waits for anybody.
+//! If one was, or held a lock, the cut is given up and taken anew: no thread waits for another.
 //!
 //! Where there are several loops, each has its own cut, and they are added up. They need not be of
 //! one moment: what a loop received is dispatched by its own dispatcher and counted in counters of
@@ -81,7 +81,7 @@ pub enum Subject {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Equation {
-    /// Whose it is.
+    /// What it belongs to.
     pub subject: Subject,
     /// What is summed up.
     pub name: &'static str,
@@ -92,7 +92,7 @@ pub struct Equation {
 }
 
 impl Balance {
-    /// Whether the terms are of one moment, nobody was left out, and every sum adds up.
+    /// Whether the terms are of one moment, none was left out, and every sum adds up.
     #[must_use]
     pub fn is_exact(&self) -> bool {
         self.is_cut && self.peers_left_out == 0 && self.problems().is_empty()

@@ -3,7 +3,7 @@
 //! Waking a thread that sleeps costs its waker about five microseconds and itself twenty or more,
 //! which is most of a round trip. A thread that looks again for as long as the next message is
 //! likely to take saves both; between two looks it gives its core away (`sched_yield`), so that on
-//! a machine with few cores whoever has work gets on with it.
+//! a machine with few cores a thread that has work gets on with it.
 //!
 //! It does harm in two cases. In bulk a reader that comes back too early reads small pieces, and
 //! takes the core from the sender that would have made them larger: so the loop looks again only
@@ -65,7 +65,7 @@ pub(crate) struct Idle {
     /// Start of the current millisecond of work, and the bytes that it and the one before brought.
     window: Option<Instant>,
     bytes: [usize; 2],
-    /// Whether work comes in bulk; true until there was some, so that nobody looks before it.
+    /// Whether work comes in bulk; true until there was some, so that no thread looks before it.
     bulk: bool,
     /// The wait that began with a look that found nothing, until there is work again. None in bulk.
     wait: Option<Wait>,

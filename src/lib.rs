@@ -104,7 +104,7 @@
 //! }
 //! // Stays connected: back-off with full jitter, HELLO, heartbeats; one connection for each node.
 //! let link = handle.connect(ConnectOptions::from("gateway:8680").keep_connected(true))?;
-//! // Encoded once for everybody; whoever is full is left out and named.
+//! // Encoded once for all; a peer that is full is left out and named.
 //! let report = handle.broadcast((MessageType(7), "101.5"), Recipients::AllBut(sender));
 //! // High goes first, low never starves.
 //! let urgent = Outgoing::new(MessageType(8), "cancel").priority(Priority::High);

@@ -39,7 +39,7 @@ impl Priority {
 /// What becomes of a message for which the outbox of its peer has no room.
 ///
 /// This is about the bounds of one outbox. Where the byte budget of the whole service has no room,
-/// sending says [`Full`](crate::SendError::Full) whatever the policy.
+/// sending says [`OverBudget`](crate::SendError::OverBudget) whatever the policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OutboxFull {

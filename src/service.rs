@@ -706,7 +706,7 @@ impl Role {
     }
 }
 
-/// Keeps the first failure, and has all loops end but the one whose it was.
+/// Keeps the first failure, and has all loops end but the one that failed.
 fn fail(shared: &Shared, role: Role, shard: u8, message: &str) {
     let (thread, message) = (role.name(), message.to_owned());
     // It may be the logger that panicked.

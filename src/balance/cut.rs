@@ -133,22 +133,22 @@ pub(crate) struct SubscribersCut {
     pub(crate) departed: DepartedRow,
 }
 
-/// A cut under way from the loop to the dispatcher, and whom it is for. `None` is the answer if
-/// somebody was in the middle of something; it is to be tried again.
+/// A cut under way from the loop to the dispatcher, and what it is for. `None` is the answer if
+/// a thread was in the middle of something; it is to be tried again.
 #[derive(Debug)]
 pub(crate) struct CutMarker {
     pub(crate) at_loop: Box<LoopCut>,
     pub(crate) answer: CutAnswer,
 }
 
-/// Whom a cut is for.
+/// What a cut is for.
 pub(crate) type CutAnswer = Sender<Option<Cut>>;
 
 impl CutMarker {
     /// The dispatcher has come to the marker.
     pub(crate) fn finish(self, behind: Option<DispatchCut>) {
         let Self { at_loop, answer } = self;
-        // Whoever asked may have given up waiting.
+        // The asking thread may have given up waiting.
         drop(answer.try_send(behind.map(|behind| Cut { at_loop, behind })));
     }
 }

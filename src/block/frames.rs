@@ -35,7 +35,7 @@ impl<'a> BlockFrames<'a> {
     }
 
     /// Has the beginning of a later frame brought near, if those before it are as long as the next.
-    /// Whoever needs it looks again; nobody waits for this look.
+    /// The walk looks again when it is there; nothing waits for this look.
     #[inline]
     pub(crate) fn fetch_ahead(&self, frames: usize) {
         if let Some(byte) = self.frames.ahead(frames) {

@@ -7,8 +7,8 @@
 //!
 //! Reads go into a block of 64 KiB, or several of them where a peer sends in bulk. What they bring
 //! is copied into storage of the next smaller class if it fits one, so that a message of ten bytes
-//! that somebody keeps does not pin 64 KiB; a larger read gives the block away as it is. There is
-//! no index of all frames: a walk over headers that were judged once is as fast as reading an
+//! that a subscriber keeps does not pin 64 KiB; a larger read gives the block away as it is. There
+//! is no index of all frames: a walk over headers that were judged once is as fast as reading an
 //! index, and nothing has to be written for it. Where all headers are the same, a walk need not
 //! read them.
 
@@ -130,7 +130,7 @@ impl Clone for BlockRef {
 
 impl Drop for BlockRef {
     fn drop(&mut self) {
-        // Release, so that whoever uses the storage next comes after our last look at it.
+        // Release, so that the next use of the storage comes after our last look at it.
         if self.0.holders.fetch_sub(1, Ordering::AcqRel) == 1 {
             let block = &*self.0;
             let charge = block.charge() + block.charge_noted.load(Ordering::Relaxed) as usize;

@@ -44,7 +44,7 @@ impl Kept {
     }
 }
 
-/// The loop's store of blocks that nobody holds.
+/// The loop's store of blocks that are not held.
 ///
 /// The pool keeps a reference to the blocks that it gave away and finds out by looking whether they
 /// came back; so giving one back costs its last holder nothing. The worst memory that it keeps in
@@ -277,7 +277,7 @@ impl BlockPool {
     }
 }
 
-/// The storage of a block that nobody holds any more.
+/// The storage of a block that is not held any more.
 fn storage_of(mut block: Arc<Block>) -> Option<Vec<u8>> {
     Some(std::mem::take(&mut Arc::get_mut(&mut block)?.bytes))
 }
@@ -343,7 +343,7 @@ mod tests {
     #[test]
     fn the_same_few_blocks_are_used_in_turn() {
         let mut bench = Bench::new();
-        // A burst that nobody takes leaves many behind.
+        // A burst that is not taken leaves many behind.
         let burst: Vec<_> = (0..2 * BLOCKS_WARM).map(|_| bench.make()).collect();
         drop(burst);
         let places: HashSet<usize> = (0..10 * BLOCKS_WARM).map(|_| bench.make().1).collect();

@@ -40,7 +40,7 @@ pub(crate) struct Budget {
     give_at: AtomicUsize,
     leased: AtomicUsize,
     limit: AtomicUsize,
-    /// `None` if nobody else draws on the budget: then all of it is leased.
+    /// `None` if no other shard draws on the budget: then all of it is leased.
     share: Option<Share>,
 }
 
@@ -164,7 +164,7 @@ impl Budget {
 
     #[inline]
     pub(crate) fn release(&self, bytes: usize) {
-        // Pairs with `replace_free`: whoever adds to what that left sees when to give back.
+        // Pairs with `replace_free`: what adds to what that left sees when to give back.
         let before = self.free.fetch_add(bytes, Ordering::Acquire);
         debug_assert!(
             self.share.is_some() || self.limit().wrapping_sub(before) >= bytes,
@@ -176,7 +176,7 @@ impl Budget {
         }
     }
 
-    /// Bytes that this shard uses. While somebody leases, it may be off by a grant for a moment.
+    /// Bytes that this shard uses. While a thread leases, it may be off by a grant for a moment.
     pub(crate) fn used(&self) -> usize {
         let leased = self.leased.load(Ordering::Relaxed);
         let used = leased.wrapping_sub(self.free.load(Ordering::Relaxed));
@@ -252,7 +252,7 @@ impl Budget {
         self.taken().saturating_sub(bytes) > self.limit() / 4 * 3
     }
 
-    /// Whether nobody may read: what is left is not enough for an answer of any length.
+    /// Whether no peer may be read: what is left is not enough for an answer of any length.
     pub(crate) fn is_exhausted(&self) -> bool {
         let limit = self.limit();
         self.taken() >= limit - (limit / 64).min(BUDGET_LEASE_BYTES)
@@ -265,7 +265,7 @@ impl Budget {
         }
     }
 
-    // ----- whoever has to make room ----------------------------------------------------------
+    // ----- making room ------------------------------------------------------------------------
 
     /// What all shards hold, and the shard whose peer holds most. The others are asked to tell
     /// anew; `None` if one of them has not done so for a while. To be asked again later.
@@ -364,17 +364,17 @@ impl Budget {
             if !is_negative(free) {
                 return;
             }
-            // Taken first, so that nobody is granted these bytes meanwhile.
+            // Taken first, so that no shard is granted these bytes meanwhile.
             let (grant, is_beyond) = pool.take_anyway(free.wrapping_neg());
             if is_beyond {
-                // Pairs with the swap in `settle_give_at`: whoever undoes this sees what was taken.
+                // Pairs with the swap in `settle_give_at`: what undoes this sees what was taken.
                 self.give_at.store(1, Ordering::Release);
             }
             if self.replace_free(free, free.wrapping_add(grant)) {
                 self.leased.fetch_add(grant, Ordering::Relaxed);
                 return;
             }
-            // Whoever looked meanwhile found the budget fuller than it is.
+            // A shard that looked meanwhile found the budget fuller than it is.
             pool.taken.fetch_sub(grant, Ordering::Relaxed);
             pool.ring_waiting();
         }
@@ -406,7 +406,7 @@ impl Budget {
             return;
         };
         loop {
-            // Not only read, so that whoever releases after this sees what was done before it.
+            // Not only read, so that a later release sees what was done before it.
             let free = self.free.fetch_add(0, Ordering::AcqRel);
             if is_negative(free) || free == 0 {
                 return;

@@ -276,7 +276,7 @@ impl Config {
     /// Bytes that all buffers of the service may hold: from 1 MiB, default 256 MiB. Kernel socket
     /// buffers, and up to 24 MiB of blocks that each of the [`shards`](Self::shards) keeps for the
     /// next read, are outside. What the system has handed over has to be kept, so one read and the
-    /// growth of one frame on each shard may pass it; then nobody is read, and nothing is accepted
+    /// growth of one frame on each shard may pass it; then no peer is read, and nothing is accepted
     /// for sending, before there is room.
     ///
     /// A memory limit of the host lowers it, when the service is made, to half of what the limit

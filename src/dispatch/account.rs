@@ -37,7 +37,7 @@ pub(crate) struct Account {
     pub(super) others: Box<[ShardCounters]>,
     /// The queue's fill, where several shards raise it.
     pub(super) total: QueueFill,
-    /// A bit for each shard whose deliveries are parked: whoever makes room pokes its dispatcher.
+    /// A bit for each shard whose deliveries are parked: making room pokes its dispatcher.
     pub(super) waited: AtomicU64,
     /// Of several that wait, the one that may take what room there is.
     pub(super) turn: AtomicU64,
@@ -223,7 +223,7 @@ impl Account {
     }
 
     /// Whether a shard may deliver what it has parked: those that wait take turns, so that none is
-    /// always too late. Nobody's turn is waited for when the queue has run empty.
+    /// always too late. No turn is waited for when the queue has run empty.
     pub(super) fn may_unpark(&self, shard: u8) -> bool {
         !self.has_several_shards()
             || !self.is_waited_elsewhere(shard)

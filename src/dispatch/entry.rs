@@ -122,7 +122,7 @@ impl Entry {
     }
 
     /// Drops the oldest batch of the queue. Events before it go ahead of the queue, which `moved`
-    /// then says; something has to be put into the queue after that, or nobody looks for them.
+    /// then says; something has to be put into the queue after that, or no receiver looks for them.
     pub(super) fn drop_oldest(&self, moved: &mut bool) -> Oldest {
         let Outlet::Deliveries(_, Some(oldest)) = &self.subscriber.outlet else {
             return Oldest::None;

@@ -41,7 +41,7 @@ use crate::{
     slots::{Slots, never_waits},
 };
 
-/// The list of types that nobody subscribes to.
+/// The list of types without a subscriber.
 const NOBODY: u16 = 0;
 
 /// Delivers blocks to subscribers; owned by whichever thread does the dispatching.
@@ -124,8 +124,8 @@ impl FanOut {
         self.wake_receivers();
     }
 
-    /// Offers a block to everybody who subscribes to its messages, and gives back what it held of
-    /// the dispatch queue. Wakes nobody whose queue has much room left: to be followed by
+    /// Offers a block to all that subscribe to its messages, and gives back what it held of
+    /// the dispatch queue. Wakes no receiver while its queue has much room left: to be followed by
     /// [`wake_receivers`](Self::wake_receivers), before the thread waits for anything.
     pub(crate) fn dispatch_without_wake(&mut self, block: BlockRef) {
         self.refresh();
@@ -199,8 +199,8 @@ impl FanOut {
             && !(is_large && (block.head().has_correlation || !list.iter().all(has_queue)))
     }
 
-    /// Whether a block that is light may find no room with somebody who was not told yet of what is
-    /// in the queue, and may sleep over it.
+    /// Whether a block that is light may find no room with a receiver that was not told yet of what
+    /// is in the queue, and may sleep over it.
     #[inline]
     pub(crate) fn would_overflow_sleeper(&self, block: &BlockRef) -> bool {
         if self.pending_wakes.is_empty() {
@@ -251,7 +251,7 @@ impl FanOut {
     /// Delivers what waits and fits now, and lets go of what belonged to subscribers that left.
     pub(crate) fn pump(&mut self) {
         if !self.refresh() {
-            // Whoever left is still in the table, and would not poke again.
+            // A subscriber that left is still in the table, and would not poke again.
             self.registry.poke(self.shard).poke();
         }
         for position in 0..self.entries.len() {
@@ -282,7 +282,7 @@ impl FanOut {
             // If a panic has left a block in hand, it counts as dispatched: those who were not
             // offered it have not counted it either.
             self.settle();
-            // There is nobody left to keep waiting.
+            // There is none left to keep waiting.
             self.answers.finish_put_off(true);
         }));
         // Before the queues are disconnected: it says why they are.
@@ -298,7 +298,8 @@ impl FanOut {
         }
     }
 
-    /// Gives back what an item holds of the dispatch queue, after a panic. Nobody is offered it.
+    /// Gives back what an item holds of the dispatch queue, after a panic. No subscriber is offered
+    /// it.
     pub(crate) fn abandon(&self, item: Item) {
         match item {
             Item::Block(block) => {

@@ -52,8 +52,7 @@ pub enum Received {
 ///
 /// It comes out of [`Subscription::receiver`], for use in `select!`;
 /// [`into_batch`](Self::into_batch) makes a [`Batch`] of it, and [`Subscription::open`] whatever it
-/// is. Dropped before that, messages and
-/// events count as discarded.
+/// is. Dropped before that, messages and events count as discarded.
 ///
 /// [`Subscription::receiver`]: crate::Subscription::receiver
 /// [`Subscription::open`]: crate::Subscription::open

@@ -51,7 +51,7 @@ struct List {
 }
 
 impl List {
-    /// Adds the rows of those that left to the sum once nobody can count in them any more.
+    /// Adds the rows of those that left to the sum once no thread can count in them any more.
     fn settle(&mut self) {
         let departed = &mut self.departed;
         self.leaving.retain(|account| {
@@ -286,7 +286,7 @@ impl Registry {
     }
 
     /// The rows of all subscribers at one moment, as far as they came through a shard; to be asked
-    /// for by its fan-out, between two blocks. `None` if somebody moved messages whenever this
+    /// for by its fan-out, between two blocks. `None` if a subscriber moved messages whenever this
     /// looked, or the list is not to be had.
     pub(crate) fn cut(&self, shard: u8) -> Option<SubscribersCut> {
         let mut list = self.lock_or_pass()?;
@@ -360,7 +360,7 @@ mod tests {
 
     use super::*;
 
-    /// Whoever panics while it holds the list has done what it began, or nothing.
+    /// A thread that panics while it holds the list has done what it began, or nothing.
     #[test]
     fn a_list_whose_holder_panicked_is_to_be_had() {
         let registry = Arc::new(Registry::new(1));

@@ -1,4 +1,4 @@
-//! Whoever asked waits here for the answer.
+//! Where threads that asked wait for the answer.
 
 use std::{
     fmt,
@@ -173,7 +173,7 @@ impl PendingReply {
         self.id
     }
 
-    /// Whom it was sent to.
+    /// The peer that was asked.
     #[must_use]
     pub fn peer(&self) -> PeerId {
         self.peer
@@ -203,7 +203,7 @@ impl fmt::Debug for PendingReply {
 pub struct Reply {
     /// The request.
     pub request: RequestId,
-    /// Whom it was sent to.
+    /// The peer that was asked.
     pub peer: PeerId,
     /// The answer, or why there will be none: [`RequestError::Timeout`], [`RequestError::Closed`]
     /// or [`RequestError::Stopped`].
@@ -309,7 +309,7 @@ impl Replies {
     }
 
     /// The next result; waits for it, for ever if nothing is outstanding. Not on the loop's own
-    /// thread, please: nobody else could bring an answer.
+    /// thread, please: no other could bring an answer.
     ///
     /// # Errors
     ///

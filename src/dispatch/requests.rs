@@ -4,7 +4,7 @@
 //! when its connection has ended, and even when the slot belongs to another, finds its request by
 //! the peer's id. It is spread over locks by that id, and no two loops share one. Whoever removes a
 //! request from the table resolves it, so that each is resolved once: by its answer, its timeout,
-//! the end of its connection or of the service, or by whoever gives it up.
+//! the end of its connection or of the service, or by being given up.
 //!
 //! Apart from giving up, all of these happen where messages are dispatched. The loop says that time
 //! is over or that a connection has ended by a [`Notice`], which travels behind everything that was
@@ -122,13 +122,13 @@ impl Requests {
     }
 
     /// The tag of answers, once there may be any. A request sets it before its question can be
-    /// sent, so whoever dispatches the answer sees it.
+    /// sent, so the thread that dispatches the answer sees it.
     #[inline]
     pub(crate) fn answer_tag(&self) -> Option<u32> {
         self.used.load(Ordering::Relaxed).then_some(self.tag)
     }
 
-    // ----- whoever asks ----------------------------------------------------------------------
+    // ----- asking ----------------------------------------------------------------------------
 
     /// Lets a request wait for its answer, before its question is sent. To be followed by
     /// [`refuse`](Self::refuse) if it could not be.
@@ -243,7 +243,7 @@ impl Requests {
         }
     }
 
-    // ----- whoever dispatches ----------------------------------------------------------------
+    // ----- dispatching -----------------------------------------------------------------------
 
     /// As [`row`](Self::row), where a lock may be taken that must not be waited for.
     pub(crate) fn row_if(&self, may_wait: bool) -> Result<RequestRow, Contended> {
@@ -339,7 +339,8 @@ impl Requests {
         }
     }
 
-    /// Tells whoever asked. It was counted when it was taken out of the table, so they see that.
+    /// Tells the thread that asked. It was counted when it was taken out of the table, so they see
+    /// that.
     pub(crate) fn resolve(
         &self,
         peer: PeerId,
@@ -381,7 +382,7 @@ impl Requests {
 
 #[cfg(test)]
 impl Requests {
-    /// Does something while somebody holds the lock of a peer's requests.
+    /// Does something while a thread holds the lock of a peer's requests.
     pub(crate) fn with_lock<T>(&self, peer: PeerId, act: impl FnOnce() -> T) -> T {
         let locked = self.lock(peer);
         let result = act();
@@ -393,7 +394,7 @@ impl Requests {
         self.sequence.store(number, Ordering::Relaxed);
     }
 
-    /// Panics unless the invariants hold while nobody else does anything.
+    /// Panics unless the invariants hold while no other thread does anything.
     #[track_caller]
     pub(crate) fn check(&self) {
         let mut outstanding = 0;

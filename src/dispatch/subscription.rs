@@ -40,7 +40,7 @@ pub(crate) struct BatchDelivery {
     count: u32,
     /// Whether all of them are, so that none need be tested.
     is_all: bool,
-    /// The tag of answers to requests, if there are any among them: nobody gets those here.
+    /// The tag of answers to requests, if there are any among them: those are not delivered.
     answers: Option<u32>,
     /// Where the subscriber's messages begin, if that was written down.
     index: Option<Arc<Index>>,
@@ -340,7 +340,7 @@ impl<'a> Messages<'a> {
 }
 
 /// The next message that is the subscriber's, in a block that holds others too. The frames come
-/// and go by value, so that whoever walks a block without others keeps them in registers.
+/// and go by value, so that a walk of a block without others keeps them in registers.
 #[inline(never)]
 fn next_tested<'a>(
     delivery: &BatchDelivery,

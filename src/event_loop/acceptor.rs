@@ -21,7 +21,7 @@ impl<N: Net> EventLoop<N> {
             }
             let mut skipped = 0;
             for _ in 0..ACCEPTS_PER_TURN {
-                // Whoever comes is told of, so nobody comes while that finds no room.
+                // A new peer is told of, so none comes while that finds no room.
                 if self.peers.common.told.has_events() {
                     return;
                 }
@@ -33,7 +33,7 @@ impl<N: Net> EventLoop<N> {
                     Err(mut fault) => {
                         if let AcceptFault::Skip(error) = fault {
                             skipped += 1;
-                            // A rule that lets nobody in is not one connection's fault: nothing
+                            // A rule that lets no peer in is not one connection's fault: nothing
                             // gets better by trying again at once.
                             fault = if skipped < ACCEPTS_PER_TURN {
                                 AcceptFault::Skip(error)

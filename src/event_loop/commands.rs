@@ -81,7 +81,7 @@ impl<N: Net> EventLoop<N> {
             return;
         };
         if walked.is_some_and(|walked| walked.is_err()) {
-            // Whoever asked may have given up waiting.
+            // The asking thread may have given up waiting.
             drop(answer.try_send(None));
             return;
         }

@@ -13,7 +13,10 @@ use crate::{
 
 impl<N: Net> EventLoop<N> {
     pub(super) fn hand_over(&mut self, now: Now, block: Option<BlockRef>) {
-        debug_assert!(self.waiting.is_none(), "nobody is read while a block waits");
+        debug_assert!(
+            self.waiting.is_none(),
+            "no peer is read while a block waits"
+        );
         self.waiting = block;
         self.peers.common.input.note_handed_over();
         self.push_waiting(now);
@@ -23,7 +26,8 @@ impl<N: Net> EventLoop<N> {
     }
 
     /// Hands over what waits, in its order: the events that came before the block, the block, and
-    /// the events behind it. If something finds no room, nobody is read, and somebody will ring.
+    /// the events behind it. If something finds no room, no peer is read, and the doorbell will
+    /// ring.
     pub(super) fn push_waiting(&mut self, now: Now) {
         if !self.waits_for_dispatch() {
             return;

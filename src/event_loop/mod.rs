@@ -86,7 +86,7 @@ impl<N: Net> EventLoop<N> {
         }
         if timeout != Some(Duration::ZERO) {
             self.slots.doorbell.prepare_sleep();
-            // Whoever looked before this and saw us awake has put its work where we look now.
+            // A thread that looked before this and saw us awake has put its work where we look now.
             if self.has_commands() {
                 timeout = Some(Duration::ZERO);
             }
@@ -125,7 +125,7 @@ impl<N: Net> EventLoop<N> {
         self.read_peers(now);
         self.accept_all(now);
         // With events left behind, some bytes that arrived in time are not read yet. The kernel
-        // gives events in turn, so after as many polls as all connections need, everybody had one.
+        // gives events in turn, so after as many polls as all connections need, each had one.
         self.timers_waited += 1;
         let waits = if self.more_events {
             self.timers_waited * EVENTS_PER_POLL <= self.streams.len()
@@ -272,7 +272,7 @@ impl<N: Net> EventLoop<N> {
         head.map_or(0, |head| u64::from(head.frames))
     }
 
-    /// Whether nobody is read, because something found no room.
+    /// Whether no peer is read, because something found no room.
     pub(crate) fn holds_back(&self) -> bool {
         self.waits_for_dispatch()
     }

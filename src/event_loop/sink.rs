@@ -25,7 +25,7 @@ impl Sink {
         }
     }
 
-    /// False if there is no room for the notice now; somebody will ring.
+    /// False if there is no room for the notice now; the doorbell will ring.
     pub(super) fn push_notice(&mut self, notice: Notice) -> bool {
         match self {
             Self::Queue(queue) => {

@@ -14,8 +14,8 @@ use crate::{
     socket::Net,
 };
 
-/// How often the end of the loop tries a lock that somebody else holds: at first it gives way, then
-/// it sleeps in between. Whoever holds the lock may have to wait for a processor itself.
+/// How often the end of the loop tries a lock that another thread holds: at first it gives way,
+/// then it sleeps in between. That thread may have to wait for a processor itself.
 const LAST_TRIES_MAX: usize = 1000;
 
 const LAST_YIELDS_MAX: usize = 100;
@@ -112,7 +112,7 @@ impl<N: Net> EventLoop<N> {
         // There may be something to wait for below.
         self.wake_receivers();
         self.run_actions(now);
-        // Whoever holds a slot that a connection has to give back does so for a moment.
+        // A slot that a connection has to give back is held for a moment only.
         for tries in 0..LAST_TRIES_MAX {
             if self.peers.is_empty() {
                 break;
@@ -133,7 +133,7 @@ impl<N: Net> EventLoop<N> {
     }
 }
 
-/// The loop is over, and somebody else may have the processor.
+/// The loop is over, and other threads may have the processor.
 fn give_way(tries: usize) {
     if tries < LAST_YIELDS_MAX {
         std::thread::yield_now();

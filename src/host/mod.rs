@@ -69,8 +69,8 @@ impl Host {
         }
     }
 
-    /// Lowers the budget of a configuration, and what has to lie within it and nobody asked for, to
-    /// what the host leaves. `None` if it fits as it is.
+    /// Lowers the budget of a configuration, and what has to lie within it and was not asked for,
+    /// to what the host leaves. `None` if it fits as it is.
     pub(crate) fn fit(&self, config: &mut Config) -> Result<Option<Lowered>, MemoryError> {
         let ceilings = self.ceilings(config);
         let (from, asked) = (config.memory_budget, config.memory_budget as u64);
@@ -94,7 +94,7 @@ impl Host {
         }
         config.memory_budget = to;
         // The same share that it has of the default budget. A smaller queue only stops reading
-        // earlier, so it is no loss to whoever chose its size.
+        // earlier, so it is no loss where its size was chosen.
         config.dispatch_bytes = config.dispatch_bytes.min(dispatch_bytes_within(to));
         if let Some(ConfigError::Exceeds { setting, value, .. }) =
             config.problems().into_iter().next()
@@ -136,7 +136,7 @@ impl Host {
         let threads = loops + dispatchers;
         // What the loops allocate is what the budget counts, and any one of them may hold all of
         // it: so one reserve is used for that, and the others are as good as lost.
-        let reserves = (threads - 1).min(self.arenas - 1) * ARENA_BYTES;
+        let reserves = threads.saturating_sub(1).min(self.arenas - 1) * ARENA_BYTES;
         let stacks = threads * STACK_BYTES;
         let resources = [
             (

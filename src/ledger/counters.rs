@@ -90,7 +90,7 @@ impl Fill {
 
     #[inline]
     pub(crate) fn lower(&self, traffic: Traffic) {
-        // Release: whoever sees it sees what its thread did before, see `Account::steady`.
+        // Release: a reader that sees it sees what its thread did before, see `Account::steady`.
         self.messages.fetch_sub(traffic.messages, Ordering::Release);
         self.bytes.fetch_sub(traffic.bytes, Ordering::Release);
     }

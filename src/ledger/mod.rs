@@ -81,7 +81,7 @@ pub(crate) struct Ledger {
     pub(crate) refused_for_budget: SharedSum,
     /// Times that all reading stopped because the dispatch queue was full.
     pub(crate) dispatch_full: Counter,
-    /// Milliseconds in which nobody was read.
+    /// Milliseconds in which no peer was read.
     pub(crate) stalled_ms: Counter,
     pub(crate) partial_frames: Counter,
     pub(crate) inbound: TrafficCounter,

@@ -74,8 +74,8 @@ pub struct SubscriberRow {
     /// [`OverflowPolicy::Pause`](crate::OverflowPolicy::Pause).
     pub pauses: u64,
     /// Times that what waited for room in its queue began to leave none in the dispatch queue, so
-    /// that a loop read nobody, whoever they sent to. It counts once until half of the dispatch
-    /// queue is free of what waits, or nothing waits for this subscriber.
+    /// that a loop read no peer, wherever their messages went. It counts once until half of the
+    /// dispatch queue is free of what waits, or nothing waits for this subscriber.
     pub stalls: u64,
     /// Whether it was removed because its queue was full; only with
     /// [`OverflowPolicy::Unsubscribe`](crate::OverflowPolicy::Unsubscribe).
@@ -254,12 +254,12 @@ pub struct RequestRow {
     pub timed_out: u64,
     /// Those whose connection, or the service, ended first.
     pub closed: u64,
-    /// Those that whoever asked gave up.
+    /// Those that were given up.
     pub cancelled: u64,
     /// Those that wait now.
     pub outstanding: u64,
-    /// Messages that came as answers to no request that waited: too late, or made up. Nobody gets
-    /// them, and they count as unclaimed.
+    /// Messages that came as answers to no request that waited: too late, or made up. No subscriber
+    /// gets them, and they count as unclaimed.
     pub late: u64,
 }
 

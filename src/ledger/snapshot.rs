@@ -131,8 +131,8 @@ pub struct Snapshot {
     /// Times that all reading of a loop was paused because the dispatch queue was full, or had no
     /// place for an event.
     pub dispatch_full: u64,
-    /// How long nobody was read for that; of several loops, the sum. A pause that lasts is in it up
-    /// to the last second.
+    /// How long no peer was read for that; of several loops, the sum. A pause that lasts is in it
+    /// up to the last second.
     pub stalled: Duration,
     /// Frames that were cut off by the end of their connection.
     pub partial_frames: u64,

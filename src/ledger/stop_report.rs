@@ -128,7 +128,7 @@ impl StopReport {
             .filter(|row| row.closed.has_lost_messages())
     }
 
-    /// Names all that lost something, some of those that had anything to do, and nobody else.
+    /// Names all that lost something, some of those that had anything to do, and no others.
     fn write_peers(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let [mut moved, mut unnamed] = [0_usize, 0];
         for row in &self.peers {

@@ -158,9 +158,9 @@ pub struct TypeTraffic {
     pub handled: u64,
     /// Dispatched, and matched by at least one subscriber's types.
     pub claimed: u64,
-    /// Dispatched, and matched by nobody's types.
+    /// Dispatched, and matched by no subscriber's types.
     pub unclaimed: u64,
-    /// Dispatched as answers to our requests, late ones included. Nobody is offered them.
+    /// Dispatched as answers to our requests, late ones included. No subscriber is offered them.
     pub answers: u64,
     /// Written.
     pub outbound: Traffic,

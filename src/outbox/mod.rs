@@ -341,7 +341,7 @@ impl Outbox {
             let same = fresh || self.priority == Some(priority);
             self.priority = same.then_some(priority);
             if alone && same {
-                // Nobody is to be passed any more.
+                // None is to be passed any more.
                 let run = std::mem::take(&mut lanes.lanes[priority.ordinal()].run);
                 run.into_segments()
                     .into_iter()

@@ -118,7 +118,7 @@ impl Peer {
         }
     }
 
-    /// What was read and not yet released by everybody.
+    /// What was read and not yet released by all.
     pub(crate) fn in_flight(&self, released: Traffic) -> Traffic {
         debug_assert!(
             released.bytes <= self.counts.read.bytes

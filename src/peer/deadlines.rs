@@ -29,7 +29,7 @@ pub(crate) enum Verdict {
 impl Peer {
     /// The next tick at which [`judge`](Self::judge) may have something to say.
     ///
-    /// `lag` is how far the time of receiving is behind: nobody was read meanwhile.
+    /// `lag` is how far the time of receiving is behind: no peer was read meanwhile.
     pub(crate) fn next_deadline(&self, rules: &Rules, lag: Tick) -> Option<Tick> {
         let after = |since: Option<Tick>, limit: u64| {
             since

@@ -59,7 +59,7 @@ impl Peer {
         self.finish_bytes(receiving, bytes, parsed);
     }
 
-    /// Messages that came before the OK are nobody's yet: they wait in front of it.
+    /// Messages that came before the OK are not delivered yet: they wait in front of it.
     fn wait_for_ok(&mut self, bytes: &[u8], parsed: &mut Parsed) {
         let before = std::mem::take(parsed);
         parsed.fault = before.fault;

@@ -6,7 +6,7 @@
 //! its [`Outbox`](crate::outbox::Outbox). It knows no other peer, no socket and no subscriber.
 //!
 //! Deadlines about receiving stand still while we do not read: that of this peer alone, by
-//! [`set_reading`](Peer::set_reading), that of everybody by a time of receiving that lags behind.
+//! [`set_reading`](Peer::set_reading), that of all by a time of receiving that lags behind.
 //! The methods that take bytes get the time of receiving; all others get the time.
 //!
 //! The files, each of which imports from earlier ones only: what a peer is made of, which is

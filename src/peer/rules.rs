@@ -56,7 +56,7 @@ impl Rules {
             token: config.token.bytes(),
             ..Hello::default()
         };
-        // Whoever need not show a token is not shown ours.
+        // A peer that need not show a token is not shown ours.
         let checks_tokens = !config.accept_tokens.is_empty();
         let ok = Hello {
             token: if checks_tokens { hello.token } else { &[] },

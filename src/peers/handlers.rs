@@ -1,7 +1,7 @@
 //! Inline handlers: who handles which types on the loop, and what a read leaves for the dispatcher.
 //!
 //! Handled messages are taken out of a read before a block is made of it. A handler borrows them
-//! where they were read; what nobody handles is moved together in the same buffer, so that the
+//! where they were read; what no handler takes is moved together in the same buffer, so that the
 //! fan-out never sees a handled frame, and a read in which everything is handled makes no block.
 //!
 //! Invariants:
@@ -33,7 +33,7 @@ use crate::{
     socket::Ready,
 };
 
-/// The route of types that nobody handles; that of a handler is its position plus one.
+/// The route of types without a handler; that of a handler is its position plus one.
 const NOBODY: u8 = 0;
 
 /// How to handle messages inline; see
@@ -315,7 +315,7 @@ impl Handling {
         slots.ledger.note_accepted(accepted);
         self.answered |= accepted.messages > 0;
         if walk.kept.frames < parsed.frames {
-            // What is kept may be alike; nobody has looked.
+            // What is kept may be alike; that was not looked at.
             parsed.frame_size = None;
         }
         parsed.frames = walk.kept.frames;
@@ -344,7 +344,7 @@ struct Walk {
     kept: Kept,
 }
 
-/// Messages that nobody handles. They lie in the first `size` bytes, apart from the last run of
+/// Messages without a handler. They lie in the first `size` bytes, apart from the last run of
 /// them, which has not been moved there yet.
 #[derive(Default)]
 struct Kept {

@@ -7,10 +7,10 @@
 //! a word.
 //!
 //! It is dear to make whole for each message, so a connection that was used becomes dormant only
-//! after a while, when somebody walks by ([`make_some_dormant`](Table::make_some_dormant)).
+//! after a while, when a walk comes by ([`make_some_dormant`](Table::make_some_dormant)).
 //!
 //! Places come in chunks, so that the table never copies what it has when it grows, and gives back
-//! a chunk of which nobody has a place. The lowest free place is given away first, so that those
+//! a chunk without a connection. The lowest free place is given away first, so that those
 //! that are taken stay together.
 
 #[cfg(test)]
@@ -54,7 +54,7 @@ struct Chunk {
 enum Place {
     #[default]
     Free,
-    /// Nobody can have it, because its slot cannot be used.
+    /// Not to be given away, because its slot cannot be used.
     Barred,
     Live(Box<Connection>),
     Unused(Unused),

@@ -24,17 +24,17 @@ use crate::{
     sync::{MutexGuard, atomic::Ordering},
 };
 
-/// Whom a broadcast goes to.
+/// The peers that a broadcast goes to.
 ///
 /// Only peers that may be sent to are chosen from: those whose `Connected` event was or will be
 /// told.
 #[derive(Clone, Copy, Default)]
 #[non_exhaustive]
 pub enum Recipients<'a> {
-    /// Everybody.
+    /// All peers.
     #[default]
     All,
-    /// Everybody but one: the peer that a relayed message came from.
+    /// All but one: the peer that a relayed message came from.
     AllBut(PeerId),
     /// Those of the list, in its order, and as often as they are in it.
     List(&'a [PeerId]),
@@ -133,8 +133,8 @@ impl Slots {
     /// Accepts a frame for many peers. Where it cannot be sent at all, those who would have got it
     /// are refused for that.
     ///
-    /// The loop is woken once, at the end. On the loop's own thread a slot that somebody else holds
-    /// is not waited for: its peer is refused as if its outbox were full.
+    /// The loop is woken once, at the end. On the loop's own thread a slot that another thread
+    /// holds is not waited for: its peer is refused as if its outbox were full.
     pub(crate) fn broadcast(
         &self,
         frame: Result<&SharedFrame, SendError>,

@@ -67,7 +67,7 @@ impl Sums {
 /// How a connection stands with regard to its credit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Flow {
-    /// What was read from the peer and released by everybody.
+    /// What was read from the peer and released by all.
     pub(crate) released: Traffic,
     /// Messages and bytes accepted from senders and not yet taken by the kernel.
     pub(crate) queued: Traffic,

@@ -136,7 +136,7 @@ impl Slots {
         !self.deferred.1.is_empty()
     }
 
-    /// What was read from the peer and released by everybody, and what is queued for it.
+    /// What was read from the peer and released by all, and what is queued for it.
     #[inline]
     pub(crate) fn flow(&self, peer: PeerId) -> Flow {
         match self.own(peer).used.get() {
@@ -148,7 +148,7 @@ impl Slots {
         }
     }
 
-    /// What was read from the peer and released by everybody.
+    /// What was read from the peer and released by all.
     pub(crate) fn released(&self, peer: PeerId) -> Traffic {
         let used = self.own(peer).used.get();
         used.map_or_else(Traffic::default, |used| used.released.get())
@@ -181,7 +181,7 @@ impl Slots {
     pub(crate) fn wait_for_budget(&self) -> bool {
         self.budget_waited.store(true, Ordering::Relaxed);
         self.ledger.budget.declare_wait();
-        // Pairs with those of whoever gives bytes back, here or in another shard.
+        // Pairs with those of threads that give bytes back, here or in another shard.
         fence(Ordering::SeqCst);
         let tight = self.ledger.budget.is_tight();
         if !tight {

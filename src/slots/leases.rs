@@ -85,7 +85,7 @@ impl Slots {
         self.trim_excess(peer);
     }
 
-    /// Gives back what was leased for more than there is now, unless somebody holds the lock.
+    /// Gives back what was leased for more than there is now, unless another thread holds the lock.
     fn trim_excess(&self, peer: PeerId) {
         let slot = self.own(peer);
         let Ok(mut inner) = slot.try_lock() else {

@@ -93,7 +93,7 @@ impl Slots {
     }
 
     /// Lets the peer be sent to, payloads up to `payload_size_max` bytes. Needs no lock, so that
-    /// whoever learns of the connection can send to it at once.
+    /// a thread that learns of the connection can send to it at once.
     pub(crate) fn admit(&self, peer: PeerId, payload_size_max: u32) {
         let slot = self.own(peer);
         let limit = payload_size_max.min(self.payload_size_max);

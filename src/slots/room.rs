@@ -16,7 +16,7 @@ impl Slots {
     /// Whether a message of this size could be accepted now; for waiting senders.
     ///
     /// Registers the calling thread to be unparked when there may be room. Senders on the loop's
-    /// own thread must not wait: nobody else could make the room.
+    /// own thread must not wait: no other could make the room.
     pub(crate) fn wait_for_room(&self, peer: PeerId) -> bool {
         let Some(slot) = self.slot(peer) else {
             return false;
@@ -46,12 +46,12 @@ impl Slots {
         waiters.retain(|(index, thread)| *index != peer.index() || thread.id() != me);
     }
 
-    /// Waits until somebody unparks this thread, or the time is over.
+    /// Waits until this thread is unparked, or the time is over.
     pub(crate) fn park(timeout: Duration) {
         thread::park_timeout(timeout);
     }
 
-    /// Counts what the kernel took. Returns whether somebody waits for the room.
+    /// Counts what the kernel took. Returns whether a sender waits for the room.
     pub(crate) fn add_written(&self, peer: PeerId, traffic: Traffic) -> bool {
         let slot = self.own(peer);
         if traffic != Traffic::default() {

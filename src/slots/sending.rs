@@ -244,7 +244,7 @@ impl Slots {
     /// Refuses a message for which the outbox has no room.
     fn refuse(&self, slot: &Slot, inner: &mut Inner, queued: Traffic, item: Item) -> Refused {
         if !self.fits(Traffic::default(), item.traffic) {
-            // It never will, so nobody is to be told when to try again.
+            // It never will, so no sender is to be told when to try again.
             return SendError::Full.into();
         }
         let within = item.traffic.bytes <= self.outbox_bytes_max.load(Ordering::Relaxed);
@@ -263,7 +263,7 @@ impl Slots {
         }
     }
 
-    /// Keeps in mind that somebody was refused and may want to know when to try again. The loop is
+    /// Keeps in mind that a sender was refused and may want to know when to try again. The loop is
     /// told: it may have written everything meanwhile, and would not look.
     fn note_refusal(&self, slot: &Slot, why: Refusals) -> Refused {
         let listened = self.event_subscribers.load(Ordering::Relaxed) > 0;

@@ -143,7 +143,7 @@ impl Refusals {
     }
 }
 
-/// The lock is taken by somebody else; to be tried again in the next turn.
+/// The lock is taken by another thread; to be tried again in the next turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Contended;
 

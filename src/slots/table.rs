@@ -215,12 +215,12 @@ impl Slots {
             .expect("the slot of a connection was opened with it")
     }
 
-    /// The loop has ended, perhaps without closing its connections: nobody is connected any more.
+    /// The loop has ended, perhaps without closing its connections: no peer is connected any more.
     pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the loop has ended, so that nobody will answer for it.
+    /// Whether the loop has ended, so that nothing will answer for it.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Relaxed)
     }

@@ -22,7 +22,7 @@ const LOOKS_MAX: usize = 100;
 pub(crate) struct Taken {
     /// What the sums have grown by.
     pub(crate) sums: Sums,
-    /// Somebody asked for a close, and nothing will be accepted any more.
+    /// A close was asked for, and nothing will be accepted any more.
     pub(crate) close_asked: Option<CloseReason>,
     /// A sender found no room, for which the peer is to be cut off.
     pub(crate) cut_off: bool,

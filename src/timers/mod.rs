@@ -136,7 +136,7 @@ impl Timers {
     }
 
     /// The next timer that has expired; waits for it. On the loop's own thread (an inline handler)
-    /// nobody would let it expire meanwhile.
+    /// no thread would let it expire meanwhile.
     ///
     /// # Errors
     ///

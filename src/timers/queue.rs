@@ -55,8 +55,8 @@ pub struct TimerExpired {
     pub timer: TimerId,
     /// How often since it was taken last: 1 for a timer set by
     /// [`Timers::after`](super::Timers::after); more for one set by
-    /// [`Timers::every`](super::Timers::every) if nobody took it meanwhile, or the process was held
-    /// up. Counts up to 2^32 - 1.
+    /// [`Timers::every`](super::Timers::every) if it was not taken meanwhile, or the process was
+    /// held up. Counts up to 2^32 - 1.
     pub count: u64,
 }
 

@@ -52,7 +52,7 @@ enum Look {
     Done,
     /// Its mutex was taken, or there is more to see.
     Again,
-    /// Nobody takes from it any more.
+    /// It is taken from no more.
     Gone,
 }
 
@@ -127,7 +127,7 @@ impl TimerTable {
         entry.deliver(timer.index)
     }
 
-    /// Takes in the queues that have come. False if somebody holds what is needed for it.
+    /// Takes in the queues that have come. False if a thread holds what is needed for it.
     fn adopt(&mut self) -> bool {
         let Some(list) = self.hub.try_lock() else {
             return false;

@@ -27,7 +27,7 @@ pub struct TimerKey {
 }
 
 /// Where a timer is stored: names it for as long as it has neither fired nor been cancelled, in a
-/// quarter of the space of its key. Whoever keeps one has to forget it then.
+/// quarter of the space of its key. A key that is kept is to be forgotten then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TimerPlace(pub(super) NonZeroU32);
 

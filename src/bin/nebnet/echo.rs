@@ -2,7 +2,7 @@
 //!
 //! Nothing is lost here: the subscription pauses its peers instead of dropping, and the credit of
 //! a peer bounds what was read from it together with what waits for it, so the outbox has room
-//! for every answer. A peer that does not take its answers is not read further, and nobody waits.
+//! for every answer. A peer that does not take its answers is not read further, and no other waits.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! `serve --relay`: what one peer sends goes to all others.
 //!
-//! Nobody is waited for: a peer for which a quarter of its outbox waits is left out, and counted.
+//! No peer is waited for: one for which a quarter of its outbox waits is left out, and counted.
 //! That leaves room to read it: two services that fed each other up to the limit would both stop.
 //!
 //! Whom we connect to, and peers that say a node id, are services, which may relay too and be

@@ -37,7 +37,7 @@ const WORKER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Why a running service is to be stopped.
 #[derive(Debug)]
 enum Cause {
-    /// A signal, or a standard output that nobody reads.
+    /// A signal, or a standard output that is not read.
     Asked,
     /// The threads of the service ended.
     Ended,
@@ -304,7 +304,7 @@ fn stop(
         Cause::Asked | Cause::Ended => None,
     };
     // The subscriptions have ended, so the workers only finish what they took. One that waits for
-    // a standard output that nobody reads would never do so.
+    // a standard output that is not read would never do so.
     while !workers.running.is_empty() {
         let Ok(ending) = endings.recv_deadline(deadline) else {
             break;

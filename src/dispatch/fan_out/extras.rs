@@ -19,7 +19,7 @@ use crate::{
 };
 
 impl FanOut {
-    /// Offers an event to everybody who subscribes to them, and gives back its place in the
+    /// Offers an event to all that subscribe to them, and gives back its place in the
     /// dispatch queue.
     pub(crate) fn dispatch_event(&mut self, event: Box<Event>) {
         self.refresh();

@@ -64,7 +64,7 @@ impl FanOut {
             }
             return;
         }
-        // Nobody is full, and misses what follows, for want of being told.
+        // No queue is full, and misses what follows, for want of being told.
         entry.wake();
         if entry.subscriber.account.overflow == OverflowPolicy::DropOldest {
             entry.give_back(self.shard, room, &delivery);
@@ -147,8 +147,8 @@ impl FanOut {
         };
         let account = &entry.subscriber.account;
         let counters = account.counters(self.shard);
-        // Whoever cannot live with a gap gets nothing behind it in this block, as of a block in a
-        // queue of our own. What was read of a peer before its close comes all the same.
+        // A subscriber that cannot live with a gap gets nothing behind it in this block, as of a
+        // block in a queue of our own. What was read of a peer before its close comes all the same.
         let stops = matches!(
             account.overflow,
             OverflowPolicy::Close | OverflowPolicy::Unsubscribe

@@ -32,7 +32,7 @@ impl FanOut {
         account.begin_wait(self.shard);
         let ledger = &self.slots.ledger;
         let (parked, capacity) = (ledger.dispatch_parked.get(), ledger.dispatch_capacity());
-        // With no room for another block like this one, it is sure that nobody is read. A longer
+        // With no room for another block like this one, it is sure that no peer is read. A longer
         // one may be held up before; see `unpark`.
         if parked.bytes + charge.bytes > capacity.bytes
             || parked.messages + charge.messages > capacity.messages

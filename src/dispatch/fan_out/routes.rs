@@ -14,7 +14,7 @@ use crate::{
 
 impl FanOut {
     /// Makes the table anew if the list of subscribers has changed. False on a thread that would
-    /// have to wait for the list; what is dispatched then misses whoever has come since.
+    /// have to wait for the list; what is dispatched then misses subscribers that have come since.
     #[inline]
     pub(crate) fn refresh(&mut self) -> bool {
         self.version == Some(self.registry.version()) || self.rebuild()
@@ -109,7 +109,7 @@ impl FanOut {
             let id = entry.subscriber.account.id;
             if !self.registry.try_remove(id, why) {
                 self.any_ended = true;
-                // Nobody else would say that it is to be tried again.
+                // Nothing else would say that it is to be tried again.
                 self.registry.poke(self.shard).poke();
             }
         }

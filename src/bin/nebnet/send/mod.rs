@@ -228,7 +228,7 @@ fn spawn(
         .name(format!("nebnet-{name}"))
         .spawn(move || {
             let last = work(&events);
-            // Nobody listens if the main thread knows enough already.
+            // No thread listens if the main thread knows enough already.
             let _ = events.send(last);
         })
         .map(drop)
